@@ -1,0 +1,55 @@
+# Every target works from a fresh clone: it creates .venv first, from the locked and hashed packages.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(VENV)/uv/bin/uv
+STAMP := $(VENV)/.synced
+T ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help venv up test lint fix protos protos-check bench clean
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## create .venv with every locked dependency
+
+$(UV):
+	@echo "tenantry: creating $(VENV)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "tenantry needs Python 3.11 or 3.12, found %d.%d; set PYTHON=python3.11" % v)'
+	@$(PYTHON) -m venv $(VENV)/uv
+	@$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): pyproject.toml uv.lock | $(UV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --allow-existing --python $$($(VENV)/uv/bin/python -c 'import sys; print(sys._base_executable)') $(VENV)
+	@$(UV) sync --locked --all-extras
+	@touch $(STAMP)
+
+up: venv ## run the whole mesh here, three demo tenants included
+	@$(BIN)/tenantry up
+
+test: venv ## run every test (T=path for a part)
+	@$(BIN)/pytest $(T)
+
+lint: venv protos-check ## ruff, mypy --strict, import contracts, protos drift
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fix: venv ## format and apply safe lint fixes
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+protos: venv ## regenerate the committed stubs
+	@$(BIN)/python scripts/gen_protos.py
+
+protos-check: venv ## fail if the committed stubs differ from the protos
+	@$(BIN)/python scripts/gen_protos.py --check
+
+bench: venv ## measure the router against a bare relay
+	@$(BIN)/python scripts/bench_router.py
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""tenantry's own processes; they meet one another over gRPC only."""

@@ -1,0 +1,1 @@
+"""The audit service: per-tenant encrypted, signed, append-only logs."""

@@ -1,0 +1,1 @@
+"""The config service: the only etcd client; admin RPCs, watch, snapshots."""

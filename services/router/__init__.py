@@ -1,0 +1,1 @@
+"""The router: one request from identity to last token."""

@@ -1,0 +1,1 @@
+"""Triton model repositories and the engine of the CPU twin."""
