@@ -1,0 +1,78 @@
+"""Large immutable bytes by their SHA-256: tokenisers, chat templates, sealed adapters."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class ArtifactError(Exception):
+    """An artifact is missing or its bytes are not those its name promises."""
+
+
+class ArtifactStore(Protocol):
+    """Content-addressed bytes. Blocking: call it off the event loop."""
+
+    def put(self, data: bytes) -> str:
+        """Keep the bytes durably and return their SHA-256, lowercase hex."""
+        ...
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes of a digest, verified.
+
+        Raises:
+            ArtifactError: missing or damaged.
+        """
+        ...
+
+
+class DirectoryArtifactStore:
+    """Artifacts as files `<root>/<first two>/<digest>`; several processes may share the directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def _path(self, sha256: str) -> Path:
+        if not _DIGEST.fullmatch(sha256):
+            raise ArtifactError("not a SHA-256 in lowercase hex")
+        return self._root / sha256[:2] / sha256
+
+    def put(self, data: bytes) -> str:
+        """Keep the bytes durably and return their SHA-256, lowercase hex."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self._path(sha256)
+        if path.exists():
+            return sha256
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, scratch = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(scratch).replace(path)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return sha256
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes of a digest, verified."""
+        try:
+            data = self._path(sha256).read_bytes()
+        except FileNotFoundError:
+            raise ArtifactError(f"artifact {sha256} is missing") from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ArtifactError(f"artifact {sha256} is damaged")
+        return data

@@ -1,0 +1,233 @@
+"""The one tree of errors a tenantry process shows anybody.
+
+Error:
+    ├── InvalidArgumentError       fields are wrong; every one of them is named
+    ├── UnauthenticatedError       who calls is not known
+    ├── PermissionDeniedError      who calls is known and may not
+    ├── NotFoundError              missing, or another tenant's: the two look the same
+    ├── AlreadyExistsError         the name is taken
+    ├── AbortedError               the resource changed since it was read
+    ├── FailedPreconditionError    the resource's state forbids it
+    ├── ResourceExhaustedError     a limit is reached
+    ├── UnavailableError           try again later
+    ├── DeadlineExceededError      the deadline passed first
+    └── InternalError              our fault; says nothing of its cause
+
+Callers branch on `Reason`, never on text (AIP-193). The tree knows nothing of gRPC: `rpc_status` translates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+DOMAIN = "tenantry"
+
+
+class Code(IntEnum):
+    """The canonical codes of `google.rpc.Code` that tenantry uses."""
+
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+class Reason(StrEnum):
+    """Every reason an `ErrorInfo` of the domain `tenantry` may carry; docs/errors.md says what to do."""
+
+    INVALID_FIELD = "INVALID_FIELD"
+    KEY_REFUSED = "KEY_REFUSED"
+    ROLE_FORBIDS = "ROLE_FORBIDS"
+    RESOURCE_NOT_FOUND = "RESOURCE_NOT_FOUND"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    ADAPTER_NOT_FOUND = "ADAPTER_NOT_FOUND"
+    RESOURCE_EXISTS = "RESOURCE_EXISTS"
+    ETAG_MISMATCH = "ETAG_MISMATCH"
+    CONCURRENT_CHANGE = "CONCURRENT_CHANGE"
+    TENANT_SUSPENDED = "TENANT_SUSPENDED"
+    RESOURCE_IN_USE = "RESOURCE_IN_USE"
+    RECORD_CONFLICT = "RECORD_CONFLICT"
+    RATE_LIMITED = "RATE_LIMITED"
+    CONCURRENCY_LIMITED = "CONCURRENCY_LIMITED"
+    QUEUE_FULL = "QUEUE_FULL"
+    IDS_EXHAUSTED = "IDS_EXHAUSTED"
+    NO_SNAPSHOT = "NO_SNAPSHOT"
+    CONFIG_STALE = "CONFIG_STALE"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
+    NO_READY_ENDPOINT = "NO_READY_ENDPOINT"
+    MODEL_SERVER_FAILED = "MODEL_SERVER_FAILED"
+    ADAPTERS_BUSY = "ADAPTERS_BUSY"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+    DEADLINE_PASSED = "DEADLINE_PASSED"
+    CANCELLED_BY_CALLER = "CANCELLED_BY_CALLER"
+    LOG_DAMAGED = "LOG_DAMAGED"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One wrong field."""
+
+    field: str
+    """The path from the request's root, for example `tenant.config.models[2].alias`."""
+    description: str
+    """What is wrong, with the limit and the actual value where there are any; never tenant text."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaViolation:
+    """One exhausted limit."""
+
+    subject: str
+    """Whose limit, for example `tenants/acme`."""
+    description: str
+    """Which limit, with its value."""
+
+
+class Error(Exception):
+    """Base of everything shown to callers: a code, a reason, and what a program needs to react.
+
+    `message` and `metadata` are shown as they are: they never hold text from Triton, etcd or Python, nor
+    another tenant's names.
+    """
+
+    code = Code.INTERNAL
+    default_reason = Reason.INTERNAL
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: Reason | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        self.metadata = dict(metadata or {})
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidArgumentError(Error):
+    """Fields are wrong; `violations` names every one of them."""
+
+    code = Code.INVALID_ARGUMENT
+    default_reason = Reason.INVALID_FIELD
+
+    def __init__(self, violations: Sequence[FieldViolation], *, reason: Reason | None = None) -> None:
+        named = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        super().__init__(named or "the request is invalid", reason=reason)
+        self.violations = tuple(violations)
+
+
+class UnauthenticatedError(Error):
+    """Who calls is not known. One text for every cause, so that it tells an attacker nothing."""
+
+    code = Code.UNAUTHENTICATED
+    default_reason = Reason.KEY_REFUSED
+
+    def __init__(
+        self, message: str = "the key is missing, malformed, expired, revoked or not for this listener"
+    ) -> None:
+        super().__init__(message)
+
+
+class PermissionDeniedError(Error):
+    """Who calls is known and may not."""
+
+    code = Code.PERMISSION_DENIED
+    default_reason = Reason.ROLE_FORBIDS
+
+
+class NotFoundError(Error):
+    """Missing, or another tenant's. The message never echoes the name, so that both give the same bytes."""
+
+    code = Code.NOT_FOUND
+    default_reason = Reason.RESOURCE_NOT_FOUND
+
+
+class AlreadyExistsError(Error):
+    """The name is taken."""
+
+    code = Code.ALREADY_EXISTS
+    default_reason = Reason.RESOURCE_EXISTS
+
+
+class AbortedError(Error):
+    """The resource changed since it was read: read again, decide again, write again."""
+
+    code = Code.ABORTED
+    default_reason = Reason.ETAG_MISMATCH
+
+
+class FailedPreconditionError(Error):
+    """The resource's state forbids it."""
+
+    code = Code.FAILED_PRECONDITION
+    default_reason = Reason.RESOURCE_IN_USE
+
+
+class ResourceExhaustedError(Error):
+    """A limit is reached; `violations` names it."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    default_reason = Reason.RATE_LIMITED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        violations: Sequence[QuotaViolation] = (),
+        reason: Reason | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata, retry_after_seconds=retry_after_seconds)
+        self.violations = tuple(violations)
+
+
+class UnavailableError(Error):
+    """Something the request needs is down or not ready; carries a retry delay."""
+
+    code = Code.UNAVAILABLE
+    default_reason = Reason.NO_READY_ENDPOINT
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: Reason | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry_after_seconds: float = 1.0,
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata, retry_after_seconds=retry_after_seconds)
+
+
+class DeadlineExceededError(Error):
+    """The deadline passed first."""
+
+    code = Code.DEADLINE_EXCEEDED
+    default_reason = Reason.DEADLINE_PASSED
+
+
+class InternalError(Error):
+    """Our fault. Says nothing of its cause; the log does."""
+
+    code = Code.INTERNAL
+    default_reason = Reason.INTERNAL
+
+    def __init__(self, message: str = "internal error") -> None:
+        super().__init__(message)

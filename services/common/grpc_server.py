@@ -1,0 +1,68 @@
+"""Build a `grpc.aio` server the way every tenantry process does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common.health import HealthBoard
+from services.common.interceptors import ErrorInterceptor
+from services.common.tls import TLSMaterial, require_safe
+
+DEFAULT_MAX_MESSAGE_BYTES = 4 << 20
+
+Register = Callable[[grpc.aio.Server], None]
+
+
+def build_server(
+    *,
+    listen: Sequence[str],
+    register: Register,
+    service_names: Sequence[str],
+    health: HealthBoard,
+    tls: TLSMaterial | None = None,
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    max_concurrent_rpcs: int | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
+    """Build a server with error mapping, health, reflection and bounds; the caller starts and stops it.
+
+    Args:
+        listen: targets to bind, `unix:/path` or `host:port`.
+        register: adds the services.
+        service_names: full names shown by reflection.
+        health: shown as `grpc.health.v1`.
+        tls: demanded for every target that leaves this host.
+        max_message_bytes: the largest message received.
+        max_concurrent_rpcs: beyond it gRPC answers RESOURCE_EXHAUSTED; None for no bound.
+        interceptors: run inside the error mapping, in order.
+
+    Raises:
+        InsecureTargetError: a target leaves this host and there is no TLS material.
+    """
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor(), *interceptors],
+        maximum_concurrent_rpcs=max_concurrent_rpcs,
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_metadata_size", 16 << 10),
+            ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ],
+    )
+    register(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    reflection.enable_server_reflection(
+        [*service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server
+    )
+    for target in listen:
+        require_safe(target, tls)
+        if tls is not None and not target.startswith("unix:"):
+            server.add_secure_port(target, tls.server_credentials())
+        else:
+            server.add_insecure_port(target)
+    return server

@@ -1,0 +1,81 @@
+"""How long a process lives: until a signal, or until a task it cannot do without ends.
+
+Every background task of a service is owned here, so that its death is noticed: the process stops and says why
+instead of going on without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+from services.common.interceptors import where
+
+_log = logging.getLogger(__name__)
+
+
+class TaskDiedError(Exception):
+    """A task that should run as long as the process has ended."""
+
+
+class Lifetime:
+    """Owns the process's background tasks and its end.
+
+    Use as an async context manager; leaving it cancels every task and waits for them.
+    """
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: TaskDiedError | None = None
+
+    async def __aenter__(self) -> Self:
+        """Listen for SIGINT and SIGTERM."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop.set)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Cancel the tasks and wait until they are gone."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run a task for as long as the process lives; its end, however it comes, stops the process."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        cause = task.exception()
+        detail = f"{type(cause).__name__} at {where(cause)}" if cause else "returned"
+        _log.error("task %s ended: %s", task.get_name(), detail)
+        if self._failure is None:
+            self._failure = TaskDiedError(f"task {task.get_name()} ended: {detail}")
+        self.stop.set()
+
+    async def wait(self) -> None:
+        """Wait for a signal.
+
+        Raises:
+            TaskDiedError: an owned task ended first.
+        """
+        await self.stop.wait()
+        if self._failure is not None:
+            raise self._failure

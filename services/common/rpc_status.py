@@ -1,0 +1,146 @@
+"""Our errors as `google.rpc.Status`, and back.
+
+Every status carries exactly one `ErrorInfo`, plus `BadRequest`, `QuotaFailure` and `RetryInfo` where they
+apply (AIP-193). The only module that knows the detail messages.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from services.common.errors import (
+    DOMAIN,
+    AbortedError,
+    AlreadyExistsError,
+    Code,
+    DeadlineExceededError,
+    Error,
+    FailedPreconditionError,
+    FieldViolation,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    QuotaViolation,
+    Reason,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+
+GRPC_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_BY_CODE: dict[int, type[Error]] = {
+    kind.code: kind
+    for kind in (
+        AbortedError,
+        AlreadyExistsError,
+        DeadlineExceededError,
+        FailedPreconditionError,
+        NotFoundError,
+        PermissionDeniedError,
+    )
+}
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
+
+
+def to_status(error: Error) -> status_pb2.Status:
+    """Translate an error; the result holds only what the error means to show."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=error.metadata)
+    details: list[
+        error_details_pb2.ErrorInfo
+        | error_details_pb2.BadRequest
+        | error_details_pb2.QuotaFailure
+        | error_details_pb2.RetryInfo
+    ] = [info]
+    if isinstance(error, InvalidArgumentError):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+                    for v in error.violations
+                ]
+            )
+        )
+    if isinstance(error, ResourceExhaustedError) and error.violations:
+        details.append(
+            error_details_pb2.QuotaFailure(
+                violations=[
+                    error_details_pb2.QuotaFailure.Violation(subject=v.subject, description=v.description)
+                    for v in error.violations
+                ]
+            )
+        )
+    if error.retry_after_seconds is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_seconds)))
+    status = status_pb2.Status(code=int(error.code), message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def from_status(status: status_pb2.Status) -> Error:
+    """Rebuild the error of a status; a reason we do not know becomes INTERNAL's."""
+    reason, metadata = Reason.INTERNAL, dict[str, str]()
+    violations: list[FieldViolation] = []
+    quotas: list[QuotaViolation] = []
+    retry: float | None = None
+    for packed in status.details:
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        quota, wait = error_details_pb2.QuotaFailure(), error_details_pb2.RetryInfo()
+        if packed.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
+            reason, metadata = Reason(info.reason), dict(info.metadata)
+        elif packed.Unpack(bad):
+            violations += [FieldViolation(v.field, v.description) for v in bad.field_violations]
+        elif packed.Unpack(quota):
+            quotas += [QuotaViolation(v.subject, v.description) for v in quota.violations]
+        elif packed.Unpack(wait):
+            retry = wait.retry_delay.ToNanoseconds() / 1e9
+    error = _rebuild(status, reason, violations, quotas)
+    error.reason, error.metadata = reason, metadata
+    error.retry_after_seconds = retry
+    return error
+
+
+def _rebuild(
+    status: status_pb2.Status, reason: Reason, violations: list[FieldViolation], quotas: list[QuotaViolation]
+) -> Error:
+    if status.code == Code.INVALID_ARGUMENT:
+        error: Error = InvalidArgumentError(violations)
+        error.message = status.message
+        return error
+    if status.code == Code.RESOURCE_EXHAUSTED:
+        return ResourceExhaustedError(status.message, violations=quotas)
+    if status.code == Code.UNAVAILABLE:
+        return UnavailableError(status.message, reason=reason)
+    if status.code == Code.UNAUTHENTICATED:
+        return UnauthenticatedError(status.message)
+    kind = _BY_CODE.get(status.code)
+    return kind(status.message, reason=reason) if kind else InternalError(status.message)
+
+
+def from_rpc_error(error: grpc.RpcError) -> Error:
+    """Rebuild the error a server of ours answered with, or one like it for a failure on the way."""
+    call = error
+    assert isinstance(call, grpc.Call | grpc.aio.AioRpcError)
+    status = rpc_status.from_call(call)
+    if status is None:
+        status = status_pb2.Status(code=call.code().value[0], message=call.details() or "")
+    rebuilt: Error = from_status(status)
+    if status.code == Code.UNAVAILABLE and not status.details:
+        rebuilt.retry_after_seconds = 1.0
+    return rebuilt
+
+
+def trailing_details(status: status_pb2.Status) -> bytes:
+    """The value of the `grpc-status-details-bin` trailer."""
+    return bytes(status.SerializeToString())

@@ -1,0 +1,49 @@
+"""What every process's settings have in common.
+
+Settings come from the environment and are frozen at start; only `settings.py` files read them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.logs import LogLevel
+from services.common.tls import TLSMaterial
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of any process; each subclass sets its own environment prefix."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    log_level: LogLevel = "INFO"
+    """The least severe level written."""
+    metrics_address: str | None = None
+    """`host:port` for Prometheus; none for no metrics server."""
+    tls_certificate_path: Path | None = None
+    """PEM certificate of this process; with the two below, mutual TLS on every hop that leaves the host."""
+    tls_key_path: Path | None = None
+    """PEM key of the certificate."""
+    tls_ca_path: Path | None = None
+    """PEM certificate of the peers' CA."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> ServiceSettings:
+        given = [
+            path is not None for path in (self.tls_certificate_path, self.tls_key_path, self.tls_ca_path)
+        ]
+        if any(given) and not all(given):
+            raise ValueError(
+                "tls_certificate_path, tls_key_path and tls_ca_path go together: set all or none"
+            )
+        return self
+
+    @property
+    def tls(self) -> TLSMaterial | None:
+        """The TLS material, or None on one host."""
+        if self.tls_certificate_path and self.tls_key_path and self.tls_ca_path:
+            return TLSMaterial(self.tls_certificate_path, self.tls_key_path, self.tls_ca_path)
+        return None

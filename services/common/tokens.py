@@ -1,0 +1,199 @@
+"""Keys as signed JWTs: issued by one service, verified by Envoy and again by every service they reach.
+
+A token names a principal, never more: whether its key is revoked or its tenant suspended is looked up by key
+id. ES256 (RFC 7518), and one issuer and audience for each kind of principal, so that no token passes for
+another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from services.common.clock import Clock
+from services.common.errors import UnauthenticatedError
+
+ALGORITHM = "ES256"
+CONFIG_ISSUER = "tenantry"
+AUDIT_ISSUER = "tenantry-audit"
+MAX_TOKEN_BYTES = 4096
+_CACHED_SIGNATURES = 16_384
+
+
+class Audience(StrEnum):
+    """Who a token is shown to; each kind of principal has its own."""
+
+    INFERENCE = "tenantry-inference"
+    OPERATOR = "tenantry-operator"
+    REVIEW = "tenantry-review"
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified token says."""
+
+    key_id: str
+    """The key's id: the JWT's `jti`."""
+    subject: str
+    """A tenant_uid for a tenant's key and for a reviewer's grant, an operator's name for an operator's."""
+    scopes: tuple[str, ...]
+    """What it may be used for; empty for all its kind of principal may do."""
+    expire_seconds: int
+    """Unix time after which it is refused."""
+    role: str
+    """For an operator: `platform-admin` or `tenant-admin`; empty otherwise."""
+    role_tenant_uid: str
+    """For a tenant-admin: its tenant; empty otherwise."""
+
+
+class TokenIssuer:
+    """Signs tokens with one private key; the key id in the header names it in the JWKS."""
+
+    def __init__(self, private_key: ec.EllipticCurvePrivateKey, issuer: str) -> None:
+        self._private_key = private_key
+        self._issuer = issuer
+        self.signing_key_id = _thumbprint(private_key.public_key())
+
+    @classmethod
+    def from_pem(cls, pem: bytes, issuer: str) -> TokenIssuer:
+        """Load a PKCS #8 PEM holding a P-256 key."""
+        key = serialization.load_pem_private_key(pem, password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise TypeError("a token signing key is a P-256 key")
+        return cls(key, issuer)
+
+    def issue(self, audience: Audience, claims: Claims, issued_seconds: int) -> str:
+        """Sign a token."""
+        payload: dict[str, Any] = {
+            "iss": self._issuer,
+            "aud": audience.value,
+            "sub": claims.subject,
+            "jti": claims.key_id,
+            "iat": issued_seconds,
+            "exp": claims.expire_seconds,
+        }
+        if claims.scopes:
+            payload["scope"] = " ".join(claims.scopes)
+        if claims.role:
+            payload["role"] = claims.role
+        if claims.role_tenant_uid:
+            payload["role_tenant_uid"] = claims.role_tenant_uid
+        return jwt.encode(payload, self._private_key, ALGORITHM, headers={"kid": self.signing_key_id})
+
+    def jwks(self) -> str:
+        """The public key as a JSON Web Key Set (RFC 7517), for Envoy and for `TokenVerifier`."""
+        jwk = jwt.algorithms.ECAlgorithm.to_jwk(self._private_key.public_key(), as_dict=True)
+        jwk.update(kid=self.signing_key_id, alg=ALGORITHM, use="sig")
+        return json.dumps({"keys": [jwk]}, indent=1)
+
+
+def new_signing_key_pem() -> bytes:
+    """A new P-256 key as PKCS #8 PEM, unencrypted: keep it 0400."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _thumbprint(key: ec.EllipticCurvePublicKey) -> str:
+    point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    return hashlib.sha256(point).hexdigest()[:16]
+
+
+class TokenVerifier:
+    """Verifies tokens of one issuer and audience.
+
+    Signatures are checked once: claims are kept by the token's SHA-256 in a bounded LRU. Expiry is checked on
+    every call. A signing key that is not known makes the JWKS file be read again, at most once a second.
+    """
+
+    def __init__(self, jwks_path: Path, issuer: str, audience: Audience, clock: Clock) -> None:
+        self._jwks_path = jwks_path
+        self._issuer = issuer
+        self._audience = audience
+        self._clock = clock
+        self._keys: dict[str, ec.EllipticCurvePublicKey] = {}
+        self._read_at_seconds = float("-inf")
+        self._verified: OrderedDict[bytes, Claims] = OrderedDict()
+
+    def verify(self, authorization: str | None) -> Claims:
+        """Check the value of an `authorization` header.
+
+        Raises:
+            UnauthenticatedError: for every cause, with one text.
+        """
+        if authorization is None or len(authorization) > MAX_TOKEN_BYTES:
+            raise UnauthenticatedError
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise UnauthenticatedError
+        fingerprint = hashlib.sha256(token.encode()).digest()
+        claims = self._verified.get(fingerprint)
+        if claims is None:
+            claims = self._check(token)
+            self._verified[fingerprint] = claims
+            if len(self._verified) > _CACHED_SIGNATURES:
+                self._verified.popitem(last=False)
+        else:
+            self._verified.move_to_end(fingerprint)
+        if claims.expire_seconds <= self._clock.wall_seconds():
+            raise UnauthenticatedError
+        return claims
+
+    def _check(self, token: str) -> Claims:
+        try:
+            key = self._key(str(jwt.get_unverified_header(token).get("kid", "")))
+            payload = jwt.decode(
+                token,
+                key,
+                algorithms=[ALGORITHM],
+                audience=self._audience.value,
+                issuer=self._issuer,
+                # Expiry is checked by our own clock, on every call.
+                options={
+                    "require": ["exp", "iat", "aud", "iss", "sub", "jti"],
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                },
+            )
+            return Claims(
+                key_id=str(payload["jti"]),
+                subject=str(payload["sub"]),
+                scopes=tuple(str(payload.get("scope", "")).split()),
+                expire_seconds=int(payload["exp"]),
+                role=str(payload.get("role", "")),
+                role_tenant_uid=str(payload.get("role_tenant_uid", "")),
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+            raise UnauthenticatedError from None
+
+    def _key(self, signing_key_id: str) -> ec.EllipticCurvePublicKey:
+        now = self._clock.monotonic_seconds()
+        if signing_key_id not in self._keys and now - self._read_at_seconds >= 1.0:
+            self._read_at_seconds = now
+            self._keys = _read_jwks(self._jwks_path)
+        if signing_key_id not in self._keys:
+            raise UnauthenticatedError
+        return self._keys[signing_key_id]
+
+
+def _read_jwks(path: Path) -> dict[str, ec.EllipticCurvePublicKey]:
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    keys: dict[str, ec.EllipticCurvePublicKey] = {}
+    for jwk in document.get("keys", []):
+        key = jwt.algorithms.ECAlgorithm.from_jwk(jwk)
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            keys[str(jwk["kid"])] = key
+    return keys

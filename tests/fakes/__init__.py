@@ -1,0 +1,1 @@
+"""Simulators and real processes that several suites share."""
