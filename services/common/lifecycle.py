@@ -30,7 +30,7 @@ class Lifetime:
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._failure: TaskDiedError | None = None
 
     async def __aenter__(self) -> Self:
@@ -52,14 +52,14 @@ class Lifetime:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def own(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[object]:
         """Run a task for as long as the process lives; its end, however it comes, stops the process."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             return
