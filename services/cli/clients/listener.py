@@ -1,0 +1,123 @@
+"""How a client reaches a listener of the edge: TLS, a bearer key, a deadline, typed errors.
+
+A failure on the way is told apart from an answer: `UnreachableError` means that no server of ours was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from services.common.errors import UnavailableError
+from services.common.rpc_status import from_rpc_error
+from services.common.targets import is_local
+
+_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_retries", 0),
+]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class Obstacle(Enum):
+    """What stood between us and a listener."""
+
+    NO_ANSWER = "nothing answers"
+    CERTIFICATE = "the certificate shown is not signed by the expected CA"
+
+
+class UnreachableError(UnavailableError):
+    """No server of ours was asked: the listener is down, elsewhere, or not who it should be."""
+
+    def __init__(self, address: str, obstacle: Obstacle) -> None:
+        super().__init__(f"{address}: {obstacle.value}")
+        self.address = address
+        self.obstacle = obstacle
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One listener of the edge."""
+
+    address: str
+    """`host:port` or `unix:/path`."""
+    ca_path: Path | None = None
+    """PEM certificate of the CA that signed the listener's; None means the system's CAs, and plain text for a
+    target on this host."""
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self.ca_path is None and is_local(self.address):
+            return grpc.aio.insecure_channel(self.address, _OPTIONS)
+        roots = self.ca_path.read_bytes() if self.ca_path else None
+        return grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(roots), _OPTIONS)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel that connects when first used and is closed at the end."""
+        channel = self._channel()
+        try:
+            yield channel
+        finally:
+            await channel.close(grace=None)
+
+
+def bearer(key: str) -> grpc.aio.Metadata:
+    """The call metadata that shows a key."""
+    return grpc.aio.Metadata(("authorization", f"Bearer {key}"))
+
+
+@contextmanager
+def typed_errors(address: str) -> Iterator[None]:
+    """Raise the tree's errors in place of gRPC's.
+
+    Raises:
+        Error: what the server answered.
+        UnreachableError: no server of ours was asked.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNAVAILABLE and _DETAILS_KEY not in (
+            error.trailing_metadata() or ()
+        ):
+            raise UnreachableError(address, _obstacle(error)) from None
+        raise from_rpc_error(error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What every call of a client has in common."""
+
+    address: str
+    metadata: grpc.aio.Metadata
+
+    async def unary(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout_seconds: float,
+    ) -> Response:
+        """Call a unary method.
+
+        Raises:
+            Error: as `typed_errors` does.
+        """
+        with typed_errors(self.address):
+            return await method(request, timeout=timeout_seconds, metadata=self.metadata)
+
+
+def _obstacle(error: grpc.aio.AioRpcError) -> Obstacle:
+    text = (error.details() or "") + (error.debug_error_string() or "")
+    handshake = "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification Check failed" in text
+    return Obstacle.CERTIFICATE if handshake else Obstacle.NO_ANSWER

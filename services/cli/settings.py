@@ -1,0 +1,39 @@
+"""Settings of the `tenantry` command, from the environment. Options on the command line win over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class CliSettings(BaseSettings):
+    """Where the mesh is and which files hold keys; secrets are in files, never in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TENANTRY_", frozen=True, env_ignore_empty=True)
+
+    state_dir: Path | None = None
+    """The local mesh's state directory, as `tenantry up` was given it."""
+    address: str | None = None
+    """`host:port` of the tenant listener."""
+    operations_address: str | None = None
+    """`host:port` of the operations listener."""
+    ca_file: Path | None = None
+    """PEM certificate of the CA that signed the listeners'."""
+    key_file: Path | None = None
+    """Holds the tenant's key, for `chat`."""
+    operator_key_file: Path | None = None
+    """Holds the operator's key, for everything that edits config."""
+    xdg_state_home: Path | None = Field(default=None, validation_alias="XDG_STATE_HOME")
+    """Where programs keep state (XDG base directory specification)."""
+
+    @property
+    def state_path(self) -> Path:
+        """The state directory: the one set, else `tenantry` under the XDG state directory."""
+        if self.state_dir:
+            return self.state_dir.expanduser()
+        # The specification says that a relative path is to be ignored.
+        if self.xdg_state_home and self.xdg_state_home.is_absolute():
+            return self.xdg_state_home / "tenantry"
+        return Path.home() / ".local" / "state" / "tenantry"
