@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtenantry/audit/v1/entry.proto\x12\x11tenantry.audit.v1\x1a\x1fgoogle/api/field_behavior.proto\"\xf8\x01\n\x0b\x41ppendEntry\x12\x16\n\x08sequence\x18\x01 \x01(\x04\x42\x04\xe2\x41\x01\x02\x12\x18\n\ntenant_uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\trecord_id\x18\x03 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x30\n\x04kind\x18\x04 \x01(\x0e\x32\x1c.tenantry.audit.v1.EntryKindB\x04\xe2\x41\x01\x02\x12\x17\n\tmeta_json\x18\x05 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x19\n\x0bprompt_json\x18\x06 \x01(\x0c\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61nswer_json\x18\x07 \x01(\x0c\x42\x04\xe2\x41\x01\x01\x12\x1d\n\x0f\x61\x64mit_record_id\x18\x08 \x01(\x0c\x42\x04\xe2\x41\x01\x01\"J\n\x07Receipt\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\r\n\x05\x62\x61tch\x18\x04 \x01(\x04*\xab\x02\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NTRY_KIND_ADMIT\x10\x01\x12\x16\n\x12\x45NTRY_KIND_OUTCOME\x10\x02\x12\x1e\n\x1a\x45NTRY_KIND_OUTCOME_UNKNOWN\x10\x03\x12\x12\n\x0e\x45NTRY_KIND_GAP\x10\x04\x12\x1d\n\x19\x45NTRY_KIND_CONFIG_VERSION\x10\x05\x12\x1b\n\x17\x45NTRY_KIND_ADMIN_INTENT\x10\x06\x12\x1c\n\x18\x45NTRY_KIND_ADMIN_OUTCOME\x10\x07\x12\x16\n\x12\x45NTRY_KIND_REFUSED\x10\x08\x12\x15\n\x11\x45NTRY_KIND_REVIEW\x10\t\x12\x17\n\x13\x45NTRY_KIND_DEK_OPEN\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtenantry/audit/v1/entry.proto\x12\x11tenantry.audit.v1\x1a\x1fgoogle/api/field_behavior.proto\"\x8e\x02\n\x0b\x41ppendEntry\x12\x16\n\x08sequence\x18\x01 \x01(\x04\x42\x04\xe2\x41\x01\x02\x12\x18\n\ntenant_uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\trecord_id\x18\x03 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x30\n\x04kind\x18\x04 \x01(\x0e\x32\x1c.tenantry.audit.v1.EntryKindB\x04\xe2\x41\x01\x02\x12\x17\n\tmeta_json\x18\x05 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x19\n\x0bprompt_json\x18\x06 \x01(\x0c\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61nswer_json\x18\x07 \x01(\x0c\x42\x04\xe2\x41\x01\x01\x12\x1d\n\x0f\x61\x64mit_record_id\x18\x08 \x01(\x0c\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06key_id\x18\t \x01(\tB\x04\xe2\x41\x01\x01\"J\n\x07Receipt\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\r\n\x05\x62\x61tch\x18\x04 \x01(\x04*\xab\x02\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NTRY_KIND_ADMIT\x10\x01\x12\x16\n\x12\x45NTRY_KIND_OUTCOME\x10\x02\x12\x1e\n\x1a\x45NTRY_KIND_OUTCOME_UNKNOWN\x10\x03\x12\x12\n\x0e\x45NTRY_KIND_GAP\x10\x04\x12\x1d\n\x19\x45NTRY_KIND_CONFIG_VERSION\x10\x05\x12\x1b\n\x17\x45NTRY_KIND_ADMIN_INTENT\x10\x06\x12\x1c\n\x18\x45NTRY_KIND_ADMIN_OUTCOME\x10\x07\x12\x16\n\x12\x45NTRY_KIND_REFUSED\x10\x08\x12\x15\n\x11\x45NTRY_KIND_REVIEW\x10\t\x12\x17\n\x13\x45NTRY_KIND_DEK_OPEN\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,10 +48,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDENTRY'].fields_by_name['answer_json']._serialized_options = b'\342A\001\001'
   _globals['_APPENDENTRY'].fields_by_name['admit_record_id']._loaded_options = None
   _globals['_APPENDENTRY'].fields_by_name['admit_record_id']._serialized_options = b'\342A\001\001'
-  _globals['_ENTRYKIND']._serialized_start=413
-  _globals['_ENTRYKIND']._serialized_end=712
+  _globals['_APPENDENTRY'].fields_by_name['key_id']._loaded_options = None
+  _globals['_APPENDENTRY'].fields_by_name['key_id']._serialized_options = b'\342A\001\001'
+  _globals['_ENTRYKIND']._serialized_start=435
+  _globals['_ENTRYKIND']._serialized_end=734
   _globals['_APPENDENTRY']._serialized_start=86
-  _globals['_APPENDENTRY']._serialized_end=334
-  _globals['_RECEIPT']._serialized_start=336
-  _globals['_RECEIPT']._serialized_end=410
+  _globals['_APPENDENTRY']._serialized_end=356
+  _globals['_RECEIPT']._serialized_start=358
+  _globals['_RECEIPT']._serialized_end=432
 # @@protoc_insertion_point(module_scope)

@@ -87,6 +87,7 @@ class AppendEntry(_message.Message):
     PROMPT_JSON_FIELD_NUMBER: _builtins.int
     ANSWER_JSON_FIELD_NUMBER: _builtins.int
     ADMIT_RECORD_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up from 1 within a writer's session, without holes."""
     tenant_uid: _builtins.str
@@ -103,6 +104,8 @@ class AppendEntry(_message.Message):
     """What was answered; at most 1 MiB."""
     admit_record_id: _builtins.bytes
     """The admit's record id; required for an outcome."""
+    key_id: _builtins.str
+    """The caller's key; the clear header holds a digest of it."""
     def __init__(
         self,
         *,
@@ -114,10 +117,11 @@ class AppendEntry(_message.Message):
         prompt_json: _builtins.bytes = ...,
         answer_json: _builtins.bytes = ...,
         admit_record_id: _builtins.bytes = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_record_id", b"admit_record_id", "answer_json", b"answer_json", "kind", b"kind", "meta_json", b"meta_json", "prompt_json", b"prompt_json", "record_id", b"record_id", "sequence", b"sequence", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_record_id", b"admit_record_id", "answer_json", b"answer_json", "key_id", b"key_id", "kind", b"kind", "meta_json", b"meta_json", "prompt_json", b"prompt_json", "record_id", b"record_id", "sequence", b"sequence", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
