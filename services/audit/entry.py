@@ -1,0 +1,130 @@
+"""One entry of a tenant's log: a clear header, a digest of its ciphertext, three commitments.
+
+    entry = header (106 bytes) ‖ SHA-256(ciphertext ‖ tag) (32) ‖ commitments of meta, prompt, answer (3 x 32)
+    leaf  = SHA-256(0x00 ‖ entry)                                            RFC 6962, section 2.1
+
+The header is the associated data of the entry's encryption. Nothing in it is personal: the caller's key is a digest.
+docs/formats/audit-log.md gives every byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+ENTRY_VERSION = 1
+DIGEST_BYTES = 32
+ID_BYTES = 16
+NO_ID = bytes(ID_BYTES)
+ABSENT_COMMITMENT = bytes(DIGEST_BYTES)
+
+_HEADER = struct.Struct(">BB16sQQ16s16s16s16sQ")
+HEADER_BYTES = _HEADER.size
+ENTRY_BYTES = HEADER_BYTES + 4 * DIGEST_BYTES
+
+
+class EntryFormatError(ValueError):
+    """Bytes are not an entry."""
+
+
+class EntryKind(IntEnum):
+    """What an entry records; the numbers are those of `tenantry.audit.v1.EntryKind`."""
+
+    ADMIT = 1
+    OUTCOME = 2
+    OUTCOME_UNKNOWN = 3
+    GAP = 4
+    CONFIG_VERSION = 5
+    ADMIN_INTENT = 6
+    ADMIN_OUTCOME = 7
+    REFUSED = 8
+    REVIEW = 9
+    DEK_OPEN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What anybody may read of an entry."""
+
+    kind: EntryKind
+    log_id: bytes
+    """16 bytes."""
+    index: int
+    """The entry's place in its log, from 0."""
+    time_ns: int
+    """Nanoseconds since the Unix epoch, given by the service; never goes back within a log."""
+    record_id: bytes
+    """16 bytes, unique within the log."""
+    admit_record_id: bytes
+    """The record id of the admit an outcome belongs to; 16 zero bytes for none."""
+    key_digest: bytes
+    """The first 16 bytes of SHA-256 of the caller's key id; zero bytes for none."""
+    dek_id: bytes
+    """16 bytes naming the data key that encrypts the entry."""
+    counter: int
+    """The nonce under that key; 0 for a DEK_OPEN entry, which encrypts nothing."""
+
+    def encode(self) -> bytes:
+        """The header's 106 bytes."""
+        return _HEADER.pack(
+            ENTRY_VERSION,
+            self.kind,
+            self.log_id,
+            self.index,
+            self.time_ns,
+            self.record_id,
+            self.admit_record_id,
+            self.key_digest,
+            self.dek_id,
+            self.counter,
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Header:
+        """Parse a header's 106 bytes.
+
+        Raises:
+            EntryFormatError: another length, version or kind.
+        """
+        if len(data) != HEADER_BYTES:
+            raise EntryFormatError(f"a header has {HEADER_BYTES} bytes, not {len(data)}")
+        version, kind, *fields = _HEADER.unpack(data)
+        if version != ENTRY_VERSION:
+            raise EntryFormatError(f"entry version {version} is not {ENTRY_VERSION}")
+        try:
+            return cls(EntryKind(kind), *fields)
+        except ValueError:
+            raise EntryFormatError(f"entry kind {kind} does not exist") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the tree commits to."""
+
+    header: Header
+    ciphertext_digest: bytes
+    commitments: tuple[bytes, bytes, bytes]
+
+    def encode(self) -> bytes:
+        """The entry's 234 bytes."""
+        return b"".join((self.header.encode(), self.ciphertext_digest, *self.commitments))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Entry:
+        """Parse an entry's 234 bytes.
+
+        Raises:
+            EntryFormatError: another length, version or kind.
+        """
+        if len(data) != ENTRY_BYTES:
+            raise EntryFormatError(f"an entry has {ENTRY_BYTES} bytes, not {len(data)}")
+        cuts = [HEADER_BYTES + number * DIGEST_BYTES for number in range(5)]
+        digest, meta, prompt, answer = (data[start:end] for start, end in zip(cuts, cuts[1:], strict=False))
+        return cls(Header.decode(data[:HEADER_BYTES]), digest, (meta, prompt, answer))
+
+
+def key_digest(key_id: str) -> bytes:
+    """What the clear header holds of a caller's key id."""
+    return hashlib.sha256(key_id.encode()).digest()[:ID_BYTES] if key_id else NO_ID
