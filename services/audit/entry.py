@@ -3,13 +3,14 @@
     entry = header (106 bytes) ‖ SHA-256(ciphertext ‖ tag) (32) ‖ commitments of meta, prompt, answer (3 x 32)
     leaf  = SHA-256(0x00 ‖ entry)                                            RFC 6962, section 2.1
 
-The header is the associated data of the entry's encryption. Nothing in it is personal: the caller's key is a digest.
-docs/formats/audit-log.md gives every byte.
+The header is the associated data of the entry's encryption. Nothing in it is personal: the caller's key is a
+digest. docs/formats/audit-log.md gives every byte.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -121,7 +122,7 @@ class Entry:
         if len(data) != ENTRY_BYTES:
             raise EntryFormatError(f"an entry has {ENTRY_BYTES} bytes, not {len(data)}")
         cuts = [HEADER_BYTES + number * DIGEST_BYTES for number in range(5)]
-        digest, meta, prompt, answer = (data[start:end] for start, end in zip(cuts, cuts[1:], strict=False))
+        digest, meta, prompt, answer = (data[start:end] for start, end in itertools.pairwise(cuts))
         return cls(Header.decode(data[:HEADER_BYTES]), digest, (meta, prompt, answer))
 
 

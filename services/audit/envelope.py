@@ -1,8 +1,9 @@
 """Sealing an entry's content under a data key (DEK).
 
-HKDF-SHA-512 turns a DEK into an encryption key and a 32-byte commitment. The commitment is compared, in constant
-time, before anything is decrypted: AES-GCM alone lets a ciphertext open under two keys (Dodis et al., "Fast Message
-Franking", 2018). Nonces count up from 1; a DEK lives no longer than one run of the service, so none repeats.
+HKDF-SHA-512 turns a DEK into an encryption key and a 32-byte commitment. The commitment is compared, in
+constant time, before anything is decrypted: AES-GCM alone lets a ciphertext open under two keys (Dodis et al.,
+"Fast Message Franking", 2018). Nonces count up from 1; a DEK lives no longer than one run of the service, so
+none repeats.
 
 The plaintext holds three sections, each with a random salt. The salt makes the section's commitment
 C = HMAC-SHA-256(salt, payload) unguessable once the key is destroyed.

@@ -1,7 +1,8 @@
 """Durable writes. The only file of the service that calls fsync or replaces a file.
 
-An error of fsync is the end: the kernel may have dropped the dirty pages and marked them clean, so that a retry
-would report a success that never was (Rebello et al., "Can Applications Recover from fsync Failures?", ATC '20).
+An error of fsync is the end: the kernel may have dropped the dirty pages and marked them clean, so that a
+retry would report a success that never was (Rebello et al., "Can Applications Recover from fsync Failures?",
+ATC '20).
 """
 
 from __future__ import annotations
