@@ -21,8 +21,8 @@ class Endpoints(BaseModel):
     """`host:port` callers and `chat` use."""
     operations_address: str
     """`host:port` operators and reviewers use."""
-    ca_path: Path
-    """PEM certificate of the CA of both listeners."""
+    ca_path: Path | None
+    """PEM certificate of the CA of both listeners; None where they speak plain text, in tests."""
     operator_key_path: Path
     """Holds a platform-admin's key, mode 0600."""
     keys: dict[str, Path]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
@@ -41,7 +41,7 @@ class InferenceClient:
 
     async def stream_generate(
         self, request: GenerateRequest, *, timeout_seconds: float = 60.0
-    ) -> AsyncIterator[StreamGenerateResponse]:
+    ) -> AsyncGenerator[StreamGenerateResponse]:
         """Ask for an answer piece by piece; closing the iterator cancels the answer at the server."""
         with typed_errors(self._caller.address):
             call = self._stub.StreamGenerate(request, timeout=timeout_seconds, metadata=self._caller.metadata)

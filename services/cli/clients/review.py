@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
@@ -54,7 +54,7 @@ class ReviewClient:
 
     async def export_log(
         self, tenant_uid: str, *, timeout_seconds: float = 600.0
-    ) -> AsyncIterator[ExportLogResponse]:
+    ) -> AsyncGenerator[ExportLogResponse]:
         """The pieces of a bundle's files, one file after another; closing the iterator cancels the export."""
         with typed_errors(self._caller.address):
             call = self._stub.ExportLog(

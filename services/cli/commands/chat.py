@@ -1,0 +1,181 @@
+"""`tenantry chat`: one question, or a conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Annotated
+
+import typer
+
+from services.cli.clients.inference import InferenceClient
+from services.cli.clients.names import short
+from services.cli.conversation import AskingOptions, Conversation
+from services.cli.documents import to_plain
+from services.cli.errors import CommandError, UsageError
+from services.cli.failure import report
+from services.cli.invocation import shared_options
+from services.cli.mesh import Mesh
+from services.cli.output import Output
+from services.cli.provenance import summary
+from services.common.errors import Error, InternalError
+
+_HELP = "/new starts over, /quit or Ctrl-D leaves, Ctrl-C cancels an answer."
+
+
+@shared_options
+def chat(
+    mesh: Mesh,
+    output: Output,
+    question: Annotated[
+        list[str] | None,
+        typer.Argument(help="The question; without one, a conversation.", show_default=False),
+    ] = None,
+    *,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", "-t", metavar="TENANT", help="Whose local key to call with.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="ALIAS", help="The model; the tenant's default if unset.")
+    ] = "",
+    adapter: Annotated[str, typer.Option(metavar="ADAPTER", help="In place of the model's own.")] = "",
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Instructions, after the tenant's own.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Tokens at most.")] = None,
+    temperature: Annotated[float | None, typer.Option(metavar="0-2", help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(metavar="0-1", help="Sample within this mass.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Repeat a sample.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For one answer.")] = 60.0,
+    models: Annotated[bool, typer.Option("--models", help="List the models to choose from.")] = False,
+) -> None:
+    """Ask a tenant's model, once or in a conversation. A question can be piped in."""
+    options = AskingOptions(model, adapter, system, max_tokens, temperature, top_p, seed)
+    client = mesh.inference(tenant)
+    if models:
+        asyncio.run(_list_models(client, output))
+        return
+    text = " ".join(question) if question else None
+    if text is None and not sys.stdin.isatty():
+        text = sys.stdin.read().strip()
+        if not text:
+            raise UsageError("there is no question.", 'Give one: tenantry chat --tenant acme "Who are you?"')
+    if text is None and output.json:
+        raise UsageError("--json answers one question.", "Give the question, or pipe it in.")
+    with asyncio.Runner() as runner:
+        session = _Session(runner, client, Conversation(options), output, timeout)
+        if text is not None:
+            session.once(text)
+        else:
+            session.converse(f"{short(tenant) if tenant else 'you'}> ", input)
+
+
+class _Session:
+    """One connection, over which questions are asked one after another.
+
+    Each answer is one run of the loop, so that Ctrl-C cancels the answer and not the program.
+    """
+
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        client: AbstractAsyncContextManager[InferenceClient],
+        conversation: Conversation,
+        output: Output,
+        timeout_seconds: float,
+    ) -> None:
+        self._runner = runner
+        self._client = client
+        self._conversation = conversation
+        self._output = output
+        self._timeout_seconds = timeout_seconds
+
+    def once(self, question: str) -> None:
+        """Answer one question."""
+
+        async def run() -> None:
+            async with self._client as client:
+                await self._answer(client, question)
+
+        self._runner.run(run())
+
+    def converse(self, prompt: str, read_line: Callable[[str], str]) -> None:
+        """Answer questions until the person leaves."""
+        self._output.note(_HELP)
+        client = self._runner.run(self._client.__aenter__())
+        try:
+            while (question := self._next_question(prompt, read_line)) is not None:
+                try:
+                    self._runner.run(self._answer(client, question))
+                except KeyboardInterrupt:
+                    self._output.line("")
+                    self._output.note("Cancelled.")
+                except (Error, CommandError) as error:
+                    self._output.line("")
+                    report(error, self._output)
+        finally:
+            self._runner.run(self._client.__aexit__(None, None, None))
+
+    def _next_question(self, prompt: str, read_line: Callable[[str], str]) -> str | None:
+        while True:
+            try:
+                line = read_line(prompt).strip()
+            except EOFError:
+                self._output.line("")
+                return None
+            except KeyboardInterrupt:
+                self._output.line("")
+                self._output.note(_HELP)
+                continue
+            if line in ("/quit", "/exit"):
+                return None
+            if line == "/new":
+                self._conversation.start_anew()
+                self._output.note("A new conversation.")
+            elif line.startswith("/"):
+                self._output.note(_HELP)
+            elif line:
+                return line
+
+    async def _answer(self, client: InferenceClient, question: str) -> None:
+        pieces: list[str] = []
+        request = self._conversation.request(question)
+        events = client.stream_generate(request, timeout_seconds=self._timeout_seconds)
+        async with aclosing(events):
+            async for event in events:
+                kind = event.WhichOneof("event")
+                if self._output.json and kind:
+                    self._output.record({"event": kind, **to_plain(getattr(event, kind))})
+                if kind == "delta":
+                    pieces.append(event.delta.text)
+                    if not self._output.json:
+                        self._output.text(event.delta.text)
+                elif kind == "final":
+                    self._conversation.answered(question, "".join(pieces))
+                    if not self._output.json:
+                        self._output.line("")
+                        self._output.note(summary(event.final))
+                    return
+        raise InternalError("the stream ended before the answer did")
+
+
+async def _list_models(connection: AbstractAsyncContextManager[InferenceClient], output: Output) -> None:
+    async with connection as client:
+        models = await client.list_models()
+    output.table(
+        models,
+        ("MODEL", "BASE MODEL", "ADAPTER", "CONTEXT", "DEFAULT"),
+        (
+            (
+                model.model,
+                short(model.base_model),
+                short(model.adapter),
+                str(model.context_tokens),
+                "yes" if model.is_default else "",
+            )
+            for model in models
+        ),
+        empty="The tenant has no models; an operator gives it one with `tenantry tenant update`.",
+    )

@@ -1,0 +1,151 @@
+"""`tenantry key`: create, list, revoke."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tenantry.config.v1.config_admin_service_pb2 import CreateKeyResponse
+from tenantry.config.v1.credential_pb2 import Key, OperatorRole
+
+from services.cli.clients.names import operator_name, short, tenant_name
+from services.cli.documents import to_plain
+from services.cli.errors import CommandError, UsageError
+from services.cli.invocation import shared_options
+from services.cli.mesh import Mesh
+from services.cli.output import Output
+from services.cli.private_files import create_private
+from services.cli.wording import enum_word, when
+
+app = typer.Typer(no_args_is_help=True, help="Issue, list and revoke keys.")
+
+
+class Role(StrEnum):
+    """What an operator may do."""
+
+    PLATFORM_ADMIN = "platform-admin"
+    TENANT_ADMIN = "tenant-admin"
+
+
+Principal = Annotated[
+    str, typer.Argument(metavar="NAME", help="The tenant, or with --operator the operator.")
+]
+IsOperator = Annotated[bool, typer.Option("--operator", help="NAME is an operator's, not a tenant's.")]
+
+
+@app.command()
+@shared_options
+async def create(
+    mesh: Mesh,
+    output: Output,
+    name: Principal,
+    *,
+    operator: IsOperator = False,
+    role: Annotated[Role | None, typer.Option(help="For an operator: what it may do.")] = None,
+    role_tenant: Annotated[
+        str | None, typer.Option(metavar="TENANT", help="For a tenant-admin: of which tenant.")
+    ] = None,
+    display_name: Annotated[str, typer.Option(metavar="TEXT", help="What people call the key.")] = "",
+    days: Annotated[int | None, typer.Option(min=1, max=366, help="Days until it expires [90].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the secret there (mode 0600), not to stdout.")
+    ] = None,
+) -> None:
+    """Issue a key. Its secret is shown once: nobody, the mesh included, can show it again."""
+    if operator and role is None:
+        raise UsageError("an operator's key needs a role.", "Give --role platform-admin or tenant-admin.")
+    if not operator and (role or role_tenant):
+        raise UsageError("--role and --role-tenant are for operators' keys.", "Give --operator too.")
+    if out is not None and out.exists():
+        raise UsageError(f"{out} exists already and is left alone.", "Give --out another path.")
+    key = Key(display_name=display_name)
+    if role is not None:
+        key.role = OperatorRole.Value(f"OPERATOR_ROLE_{role.name}")
+    if role_tenant is not None:
+        key.role_tenant = tenant_name(role_tenant)
+    if days is not None:
+        key.expire_time.FromDatetime(datetime.now(UTC) + timedelta(days=days))
+    async with mesh.admin() as admin:
+        answer = await admin.create_key(_parent(name, operator=operator), key)
+        if out is not None:
+            try:
+                create_private(out, answer.secret.encode() + b"\n")
+            except OSError as error:
+                # A secret nobody has is a key nobody should keep.
+                await admin.revoke_key(answer.key.name)
+                raise CommandError(
+                    f"cannot write {out}: {error.strerror}; the new key was revoked.", "Repeat elsewhere."
+                ) from None
+    _show(output, answer, out, operator=operator)
+
+
+@app.command("list")
+@shared_options
+async def list_(mesh: Mesh, output: Output, name: Principal, operator: IsOperator = False) -> None:
+    """List a principal's keys; secrets are not kept, so none is shown."""
+    async with mesh.admin() as admin:
+        keys = await admin.list_keys(_parent(name, operator=operator))
+    output.table(
+        keys,
+        ("KEY", "STATE", "EXPIRES", "CREATED", "ROLE" if operator else "SCOPES", "NAME"),
+        (
+            (
+                short(key.name),
+                enum_word(key, "state"),
+                when(key.expire_time),
+                when(key.create_time),
+                _role_words(key) if operator else ", ".join(key.scopes) or "all",
+                key.display_name,
+            )
+            for key in keys
+        ),
+        empty=f"{name} has no keys yet. Issue one: tenantry key create {name}",
+    )
+
+
+@app.command()
+@shared_options
+async def revoke(
+    mesh: Mesh,
+    output: Output,
+    name: Principal,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, as `key list` shows it.")],
+    operator: IsOperator = False,
+) -> None:
+    """Revoke a key for good; connected routers refuse it within two seconds."""
+    async with mesh.admin() as admin:
+        revoked = await admin.revoke_key(f"{_parent(name, operator=operator)}/keys/{short(key)}")
+    if output.json:
+        output.result(revoked)
+    else:
+        output.line(f"{revoked.name}: revoked {when(revoked.revoke_time)}.")
+
+
+def _parent(name: str, *, operator: bool) -> str:
+    return operator_name(name) if operator else tenant_name(name)
+
+
+def _role_words(key: Key) -> str:
+    return enum_word(key, "role") + (f" of {short(key.role_tenant)}" if key.role_tenant else "")
+
+
+def _show(output: Output, answer: CreateKeyResponse, out: Path | None, *, operator: bool) -> None:
+    file = out or "FILE"
+    if output.json:
+        record = {"key": to_plain(answer.key)}
+        output.record(record if out else {**record, "secret": answer.secret})
+    elif out is None:
+        output.secret(answer.secret)
+    else:
+        output.line(f"{answer.key.name}: written to {out}, expires {when(answer.key.expire_time)}.")
+    if out is None:
+        output.note(f"{answer.key.name}, expires {when(answer.key.expire_time)}.")
+        output.note("This is the only time the secret is shown: put it into a file only you can read.")
+    output.note(
+        f"Use it: tenantry tenant list --key-file {file}"
+        if operator
+        else f"Use it: tenantry chat --key-file {file}, or send `authorization: Bearer <secret>`."
+    )

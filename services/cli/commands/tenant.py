@@ -1,0 +1,228 @@
+"""`tenantry tenant`: create, get, list, update."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tenantry.config.v1.tenant_pb2 import Tenant, TenantConfig
+
+from services.cli.clients.names import short
+from services.cli.documents import read_document, to_message
+from services.cli.errors import UsageError
+from services.cli.invocation import shared_options
+from services.cli.mesh import Mesh
+from services.cli.output import Output
+from services.cli.tenant_changes import Auditing, TenantChanges, Tier
+from services.cli.wording import enum_word, when
+
+app = typer.Typer(no_args_is_help=True, help="Create, show and change tenants.")
+
+TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name, for example acme.")]
+File = Annotated[Path | None, typer.Option(metavar="YAML", help="A tenant as `tenant get` prints it.")]
+DisplayName = Annotated[str | None, typer.Option(metavar="TEXT", help="What people call it.")]
+SystemPrompt = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Placed before every conversation; @FILE reads a file.")
+]
+Alias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The model alias --base-model and --adapter are about.")
+]
+BaseModel = Annotated[str | None, typer.Option(metavar="MODEL", help="The base model behind the alias.")]
+AdapterId = Annotated[
+    str | None, typer.Option(metavar="ADAPTER", help="The tenant's adapter the alias uses; '' for none.")
+]
+TierOption = Annotated[Tier | None, typer.Option(help="How far apart from other tenants it is kept.")]
+AuditOption = Annotated[Auditing | None, typer.Option(help="When an answer waits for its audit entries.")]
+PoolId = Annotated[str | None, typer.Option(metavar="POOL", help="The pool that serves it.")]
+Weight = Annotated[int | None, typer.Option(metavar="1-1000", help="Share of contended capacity.")]
+Rate = Annotated[float | None, typer.Option(metavar="NUMBER", help="Requests a second, sustained.")]
+Concurrency = Annotated[int | None, typer.Option(metavar="NUMBER", help="Requests in the mesh at once.")]
+Tokens = Annotated[int | None, typer.Option(metavar="NUMBER", help="Tokens a minute, input and output.")]
+DryRun = Annotated[bool, typer.Option(help="Check everything, change nothing.")]
+
+
+@app.command()
+@shared_options
+async def create(
+    mesh: Mesh,
+    output: Output,
+    tenant: TenantId,
+    *,
+    file: File = None,
+    display_name: DisplayName = None,
+    system_prompt: SystemPrompt = None,
+    alias: Alias = None,
+    base_model: BaseModel = None,
+    tier: TierOption = None,
+    audit_policy: AuditOption = None,
+    pool: PoolId = None,
+    weight: Weight = None,
+    requests_per_second: Rate = None,
+    concurrent_requests: Concurrency = None,
+    tokens_per_minute: Tokens = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Create a tenant. Its adapters come next: `adapter register`, then `tenant update --adapter`."""
+    draft = _read_tenant(file) if file else Tenant(config=TenantConfig())
+    TenantChanges(
+        display_name=display_name,
+        system_prompt=_prompt_text(system_prompt),
+        alias=alias,
+        base_model=base_model,
+        tier=tier,
+        audit_policy=audit_policy,
+        pool=pool,
+        weight=weight,
+        requests_per_second=requests_per_second,
+        concurrent_requests=concurrent_requests,
+        tokens_per_minute=tokens_per_minute,
+    ).apply(draft)
+    if not draft.config.models:
+        raise UsageError("a tenant needs a model.", "Give --base-model; `tenantry model list` shows them.")
+    async with mesh.admin() as admin:
+        created = await admin.create_tenant(
+            short(tenant), draft.config, display_name=draft.display_name, validate_only=dry_run
+        )
+    output.result(created)
+    output.note(
+        "Valid; nothing was created."
+        if dry_run
+        else f"Created. Next: tenantry key create {short(tenant)} --out {short(tenant)}.key"
+    )
+
+
+@app.command()
+@shared_options
+async def get(
+    mesh: Mesh,
+    output: Output,
+    tenant: TenantId,
+    form: Annotated[str, typer.Option("--output", "-o", metavar="yaml|json", help="The form.")] = "yaml",
+) -> None:
+    """Show a tenant with the config in force; `tenant update --file` takes the same form."""
+    if form not in ("yaml", "json"):
+        raise UsageError(f"{form} is no form.", "Give -o yaml or -o json.")
+    async with mesh.admin() as admin:
+        output.result(await admin.get_tenant(tenant), yaml=form == "yaml")
+
+
+@app.command("list")
+@shared_options
+async def list_(mesh: Mesh, output: Output) -> None:
+    """List tenants."""
+    async with mesh.admin() as admin:
+        tenants = await admin.list_tenants()
+    output.table(
+        tenants,
+        ("TENANT", "STATE", "CONFIG", "TIER", "MODELS", "UPDATED"),
+        (
+            (
+                short(tenant.name),
+                enum_word(tenant, "state"),
+                f"v{tenant.config_version}",
+                enum_word(tenant.config, "isolation_tier") or "isolated",
+                ", ".join(_model_words(tenant)),
+                when(tenant.update_time),
+            )
+            for tenant in tenants
+        ),
+        empty="There are no tenants yet. Create one: tenantry tenant create acme --base-model smollm2",
+    )
+
+
+@app.command()
+@shared_options
+async def update(
+    mesh: Mesh,
+    output: Output,
+    tenant: TenantId,
+    *,
+    file: File = None,
+    display_name: DisplayName = None,
+    system_prompt: SystemPrompt = None,
+    alias: Alias = None,
+    base_model: BaseModel = None,
+    adapter: AdapterId = None,
+    tier: TierOption = None,
+    audit_policy: AuditOption = None,
+    pool: PoolId = None,
+    weight: Weight = None,
+    requests_per_second: Rate = None,
+    concurrent_requests: Concurrency = None,
+    tokens_per_minute: Tokens = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Change a tenant: what is given, and nothing else. A changed config becomes the next version."""
+    changes = TenantChanges(
+        display_name=display_name,
+        system_prompt=_prompt_text(system_prompt),
+        alias=alias,
+        base_model=base_model,
+        adapter=adapter,
+        tier=tier,
+        audit_policy=audit_policy,
+        pool=pool,
+        weight=weight,
+        requests_per_second=requests_per_second,
+        concurrent_requests=concurrent_requests,
+        tokens_per_minute=tokens_per_minute,
+    )
+    if file is None and changes == TenantChanges():
+        raise UsageError("there is nothing to change.", "Give --file or one of the options; see --help.")
+    wanted = _read_tenant(file) if file else None
+    async with mesh.admin() as admin:
+        before = await admin.get_tenant(tenant)
+        after = _next_state(before, wanted, changes)
+        updated = await admin.update_tenant(after, paths=("display_name", "config"), validate_only=dry_run)
+    if output.json:
+        output.result(updated)
+    else:
+        output.line(_outcome(before, updated, dry_run=dry_run))
+
+
+def _next_state(before: Tenant, wanted: Tenant | None, changes: TenantChanges) -> Tenant:
+    after = Tenant()
+    after.CopyFrom(before)
+    if wanted is not None:
+        after.CopyFrom(wanted)
+        if after.name and after.name != before.name:
+            raise UsageError(f"the file describes {after.name}, not {before.name}.")
+        after.name = before.name
+        # A file without an etag means: over whatever there is now.
+        after.etag = wanted.etag or before.etag
+    changes.apply(after)
+    return after
+
+
+def _outcome(before: Tenant, updated: Tenant, *, dry_run: bool) -> str:
+    if dry_run:
+        return f"{updated.name}: valid; nothing was changed."
+    if updated.config_version == before.config_version:
+        return f"{updated.name}: updated; its config stays at version {updated.config_version}."
+    return (
+        f"{updated.name}: config version {updated.config_version} (was {before.config_version}), "
+        f"sha256 {updated.config_sha256[:12]}."
+    )
+
+
+def _read_tenant(path: Path) -> Tenant:
+    return to_message(read_document(path), Tenant(), str(path))
+
+
+def _prompt_text(prompt: str | None) -> str | None:
+    if prompt is None or not prompt.startswith("@"):
+        return prompt
+    try:
+        return Path(prompt[1:]).read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(f"cannot read a text from {prompt[1:]}.") from None
+
+
+def _model_words(tenant: Tenant) -> list[str]:
+    return [
+        model.alias
+        + (f"={short(model.base_model)}" if short(model.base_model) != model.alias else "")
+        + (f"+{model.adapter}" if model.adapter else "")
+        for model in tenant.config.models
+    ]

@@ -1,0 +1,69 @@
+"""A conversation with a model: the turns so far, and the request for the next answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tenantry.inference.v1.inference_service_pb2 import (
+    ContentPart,
+    GenerateRequest,
+    Message,
+    Role,
+    SamplingParameters,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AskingOptions:
+    """How every question of a conversation is asked; None means the tenant's own value."""
+
+    model: str = ""
+    adapter: str = ""
+    system: str | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def parameters(self) -> SamplingParameters:
+        """The sampling parameters; what is None stays unset."""
+        return SamplingParameters(
+            max_output_tokens=self.max_output_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
+
+
+class Conversation:
+    """Only answered questions are kept: a question that failed or was cancelled leaves no trace."""
+
+    def __init__(self, options: AskingOptions) -> None:
+        self._options = options
+        self._turns: list[Message] = []
+
+    def request(self, question: str) -> GenerateRequest:
+        """The request that asks a question after all turns so far."""
+        request = GenerateRequest(
+            model=self._options.model,
+            adapter=self._options.adapter,
+            parameters=self._options.parameters(),
+        )
+        messages = request.conversation.messages
+        if self._options.system is not None:
+            messages.append(_message(Role.ROLE_SYSTEM, self._options.system))
+        messages.extend(self._turns)
+        messages.append(_message(Role.ROLE_USER, question))
+        return request
+
+    def answered(self, question: str, answer: str) -> None:
+        """Keep a question and its whole answer."""
+        self._turns += [_message(Role.ROLE_USER, question), _message(Role.ROLE_ASSISTANT, answer)]
+
+    def start_anew(self) -> None:
+        """Forget every turn."""
+        self._turns.clear()
+
+
+def _message(role: Role.ValueType, text: str) -> Message:
+    return Message(role=role, content=[ContentPart(text=text)])

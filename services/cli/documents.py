@@ -1,0 +1,124 @@
+"""Contract messages as plain values, JSON and YAML, and back.
+
+Field names are the protos' own. 64-bit integers are numbers, not the strings of the proto JSON mapping, since
+people edit these documents. The only module that knows YAML.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml  # type: ignore[import-untyped]  # the wheel carries no types
+from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from services.cli.errors import UsageError
+
+Plain = dict[str, Any]
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+_WIDE = {
+    FieldDescriptor.TYPE_INT64,
+    FieldDescriptor.TYPE_UINT64,
+    FieldDescriptor.TYPE_SINT64,
+    FieldDescriptor.TYPE_FIXED64,
+    FieldDescriptor.TYPE_SFIXED64,
+}
+MAX_DOCUMENT_BYTES = 1 << 20
+
+
+def to_plain(message: Message) -> Plain:
+    """A message as JSON values; only what is set."""
+    plain: Plain = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return _numbers(message, plain)
+
+
+def _numbers(message: Message, plain: Plain) -> Plain:
+    for field, value in message.ListFields():
+        if field.name not in plain:
+            continue
+        if field.type in _WIDE:
+            plain[field.name] = [int(v) for v in value] if field.is_repeated else int(value)
+        elif field.message_type is not None and not _is_special(field):
+            shown = plain[field.name]
+            if field.is_repeated:
+                for item, shown_item in zip(value, shown, strict=True):
+                    _numbers(item, shown_item)
+            else:
+                _numbers(value, shown)
+    return plain
+
+
+def _is_special(field: FieldDescriptor) -> bool:
+    """Whether the JSON mapping has its own form for it: a map, a timestamp, a duration."""
+    kind = field.message_type
+    assert kind is not None
+    return bool(kind.GetOptions().map_entry) or kind.full_name.startswith("google.protobuf.")
+
+
+def to_json(value: object) -> str:
+    """One line of JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # its base is untyped
+    """Long texts as blocks, the way people write prompts."""
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def to_yaml(value: object) -> str:
+    """A YAML document, keys in the contract's order; control characters are escaped."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=96)
+    return text
+
+
+def read_document(path: Path) -> Plain:
+    """A YAML or JSON file holding one mapping.
+
+    Raises:
+        UsageError: not readable, too large, or not a mapping.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}.") from None
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise UsageError(f"{path} has {len(data)} bytes; a document has at most {MAX_DOCUMENT_BYTES}.")
+    try:
+        value = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path} is not YAML{where}.") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} holds no mapping of fields to values.")
+    return value
+
+
+def to_message(plain: Plain, message: AnyMessage, source: str) -> AnyMessage:
+    """Fill a message from JSON values; unknown fields and wrong types are refused.
+
+    Args:
+        plain: what to fill it from.
+        message: filled and returned.
+        source: named in the error.
+
+    Raises:
+        UsageError: says which field.
+    """
+    try:
+        return json_format.ParseDict(plain, message)
+    except json_format.ParseError as error:
+        raise UsageError(
+            f"{source} is not a {message.DESCRIPTOR.name}: {error}",
+            "`tenantry tenant get NAME -o yaml` shows the form.",
+        ) from None

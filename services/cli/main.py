@@ -1,0 +1,89 @@
+"""The `tenantry` command: its subcommands, and the one place that turns errors into output and exit codes.
+
+Exit status: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from services.cli.errors import CommandError
+from services.common.errors import Error
+
+# Name to where it is and what `--help` says; the module is imported only when the command is called.
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("services.cli.up:up", "Run the whole mesh here, demo tenants included."),
+    "chat": ("services.cli.commands.chat:chat", "Ask a tenant's model, once or in a conversation."),
+    "tenant": ("services.cli.commands.tenant:app", "Create, show and change tenants."),
+    "key": ("services.cli.commands.key:app", "Issue, list and revoke keys."),
+    "adapter": ("services.cli.commands.adapter:app", "Register and show a tenant's LoRA adapters."),
+    "model": ("services.cli.commands.model:app", "Register and show base models."),
+    "pool": ("services.cli.commands.pool:app", "Register and show pools of model servers."),
+    "audit": ("services.cli.commands.audit:app", "Export a tenant's audit log and verify it offline."),
+}
+
+
+class SubcommandGroup(TyperGroup):
+    """Loads a subcommand when it is called, and reports how it failed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # typer's signature
+        """Every subcommand, in the order people need them."""
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002  # as above
+        """What `--help` lists: the name and the short help, without importing anything."""
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=SUBCOMMANDS[cmd_name][1])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The real command, imported now."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return (name, _load(name), rest) if name else (name, command, rest)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand; an error of ours becomes text and an exit status."""
+        try:
+            return super().invoke(ctx)
+        except (Error, CommandError) as error:
+            from services.cli.failure import exit_status, report  # noqa: PLC0415  # --help stays fast
+            from services.cli.output import Output  # noqa: PLC0415  # as above
+
+            report(error, ctx.obj or Output(json=False))
+            raise typer.Exit(exit_status(error)) from None
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = SUBCOMMANDS[name][0].partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False)
+        single.command(name)(found)
+        found = single
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=SubcommandGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A mesh that lets many tenants share one set of GPUs.",
+    epilog="Start with `tenantry up`, then `tenantry chat`.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """A mesh that lets many tenants share one set of GPUs."""
+
+
+def main() -> None:
+    """Run the command named on the command line."""
+    app(prog_name="tenantry")

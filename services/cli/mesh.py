@@ -1,0 +1,124 @@
+"""Which mesh a command speaks to and with which key: options, then the environment, then the local mesh."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.cli.clients.admin import AdminClient
+from services.cli.clients.inference import InferenceClient
+from services.cli.clients.listener import Listener
+from services.cli.clients.names import short
+from services.cli.clients.review import ReviewClient
+from services.cli.errors import CommandError, UsageError
+from services.cli.profile import Endpoints, load_endpoints
+from services.cli.settings import CliSettings
+
+_MAX_KEY_BYTES = 4096
+_START = "Start a mesh with `make up`; for one elsewhere set --address, --ca-file and --key-file."
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The options that say where the mesh is, resolved when they are needed."""
+
+    settings: CliSettings
+    state_dir: Path
+    address: str | None = None
+    ca_file: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def endpoints(self) -> Endpoints | None:
+        """The local mesh, if one was started in the state directory."""
+        return load_endpoints(self.state_dir)
+
+    def inference(self, tenant: str | None) -> AbstractAsyncContextManager[InferenceClient]:
+        """A tenant's client; without a tenant, of the only one there is a key for."""
+        return InferenceClient.connect(self._tenant_listener(), self._tenant_key(tenant))
+
+    def admin(self) -> AbstractAsyncContextManager[AdminClient]:
+        """An operator's client."""
+        return AdminClient.connect(self.operations_listener(), self._operator_key())
+
+    def review(self, grant: str) -> AbstractAsyncContextManager[ReviewClient]:
+        """A reviewer's client."""
+        return ReviewClient.connect(self.operations_listener(), grant)
+
+    def _tenant_listener(self) -> Listener:
+        local = self.endpoints
+        published = local.tenant_address if local else None
+        return self._listener(self.address or self.settings.address or published, local)
+
+    def operations_listener(self) -> Listener:
+        """Where operators and reviewers are served."""
+        local = self.endpoints
+        published = local.operations_address if local else None
+        return self._listener(self.address or self.settings.operations_address or published, local)
+
+    def _listener(self, address: str | None, local: Endpoints | None) -> Listener:
+        if not address:
+            raise CommandError(f"no mesh is running: nothing in {self.state_dir} says where one is.", _START)
+        ca_path = self.ca_file or self.settings.ca_file
+        known = (local.tenant_address, local.operations_address) if local else ()
+        # The local CA vouches for the local mesh only.
+        if ca_path is None and local is not None and address in known:
+            ca_path = local.ca_path
+        if ca_path is not None and not ca_path.is_file():
+            raise CommandError(f"there is no CA certificate at {ca_path}.", _START)
+        return Listener(address, ca_path)
+
+    def _tenant_key(self, tenant: str | None) -> str:
+        source = self.key_file or (None if tenant else self.settings.key_file)
+        if source is not None:
+            return read_secret(source, "key")
+        local = self.endpoints
+        keys = dict(local.keys) if local else {}
+        if tenant is not None:
+            tenant = short(tenant)
+            if tenant in keys:
+                return read_secret(keys[tenant], "key")
+            if self.settings.key_file is not None:
+                return read_secret(self.settings.key_file, "key")
+            raise CommandError(
+                f"there is no key for tenant {tenant} here.",
+                f"Make one: `tenantry key create {tenant} --out {tenant}.key`, then give `--key-file "
+                f"{tenant}.key`.",
+            )
+        if len(keys) == 1:
+            return read_secret(next(iter(keys.values())), "key")
+        if keys:
+            raise UsageError(f"for which tenant? Give --tenant with one of: {', '.join(sorted(keys))}.")
+        raise UsageError("there is no key to call with.", "Give --key-file, or set TENANTRY_KEY_FILE.")
+
+    def _operator_key(self) -> str:
+        local = self.endpoints
+        source = self.key_file or self.settings.operator_key_file or (local and local.operator_key_path)
+        if not source:
+            raise UsageError(
+                "there is no operator's key to call with.",
+                "Give --key-file, or set TENANTRY_OPERATOR_KEY_FILE.",
+            )
+        return read_secret(source, "operator's key")
+
+
+def read_secret(source: Path, what: str) -> str:
+    """The secret in a file, or on stdin for `-`.
+
+    Raises:
+        UsageError: not readable, or not one line of printable ASCII.
+    """
+    if str(source) == "-":
+        data = sys.stdin.buffer.read(_MAX_KEY_BYTES + 1)
+    else:
+        try:
+            with source.expanduser().open("rb") as file:
+                data = file.read(_MAX_KEY_BYTES + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read the {what} from {source}: {error.strerror}.") from None
+    secret = data.strip()
+    if not secret or len(data) > _MAX_KEY_BYTES or not all(0x21 <= byte <= 0x7E for byte in secret):
+        raise UsageError(f"{source} does not hold a {what}: it is one line of letters, digits and marks.")
+    return secret.decode("ascii")

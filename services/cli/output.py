@@ -1,0 +1,113 @@
+"""What commands print: results on stdout, everything said beside them on stderr.
+
+Colours appear on terminals only. What a server sent is never interpreted: control characters are taken out
+before a terminal sees them, and rich's markup is off.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.documents import to_json, to_plain, to_yaml
+
+# C0 without newline and tab, DEL, C1: what could move a cursor or rename a window.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Wide enough for any row: what is piped into another program must not be cut.
+_PIPE_WIDTH = 4096
+
+
+def printable(text: str) -> str:
+    """The text without control characters."""
+    return _CONTROL.sub("", text)
+
+
+class Output:
+    """Where a command's results go."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        self._stdout = _console(stderr=False)
+        self._stderr = _console(stderr=True)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person sees stdout."""
+        return self._stdout.is_terminal
+
+    def result(self, message: Message, *, yaml: bool = True) -> None:
+        """One resource, whole: YAML for people, one line of JSON for machines."""
+        plain = to_plain(message)
+        if yaml and not self.json:
+            sys.stdout.write(to_yaml(plain))
+            sys.stdout.flush()
+        else:
+            self.record(plain)
+
+    def record(self, value: object) -> None:
+        """One line of JSON."""
+        sys.stdout.write(to_json(value) + "\n")
+        sys.stdout.flush()
+
+    def table(
+        self, messages: Sequence[Message], columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str
+    ) -> None:
+        """A listing: an aligned table, or one line of JSON a resource.
+
+        Args:
+            messages: the resources, for machines.
+            columns: headings, for people.
+            rows: cells, one row a resource.
+            empty: said beside where there are none.
+        """
+        if self.json:
+            for message in messages:
+                self.record(to_plain(message))
+            return
+        if not messages:
+            self.note(empty)
+            return
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in row))
+        self._stdout.print(table)
+
+    def text(self, text: str) -> None:
+        """A piece of an answer, at once, as it came."""
+        sys.stdout.write(printable(text) if self._stdout.is_terminal else text)
+        sys.stdout.flush()
+
+    def line(self, text: str, style: str = "") -> None:
+        """One line of a result."""
+        self._stdout.print(Text(printable(text), style=style), soft_wrap=True)
+
+    def secret(self, secret: str) -> None:
+        """A secret alone on stdout, so that it can be redirected."""
+        sys.stdout.write(secret + "\n")
+        sys.stdout.flush()
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """Something said beside the result; silent for machines."""
+        if not self.json:
+            self._stderr.print(Text(printable(text), style=style))
+
+    def failure(self, text: str, style: str = "") -> None:
+        """Something said about a failure, to people and machines alike."""
+        self._stderr.print(Text(printable(text), style=style), soft_wrap=self.json)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return (
+        console
+        if console.is_terminal
+        else Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=_PIPE_WIDTH)
+    )
