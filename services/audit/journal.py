@@ -86,6 +86,11 @@ class JournalWriter:
         self._next_batch += 1
         return commit.batch, placed
 
+    @property
+    def position(self) -> tuple[int, bytes]:
+        """The next batch's number and the hash it will name as its predecessor's."""
+        return self._next_batch, self._previous
+
     def roll(self) -> None:
         """Begin the next file."""
         self.close()

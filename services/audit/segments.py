@@ -89,7 +89,7 @@ def read_entries(folder: Path, state: FoldedState) -> Iterator[tuple[Entry, byte
         if number == state.segment:
             data = data[: state.segment_bytes]
         offset = 0
-        while offset < len(data):
+        while offset < len(data) and index < state.size:
             try:
                 place = Place.decode(data[offset : offset + PLACE_BYTES])
                 frame = decode_frame(data, offset + PLACE_BYTES, place)

@@ -1,7 +1,7 @@
 """Sealed artifacts: what one service seals and another opens, in one place.
 
-A sealed artifact is `0x01 ‖ nonce (12) ‖ AES-256-GCM ciphertext and tag` (NIST SP 800-38D). The associated data
-binds it to its tenant and to the digest of what is inside, so that neither can be exchanged for another.
+A sealed artifact is `0x01 ‖ nonce (12) ‖ AES-256-GCM ciphertext and tag` (NIST SP 800-38D). The associated
+data binds it to its tenant and to the digest of what is inside, so that neither can be exchanged for another.
 """
 
 from __future__ import annotations

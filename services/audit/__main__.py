@@ -1,0 +1,6 @@
+"""`python -m services.audit`."""
+
+from services.audit.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Checks a writer's entry before it is queued: sizes, ids, and that its sections are canonical JSON (RFC 8785)."""
+
+from __future__ import annotations
+
+import json
+
+import rfc8785
+from tenantry.audit.v1 import entry_pb2
+
+from services.audit.entry import ID_BYTES, NO_ID, EntryKind
+from services.audit.log import NewEntry
+from services.common.errors import FieldViolation, InvalidArgumentError
+
+MAX_META_BYTES = 64 << 10
+MAX_CONTENT_BYTES = 1 << 20
+MAX_TENANT_UID_CHARACTERS = 64
+_SERVICE_ONLY = {EntryKind.OUTCOME_UNKNOWN, EntryKind.DEK_OPEN, EntryKind.REVIEW}
+
+
+def is_canonical(data: bytes) -> bool:
+    """Whether bytes are a JSON object in RFC 8785's one spelling."""
+    try:
+        document = json.loads(data)
+        return isinstance(document, dict) and rfc8785.dumps(document) == data
+    except (ValueError, RecursionError, rfc8785.CanonicalizationError):
+        return False
+
+
+def parse_entry(message: entry_pb2.AppendEntry) -> NewEntry:
+    """A writer's entry, checked.
+
+    Raises:
+        InvalidArgumentError: names every wrong field.
+    """
+    wrong: list[FieldViolation] = []
+    if not 0 < len(message.tenant_uid) <= MAX_TENANT_UID_CHARACTERS:
+        wrong.append(FieldViolation("tenant_uid", f"has to have 1 to {MAX_TENANT_UID_CHARACTERS} characters"))
+    if len(message.record_id) != ID_BYTES:
+        wrong.append(FieldViolation("record_id", f"has {len(message.record_id)} bytes, not {ID_BYTES}"))
+    kinds = {kind.value for kind in EntryKind} - {kind.value for kind in _SERVICE_ONLY}
+    if message.kind not in kinds:
+        wrong.append(FieldViolation("kind", f"{message.kind} is not a kind that writers append"))
+    names_admit = message.kind == entry_pb2.ENTRY_KIND_OUTCOME
+    if (len(message.admit_record_id) == ID_BYTES) is not names_admit:
+        wrong.append(FieldViolation("admit_record_id", "is for outcomes, which have to name their admit"))
+    sections = (
+        ("meta_json", message.meta_json, MAX_META_BYTES),
+        ("prompt_json", message.prompt_json, MAX_CONTENT_BYTES),
+        ("answer_json", message.answer_json, MAX_CONTENT_BYTES),
+    )
+    for field, data, limit in sections:
+        if len(data) > limit:
+            wrong.append(FieldViolation(field, f"has {len(data)} bytes, more than {limit}"))
+        elif (data or field == "meta_json") and not is_canonical(data):
+            wrong.append(FieldViolation(field, "is not a JSON object in canonical form (RFC 8785)"))
+    if wrong:
+        raise InvalidArgumentError(wrong)
+    return NewEntry(
+        message.tenant_uid,
+        message.record_id,
+        EntryKind(message.kind),
+        (message.meta_json, message.prompt_json or None, message.answer_json or None),
+        message.admit_record_id or NO_ID,
+        message.key_id,
+    )

@@ -1,0 +1,168 @@
+"""What reviewers ask: the newest checkpoint, the public keys to pin, the whole log as a bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import rfc8785
+from google.protobuf import timestamp_pb2
+from grpc.aio import ServicerContext
+from tenantry.audit.v1 import audit_review_service_pb2 as pb
+from tenantry.audit.v1 import audit_review_service_pb2_grpc
+
+from services.audit.appender import Appender
+from services.audit.bundle import manifest_key_name
+from services.audit.entry import ID_BYTES, EntryKind
+from services.audit.envelope import EnvelopeError
+from services.audit.export import LogReader, Piece, export_bundle
+from services.audit.grants import GrantCheck
+from services.audit.keyset import Keyset, KeysetError
+from services.audit.log import FoldedState, NewEntry
+from services.audit.segments import SegmentDamagedError
+from services.audit.signed_note import Checkpoint, NoteSigner, open_note
+from services.audit.signing_keys import SigningKeys
+from services.audit.store import LogStore, origin_of
+from services.common.clock import Clock
+from services.common.errors import FailedPreconditionError, NotFoundError, Reason
+
+_log = logging.getLogger(__name__)
+Context = ServicerContext[Any, Any]
+
+
+class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
+    """Reads one tenant's log for the reviewer whose grant names it; every reading is itself an entry."""
+
+    def __init__(self, appender: Appender, keys: SigningKeys, grants: GrantCheck, clock: Clock) -> None:
+        self._appender = appender
+        self._keys = keys
+        self._grants = grants
+        self._clock = clock
+
+    def _admitted(self, context: Context, name: str) -> tuple[str, str]:
+        sent = {key: value for key, value in context.invocation_metadata() or () if key == "authorization"}
+        authorization = sent.get("authorization")
+        return self._grants.tenant_uid(str(authorization) if authorization is not None else None, name)
+
+    async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Context) -> pb.Checkpoint:
+        """The newest checkpoint, covering all that is durable now."""
+        tenant_uid, _ = self._admitted(context, request.name)
+        checkpoint, note = await self._newest(tenant_uid)
+        return pb.Checkpoint(
+            name=request.name,
+            origin=checkpoint.origin,
+            size=checkpoint.size,
+            root_hash=checkpoint.root,
+            note=note,
+        )
+
+    async def GetVerificationKeys(
+        self, request: pb.GetVerificationKeysRequest, context: Context
+    ) -> pb.VerificationKeys:
+        """The public keys of the log."""
+        tenant_uid, _ = self._admitted(context, request.name)
+        origin = await self._origin(tenant_uid)
+        return pb.VerificationKeys(
+            name=request.name,
+            log_keys=[str(NoteSigner(origin, self._keys.log).verifier_key)],
+            manifest_keys=[str(NoteSigner(manifest_key_name(origin), self._keys.manifest).verifier_key)],
+        )
+
+    async def ExportLog(
+        self, request: pb.ExportLogRequest, context: Context
+    ) -> AsyncIterator[pb.ExportLogResponse]:
+        """The bundle's files, piece by piece."""
+        tenant_uid, grant_id = self._admitted(context, request.name)
+        start_ns, end_ns = (
+            _nanoseconds(request.start_time) if request.HasField("start_time") else None,
+            _nanoseconds(request.end_time) if request.HasField("end_time") else None,
+        )
+        await self._origin(tenant_uid)
+        await self._record_reading(tenant_uid, grant_id, start_ns, end_ns)
+        checkpoint, note = await self._newest(tenant_uid)
+
+        def opened(store: LogStore) -> tuple[LogReader, FoldedState]:
+            log = store.log(tenant_uid)
+            assert log is not None
+            store.fold()
+            keyset: Keyset = log.keyset
+            return LogReader(store.folder(log.log_id), _up_to(log.folded, checkpoint), keyset), log.folded
+
+        reader, _ = await self._appender.with_store(opened)
+        pieces = export_bundle(
+            reader,
+            checkpoint,
+            note,
+            NoteSigner(manifest_key_name(checkpoint.origin), self._keys.manifest),
+            tenant_uid=tenant_uid,
+            created_ns=int(self._clock.wall_seconds() * 1e9),
+            start_ns=start_ns,
+            end_ns=end_ns,
+        )
+        while (piece := await asyncio.to_thread(self._next, pieces)) is not None:
+            path, data, last = piece
+            yield pb.ExportLogResponse(path=path, data=data, last=last)
+
+    def _next(self, pieces: Iterator[Piece]) -> Piece | None:
+        try:
+            return next(pieces, None)
+        except (SegmentDamagedError, EnvelopeError, KeysetError) as error:
+            _log.error("an export stopped: %s", error)
+            raise FailedPreconditionError(
+                "the log is damaged and cannot be exported", reason=Reason.LOG_DAMAGED
+            ) from None
+
+    async def _origin(self, tenant_uid: str) -> str:
+        def read(store: LogStore) -> str | None:
+            log = store.log(tenant_uid)
+            return origin_of(log.log_id) if log is not None else None
+
+        origin = await self._appender.with_store(read)
+        if origin is None:
+            raise NotFoundError("no such audit log")
+        return origin
+
+    async def _newest(self, tenant_uid: str) -> tuple[Checkpoint, bytes]:
+        origin = await self._origin(tenant_uid)
+        await self._appender.checkpoint(tenant_uid)
+
+        def read(store: LogStore) -> bytes:
+            log = store.log(tenant_uid)
+            assert log is not None
+            assert log.checkpoint_note is not None
+            return log.checkpoint_note
+
+        note = await self._appender.with_store(read)
+        key = NoteSigner(origin, self._keys.log).verifier_key
+        return Checkpoint.parse(open_note(note, key)), note
+
+    async def _record_reading(
+        self, tenant_uid: str, grant_id: str, start_ns: int | None, end_ns: int | None
+    ) -> None:
+        meta = {"action": "export", "grant_id": grant_id, "start_ns": str(start_ns), "end_ns": str(end_ns)}
+        entry = NewEntry(
+            tenant_uid, os.urandom(ID_BYTES), EntryKind.REVIEW, (rfc8785.dumps(meta), None, None)
+        )
+        await self._appender.submit(entry)
+
+
+def _up_to(state: FoldedState, checkpoint: Checkpoint) -> FoldedState:
+    """Entries that came after the checkpoint stay out of the bundle."""
+    if state.size < checkpoint.size:
+        raise SegmentDamagedError("the segments end before the checkpoint")
+    return FoldedState(
+        state.tenant_uid,
+        state.log_id,
+        checkpoint.size,
+        [],
+        state.segment,
+        state.segment_bytes,
+        state.last_time_ns,
+    )
+
+
+def _nanoseconds(moment: timestamp_pb2.Timestamp) -> int:
+    return moment.ToNanoseconds()

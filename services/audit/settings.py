@@ -1,0 +1,22 @@
+"""The audit service's settings, from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import ServiceSettings
+
+
+class AuditSettings(ServiceSettings):
+    """Environment variables `TENANTRY_AUDIT_*`, frozen at start."""
+
+    model_config = SettingsConfigDict(env_prefix="TENANTRY_AUDIT_", frozen=True, extra="forbid")
+
+    append_listen: str
+    """gRPC target of the append service: for the mesh's own writers only."""
+    review_listen: str
+    """gRPC target of the review service: the one Envoy may reach."""
+    state_dir: Path
+    """Logs, journal, keys. One process a directory."""

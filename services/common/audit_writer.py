@@ -1,0 +1,279 @@
+"""Writes audit entries over one long-lived stream; used by routers and the config service.
+
+An entry that was queued is sent, whatever happens to the call that queued it: after a broken connection it is sent
+again, and the audit service recognises it by session, sequence and record id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import rfc8785
+from tenantry.audit.v1 import audit_append_service_pb2 as pb
+from tenantry.audit.v1 import audit_append_service_pb2_grpc, entry_pb2
+
+from services.common.backoff import Backoff
+from services.common.errors import Error, Reason, UnavailableError
+from services.common.rpc_status import from_status
+
+_log = logging.getLogger(__name__)
+MAX_MESSAGE_ENTRIES = 256
+MAX_MESSAGE_BYTES = 2 << 20
+MAX_KEPT_BYTES = 64 << 20
+MAX_KEPT_ENTRIES = 65_536
+CONNECT_SECONDS = 5.0
+_ID_BYTES = 16
+
+
+class EntryKind(IntEnum):
+    """What an entry records; the numbers are those of `tenantry.audit.v1.EntryKind`."""
+
+    ADMIT = 1
+    OUTCOME = 2
+    GAP = 4
+    CONFIG_VERSION = 5
+    ADMIN_INTENT = 6
+    ADMIN_OUTCOME = 7
+    REFUSED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An entry to append. The three sections become canonical JSON (RFC 8785)."""
+
+    tenant_uid: str
+    kind: EntryKind
+    meta: Mapping[str, Any]
+    prompt: Mapping[str, Any] | None = None
+    answer: Mapping[str, Any] | None = None
+    record_id: bytes = field(default_factory=lambda: os.urandom(_ID_BYTES))
+    admit_record_id: bytes = b""
+    key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReceipt:
+    """Where a durable entry stands."""
+
+    log_id: str
+    index: int
+    leaf_hash: bytes
+
+
+class AuditUnavailableError(UnavailableError):
+    """The audit service is down, slow, or too far behind; nothing is known to be durable."""
+
+    default_reason = Reason.AUDIT_UNAVAILABLE
+
+
+@dataclass(slots=True)
+class _Kept:
+    message: entry_pb2.AppendEntry
+    size_bytes: int
+    done: asyncio.Future[AuditReceipt]
+    sent: bool = False
+
+
+class AuditWriter:
+    """One session of one writer. Use as an async context manager; `run` is a task somebody owns."""
+
+    def __init__(self, channel: grpc.aio.Channel, writer: str) -> None:
+        self._stub = audit_append_service_pb2_grpc.AuditAppendServiceStub(channel)
+        self._writer = writer
+        self._session_id = os.urandom(_ID_BYTES)
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._kept_bytes = 0
+        self._sequence = 0
+        self._unsent = asyncio.Event()
+        self._dropped: dict[str, int] = {}
+        self._newest: dict[str, entry_pb2.Receipt] = {}
+        self.connected = False
+        """Whether the stream is open right now."""
+
+    async def append(self, entry: AuditEntry, timeout_seconds: float) -> AuditReceipt:
+        """Append and wait until the entry is durable. A cancelled wait leaves the entry queued.
+
+        Raises:
+            AuditUnavailableError: not known to be durable in time, or too much is waiting.
+            Error: what the audit service refused the entry with.
+        """
+        kept = self._keep(entry)
+        if kept is None:
+            raise AuditUnavailableError("too many audit entries are waiting")
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await asyncio.shield(kept.done)
+        except TimeoutError:
+            raise AuditUnavailableError("the audit service did not answer in time") from None
+
+    def append_soon(self, entry: AuditEntry) -> bool:
+        """Queue without waiting; False when there is no room. A gap entry will tell how many were dropped."""
+        kept = self._keep(entry)
+        if kept is None:
+            self._dropped[entry.tenant_uid] = self._dropped.get(entry.tenant_uid, 0) + 1
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Keep the stream open for as long as the process lives."""
+        backoff = Backoff(0.05, 2.0)
+        while True:
+            try:
+                await self._stream(backoff)
+            except (grpc.RpcError, TimeoutError, _StreamEndedError) as error:
+                _log.warning("audit stream ended: %s", type(error).__name__)
+            finally:
+                self.connected = False
+            await asyncio.sleep(backoff.next_delay_seconds())
+
+    async def flush(self, timeout_seconds: float) -> int:
+        """Wait until everything queued is settled; returns how many entries are not."""
+        waiting = [kept.done for kept in self._kept.values()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_seconds)
+        return len(self._kept)
+
+    async def __aenter__(self) -> Self:
+        """Start writing."""
+        self._task = asyncio.create_task(self.run(), name="audit-writer")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give what is queued a moment, then stop."""
+        await self.flush(1.0)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    def _keep(self, entry: AuditEntry) -> _Kept | None:
+        sections = [
+            rfc8785.dumps(dict(section)) if section is not None else b""
+            for section in (entry.meta, entry.prompt, entry.answer)
+        ]
+        size = sum(len(section) for section in sections) + 256
+        if self._kept_bytes + size > MAX_KEPT_BYTES or len(self._kept) >= MAX_KEPT_ENTRIES:
+            return None
+        self._sequence += 1
+        message = entry_pb2.AppendEntry(
+            sequence=self._sequence,
+            tenant_uid=entry.tenant_uid,
+            record_id=entry.record_id,
+            kind=entry_pb2.EntryKind.ValueType(entry.kind),
+            meta_json=sections[0],
+            prompt_json=sections[1],
+            answer_json=sections[2],
+            admit_record_id=entry.admit_record_id,
+            key_id=entry.key_id,
+        )
+        done: asyncio.Future[AuditReceipt] = asyncio.get_running_loop().create_future()
+        # A refusal that nobody awaits is logged when it comes; asyncio need not complain as well.
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        kept = self._kept[self._sequence] = _Kept(message, size, done)
+        self._kept_bytes += size
+        self._unsent.set()
+        return kept
+
+    async def _stream(self, backoff: Backoff) -> None:
+        call = self._stub.Append()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                hello = pb.SessionHello(
+                    writer=self._writer,
+                    session_id=self._session_id,
+                    newest_receipts=list(self._newest.values()),
+                )
+                await call.write(pb.AppendRequest(hello=hello))
+                welcome = await call.read()
+            if not isinstance(welcome, pb.AppendResponse) or not welcome.HasField("welcome"):
+                raise _StreamEndedError
+            self.connected = True
+            backoff.reset()
+            for kept in self._kept.values():
+                kept.sent = False
+            self._unsent.set()
+            sender = asyncio.create_task(self._send(call), name="audit-writer-send")
+            try:
+                await self._receive(call)
+            finally:
+                sender.cancel()
+                # Whatever ended the sender ended the stream as well; the reader's error says it.
+                await asyncio.gather(sender, return_exceptions=True)
+        finally:
+            call.cancel()
+
+    async def _send(self, call: Any) -> None:
+        while True:
+            await self._unsent.wait()
+            self._unsent.clear()
+            self._note_gaps()
+            batch: list[entry_pb2.AppendEntry] = []
+            size = 0
+            for kept in [kept for kept in self._kept.values() if not kept.sent]:
+                if batch and (
+                    len(batch) >= MAX_MESSAGE_ENTRIES or size + kept.size_bytes > MAX_MESSAGE_BYTES
+                ):
+                    await call.write(pb.AppendRequest(batch=pb.EntryBatch(entries=batch)))
+                    batch, size = [], 0
+                kept.sent = True
+                batch.append(kept.message)
+                size += kept.size_bytes
+            if batch:
+                await call.write(pb.AppendRequest(batch=pb.EntryBatch(entries=batch)))
+
+    def _note_gaps(self) -> None:
+        for tenant_uid, dropped in list(self._dropped.items()):
+            if self._keep(
+                AuditEntry(tenant_uid, EntryKind.GAP, {"dropped": dropped, "writer": self._writer})
+            ):
+                del self._dropped[tenant_uid]
+
+    async def _receive(self, call: Any) -> None:
+        while True:
+            response = await call.read()
+            if response is grpc.aio.EOF:
+                raise _StreamEndedError
+            for ack in response.acks.acks:
+                self._settle(ack)
+            if self._dropped:
+                self._unsent.set()
+
+    def _settle(self, ack: pb.Ack) -> None:
+        if ack.HasField("error"):
+            error: Error = from_status(ack.error)
+            if error.reason is Reason.QUEUE_FULL:
+                kept = self._kept.get(ack.sequence)
+                if kept is not None:
+                    kept.sent = False
+                    asyncio.get_running_loop().call_later(0.1, self._unsent.set)
+                return
+        kept = self._kept.pop(ack.sequence, None)
+        if kept is None:
+            return
+        self._kept_bytes -= kept.size_bytes
+        if ack.HasField("error"):
+            _log.error("audit entry refused: %s", error.reason)
+            if not kept.done.done():
+                kept.done.set_exception(error)
+            return
+        receipt = ack.receipt
+        known = self._newest.get(receipt.log_id)
+        if known is None or receipt.index > known.index:
+            self._newest[receipt.log_id] = receipt
+        if not kept.done.done():
+            kept.done.set_result(AuditReceipt(receipt.log_id, receipt.index, receipt.leaf_hash))
+
+
+class _StreamEndedError(Exception):
+    """The audit service ended the stream."""
