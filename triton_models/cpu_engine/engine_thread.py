@@ -1,0 +1,178 @@
+"""The engine's own thread: takes requests and stops from an inbox, steps, hands events to the callers' sinks."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from triton_models.cpu_engine.engine import Engine, GenerationRequest, TokenEvent
+from triton_models.cpu_engine.errors import QueueFullError, RequestError
+
+_IDLE_POLL_SECONDS = 0.1
+
+
+class ResponseSink(Protocol):
+    """Where one request's events go; called on the engine's thread."""
+
+    def cancelled(self) -> bool:
+        """Whether the client has gone."""
+        ...
+
+    def on_event(self, event: TokenEvent) -> None:
+        """A token, or the end."""
+        ...
+
+    def on_stopped(self) -> None:
+        """The request was cancelled or stopped; no event follows."""
+        ...
+
+    def on_error(self, message: str) -> None:
+        """The request failed; no event follows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Add:
+    request_id: int
+    request: GenerationRequest
+    sink: ResponseSink
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    request_id: int
+
+
+class EngineThread:
+    """Owns an engine. Its death is told to every request in flight, to later ones, and to `on_death`.
+
+    Args:
+        build: Makes the engine; called on the thread itself.
+        max_inbox: Messages accepted between two steps.
+        on_death: Called once, on the thread, with the exception that killed it.
+    """
+
+    def __init__(
+        self, build: Callable[[], Engine], max_inbox: int, on_death: Callable[[BaseException], None]
+    ) -> None:
+        self._build = build
+        self._max_inbox = max_inbox
+        self._inbox: queue.Queue[_Add | _Stop] = queue.Queue(max_inbox)
+        self._on_death = on_death
+        self._sinks: dict[int, ResponseSink] = {}
+        self._closing = threading.Event()
+        self._dead = threading.Event()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self, timeout_seconds: float) -> None:
+        """Start and wait until the engine is built.
+
+        Raises:
+            RuntimeError: it could not be built, or not in time.
+        """
+        self._thread.start()
+        if not self._started.wait(timeout_seconds):
+            raise RuntimeError(f"the engine did not start within {timeout_seconds:.0f} s")
+        if self._dead.is_set():
+            raise RuntimeError("the engine could not be built")
+
+    def close(self, timeout_seconds: float) -> None:
+        """Stop after the current step; requests in flight are told that they were stopped."""
+        self._closing.set()
+        self._thread.join(timeout_seconds)
+
+    def add(self, request_id: int, request: GenerationRequest, sink: ResponseSink) -> None:
+        """Hand a request over; its fate reaches the sink.
+
+        Raises:
+            RequestError: the engine is dead or the inbox is full.
+        """
+        self._put(_Add(request_id, request, sink))
+
+    def stop(self, request_id: int) -> None:
+        """End a request early, if it is still there.
+
+        Raises:
+            RequestError: the engine is dead or the inbox is full.
+        """
+        self._put(_Stop(request_id))
+
+    def _put(self, message: _Add | _Stop) -> None:
+        if self._dead.is_set():
+            raise RequestError("the engine has failed")
+        try:
+            self._inbox.put_nowait(message)
+        except queue.Full:
+            raise QueueFullError(self._max_inbox) from None
+        if self._dead.is_set():
+            self._fail_everything()  # it died between the check and the put
+
+    def _run(self) -> None:
+        try:
+            engine = self._build()
+            self._started.set()
+            while not self._closing.is_set():
+                self._receive(engine)
+                self._drop_cancelled(engine)
+                for event in engine.step():
+                    self._deliver(event)
+            for sink in self._sinks.values():
+                sink.on_stopped()
+        except BaseException as error:
+            self._dead.set()
+            self._started.set()
+            self._fail_everything()
+            self._on_death(error)
+            raise
+
+    def _receive(self, engine: Engine) -> None:
+        try:
+            message = self._inbox.get(block=engine.idle, timeout=_IDLE_POLL_SECONDS)
+            while True:
+                self._handle(engine, message)
+                message = self._inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    def _handle(self, engine: Engine, message: _Add | _Stop) -> None:
+        match message:
+            case _Add(request_id, request, sink):
+                try:
+                    engine.add(request_id, request)
+                except RequestError as error:
+                    sink.on_error(str(error))
+                else:
+                    self._sinks[request_id] = sink
+            case _Stop(request_id):
+                if engine.cancel(request_id):
+                    self._sinks.pop(request_id).on_stopped()
+
+    def _drop_cancelled(self, engine: Engine) -> None:
+        for request_id, sink in list(self._sinks.items()):
+            if sink.cancelled():
+                engine.cancel(request_id)
+                del self._sinks[request_id]
+                sink.on_stopped()
+
+    def _deliver(self, event: TokenEvent) -> None:
+        sink = self._sinks.pop(event.request_id) if event.finished else self._sinks[event.request_id]
+        if event.error:
+            sink.on_error(event.error)
+        else:
+            sink.on_event(event)
+
+    def _fail_everything(self) -> None:
+        while self._sinks:
+            _, sink = self._sinks.popitem()
+            sink.on_error("the engine has failed")
+        while True:
+            try:
+                message = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(message, _Add):
+                message.sink.on_error("the engine has failed")
