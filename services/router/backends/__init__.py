@@ -1,0 +1,1 @@
+"""How model servers are spoken to: one module a dialect behind one protocol."""

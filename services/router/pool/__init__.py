@@ -1,0 +1,1 @@
+"""Where and when a request runs: one decision over queue, capacity, adapter residency and endpoints."""

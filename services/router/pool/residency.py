@@ -1,0 +1,113 @@
+"""What the router believes each endpoint's adapter cache holds.
+
+Pure. TensorRT-LLM's engine backend neither lists its cache nor unloads: the router sends weights once, then
+ids, and learns of evictions by misses. A belief is only ever a guess worth an id-only attempt, never a
+promise. An epoch ends when an endpoint restarts; what is said of an older epoch changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+
+class Residency(Enum):
+    """What is believed of one adapter at one endpoint."""
+
+    ABSENT = auto()
+    """The next request sends the weights."""
+    LOADING = auto()
+    """One request is sending them; the others wait for how it ends."""
+    RESIDENT = auto()
+    """Requests send the id only."""
+
+
+@dataclass(slots=True)
+class AdapterLedger:
+    """One endpoint's adapters, the least recently used first."""
+
+    capacity: int
+    """Adapters the endpoint can hold."""
+    epoch: int = 0
+    _loads: int = 0
+    _resident: OrderedDict[int, int] = field(default_factory=OrderedDict)
+    _loading: set[int] = field(default_factory=set)
+    _users: dict[int, int] = field(default_factory=dict)
+
+    def state(self, lora_id: int) -> Residency:
+        """What is believed."""
+        if lora_id in self._loading:
+            return Residency.LOADING
+        return Residency.RESIDENT if lora_id in self._resident else Residency.ABSENT
+
+    def has_room(self, lora_id: int) -> bool:
+        """Whether it can be held beside those in use, which the endpoint cannot evict."""
+        return lora_id in self._users or len(self._users) < self.capacity
+
+    def use(self, lora_id: int) -> bool:
+        """Count a user in; whether that user sends the weights. Not for an adapter that is loading."""
+        assert lora_id not in self._loading, "a second sender"
+        self._users[lora_id] = self._users.get(lora_id, 0) + 1
+        if lora_id in self._resident:
+            self._resident.move_to_end(lora_id)
+            return False
+        self._loading.add(lora_id)
+        return True
+
+    def release(self, lora_id: int, epoch: int) -> None:
+        """Count a user out."""
+        if epoch != self.epoch:
+            return
+        left = self._users[lora_id] - 1
+        if left:
+            self._users[lora_id] = left
+        else:
+            del self._users[lora_id]
+            self._shed()
+
+    def load_number(self, lora_id: int) -> int:
+        """Which load is believed to have brought the adapter there; 0 for none."""
+        return self._resident.get(lora_id, 0)
+
+    def missed(self, lora_id: int, load_number: int, epoch: int) -> None:
+        """An id-only request that relied on a load found nothing; a later load it knows nothing of stands."""
+        if epoch == self.epoch and self._resident.get(lora_id) == load_number:
+            del self._resident[lora_id]
+
+    def resend(self, lora_id: int) -> bool:
+        """For one who is counted in and was missed: whether it sends the weights now, or finds them there."""
+        assert lora_id not in self._loading, "a second sender"
+        if lora_id in self._resident:
+            return False
+        self._loading.add(lora_id)
+        return True
+
+    def loaded(self, lora_id: int, epoch: int) -> None:
+        """The sender was answered: the endpoint holds the adapter."""
+        if epoch != self.epoch:
+            return
+        self._loading.discard(lora_id)
+        self._loads += 1
+        self._resident[lora_id] = self._loads
+        self._resident.move_to_end(lora_id)
+        self._shed()
+
+    def load_failed(self, lora_id: int, epoch: int) -> None:
+        """The sender ended before it was known whether the weights arrived."""
+        if epoch == self.epoch:
+            self._loading.discard(lora_id)
+
+    def reset(self) -> None:
+        """Forget everything: the endpoint restarted."""
+        self.epoch += 1
+        self._resident.clear()
+        self._loading.clear()
+        self._users.clear()
+
+    def _shed(self) -> None:
+        """Expect what the endpoint's own LRU does: the oldest adapter nobody uses goes first."""
+        surplus = len(self._resident) - self.capacity
+        if surplus > 0:
+            for lora_id in [known for known in self._resident if known not in self._users][:surplus]:
+                del self._resident[lora_id]

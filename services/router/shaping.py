@@ -1,0 +1,137 @@
+"""What a request asks, made concrete by its tenant's rules: target, prompt and clamped parameters."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from tenantry.inference.v1 import inference_service_pb2 as pb
+
+from services.common.errors import (
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    Reason,
+    UnavailableError,
+)
+from services.router.request_fields import ROLES
+from services.router.snapshot import (
+    AdapterBinding,
+    BaseModel,
+    ParameterRules,
+    PoolConfig,
+    Tenant,
+    bind_adapter,
+)
+from services.router.templates import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is encoded: a conversation's turns, or raw text."""
+
+    turns: tuple[Turn, ...]
+    raw: str | None
+    field: str
+    """The request's field it came in."""
+    size_bytes: int
+    """UTF-8 bytes of text, the tenant's system prompt included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """How tokens are chosen, after defaults and bounds."""
+
+    max_output_tokens: int
+    temperature: float
+    """0 is greedy."""
+    top_p: float
+    top_k: int
+    """0 keeps all."""
+    seed: int
+    stop_sequences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A request, ready to be encoded and admitted."""
+
+    alias: str
+    base_model: BaseModel
+    pool: PoolConfig
+    binding: AdapterBinding | None
+    prompt: Prompt
+    parameters: Parameters
+
+
+def shape(tenant: Tenant, request: pb.GenerateRequest, rng: random.Random) -> Shape:
+    """Resolve and clamp a request that `check_fields` let through.
+
+    Raises:
+        InvalidArgumentError: the adapter does not fit the model.
+        NotFoundError: no such alias or adapter of this tenant; never says which name.
+        UnavailableError: no pool serves the target now.
+    """
+    target = tenant.targets.get(request.model or tenant.default_alias)
+    if target is None:
+        raise NotFoundError("no such model", reason=Reason.MODEL_NOT_FOUND)
+    if target.pool is None:
+        raise UnavailableError("no pool serves this model", reason=Reason.NO_READY_ENDPOINT)
+    adapter, binding = target.adapter, target.binding
+    if request.adapter:
+        versions = tenant.adapters.get(request.adapter)
+        if versions is None:
+            raise NotFoundError("no such adapter", reason=Reason.ADAPTER_NOT_FOUND)
+        if all(version.base_model != target.base_model.name for version in versions):
+            raise InvalidArgumentError(
+                [FieldViolation("adapter", "made for another base model than `model`'s")]
+            )
+        adapter, binding = (
+            request.adapter,
+            bind_adapter(versions, 0, target.base_model.name, target.pool),
+        )
+    if adapter and binding is None:
+        # Never the bare base model instead: its answer would look like the adapter's.
+        raise UnavailableError("no pool serves this adapter", reason=Reason.NO_READY_ENDPOINT)
+    return Shape(
+        alias=target.alias,
+        base_model=target.base_model,
+        pool=target.pool,
+        binding=binding,
+        prompt=_prompt(request, target.system_prompt),
+        parameters=_parameters(request.parameters, tenant.parameters, rng),
+    )
+
+
+def _prompt(request: pb.GenerateRequest, system_prompt: str) -> Prompt:
+    if request.WhichOneof("input") == "prompt":
+        return Prompt((), request.prompt, "prompt", len(request.prompt.encode()))
+    said = [
+        Turn(ROLES[message.role], "".join(part.text for part in message.content))
+        for message in request.conversation.messages
+    ]
+    # Templates know one system turn, the first: the tenant's words come before the caller's in it.
+    first = 0
+    instructions = [system_prompt] if system_prompt else []
+    while first < len(said) and said[first].role == "system":
+        instructions.append(said[first].content)
+        first += 1
+    turns = ([Turn("system", "\n\n".join(instructions))] if instructions else []) + said[first:]
+    size_bytes = sum(len(turn.content.encode()) for turn in turns)
+    return Prompt(tuple(turns), None, "conversation", size_bytes)
+
+
+def _parameters(given: pb.SamplingParameters, rules: ParameterRules, rng: random.Random) -> Parameters:
+    wanted_tokens = (
+        given.max_output_tokens if given.HasField("max_output_tokens") else rules.default_max_output_tokens
+    )
+    temperature = given.temperature if given.HasField("temperature") else rules.default_temperature
+    return Parameters(
+        max_output_tokens=min(wanted_tokens, rules.max_output_tokens),
+        temperature=min(max(temperature, rules.min_temperature), rules.max_temperature),
+        top_p=given.top_p if given.HasField("top_p") else rules.default_top_p,
+        top_k=given.top_k if given.HasField("top_k") else rules.default_top_k,
+        # The model server's own default is a constant, which would repeat every sample.
+        seed=given.seed if given.HasField("seed") else rng.getrandbits(64),
+        stop_sequences=tuple(given.stop_sequences),
+    )

@@ -1,0 +1,92 @@
+"""A tenant's config with every default of the contract filled in."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from tenantry.config.v1 import tenant_pb2
+
+from services.router.snapshot import Durability, Limits, ParameterRules, Tier
+
+_DURABILITY = {
+    tenant_pb2.AUDIT_POLICY_BATCH: Durability.BATCH,
+    tenant_pb2.AUDIT_POLICY_BLOCKING: Durability.BLOCKING,
+}
+_TIER = {
+    tenant_pb2.ISOLATION_TIER_SHARED: Tier.SHARED,
+    tenant_pb2.ISOLATION_TIER_DEDICATED: Tier.DEDICATED,
+}
+_DEFAULT_TIMEOUT_SECONDS = 60.0
+_MAX_TIMEOUT_SECONDS = 600.0
+
+
+def durability(policy: tenant_pb2.AuditPolicy.ValueType) -> Durability:
+    """Unset, and whatever a newer config service may add, is the strictest."""
+    return _DURABILITY.get(policy, Durability.BLOCKING_STRICT)
+
+
+def tier(isolation: tenant_pb2.IsolationTier.ValueType) -> Tier:
+    """Unset is ISOLATED."""
+    return _TIER.get(isolation, Tier.ISOLATED)
+
+
+def limits(given: tenant_pb2.Limits) -> Limits:
+    """The effective limits; 0 stays 0, which allows nothing."""
+    default = Limits()
+    return Limits(
+        requests_per_second=(
+            given.requests_per_second
+            if given.HasField("requests_per_second")
+            else default.requests_per_second
+        ),
+        request_burst=given.request_burst if given.HasField("request_burst") else default.request_burst,
+        concurrent_requests=(
+            given.concurrent_requests
+            if given.HasField("concurrent_requests")
+            else default.concurrent_requests
+        ),
+        input_bytes=given.input_bytes if given.HasField("input_bytes") else default.input_bytes,
+        input_tokens=given.input_tokens if given.HasField("input_tokens") else None,
+        tokens_per_minute=given.tokens_per_minute if given.HasField("tokens_per_minute") else None,
+    )
+
+
+def parameter_rules(config: tenant_pb2.TenantConfig) -> ParameterRules:
+    """The effective defaults and bounds."""
+    defaults, bounds, plain = config.parameter_defaults, config.parameter_bounds, ParameterRules()
+    return ParameterRules(
+        default_max_output_tokens=(
+            defaults.max_output_tokens
+            if defaults.HasField("max_output_tokens")
+            else plain.default_max_output_tokens
+        ),
+        default_temperature=(
+            defaults.temperature if defaults.HasField("temperature") else plain.default_temperature
+        ),
+        default_top_p=defaults.top_p if defaults.HasField("top_p") else plain.default_top_p,
+        default_top_k=defaults.top_k if defaults.HasField("top_k") else plain.default_top_k,
+        max_output_tokens=(
+            bounds.max_output_tokens if bounds.HasField("max_output_tokens") else plain.max_output_tokens
+        ),
+        min_temperature=(
+            bounds.min_temperature if bounds.HasField("min_temperature") else plain.min_temperature
+        ),
+        max_temperature=(
+            bounds.max_temperature if bounds.HasField("max_temperature") else plain.max_temperature
+        ),
+    )
+
+
+def timeouts(config: tenant_pb2.TenantConfig) -> tuple[float, float]:
+    """Seconds for requests that bring no deadline, and the longest granted."""
+    deadlines = config.deadlines
+    longest = _seconds(deadlines.max_timeout) if deadlines.HasField("max_timeout") else _MAX_TIMEOUT_SECONDS
+    default = (
+        _seconds(deadlines.default_timeout)
+        if deadlines.HasField("default_timeout")
+        else _DEFAULT_TIMEOUT_SECONDS
+    )
+    return min(default, longest), longest
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.ToNanoseconds() / 1e9

@@ -1,0 +1,76 @@
+"""A model's tokeniser: exact ids for rendered conversations and raw prompts.
+
+The only importer of `tokenizers`. Text never becomes a control token here: the BPE model is loaded without the
+added tokens, which only `Segment`s of the template's own can name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from services.router.detokenisation import token_bytes
+from services.router.templates import Segment
+
+
+class TokeniserError(ValueError):
+    """The bytes are not a tokeniser this router can use exactly."""
+
+
+class Tokeniser:
+    """A byte-level BPE tokeniser; safe to share between threads."""
+
+    def __init__(self, tokenizer_json: bytes) -> None:
+        """Load a `tokenizer.json`.
+
+        Raises:
+            TokeniserError: another kind of tokeniser, or damaged.
+        """
+        try:
+            document: dict[str, Any] = json.loads(tokenizer_json)
+            added = document["added_tokens"]
+            _require_exact(document, added)
+            vocabulary = {**document["model"]["vocab"], **{token["content"]: token["id"] for token in added}}
+            self._text = Tokenizer.from_str(json.dumps(document | {"added_tokens": []}))
+        except TokeniserError:
+            raise
+        except Exception:  # noqa: BLE001 - the library raises bare Exception for whatever it cannot parse
+            raise TokeniserError("not a readable tokenizer.json") from None
+        self.control_token_ids: dict[str, int] = {token["content"]: token["id"] for token in added}
+        """Added tokens by spelling."""
+        silent = [token["id"] for token in added if token["special"]]
+        self.token_bytes = token_bytes(vocabulary, silent)
+        """The bytes of every token id, for `Detokeniser`."""
+
+    def encode(self, segments: Sequence[Segment]) -> list[int]:
+        """Ids of a rendered conversation; equal to encoding its text whole, but for forged control tokens."""
+        ids: list[int] = []
+        for segment in segments:
+            if segment.control:
+                ids.append(self.control_token_ids[segment.text])
+            else:
+                ids.extend(self._text.encode(segment.text, add_special_tokens=False).ids)
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of raw text, with what the tokeniser itself puts before or after any text."""
+        return list(self._text.encode(text).ids)
+
+
+def _require_exact(document: dict[str, Any], added: list[dict[str, Any]]) -> None:
+    """Refuse what the split at control tokens or the detokeniser would get wrong."""
+    if document["model"]["type"] != "BPE" or (document.get("decoder") or {}).get("type") != "ByteLevel":
+        raise TokeniserError("only byte-level BPE tokenisers are supported")
+    if any(token[flag] for token in added for flag in ("single_word", "lstrip", "rstrip", "normalized")):
+        raise TokeniserError("added tokens that reach beyond their own spelling are not supported")
+    if document.get("normalizer") is not None or _adds_space(document.get("pre_tokenizer") or {}):
+        raise TokeniserError("tokenisers that rewrite their input are not supported")
+
+
+def _adds_space(pre_tokenizer: dict[str, Any]) -> bool:
+    return bool(pre_tokenizer.get("add_prefix_space")) or any(
+        _adds_space(part) for part in pre_tokenizer.get("pretokenizers", [])
+    )
