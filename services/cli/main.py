@@ -30,15 +30,11 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 class SubcommandGroup(TyperGroup):
     """Loads a subcommand when it is called, and reports how it failed."""
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # typer's signature
-        """Every subcommand, in the order people need them."""
-        return list(SUBCOMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002  # as above
-        """What `--help` lists: the name and the short help, without importing anything."""
-        if cmd_name not in SUBCOMMANDS:
-            return None
-        return TyperCommand(cmd_name, help=SUBCOMMANDS[cmd_name][1])
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        # What `--help` and suggestions need: the name and the short help, without importing anything.
+        for name, (_, summary) in SUBCOMMANDS.items():
+            self.add_command(TyperCommand(name, help=summary))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command, imported now."""
@@ -58,6 +54,9 @@ class SubcommandGroup(TyperGroup):
 
 
 def _load(name: str) -> Any:
+    from services.cli.settings import silence_grpc  # noqa: PLC0415  # --help stays fast
+
+    silence_grpc()
     module, _, attribute = SUBCOMMANDS[name][0].partition(":")
     found = getattr(importlib.import_module(module), attribute)
     if not isinstance(found, typer.Typer):

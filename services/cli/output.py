@@ -99,6 +99,11 @@ class Output:
         if not self.json:
             self._stderr.print(Text(printable(text), style=style))
 
+    def suggest(self, why: str, command: str) -> None:
+        """A command to run next, on one line however long, so that it can be copied."""
+        if not self.json:
+            self._stderr.print(Text(f"{why}: {printable(command)}", style="dim"), soft_wrap=True)
+
     def failure(self, text: str, style: str = "") -> None:
         """Something said about a failure, to people and machines alike."""
         self._stderr.print(Text(printable(text), style=style), soft_wrap=self.json)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def silence_grpc() -> None:
+    """Keep gRPC's own notes, such as a peer's goodbye, off the terminal. To be called before grpc is imported.
+
+    It reads its verbosity from the environment as it loads and offers no other way; one set already stays.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 class CliSettings(BaseSettings):

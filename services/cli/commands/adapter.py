@@ -15,7 +15,9 @@ from services.cli.mesh import Mesh
 from services.cli.output import Output
 from services.cli.wording import short_digest, size, when
 
-app = typer.Typer(no_args_is_help=True, help="Register and show a tenant's LoRA adapters.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Register and show a tenant's LoRA adapters."
+)
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name, for example acme.")]
@@ -44,7 +46,7 @@ async def register(
         return
     newest = registered.versions[-1] if registered.versions else None
     output.line(f"{registered.name}: version {newest.version if newest else 0} registered.")
-    output.note(f"Use it: tenantry tenant update {short(tenant)} --adapter {short(adapter)}")
+    output.suggest("Use it", f"tenantry tenant update {short(tenant)} --adapter {short(adapter)}")
 
 
 @app.command()

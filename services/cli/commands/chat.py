@@ -65,14 +65,14 @@ def chat(
     if text is None and output.json:
         raise UsageError("--json answers one question.", "Give the question, or pipe it in.")
     with asyncio.Runner() as runner:
-        session = _Session(runner, client, Conversation(options), output, timeout)
+        session = Session(runner, client, Conversation(options), output, timeout)
         if text is not None:
             session.once(text)
         else:
             session.converse(f"{short(tenant) if tenant else 'you'}> ", input)
 
 
-class _Session:
+class Session:
     """One connection, over which questions are asked one after another.
 
     Each answer is one run of the loop, so that Ctrl-C cancels the answer and not the program.

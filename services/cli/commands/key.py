@@ -20,7 +20,7 @@ from services.cli.output import Output
 from services.cli.private_files import create_private
 from services.cli.wording import enum_word, when
 
-app = typer.Typer(no_args_is_help=True, help="Issue, list and revoke keys.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Issue, list and revoke keys.")
 
 
 class Role(StrEnum):
@@ -44,12 +44,14 @@ async def create(
     name: Principal,
     *,
     operator: IsOperator = False,
-    role: Annotated[Role | None, typer.Option(help="For an operator: what it may do.")] = None,
+    role: Annotated[Role | None, typer.Option(metavar="ROLE", help="platform-admin or tenant-admin.")] = None,
     role_tenant: Annotated[
         str | None, typer.Option(metavar="TENANT", help="For a tenant-admin: of which tenant.")
     ] = None,
     display_name: Annotated[str, typer.Option(metavar="TEXT", help="What people call the key.")] = "",
-    days: Annotated[int | None, typer.Option(min=1, max=366, help="Days until it expires [90].")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=366, metavar="N", help="Days until it expires [90].")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the secret there (mode 0600), not to stdout.")
     ] = None,
@@ -144,8 +146,4 @@ def _show(output: Output, answer: CreateKeyResponse, out: Path | None, *, operat
     if out is None:
         output.note(f"{answer.key.name}, expires {when(answer.key.expire_time)}.")
         output.note("This is the only time the secret is shown: put it into a file only you can read.")
-    output.note(
-        f"Use it: tenantry tenant list --key-file {file}"
-        if operator
-        else f"Use it: tenantry chat --key-file {file}, or send `authorization: Bearer <secret>`."
-    )
+    output.suggest("Use it", f"tenantry {'tenant list' if operator else 'chat'} --key-file {file}")

@@ -15,7 +15,7 @@ from services.cli.mesh import Mesh
 from services.cli.output import Output
 from services.cli.wording import short_digest
 
-app = typer.Typer(no_args_is_help=True, help="Register and show base models.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Register and show base models.")
 
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="The base model's name.")]
 

@@ -15,7 +15,9 @@ from services.cli.mesh import Mesh
 from services.cli.output import Output
 from services.cli.wording import enum_word
 
-app = typer.Typer(no_args_is_help=True, help="Register and show pools of model servers.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Register and show pools of model servers."
+)
 
 PoolId = Annotated[str, typer.Argument(metavar="POOL", help="The pool's name.")]
 

@@ -17,7 +17,7 @@ from services.cli.output import Output
 from services.cli.tenant_changes import Auditing, TenantChanges, Tier
 from services.cli.wording import enum_word, when
 
-app = typer.Typer(no_args_is_help=True, help="Create, show and change tenants.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, show and change tenants.")
 
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name, for example acme.")]
 File = Annotated[Path | None, typer.Option(metavar="YAML", help="A tenant as `tenant get` prints it.")]
@@ -32,14 +32,18 @@ BaseModel = Annotated[str | None, typer.Option(metavar="MODEL", help="The base m
 AdapterId = Annotated[
     str | None, typer.Option(metavar="ADAPTER", help="The tenant's adapter the alias uses; '' for none.")
 ]
-TierOption = Annotated[Tier | None, typer.Option(help="How far apart from other tenants it is kept.")]
-AuditOption = Annotated[Auditing | None, typer.Option(help="When an answer waits for its audit entries.")]
+TierOption = Annotated[Tier | None, typer.Option(metavar="TIER", help="shared, isolated or dedicated.")]
+AuditOption = Annotated[
+    Auditing | None, typer.Option(metavar="POLICY", help="batch, blocking or blocking-strict.")
+]
 PoolId = Annotated[str | None, typer.Option(metavar="POOL", help="The pool that serves it.")]
 Weight = Annotated[int | None, typer.Option(metavar="1-1000", help="Share of contended capacity.")]
-Rate = Annotated[float | None, typer.Option(metavar="NUMBER", help="Requests a second, sustained.")]
-Concurrency = Annotated[int | None, typer.Option(metavar="NUMBER", help="Requests in the mesh at once.")]
-Tokens = Annotated[int | None, typer.Option(metavar="NUMBER", help="Tokens a minute, input and output.")]
-DryRun = Annotated[bool, typer.Option(help="Check everything, change nothing.")]
+Rate = Annotated[float | None, typer.Option("--rate", metavar="N", help="Requests a second, sustained.")]
+Concurrency = Annotated[
+    int | None, typer.Option("--concurrency", metavar="N", help="Requests in the mesh at once.")
+]
+Tokens = Annotated[int | None, typer.Option("--token-rate", metavar="N", help="Tokens a minute, in and out.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, change nothing.")]
 
 
 @app.command()
@@ -85,11 +89,10 @@ async def create(
             short(tenant), draft.config, display_name=draft.display_name, validate_only=dry_run
         )
     output.result(created)
-    output.note(
-        "Valid; nothing was created."
-        if dry_run
-        else f"Created. Next: tenantry key create {short(tenant)} --out {short(tenant)}.key"
-    )
+    if dry_run:
+        output.note("Valid; nothing was created.")
+    else:
+        output.suggest("Next", f"tenantry key create {short(tenant)} --out {short(tenant)}.key")
 
 
 @app.command()
