@@ -91,6 +91,8 @@ def decode_frame(data: bytes | memoryview, start: int, place: Place) -> Frame:
     if len(data) - start < HEAD_BYTES:
         raise FrameError("too short for a frame")
     magic, kind, length, checksum = _HEAD.unpack_from(data, start)
+    if _HEAD.pack(magic, kind, length, checksum) != data[start : start + HEAD_BYTES]:
+        raise FrameError("padding that is not zero")
     if magic != MAGIC or length > MAX_BODY_BYTES or len(data) - start - HEAD_BYTES < length:
         raise FrameError("not a frame")
     body = bytes(data[start + HEAD_BYTES : start + HEAD_BYTES + length])

@@ -1,0 +1,67 @@
+"""A log store over a temporary directory, driven without a service."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from services.audit.bundle import manifest_key_name
+from services.audit.entry import EntryKind
+from services.audit.export import LogReader, export_bundle
+from services.audit.keyset import FileKeyProvider
+from services.audit.log import NewEntry
+from services.audit.signed_note import Checkpoint, NoteSigner, open_note
+from services.audit.signing_keys import SigningKeys, load_signing_keys
+from services.audit.store import LogStore
+from services.audit.verify import PinnedKeys
+from tests.fakes.manual_clock import ManualClock
+
+
+def keys_of(root: Path) -> SigningKeys:
+    return load_signing_keys(root / "keys")
+
+
+def open_store(root: Path, clock: ManualClock | None = None) -> LogStore:
+    provider = FileKeyProvider(root / "keys" / "root.kek")
+    return LogStore(root, keys_of(root), provider, clock or ManualClock())
+
+
+def abandon(store: LogStore) -> None:
+    """Leave a store as kill -9 would: nothing folded, the lock gone."""
+    os.close(store._lock)
+    if store._journal._descriptor is not None:
+        os.close(store._journal._descriptor)
+
+
+def new_entry(tenant_uid: str, text: str = "x", kind: EntryKind = EntryKind.ADMIT, **fields) -> NewEntry:
+    payload = b'{"text":"' + text.encode() + b'"}'
+    fields.setdefault("record_id", os.urandom(16))
+    return NewEntry(tenant_uid, kind=kind, payloads=(b'{"a":1}', payload, None), **fields)
+
+
+def export(store: LogStore, root: Path, tenant_uid: str, directory: Path) -> PinnedKeys:
+    """Write a bundle; returns the keys a verifier would have pinned."""
+    store.commit([], [], [tenant_uid])
+    store.fold()
+    log = store.log(tenant_uid)
+    assert log is not None
+    assert log.checkpoint_note is not None
+    keys = keys_of(root)
+    log_signer = NoteSigner(log.origin, keys.log)
+    manifest_signer = NoteSigner(manifest_key_name(log.origin), keys.manifest)
+    checkpoint = Checkpoint.parse(open_note(log.checkpoint_note, log_signer.verifier_key))
+    directory.mkdir(parents=True)
+    reader = LogReader(store.folder(log.log_id), log.folded, log.keyset)
+    for path, data, _ in export_bundle(
+        reader,
+        checkpoint,
+        log.checkpoint_note,
+        manifest_signer,
+        tenant_uid=tenant_uid,
+        created_ns=1,
+        start_ns=None,
+        end_ns=None,
+    ):
+        with (directory / path).open("ab") as file:
+            file.write(data)
+    return PinnedKeys((log_signer.verifier_key,), (manifest_signer.verifier_key,))

@@ -1,0 +1,164 @@
+"""Stops of every kind: what was acknowledged is there, once, in order; what was not may be cut; no nonce repeats."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.audit.frame import SessionMark
+from services.audit.log import Receipt, RecordConflictError
+from services.audit.recovery import JournalDamagedError, recover
+from services.audit.segments import read_entries
+from services.audit.store import LogStore, StateInUseError
+from tests.unit.audit.audit_state import abandon, keys_of, new_entry, open_store
+
+
+def entries_of(store, tenant_uid):
+    log = store.log(tenant_uid)
+    store.fold()
+    return [entry for entry, _ in read_entries(store.folder(log.log_id), log.folded)]
+
+
+def wal_files(root):
+    return [(path, path.read_bytes()) for path in sorted((root / "wal").glob("*.wal"))]
+
+
+def test_acknowledged_entries_survive_kill_and_clean_stops(tmp_path):
+    acknowledged: list[bytes] = []
+    for round_number in range(4):
+        store = open_store(tmp_path)
+        for _ in range(3):
+            batch = [new_entry("a"), new_entry("b"), new_entry("a")]
+            results = store.commit(batch, [SessionMark(b"s" * 16, len(acknowledged))])
+            assert all(isinstance(result, Receipt) for result in results)
+            acknowledged += [new.record_id for new in batch if new.tenant_uid == "a"]
+        if round_number == 1:
+            store.close()
+        else:
+            abandon(store)
+    store = open_store(tmp_path)
+    entries = entries_of(store, "a")
+    assert [entry.header.index for entry in entries] == list(range(len(entries)))
+    kept = [entry.header.record_id for entry in entries if entry.header.record_id in set(acknowledged)]
+    assert kept == acknowledged
+    nonces = [(entry.header.dek_id, entry.header.counter) for entry in entries]
+    assert len(set(nonces)) == len(nonces)
+    times = [entry.header.time_ns for entry in entries]
+    assert times == sorted(times)
+    assert store.sessions[b"s" * 16] > 0
+    store.close()
+
+
+def test_mutant_a_reopened_data_key_repeats_nonces(tmp_path, monkeypatch):
+    """What a torn tail does to a service that goes on with its old key: the reason for a new one at every start."""
+    store = open_store(tmp_path)
+    store.commit([new_entry("a")], [])
+    dek = store.log("a")._dek
+    before = [(dek.dek_id, store.log("a")._counter)]
+    abandon(store)
+    for path, _ in wal_files(tmp_path):  # the tail is torn: the entry is gone
+        path.write_bytes(b"")
+    again = open_store(tmp_path)
+    log = again.log("a", create=True)
+    log._dek, log._counter = dek, 0  # the mutant
+    again.commit([new_entry("a")], [])
+    assert (log._dek.dek_id, log._counter) in before
+    again.close()
+
+
+def tail_of(root):
+    """A journal with two acknowledged batches and one that a crash tore: returns (data, committed end, key)."""
+    store = open_store(root)
+    store.commit([new_entry("a", "one"), new_entry("b", "two")], [])
+    store.commit([new_entry("a", "three")], [])
+    end = store._journal._offset
+    store.commit([new_entry("a", "four"), new_entry("b", "five")], [])
+    torn = store._journal._offset
+    abandon(store)
+    ((path, data),) = wal_files(root)
+    return path, data[:torn], end, keys_of(root).log.public_key()
+
+
+def test_a_tail_cut_at_any_byte_is_dropped_and_nothing_else(tmp_path):
+    path, data, end, key = tail_of(tmp_path)
+    whole = recover([(path, data)], key, bytes(32), 1)
+    for cut in range(end, len(data)):
+        found = recover([(path, data[:cut])], key, bytes(32), 1)
+        assert found.next_batch == 3
+        assert found.frames == whole.frames[: len(found.frames)]
+
+
+def test_a_tail_garbled_at_any_byte_is_dropped_and_nothing_else(tmp_path):
+    path, data, end, key = tail_of(tmp_path)
+    for place in range(end, len(data)):
+        garbled = data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]
+        try:
+            assert recover([(path, garbled)], key, bytes(32), 1).next_batch == 3
+        except JournalDamagedError:
+            # Its own COMMIT still stands: that batch was durable, and is damaged.
+            assert place < len(data) - 148
+
+
+def test_damage_below_a_later_commit_stops_the_service(tmp_path):
+    path, data, end, key = tail_of(tmp_path)
+    for place in range(0, end, 5):
+        damaged = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        with pytest.raises(JournalDamagedError, match=path.name):
+            recover([(path, damaged)], key, bytes(32), 1)
+
+
+def test_a_missing_journal_file_is_noticed(tmp_path):
+    store = open_store(tmp_path)
+    store.commit([new_entry("a")], [])
+    store._journal.roll()
+    store.commit([new_entry("a")], [])
+    abandon(store)
+    (_, second) = wal_files(tmp_path)
+    with pytest.raises(JournalDamagedError):
+        recover([second], keys_of(tmp_path).log.public_key(), bytes(32), 1)
+
+
+def test_a_repeated_record_is_one_entry_and_other_content_is_refused(tmp_path):
+    store = open_store(tmp_path)
+    first = new_entry("a", "same", record_id=b"r" * 16)
+    (receipt,) = store.commit([first], [])
+    (again,) = store.commit([first], [])
+    assert (again.index, again.leaf) == (receipt.index, receipt.leaf)
+    (conflict,) = store.commit([new_entry("a", "other", record_id=b"r" * 16)], [])
+    assert isinstance(conflict, RecordConflictError)
+    abandon(store)
+    store = open_store(tmp_path)
+    (after,) = store.commit([first], [])
+    assert after.index == receipt.index
+    store.close()
+
+
+def test_two_services_never_share_a_directory(tmp_path):
+    store = open_store(tmp_path)
+    with pytest.raises(StateInUseError):
+        open_store(tmp_path)
+    store.close()
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(script=st.lists(st.sampled_from(["commit", "fold", "kill", "close"]), max_size=12))
+def test_any_history_keeps_every_acknowledged_entry_in_order(tmp_path_factory, script):
+    root = tmp_path_factory.mktemp("history")
+    store: LogStore = open_store(root)
+    acknowledged: list[bytes] = []
+    for step in script:
+        if step == "commit":
+            new = new_entry("a")
+            store.commit([new], [], ["a"])
+            acknowledged.append(new.record_id)
+        elif step == "fold":
+            store.fold()
+        else:
+            abandon(store) if step == "kill" else store.close()
+            store = open_store(root)
+    if acknowledged:
+        entries = entries_of(store, "a")
+        found = [entry.header.record_id for entry in entries if entry.header.kind != 10]
+        assert found == acknowledged
+    store.close()
