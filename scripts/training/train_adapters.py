@@ -1,7 +1,7 @@
 """Train the demo adapters: `python scripts/training/train_adapters.py [name...]`.
 
 Needs the packages of `requirements.txt` beside it, in an environment of their own, and the project's
-`.venv` (`make venv`) for the base model. Takes a few minutes an adapter on two cores. The same machine,
+`.venv` (`make venv`) for the base model. Takes about 80 s an adapter on two cores. The same machine,
 packages and thread count give the same bytes; another machine gives an adapter as good, with other bytes,
 after which `reference_outputs.py` has to run again.
 """
