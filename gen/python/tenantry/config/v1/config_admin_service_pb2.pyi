@@ -32,13 +32,10 @@ class CreateTenantRequest(_message.Message):
     TENANT_ID_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The last part of the name: a lowercase DNS label of at most 63 characters."""
     validate_only: _builtins.bool
     """Check everything, change nothing."""
-    request_id: _builtins.str
-    """A UUID: a repeated request answers what the first one did."""
     @_builtins.property
     def tenant(self) -> _tenant_pb2.Tenant:
         """What to create."""
@@ -49,11 +46,10 @@ class CreateTenantRequest(_message.Message):
         tenant_id: _builtins.str = ...,
         tenant: _tenant_pb2.Tenant | None = ...,
         validate_only: _builtins.bool = ...,
-        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tenant", b"tenant", "tenant_id", b"tenant_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "tenant_id", b"tenant_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

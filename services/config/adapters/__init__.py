@@ -1,0 +1,1 @@
+"""PEFT adapters in, renditions for model servers out."""

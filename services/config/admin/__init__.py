@@ -1,0 +1,1 @@
+"""The admin RPCs, one module a noun."""

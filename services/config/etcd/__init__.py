@@ -1,0 +1,1 @@
+"""The only access to etcd: stubs, channel and watch loop."""

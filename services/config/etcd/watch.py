@@ -1,0 +1,152 @@
+"""List, then watch, for as long as the process lives: one loop over etcd's own stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import grpc
+from tenantry.etcdapi.v1 import etcd_service_pb2 as pb
+from tenantry.etcdapi.v1 import etcd_service_pb2_grpc as rpc
+
+from services.common.backoff import Backoff
+from services.common.errors import Error
+from services.config.etcd.client import CompactedError, EtcdClient, Stored, range_end
+from services.config.etcd.watch_state import Apply, Change, Reconnect, Relist, Response, WatchState
+
+_log = logging.getLogger(__name__)
+SILENCE_SECONDS = 1.0
+
+
+class Follower(Protocol):
+    """Whoever keeps the state a watch maintains."""
+
+    def replace(self, items: dict[str, Stored], revision: int) -> None:
+        """The whole state at a revision; what it does not hold is gone."""
+        ...
+
+    def apply(self, changes: Iterable[Change], revision: int) -> None:
+        """Whole revisions up to `revision`."""
+        ...
+
+    def heard(self) -> None:
+        """Etcd gave a sign of life."""
+        ...
+
+    def lost(self) -> None:
+        """The connection to etcd is gone."""
+        ...
+
+
+class _SilentError(Exception):
+    """etcd said nothing, not even when asked."""
+
+
+class EtcdWatch:
+    """Follows a prefix."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        client: EtcdClient,
+        prefix: str,
+        follower: Follower,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
+        self._watch = rpc.WatchStub(channel)
+        self._client = client
+        self._prefix = prefix
+        self._follower = follower
+        self._silence_seconds = silence_seconds
+
+    async def run(self) -> None:
+        """Run until cancelled; every failure is a reconnect."""
+        backoff = Backoff(0.05, 2.0)
+        state: WatchState | None = None
+        while True:
+            try:
+                if state is None:
+                    items, revision = await self._client.list(self._prefix)
+                    state = WatchState(revision + 1)
+                    self._follower.replace(items, revision)
+                    self._follower.heard()
+                    backoff.reset()
+                if await self._follow(state, backoff.reset):
+                    state = None
+                    continue
+            except CompactedError:
+                state = None
+            except (
+                grpc.aio.AioRpcError,
+                asyncio.InvalidStateError,
+                Error,
+                TimeoutError,
+                _SilentError,
+            ) as error:
+                _log.warning("etcd watch: %s", type(error).__name__)
+            self._follower.lost()
+            await asyncio.sleep(backoff.next_delay_seconds())
+
+    async def _follow(self, state: WatchState, heard: Callable[[], None]) -> bool:
+        """Follow one stream; True when everything has to be listed again."""
+        call = self._watch.Watch()
+        state.connected()
+        read: asyncio.Task[Any] | None = None
+        probed = False
+        try:
+            create = pb.WatchCreateRequest(
+                key=self._prefix.encode(),
+                range_end=range_end(self._prefix.encode()),
+                start_revision=state.next_revision,
+                progress_notify=True,
+                fragment=True,
+            )
+            async with asyncio.timeout(2 * self._silence_seconds):
+                await call.write(pb.WatchRequest(create_request=create))
+            while True:
+                # Waiting, not wait_for: cancelling a pending read would cancel the stream.
+                read = read or asyncio.ensure_future(call.read())
+                done, _ = await asyncio.wait({read}, timeout=self._silence_seconds)
+                if not done:
+                    if probed:
+                        raise _SilentError
+                    probed = True
+                    await call.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+                    continue
+                message, read, probed = read.result(), None, False
+                if message is grpc.aio.EOF:
+                    raise _SilentError
+                verdict = state.take(_response(message))
+                if isinstance(verdict, Relist):
+                    return True
+                if isinstance(verdict, Reconnect):
+                    raise _SilentError
+                heard()
+                self._follower.heard()
+                if isinstance(verdict, Apply):
+                    self._follower.apply(verdict.changes, verdict.revision)
+        finally:
+            call.cancel()
+            if read is not None:
+                read.cancel()
+                await asyncio.gather(read, return_exceptions=True)
+
+
+def _response(message: pb.WatchResponse) -> Response:
+    return Response(
+        revision=message.header.revision,
+        created=message.created,
+        canceled=message.canceled,
+        compact_revision=message.compact_revision,
+        fragment=message.fragment,
+        changes=tuple(
+            Change(
+                event.kv.key.decode(),
+                Stored(event.kv.value, event.kv.mod_revision) if event.type == pb.Event.PUT else None,
+                event.kv.mod_revision,
+            )
+            for event in message.events
+        ),
+    )

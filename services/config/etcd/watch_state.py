@@ -1,0 +1,97 @@
+"""What a watch response means, decided without a stream: the rules that lose no event. Pure.
+
+- Never advance on `created`; advance to the last event's revision; a header counts only in an empty progress
+  response.
+- Look at `canceled` before `created`: a refused watch carries both.
+- A compacted start means listing again.
+- Apply whole revisions only: fragments are collected, and what is older than the next revision due is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from services.config.etcd.client import Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key's new value, or None for its deletion."""
+
+    key: str
+    stored: Stored | None
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What `watch_state` needs of etcd's WatchResponse."""
+
+    revision: int
+    created: bool = False
+    canceled: bool = False
+    compact_revision: int = 0
+    fragment: bool = False
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Apply these changes, all of revisions up to `revision`; none for a sign of life."""
+
+    revision: int
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relist:
+    """The revisions we would need are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """The watch is over; begin a new one at the revision due."""
+
+
+@dataclass(slots=True)
+class WatchState:
+    """Follows one watch over any number of connections."""
+
+    next_revision: int
+    """The first revision that has not been applied."""
+    _collected: list[Change] = field(default_factory=list)
+
+    def connected(self) -> None:
+        """A new stream starts: fragments of the old one are void."""
+        self._collected.clear()
+
+    def take(self, response: Response) -> Apply | Relist | Reconnect | None:
+        """Decide what a response means; None for nothing yet."""
+        if response.compact_revision:
+            return Relist()
+        if response.canceled:
+            return Reconnect()
+        if response.created:
+            return None
+        if not response.changes:
+            if self._collected or response.revision < self.next_revision:
+                return None
+            self.next_revision = response.revision + 1
+            return Apply(response.revision, ())
+        self._collected.extend(response.changes)
+        if response.fragment:
+            return None
+        changes = tuple(change for change in self._collected if change.mod_revision >= self.next_revision)
+        self._collected.clear()
+        if not changes:
+            return None
+        revision = changes[-1].mod_revision
+        self.next_revision = revision + 1
+        return Apply(revision, changes)
+
+
+def vanished(known: Sequence[str], listed: Sequence[str], revision: int) -> list[Change]:
+    """Deletions of keys that were there before a list and are not in it."""
+    gone = set(known) - set(listed)
+    return [Change(key, None, revision) for key in sorted(gone)]

@@ -1,0 +1,61 @@
+"""Where things stand in etcd. Only keys below `live/` are watched. Pure."""
+
+from __future__ import annotations
+
+ROOT = "/tenantry/v1"
+LIVE = f"{ROOT}/live/"
+
+
+def tenant_key(tenant_uid: str) -> str:
+    """A tenant and its config in force."""
+    return f"{LIVE}tenants/{tenant_uid}"
+
+
+def tenant_name_key(tenant_id: str) -> str:
+    """Holds the uid of the tenant that has a name, so that no two have it."""
+    return f"{ROOT}/names/tenants/{tenant_id}"
+
+
+def version_key(tenant_uid: str, version: int) -> str:
+    """An immutable config version; the number is padded so that keys sort."""
+    return f"{ROOT}/history/tenants/{tenant_uid}/{version:012d}"
+
+
+def adapter_key(tenant_uid: str, adapter_id: str) -> str:
+    """An adapter with its versions."""
+    return f"{LIVE}adapters/{tenant_uid}/{adapter_id}"
+
+
+def credential_key(key_id: str) -> str:
+    """A key's record."""
+    return f"{LIVE}credentials/{key_id}"
+
+
+def pool_key(pool_id: str) -> str:
+    """A pool."""
+    return f"{LIVE}pools/{pool_id}"
+
+
+def model_key(model_id: str) -> str:
+    """A base model."""
+    return f"{LIVE}models/{model_id}"
+
+
+def ordinal_counter_key() -> str:
+    """The highest tenant ordinal given out."""
+    return f"{ROOT}/alloc/ordinal"
+
+
+def serial_counter_key(tenant_uid: str) -> str:
+    """The highest adapter serial given out to a tenant."""
+    return f"{ROOT}/alloc/serials/{tenant_uid}"
+
+
+def epoch_key() -> str:
+    """The restore epoch: raised after every restore from a backup, so that no id repeats."""
+    return f"{ROOT}/alloc/epoch"
+
+
+def relative(key: str) -> str:
+    """A live key without its prefix, as discovery shows it."""
+    return key.removeprefix(LIVE)

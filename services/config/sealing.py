@@ -1,0 +1,107 @@
+"""Sealing tenants' config at rest: a root key in a file wraps each tenant's key, which seals its config.
+
+AES-256-GCM with random nonces; the associated data names tenant and purpose, so that no sealed value can stand in
+another place. Keys for config and for adapter artifacts are derived apart (HKDF-SHA-256, RFC 5869).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+
+
+class SealError(Exception):
+    """A sealed value does not open: another root key, another place, or damage."""
+
+
+def load_root_key(path: Path) -> bytes:
+    """Read the root key, making it at the first start with mode 0400.
+
+    Raises:
+        SealError: the file holds something else.
+    """
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400)
+    except FileExistsError:
+        key = path.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise SealError(f"the root key file holds {len(key)} bytes, not {KEY_BYTES}") from None
+        return key
+    key = os.urandom(KEY_BYTES)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def _seal(key: bytes, place: bytes, plaintext: bytes) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, place)
+
+
+def _open(key: bytes, place: bytes, sealed: bytes) -> bytes:
+    try:
+        return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place)
+    except (InvalidTag, ValueError):
+        raise SealError("a sealed value does not open") from None
+
+
+class TenantKey:
+    """One tenant's keys, in memory."""
+
+    def __init__(self, tenant_uid: str, key: bytes) -> None:
+        self._place = b"tenantry/config/v1\x00" + tenant_uid.encode()
+        self._config = _derive(key, b"config")
+        self.artifact = _derive(key, b"artifact")
+        """Opens the tenant's sealed adapter renditions; routers get it with the adapter."""
+
+    def seal_config(self, plaintext: bytes) -> bytes:
+        """Seal a config."""
+        return _seal(self._config, self._place, plaintext)
+
+    def open_config(self, sealed: bytes) -> bytes:
+        """Open a config.
+
+        Raises:
+            SealError: it is another tenant's, or damaged.
+        """
+        return _open(self._config, self._place, sealed)
+
+
+def _derive(key: bytes, purpose: bytes) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=b"tenantry/" + purpose).derive(
+        key
+    )
+
+
+class TenantKeys:
+    """Makes and opens tenants' wrapped keys."""
+
+    def __init__(self, root_key: bytes) -> None:
+        self._root_key = root_key
+
+    def create(self, tenant_uid: str) -> tuple[TenantKey, bytes]:
+        """A fresh key, and its wrapped form for etcd."""
+        key = os.urandom(KEY_BYTES)
+        return TenantKey(tenant_uid, key), _seal(self._root_key, _wrap_place(tenant_uid), key)
+
+    def open(self, tenant_uid: str, wrapped: bytes) -> TenantKey:
+        """Open a wrapped key.
+
+        Raises:
+            SealError: wrapped under another root, for another tenant, or damaged.
+        """
+        return TenantKey(tenant_uid, _open(self._root_key, _wrap_place(tenant_uid), wrapped))
+
+
+def _wrap_place(tenant_uid: str) -> bytes:
+    return b"tenantry/config-kek/v1\x00" + tenant_uid.encode()
