@@ -41,6 +41,11 @@ class Output:
         """Whether a person sees stdout."""
         return self._stdout.is_terminal
 
+    @property
+    def progress_console(self) -> Console:
+        """Where progress is shown, beside the results."""
+        return self._stderr
+
     def result(self, message: Message, *, yaml: bool = True) -> None:
         """One resource, whole: YAML for people, one line of JSON for machines."""
         plain = to_plain(message)

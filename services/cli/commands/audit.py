@@ -1,0 +1,217 @@
+"""`tenantry audit`: export, verify, grant."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn
+
+from services.audit.signed_note import NoteError
+from services.audit.verify import PinnedKeys, VerificationReport, verify_bundle
+from services.cli.bundle_folder import BundleFolder, require_free
+from services.cli.clients.names import short
+from services.cli.clients.review import ReviewClient
+from services.cli.errors import FAILURE_STATUS, CommandError, UsageError
+from services.cli.grants import granted_tenant_uid
+from services.cli.invocation import shared_options
+from services.cli.mesh import Mesh, read_secret
+from services.cli.output import Output
+from services.cli.pins import check_pin, read_pin
+from services.cli.private_files import create_private
+from services.cli.wording import size
+from services.common.errors import Error
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Export a tenant's audit log and verify it offline."
+)
+
+TenantOrUid = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name, or its uid.")]
+_ISSUE_TIMEOUT_SECONDS = 30
+
+
+@app.command()
+@shared_options
+async def export(
+    mesh: Mesh,
+    output: Output,
+    tenant: TenantOrUid,
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to; empty or not there yet.")],
+    grant_file: Annotated[Path, typer.Option(metavar="FILE", help="Holds the reviewer's grant.")],
+    timeout: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For all of it.")] = 600.0,
+) -> None:
+    """Export one tenant's whole log, decrypted, as files that verify offline."""
+    require_free(out)
+    grant = read_secret(grant_file, "grant")
+    tenant_uid = granted_tenant_uid(grant)
+    await _require_same_tenant(mesh, tenant, tenant_uid)
+    async with mesh.review(grant) as review:
+        keys = await review.get_verification_keys(tenant_uid)
+        pin, is_new = check_pin(mesh.state_dir, tenant_uid, keys)
+        with BundleFolder(out) as folder:
+            await _receive(review, tenant_uid, folder, output, timeout)
+            folder.finish()
+    if output.json:
+        output.record(
+            {
+                "tenant_uid": tenant_uid,
+                "directory": str(out),
+                "files": folder.files,
+                "bytes": folder.size_bytes,
+                "keys": str(pin),
+            }
+        )
+        return
+    output.line(f"{out}: {folder.files} files, {size(folder.size_bytes)}.")
+    if is_new:
+        output.note(f"The log's public keys were pinned in {pin}: check them once over another channel.")
+    output.suggest("Verify it", f"tenantry audit verify {out} --keys {pin}")
+
+
+async def _receive(
+    review: ReviewClient, tenant_uid: str, folder: BundleFolder, output: Output, timeout_seconds: float
+) -> None:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(binary_units=True))
+    shown = output.progress_console.is_terminal and not output.json
+    with Progress(*columns, console=output.progress_console, transient=True, disable=not shown) as progress:
+        task = progress.add_task("exporting", total=None)
+        pieces = review.export_log(tenant_uid, timeout_seconds=timeout_seconds)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await asyncio.to_thread(folder.add, piece.path, piece.data, last=piece.last)
+                progress.update(task, advance=len(piece.data))
+
+
+async def _require_same_tenant(mesh: Mesh, tenant: str, tenant_uid: str) -> None:
+    """Whoever names a tenant must get that tenant's log, and a grant names a uid only."""
+    if tenant == tenant_uid:
+        return
+    try:
+        async with mesh.admin() as admin:
+            found = await admin.get_tenant(tenant)
+    except (Error, CommandError):
+        raise UsageError(
+            f"cannot tell whether the grant, for the tenant with uid {tenant_uid}, is for {tenant}.",
+            f"If it is the one you mean, give {tenant_uid} in place of {tenant}.",
+        ) from None
+    if found.tenant_uid != tenant_uid:
+        raise UsageError(
+            f"the grant is for the tenant with uid {tenant_uid}, not for {tenant} ({found.tenant_uid}).",
+            f"Get one for it: tenantry audit grant {short(tenant)}",
+        )
+
+
+@app.command()
+@shared_options
+def verify(
+    mesh: Mesh,  # noqa: ARG001  # the same options everywhere; nothing is called
+    output: Output,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported bundle.")],
+    *,
+    keys: Annotated[
+        Path, typer.Option(metavar="FILE", help="The pinned keys; never ones that came with it.")
+    ],
+) -> None:
+    """Check a bundle offline: every byte, the order, the signatures. Calls nobody."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder.", "Give the folder `tenantry audit export` wrote.")
+    pin = read_pin(keys)
+    try:
+        pinned = PinnedKeys.parse(pin.log_keys, pin.manifest_keys)
+    except NoteError:
+        raise UsageError(f"{keys} does not hold keys in the signed-note form.") from None
+    report = verify_bundle(folder, pinned)
+    if report.good and report.tenant_uid != pin.tenant_uid:
+        raise CommandError(f"the bundle is of tenant {report.tenant_uid}, the keys are of {pin.tenant_uid}.")
+    _show(output, folder, report)
+    if not report.good:
+        raise typer.Exit(FAILURE_STATUS)
+
+
+def _show(output: Output, folder: Path, report: VerificationReport) -> None:
+    if output.json:
+        output.record(
+            {
+                "good": report.good,
+                "tenant_uid": report.tenant_uid,
+                "origin": report.origin,
+                "size": report.size,
+                "counts": report.counts,
+                "damages": [{"file": damage.file, "what": damage.what} for damage in report.damages],
+            }
+        )
+    elif report.good:
+        output.line(f"{folder}: good. {report.size} entries of tenant {report.tenant_uid}, none missing.")
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.items() if count)
+        output.note(f"{report.origin}: {kinds}")
+    else:
+        output.failure(f"{folder}: damaged.", style="bold red")
+        for damage in report.damages:
+            output.failure(f"  {damage}")
+
+
+@app.command()
+@shared_options
+async def grant(
+    mesh: Mesh,
+    output: Output,
+    tenant: TenantOrUid,
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to (mode 0600) [TENANT.grant].")
+    ] = None,
+    hours: Annotated[int, typer.Option(min=1, max=168, metavar="N", help="How long it works.")] = 24,
+    audit_state: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The audit service's state [STATE_DIR/audit].")
+    ] = None,
+    uid: Annotated[bool, typer.Option("--uid", help="TENANT is a uid: ask nobody for it.")] = False,
+) -> None:
+    """Issue a reviewer's grant. Works only where the audit service's state is: that is the point."""
+    target = out or Path(f"{short(tenant)}.grant")
+    if target.exists():
+        raise UsageError(f"{target} exists already and is left alone.", "Give --out another path.")
+    state = audit_state or mesh.state_dir / "audit"
+    if not state.is_dir():
+        raise UsageError(
+            f"there is no state of an audit service at {state}.",
+            "Grants are issued on the audit service's host; give --audit-state if its state is elsewhere.",
+        )
+    if uid:
+        tenant_uid = tenant
+    else:
+        async with mesh.admin() as admin:
+            tenant_uid = (await admin.get_tenant(tenant)).tenant_uid
+    secret = await asyncio.to_thread(_issue, state, tenant_uid, hours * 3600)
+    try:
+        create_private(target, secret.encode() + b"\n")
+    except OSError as error:
+        raise CommandError(f"cannot write {target}: {error.strerror}.") from None
+    if output.json:
+        output.record({"tenant_uid": tenant_uid, "grant_file": str(target), "hours": hours})
+        return
+    output.line(f"{target}: opens the audit log of {tenant_uid} for {hours} h.")
+    output.suggest(
+        "Use it", f"tenantry audit export {short(tenant)} --out {short(tenant)}-audit --grant-file {target}"
+    )
+
+
+def _issue(state: Path, tenant_uid: str, ttl_seconds: int) -> str:
+    """Run the audit service's own issuer: the only code that touches its signing key."""
+    arguments = ["--state-dir", str(state), "--tenant-uid", tenant_uid, "--ttl-seconds", str(ttl_seconds)]
+    finished = subprocess.run(
+        [sys.executable, "-m", "services.audit.issue_grant", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=_ISSUE_TIMEOUT_SECONDS,
+    )
+    if finished.returncode != 0:
+        last = finished.stderr.strip().splitlines()[-1:]
+        raise CommandError(f"the audit service's issuer refused: {''.join(last) or 'it said nothing'}.")
+    return finished.stdout.strip()
