@@ -1,0 +1,97 @@
+"""Rules of the tree that no linter knows: who reads the environment, how long files are, what they are called.
+
+Who may import whom is in pyproject.toml, section tool.importlinter.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(
+    path.relative_to(ROOT)
+    for folder in ("services", "triton_models", "tests", "scripts")
+    for path in (ROOT / folder).rglob("*.py")
+)
+SHIPPED = [path for path in SOURCES if path.parts[0] in ("services", "triton_models")]
+MAX_LINES = 300
+# Names that say nothing of what is inside.
+EMPTY_NAMES = {"util", "utils", "helper", "helpers", "manager", "handler", "handlers", "misc", "common_utils"}
+
+
+def reads_environment(source: str) -> bool:
+    """Whether code touches `os.environ` or its kin, under whatever name `os` is imported."""
+    names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in names and isinstance(node.value, ast.Name):
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module == "os" and names & {a.name for a in node.names}:
+            return True
+    return False
+
+
+def test_the_tree_is_where_it_is_looked_for():
+    assert len(SHIPPED) > 50
+
+
+@pytest.mark.parametrize(
+    ("source", "reads"),
+    [
+        ("import os\nos.environ['X']", True),
+        ("import os\nos.getenv('X')", True),
+        ("import os as o\no.environ.get('X')", True),
+        ("from os import environ", True),
+        ("from os import path, getenv as g", True),
+        ("import os\nos.path.join('a')", False),
+        ("environment = 1", False),
+    ],
+)
+def test_reading_the_environment_is_recognised(source, reads):
+    assert reads_environment(source) == reads
+
+
+def test_only_settings_read_the_environment():
+    readers = [str(path) for path in SHIPPED if reads_environment((ROOT / path).read_text())]
+    assert [path for path in readers if Path(path).name != "settings.py"] == []
+
+
+def test_files_stay_short():
+    long = {
+        str(path): lines
+        for path in SOURCES
+        if (lines := len((ROOT / path).read_text().splitlines())) > MAX_LINES
+    }
+    assert long == {}
+
+
+def test_names_say_what_is_inside():
+    vague = [
+        str(path)
+        for path in SOURCES
+        if EMPTY_NAMES & {word for part in path.with_suffix("").parts for word in part.split("_")}
+    ]
+    assert vague == []
+
+
+def test_packages_hold_a_docstring_only():
+    for path in SHIPPED:
+        if path.name == "__init__.py":
+            body = ast.parse((ROOT / path).read_text()).body
+            assert len(body) <= 1, path
+            assert all(
+                isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body
+            ), path
+
+
+def test_every_module_says_what_it_is_for():
+    silent = [str(path) for path in SHIPPED if not ast.get_docstring(ast.parse((ROOT / path).read_text()))]
+    assert silent == []
+
+
+def test_test_files_have_names_of_their_own():
+    """Test folders are no packages, so two files of one name would be one module to a reader and to tools."""
+    names = [path.name for path in SOURCES if path.parts[0] == "tests" and path.name.startswith("test_")]
+    assert sorted(names) == sorted(set(names))
