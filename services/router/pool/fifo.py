@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -51,10 +52,18 @@ class FifoPool:
                 self._endpoints[target] = EndpointState(target, capacity, ledger)
             else:
                 known.capacity, known.ledger.capacity, known.leaving = capacity, config.adapters, False
-        for target in self._endpoints.keys() - set(config.targets):
+        self._leave(self._endpoints.keys() - set(config.targets))
+        self._serve()
+
+    def retire(self) -> None:
+        """The pool is gone: what runs there ends there, what waits is refused."""
+        self._leave(set(self._endpoints))
+
+    def _leave(self, targets: AbstractSet[str]) -> None:
+        for target in targets:
             self._endpoints[target].leaving = True
         self._drop_left()
-        self._serve()
+        self._refuse_if_none_ready()
 
     @property
     def queued(self) -> int:

@@ -1,0 +1,79 @@
+"""Lets requests in: cheap limits first, tokens reserved before dispatch, both settled however a request ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from services.common.clock import Clock
+from services.common.errors import FieldViolation, InvalidArgumentError
+from services.router.limits import TenantLimiter
+from services.router.pool.pool import Cost
+from services.router.shaping import Shape
+from services.router.snapshot import Tenant
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Tokens taken for a request; what it did not use is given back at its end."""
+
+    cost: Cost
+    used_tokens: int = 0
+    """Charged at settlement: nothing before dispatch, then the input and every token generated."""
+
+
+class Admission:
+    """The limits of every tenant, in this process."""
+
+    def __init__(self, limiter: TenantLimiter, clock: Clock) -> None:
+        self._limiter = limiter
+        self._clock = clock
+
+    @contextmanager
+    def entered(self, tenant: Tenant) -> Iterator[None]:
+        """Hold one of the tenant's concurrent requests.
+
+        Raises:
+            ResourceExhaustedError: the rate or the concurrency is used up.
+        """
+        now = self._clock.monotonic_seconds()
+        self._limiter.enter(tenant.tenant_uid, tenant.name, tenant.limits, now)
+        try:
+            yield
+        finally:
+            self._limiter.leave(tenant.tenant_uid)
+
+    @contextmanager
+    def reserved(self, tenant: Tenant, cost: Cost) -> Iterator[Reservation]:
+        """Hold the most tokens a request can come to.
+
+        Raises:
+            ResourceExhaustedError: they do not fit into this minute.
+        """
+        now = self._clock.monotonic_seconds()
+        self._limiter.reserve_tokens(tenant.tenant_uid, tenant.name, tenant.limits, cost.tokens, now)
+        reservation = Reservation(cost)
+        try:
+            yield reservation
+        finally:
+            self._limiter.settle_tokens(
+                tenant.tenant_uid, tenant.limits, cost.tokens, reservation.used_tokens
+            )
+
+
+def cost_of(tenant: Tenant, shape: Shape, input_tokens: int) -> Cost:
+    """What a request can come to; the answer takes no more than the prompt leaves of the context.
+
+    Raises:
+        InvalidArgumentError: the prompt is too long; names limit and actual.
+    """
+    limit = shape.base_model.context_tokens - 1
+    if tenant.limits.input_tokens is not None:
+        limit = min(limit, tenant.limits.input_tokens)
+    if input_tokens > limit:
+        raise InvalidArgumentError(
+            [FieldViolation(shape.prompt.field, f"{input_tokens} tokens once rendered; at most {limit}")]
+        )
+    left = shape.base_model.context_tokens - input_tokens
+    return Cost(input_tokens, min(shape.parameters.max_output_tokens, left))

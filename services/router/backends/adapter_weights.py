@@ -1,0 +1,96 @@
+"""Loads adapters' weights out of band: read, unseal, verify, parse, in threads; kept in a bounded cache.
+
+Opened weights are a tenant's own: they are found by lora id, which is never shared, and live in memory only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from services.common.artifacts import ArtifactError, ArtifactStore
+from services.common.sealed_artifact import SealedArtifactError, artifact_associated_data, open_sealed
+from services.router.backends.backend import AdapterTensors
+from services.router.backends.rendition_file import RenditionError, read_rendition
+from services.router.snapshot import AdapterBinding
+
+_THREADS = 2
+
+
+class AdapterWeightsError(Exception):
+    """An adapter's artifact is missing, damaged, sealed for somebody else, or not what its digest says."""
+
+
+class AdapterWeights:
+    """The weights used last, up to a number of bytes; one load at a time of each."""
+
+    def __init__(self, artifacts: ArtifactStore, max_cached_bytes: int) -> None:
+        self._artifacts = artifacts
+        self._max_cached_bytes = max_cached_bytes
+        self._cached: OrderedDict[int, AdapterTensors] = OrderedDict()
+        self._cached_bytes = 0
+        self._loading: dict[int, asyncio.Task[AdapterTensors]] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="adapter")
+
+    async def load(self, tenant_uid: str, binding: AdapterBinding) -> AdapterTensors:
+        """The tensors of a tenant's adapter.
+
+        Raises:
+            AdapterWeightsError: they cannot be had.
+        """
+        lora_id = binding.rendition.lora_id
+        cached = self._cached.get(lora_id)
+        if cached is not None:
+            self._cached.move_to_end(lora_id)
+            return cached
+        loading = self._loading.get(lora_id)
+        if loading is None:
+            loading = asyncio.create_task(self._load(tenant_uid, binding), name="load adapter")
+            self._loading[lora_id] = loading
+            loading.add_done_callback(lambda done: self._loaded(lora_id, done))
+        # One caller's leaving must not fail the others.
+        return await asyncio.shield(loading)
+
+    async def _load(self, tenant_uid: str, binding: AdapterBinding) -> AdapterTensors:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, _open, self._artifacts, tenant_uid, binding)
+
+    def _loaded(self, lora_id: int, done: asyncio.Task[AdapterTensors]) -> None:
+        del self._loading[lora_id]
+        if done.cancelled() or done.exception() is not None:
+            return
+        tensors = done.result()
+        if tensors.size_bytes > self._max_cached_bytes:
+            return
+        self._cached[lora_id] = tensors
+        self._cached_bytes += tensors.size_bytes
+        while self._cached_bytes > self._max_cached_bytes:
+            _, oldest = self._cached.popitem(last=False)
+            self._cached_bytes -= oldest.size_bytes
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in list(self._loading.values()):
+            task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _open(artifacts: ArtifactStore, tenant_uid: str, binding: AdapterBinding) -> AdapterTensors:
+    rendition = binding.rendition
+    try:
+        sealed = artifacts.read(rendition.artifact_sha256)
+        bound_to = artifact_associated_data(tenant_uid, rendition.sha256)
+        data = open_sealed(binding.version.artifact_key, bound_to, sealed)
+        if hashlib.sha256(data).hexdigest() != rendition.sha256:
+            raise AdapterWeightsError("the rendition is not what its digest says")
+        return read_rendition(data)
+    except (ArtifactError, SealedArtifactError, RenditionError, ValueError, OSError) as error:
+        raise AdapterWeightsError(f"{type(error).__name__} at rendition {rendition.sha256[:12]}") from None

@@ -1,0 +1,105 @@
+"""A model server as the pipeline sees it: a request in, chunks of token ids out, four ways to fail."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.router.shaping import Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterTensors:
+    """An adapter's weights as a server takes them, little endian, row-major."""
+
+    weights: bytes
+    weights_shape: tuple[int, int]
+    """(rows, widest row)."""
+    weights_datatype: str
+    """`FP16`, `BF16` or `FP32`."""
+    config: bytes
+    """INT32."""
+    config_shape: tuple[int, int]
+    """(rows, columns)."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory held."""
+        return len(self.weights) + len(self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """Which adapter answers, and for whom."""
+
+    lora_id: int
+    tenant_ordinal: int
+    """Of the tenant the request was authenticated for."""
+    tensors: AdapterTensors | None
+    """None to send the id only."""
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchRequest:
+    """One request to one server."""
+
+    request_id: str
+    """Unguessable: whoever knows it could cancel the request at the server."""
+    server_model: str
+    input_ids: list[int]
+    parameters: Parameters
+    end_token_id: int
+    pad_token_id: int
+    adapter: AdapterUse | None
+
+
+@dataclass(slots=True)
+class TokenChunk:
+    """New tokens, none or more; the last chunk may hold some too."""
+
+    token_ids: tuple[int, ...]
+    final: bool
+
+
+class BackendError(Exception):
+    """Base of a model server's failures; their text is for the log, never for a caller."""
+
+
+class AdapterMissError(BackendError):
+    """The server does not hold the adapter it was asked for by id; nothing was generated."""
+
+    def __init__(self, lora_id: int) -> None:
+        super().__init__("the server does not hold the adapter")
+        self.lora_id = lora_id
+
+
+class AdapterCacheFullError(BackendError):
+    """Every adapter the server holds is in use; nothing was generated."""
+
+
+class BackendUnavailableError(BackendError):
+    """The server cannot be reached, broke the stream, or takes no more requests."""
+
+    def __init__(self, message: str, *, broken: bool) -> None:
+        super().__init__(message)
+        self.broken = broken
+        """Whether the connection failed, rather than the server saying no."""
+
+
+class BackendRejectedError(BackendError):
+    """The server refused the request, failed at it, or answered against the protocol."""
+
+
+class Backend(Protocol):
+    """Speaks to the servers of one dialect."""
+
+    def generate(
+        self, target: str, request: DispatchRequest, timeout_seconds: float
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """Generate; closing the generator cancels the work at the server.
+
+        Raises:
+            BackendError: one of its four kinds.
+        """
+        ...

@@ -1,0 +1,55 @@
+"""Channels to model servers, one an endpoint, shared by streams and probes."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from services.common.grpc_channel import open_channel
+from services.common.tls import TLSMaterial
+from services.router.backends.kserve import InferenceStub
+
+# Token responses are small; an error text may carry a stack trace.
+_MAX_RESPONSE_BYTES = 16 << 20
+# The longest request anybody may be granted by default.
+_GRACE_SECONDS = 600.0
+
+
+class EndpointChannels:
+    """Opens a channel when a target is first used, and closes those of targets that are gone."""
+
+    def __init__(self, tls: TLSMaterial | None) -> None:
+        self._tls = tls
+        self._closing: set[asyncio.Task[None]] = set()
+        self._open: dict[str, tuple[grpc.aio.Channel, Any]] = {}
+
+    def stub(self, target: str) -> Any:
+        """The KServe stub of a target."""
+        known = self._open.get(target)
+        if known is None:
+            channel = open_channel(target, self._tls, max_message_bytes=_MAX_RESPONSE_BYTES)
+            known = self._open[target] = (channel, InferenceStub(channel))
+        return known[1]
+
+    def keep_only(self, targets: frozenset[str]) -> None:
+        """Close the channels of all other targets, once the streams that run on them have ended."""
+        for target in self._open.keys() - targets:
+            channel, _ = self._open.pop(target)
+            closing = asyncio.create_task(channel.close(_GRACE_SECONDS), name="close channel")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        for channel, _ in self._open.values():
+            await channel.close()

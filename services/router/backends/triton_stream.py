@@ -1,0 +1,64 @@
+"""One `ModelStreamInfer` stream a request: cancelling the stream cancels just that request.
+
+Decoupled models answer on streams only. Errors come as text inside a stream whose status is OK, or as the
+stream's status when the connection fails; both become typed failures here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import grpc
+
+from services.router.backends import trtllm_engine
+from services.router.backends.backend import (
+    BackendRejectedError,
+    BackendUnavailableError,
+    DispatchRequest,
+    TokenChunk,
+)
+from services.router.backends.channels import EndpointChannels
+
+# What a server that is gone, going or overloaded answers; anything else is about the request.
+_UNAVAILABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+class TritonStreamBackend:
+    """Speaks the engine dialect over streams."""
+
+    def __init__(self, channels: EndpointChannels) -> None:
+        self._channels = channels
+
+    async def generate(
+        self, target: str, request: DispatchRequest, timeout_seconds: float
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """Generate; see `Backend.generate`."""
+        message = trtllm_engine.encode(request)
+        call = self._channels.stub(target).ModelStreamInfer(timeout=timeout_seconds)
+        try:
+            await call.write(message)
+            await call.done_writing()
+            while (answer := await call.read()) is not grpc.aio.EOF:
+                if answer.error_message:
+                    raise trtllm_engine.failure(answer.error_message, request)
+                response = answer.infer_response
+                if response.id != request.request_id:
+                    raise BackendRejectedError("a response to another request")
+                chunk = trtllm_engine.decode(response)
+                yield chunk
+                if chunk.final:
+                    return
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _UNAVAILABLE:
+                broken = error.code() is grpc.StatusCode.UNAVAILABLE
+                raise BackendUnavailableError(f"stream ended: {error.code().name}", broken=broken) from None
+            raise trtllm_engine.failure(error.details() or "", request) from None
+        finally:
+            # A stream that is not over is work nobody waits for: the server stops within its next poll.
+            call.cancel()
+        raise BackendUnavailableError("the stream ended before its final response", broken=True)

@@ -1,0 +1,159 @@
+"""Follows the config service: snapshots in, ACK or NACK and outcome counts out.
+
+A snapshot is compiled in a thread and put in force by one assignment; one that is refused changes nothing. A
+stream that breaks, or on which nothing is heard, is opened again after a jittered delay; meanwhile requests go
+on under the last snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import grpc
+from tenantry.config.v1 import config_discovery_service_pb2 as pb
+from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
+
+from services.common.backoff import Backoff
+from services.router.config_state import ConfigState
+from services.router.metrics import RouterMetrics
+from services.router.outcomes import OutcomeCounts
+from services.router.snapshot import Snapshot
+from services.router.snapshot_assembly import Assembled, AssemblyError, SnapshotAssembler, apply_to
+from services.router.snapshot_compiler import LoadTextModel, SnapshotRefusedError, compile_snapshot
+
+_log = logging.getLogger(__name__)
+
+# Heartbeats come every 0.5 s.
+_SILENCE_SECONDS = 5.0
+_BACKOFF_BASE_SECONDS = 0.1
+_BACKOFF_CAP_SECONDS = 2.0
+_MAX_REASONS = 100
+
+OnSnapshot = Callable[[Snapshot], None]
+
+
+class _SilentError(Exception):
+    """Nothing was heard, or the service ended the stream."""
+
+
+class ConfigClient:
+    """One router's stream to the config service."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        router: str,
+        state: ConfigState,
+        load_text_model: LoadTextModel,
+        on_snapshot: OnSnapshot,
+        outcomes: OutcomeCounts,
+        metrics: RouterMetrics,
+    ) -> None:
+        self._stub = rpc.ConfigDiscoveryServiceStub(channel)
+        self._router = router
+        self._state = state
+        self._load_text_model = load_text_model
+        self._on_snapshot = on_snapshot
+        self._outcomes = outcomes
+        self._metrics = metrics
+        self._held: Mapping[str, pb.Resource] = {}
+        self._write = asyncio.Lock()
+
+    async def run(self) -> NoReturn:
+        """Follow, for as long as the process lives."""
+        backoff = Backoff(_BACKOFF_BASE_SECONDS, _BACKOFF_CAP_SECONDS)
+        with ThreadPoolExecutor(1, thread_name_prefix="compile") as compiler:
+            while True:
+                try:
+                    await self._follow(compiler, backoff)
+                except* (grpc.aio.AioRpcError, _SilentError, asyncio.InvalidStateError) as broken:
+                    _log.warning("config stream ended: %s", _cause(broken))
+                await asyncio.sleep(backoff.next_delay_seconds())
+
+    async def _follow(self, compiler: ThreadPoolExecutor, backoff: Backoff) -> None:
+        call = self._stub.StreamSnapshots()
+        # One waits while another is compiled; a third holds up the stream, which only delays heartbeats.
+        assembled: asyncio.Queue[Assembled] = asyncio.Queue(maxsize=1)
+        try:
+            hello = pb.RouterHello(router=self._router, revision=self._state.revision)
+            await self._send(call, pb.StreamSnapshotsRequest(hello=hello))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(call, assembled, backoff), name="read snapshots")
+                group.create_task(self._apply(call, assembled, compiler), name="apply snapshots")
+        finally:
+            call.cancel()
+
+    async def _read(self, call: Any, assembled: asyncio.Queue[Assembled], backoff: Backoff) -> NoReturn:
+        assembler = SnapshotAssembler()
+        while True:
+            try:
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    message = await call.read()
+            except TimeoutError:
+                raise _SilentError from None
+            if message is grpc.aio.EOF:
+                raise _SilentError
+            self._state.heard()
+            if message.HasField("heartbeat"):
+                backoff.reset()
+                await self._report(call)
+                continue
+            try:
+                whole = assembler.add(message.chunk)
+            except AssemblyError as error:
+                await self._refuse(call, message.chunk.nonce, message.chunk.revision, [str(error)])
+                continue
+            if whole is not None:
+                await assembled.put(whole)
+
+    async def _apply(
+        self, call: Any, assembled: asyncio.Queue[Assembled], compiler: ThreadPoolExecutor
+    ) -> NoReturn:
+        loop = asyncio.get_running_loop()
+        while True:
+            whole = await assembled.get()
+            try:
+                resources = apply_to(self._held, self._state.revision, whole)
+                snapshot = await loop.run_in_executor(
+                    compiler, compile_snapshot, whole.revision, resources, self._load_text_model
+                )
+            except AssemblyError as error:
+                await self._refuse(call, whole.nonce, whole.revision, [str(error)])
+                continue
+            except SnapshotRefusedError as error:
+                await self._refuse(call, whole.nonce, whole.revision, error.reasons)
+                continue
+            self._held = resources
+            self._state.put(snapshot)
+            self._on_snapshot(snapshot)
+            self._metrics.snapshot_applied(snapshot.revision)
+            _log.info("config revision %d is in force", snapshot.revision)
+            ack = pb.SnapshotAck(nonce=whole.nonce, revision=whole.revision)
+            await self._send(call, pb.StreamSnapshotsRequest(ack=ack))
+
+    async def _refuse(self, call: Any, nonce: str, revision: int, reasons: list[str]) -> None:
+        self._metrics.snapshot_refused()
+        _log.error("config revision %d refused: %s", revision, "; ".join(reasons[:_MAX_REASONS]))
+        nack = pb.SnapshotNack(nonce=nonce, revision=revision, reasons=reasons[:_MAX_REASONS])
+        await self._send(call, pb.StreamSnapshotsRequest(nack=nack))
+
+    async def _report(self, call: Any) -> None:
+        report = self._outcomes.take()
+        if report is not None:
+            await self._send(call, pb.StreamSnapshotsRequest(outcomes=report))
+
+    async def _send(self, call: Any, message: pb.StreamSnapshotsRequest) -> None:
+        async with self._write:
+            await call.write(message)
+
+
+def _cause(broken: BaseExceptionGroup[Exception]) -> str:
+    first: BaseException = broken
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first.code().name if isinstance(first, grpc.aio.AioRpcError) else type(first).__name__

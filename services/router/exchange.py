@@ -1,0 +1,53 @@
+"""What becomes of one request: filled in step by step, read by the answer, the audit log and the metrics."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tenantry.inference.v1 import inference_service_pb2 as pb
+
+from services.common.audit_writer import AuditReceipt
+from services.router.identity import Caller
+from services.router.pool.pool import Cost
+from services.router.shaping import Shape
+
+
+class FinishReason(Enum):
+    """Why generation ended; the values are the contract's."""
+
+    END = pb.FINISH_REASON_END
+    STOP_SEQUENCE = pb.FINISH_REASON_STOP_SEQUENCE
+    LENGTH = pb.FINISH_REASON_LENGTH
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way. Times are seconds of the monotonic clock, unless they say otherwise."""
+
+    caller: Caller
+    request: pb.GenerateRequest
+    stale: bool
+    arrived_at: float
+    arrived_wall_seconds: float
+    request_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Unguessable; shown to the caller, and never the id model servers see."""
+    shape: Shape | None = None
+    cost: Cost | None = None
+    dispatched_at: float | None = None
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    ended_at: float | None = None
+    output_tokens: int = 0
+    text_parts: list[str] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    admit_begun: bool = False
+    """Whether an admit entry may have left: from here on there must be an outcome entry."""
+    admit_receipt: AuditReceipt | None = None
+    outcome_receipt: AuditReceipt | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(self.text_parts)

@@ -1,0 +1,133 @@
+"""The router's composition root."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import sys
+from contextlib import AsyncExitStack
+
+from prometheus_client import CollectorRegistry
+from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
+
+from services.common.artifacts import DirectoryArtifactStore
+from services.common.audit_writer import AuditWriter
+from services.common.clock import SystemClock
+from services.common.grpc_channel import open_channel
+from services.common.grpc_server import build_server
+from services.common.health import HealthBoard
+from services.common.lifecycle import Lifetime, TaskDiedError
+from services.common.logs import configure_logging
+from services.common.metrics import serve_metrics
+from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
+from services.router.admission import Admission
+from services.router.audit import AuditRecorder
+from services.router.backends.adapter_weights import AdapterWeights
+from services.router.backends.channels import EndpointChannels
+from services.router.backends.triton_health import TritonProbe
+from services.router.backends.triton_stream import TritonStreamBackend
+from services.router.config_client import ConfigClient
+from services.router.config_state import ConfigState
+from services.router.dispatch import Dispatcher
+from services.router.limits import TenantLimiter
+from services.router.metrics import RouterMetrics
+from services.router.outcomes import OutcomeCounts
+from services.router.pipeline import Pipeline
+from services.router.pool.directory import PoolDirectory
+from services.router.prompt_encoding import PromptEncoder
+from services.router.refusals import RefusalLog
+from services.router.servicer import InferenceServicer
+from services.router.settings import RouterSettings
+from services.router.snapshot_follower import SnapshotFollower
+from services.router.text_model import TextModelLoader
+
+_log = logging.getLogger(__name__)
+
+_CONFIG = "config"
+_AUDIT_DRAIN_SECONDS = 1.0
+
+
+def main() -> None:
+    """Run until a signal, or until something the router cannot do without ends."""
+    settings = RouterSettings()
+    configure_logging(settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except TaskDiedError as error:
+        _log.error("stopped: %s", error)
+        sys.exit(1)
+
+
+async def serve(settings: RouterSettings) -> None:
+    """Put the router together, serve, and take it apart in reverse."""
+    clock, registry = SystemClock(), CollectorRegistry()
+    metrics, outcomes = RouterMetrics(registry), OutcomeCounts()
+    artifacts = DirectoryArtifactStore(settings.artifact_dir)
+    health = HealthBoard([_CONFIG])
+    async with AsyncExitStack() as stack:
+        stack.enter_context(serve_metrics(registry, settings.metrics_address))
+        config_channel = await stack.enter_async_context(open_channel(settings.config_target, settings.tls))
+        audit_channel = await stack.enter_async_context(open_channel(settings.audit_target, settings.tls))
+        endpoint_channels = await stack.enter_async_context(EndpointChannels(settings.tls))
+
+        audit_writer = await stack.enter_async_context(AuditWriter(audit_channel, settings.router))
+        recorder = AuditRecorder(audit_writer)
+        refusals = RefusalLog(audit_writer, clock)
+        weights = await stack.enter_async_context(AdapterWeights(artifacts, settings.adapter_cache_bytes))
+        encoder = stack.enter_context(PromptEncoder(settings.tokeniser_threads))
+
+        state, limiter = ConfigState(clock), TenantLimiter()
+        pools = PoolDirectory(TritonProbe(endpoint_channels))
+        follower = SnapshotFollower(pools, limiter, endpoint_channels, health, _CONFIG)
+        config = ConfigClient(
+            config_channel,
+            router=settings.router,
+            state=state,
+            load_text_model=TextModelLoader(artifacts).load,
+            on_snapshot=follower.follow,
+            outcomes=outcomes,
+            metrics=metrics,
+        )
+        pipeline = Pipeline(
+            config=state,
+            verifier=TokenVerifier(settings.jwks_path, CONFIG_ISSUER, Audience.INFERENCE, clock),
+            admission=Admission(limiter, clock),
+            encoder=encoder,
+            pools=pools,
+            dispatcher=Dispatcher(
+                {"TRTLLM_ENGINE": TritonStreamBackend(endpoint_channels)}, weights, clock, metrics
+            ),
+            audit=recorder,
+            refusals=refusals,
+            outcomes=outcomes,
+            metrics=metrics,
+            clock=clock,
+            rng=random.SystemRandom(),
+        )
+        server = build_server(
+            listen=[settings.listen],
+            register=lambda server: rpc.add_InferenceServiceServicer_to_server(
+                InferenceServicer(pipeline), server
+            ),
+            service_names=["tenantry.inference.v1.InferenceService"],
+            health=health,
+            tls=settings.tls,
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        )
+        # Entered last: its tasks end first, while everything they use is still open.
+        lifetime = await stack.enter_async_context(Lifetime())
+        await health.publish()
+        await server.start()
+        try:
+            lifetime.own(config.run(), "follow config")
+            lifetime.own(pools.run(), "probe endpoints")
+            lifetime.own(follower.run(), "close channels")
+            lifetime.own(refusals.run(), "count refusals")
+            _log.info("router %s listens on %s", settings.router, settings.listen)
+            await lifetime.wait()
+        finally:
+            await health.set(_CONFIG, ready=False)
+            await server.stop(settings.drain_seconds)
+            refusals.flush()
+            await recorder.drain(_AUDIT_DRAIN_SECONDS)

@@ -1,0 +1,75 @@
+"""The running pools: follows the config and owns the probes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+from services.common.errors import Reason, UnavailableError
+from services.router.pool.fifo import FifoPool
+from services.router.pool.pool import Pool
+from services.router.pool.probing import Probe, probe_endpoint
+from services.router.snapshot import PoolConfig, Snapshot
+
+
+class PoolDirectory:
+    """Pools by name. A pool whose base model, server model or dialect changes is another pool."""
+
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
+        self._pools: dict[str, tuple[PoolConfig, FifoPool]] = {}
+        self._changed = asyncio.Event()
+
+    def configure(self, snapshot: Snapshot) -> None:
+        """Follow a snapshot: requests that run on a pool that is gone end there."""
+        for name, config in snapshot.pools.items():
+            known = self._pools.get(name)
+            if known is not None and _kind(known[0]) == _kind(config):
+                known[1].configure(config)
+                self._pools[name] = (config, known[1])
+            else:
+                if known is not None:
+                    known[1].retire()
+                self._pools[name] = (config, FifoPool(config))
+        for name in self._pools.keys() - snapshot.pools.keys():
+            self._pools.pop(name)[1].retire()
+        self._changed.set()
+
+    def pool(self, config: PoolConfig) -> Pool:
+        """The running pool.
+
+        Raises:
+            UnavailableError: it is gone, or another by now: the request came with an older snapshot.
+        """
+        known = self._pools.get(config.name)
+        if known is None or _kind(known[0]) != _kind(config):
+            raise UnavailableError("no pool serves this model", reason=Reason.NO_READY_ENDPOINT)
+        return known[1]
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """Every endpoint in use."""
+        return frozenset(target for _, pool in self._pools.values() for target in pool.targets)
+
+    async def run(self) -> NoReturn:
+        """Probe every endpoint, for as long as the process lives."""
+        probes: dict[tuple[int, str], asyncio.Task[NoReturn]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._changed.clear()
+                wanted = {
+                    (id(pool), target): (config, pool)
+                    for config, pool in self._pools.values()
+                    for target in pool.targets
+                }
+                for key in probes.keys() - wanted.keys():
+                    probes.pop(key).cancel()
+                for key, (config, pool) in wanted.items():
+                    if key not in probes:
+                        probing = probe_endpoint(self._probe, pool, key[1], config.server_model)
+                        probes[key] = group.create_task(probing, name="probe endpoint")
+                await self._changed.wait()
+
+
+def _kind(config: PoolConfig) -> tuple[str, str, str]:
+    return config.base_model, config.server_model, config.dialect

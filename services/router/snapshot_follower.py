@@ -1,0 +1,45 @@
+"""What follows when a snapshot comes into force: pools, limits, channels, readiness."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+from services.common.health import HealthBoard
+from services.router.backends.channels import EndpointChannels
+from services.router.limits import TenantLimiter
+from services.router.pool.directory import PoolDirectory
+from services.router.snapshot import Snapshot
+
+
+class SnapshotFollower:
+    """Brings everything that outlives a snapshot in line with the newest one."""
+
+    def __init__(
+        self,
+        pools: PoolDirectory,
+        limiter: TenantLimiter,
+        channels: EndpointChannels,
+        health: HealthBoard,
+        component: str,
+    ) -> None:
+        self._pools = pools
+        self._limiter = limiter
+        self._channels = channels
+        self._health = health
+        self._component = component
+        self._followed = asyncio.Event()
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Follow at once whatever a request may meet; the rest is `run`'s."""
+        self._pools.configure(snapshot)
+        self._limiter.forget(frozenset(snapshot.tenants))
+        self._followed.set()
+
+    async def run(self) -> NoReturn:
+        """Tell readiness and close channels of endpoints that are gone, for as long as the process lives."""
+        while True:
+            await self._followed.wait()
+            self._followed.clear()
+            await self._health.set(self._component, ready=True)
+            self._channels.keep_only(self._pools.targets)
