@@ -10,6 +10,7 @@ from typing import Protocol
 
 from triton_models.cpu_engine.engine import Engine, GenerationRequest, TokenEvent
 from triton_models.cpu_engine.errors import QueueFullError, RequestError
+from triton_models.cpu_engine.server_watch import ServerWatch
 
 _IDLE_POLL_SECONDS = 0.1
 
@@ -51,14 +52,20 @@ class EngineThread:
 
     Args:
         build: Makes the engine; called on the thread itself.
+        watch: Says whether the server that the answers go to is still there.
         max_inbox: Messages accepted between two steps.
         on_death: Called once, on the thread, with the exception that killed it.
     """
 
     def __init__(
-        self, build: Callable[[], Engine], max_inbox: int, on_death: Callable[[BaseException], None]
+        self,
+        build: Callable[[], Engine],
+        watch: ServerWatch,
+        max_inbox: int,
+        on_death: Callable[[BaseException], None],
     ) -> None:
         self._build = build
+        self._watch = watch
         self._max_inbox = max_inbox
         self._inbox: queue.Queue[_Add | _Stop] = queue.Queue(max_inbox)
         self._on_death = on_death
@@ -118,6 +125,7 @@ class EngineThread:
             while not self._closing.is_set():
                 self._receive(engine)
                 self._drop_cancelled(engine)
+                self._look_at_server(engine)
                 for event in engine.step():
                     self._deliver(event)
             for sink in self._sinks.values():
@@ -157,6 +165,12 @@ class EngineThread:
                 engine.cancel(request_id)
                 del self._sinks[request_id]
                 sink.on_stopped()
+
+    def _look_at_server(self, engine: Engine) -> None:
+        if self._sinks and self._watch.stopping():
+            for request_id in list(self._sinks):
+                engine.cancel(request_id)
+                self._sinks.pop(request_id).on_error("the server is stopping")
 
     def _deliver(self, event: TokenEvent) -> None:
         sink = self._sinks.pop(event.request_id) if event.finished else self._sinks[event.request_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from triton_models.cpu_engine.adapter_layout import Adapter, LoraModule, module_sizes
+from triton_models.cpu_engine.adapter_layout import Adapter, module_sizes
+from triton_models.cpu_engine.adapter_staging import AdapterStaging
 from triton_models.cpu_engine.forward_pass import Row
 from triton_models.cpu_engine.graph import (
     LORA_MASK,
@@ -47,22 +49,17 @@ class Executor:
 
     def __init__(self, card: ModelCard, weights: Weights, shape: ExecutorShape) -> None:
         self._weights = weights  # the graph's constants live in this memory
-        self._max_rank = shape.max_rank
-        self._adapter_rows = shape.adapter_slots * shape.max_rank
+        places = itertools.product(range(card.layers), module_sizes(card).items())
+        sizes = {(layer, module): size for layer, (module, size) in places}
+        self._adapters = AdapterStaging(sizes, shape.adapter_slots, shape.max_rank)
         options = _EXACT | {"INFERENCE_NUM_THREADS": shape.threads}
         compiled = ov.Core().compile_model(build_graph(card, weights), "CPU", options)
         self._request = compiled.create_infer_request()
         self._kv_cache = self._allocate_kv_cache(compiled, shape.kv_blocks)
-        self._slots = self._allocate_adapter_slots(card)
 
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
-        """Fill a slot; modules the adapter does not have become zero."""
-        rows = slice(slot * self._max_rank, (slot + 1) * self._max_rank)
-        for place, (a, b) in self._slots.items():
-            a[rows], b[rows] = 0, 0
-            if term := adapter.get(place):
-                used = slice(rows.start, rows.start + term.rank)
-                a[used], b[used] = term.a, term.b.T
+        """Fill a slot; modules the adapter does not have stay the base model's."""
+        self._adapters.store(slot, adapter)
 
     def forget_blocks(self, blocks: Sequence[int]) -> None:
         """Zero KV blocks, so that nothing non-finite in them reaches their next owner."""
@@ -80,6 +77,8 @@ class Executor:
         held = [row.blocks[: -(-(row.start + len(row.tokens)) // BLOCK_TOKENS)] for row in rows]
         sampled = [int(end) - 1 for row, end in zip(rows, ends, strict=True) if row.samples]
         positions = [np.arange(row.start, row.start + len(row.tokens)) for row in rows]
+        slots = [row.adapter_slot for row in rows]
+        self._bind_adapters(slots)
         inputs = {
             "input_ids": np.concatenate([row.tokens for row in rows]).astype(np.int64),
             "position_ids": np.concatenate(positions).astype(np.int64),
@@ -90,7 +89,7 @@ class Executor:
                 np.int32
             ),
             "max_context_len": np.array(max(row.start + len(row.tokens) for row in rows), np.int32),
-            LORA_MASK: self._mask(rows, counts),
+            LORA_MASK: self._adapters.mask(slots, counts),
             # One position is computed even where none is wanted: an empty MatMul is not worth the risk.
             SAMPLED_INDICES: np.array(sampled or [0], np.int64),
         }
@@ -100,11 +99,10 @@ class Executor:
         logits: npt.NDArray[np.float32] = self._request.get_output_tensor(0).data
         return logits[: len(sampled), 0]
 
-    def _mask(self, rows: Sequence[Row], counts: npt.NDArray[np.int_]) -> npt.NDArray[np.float32]:
-        slots = np.repeat([-1 if row.adapter_slot is None else row.adapter_slot for row in rows], counts)
-        owners = np.arange(self._adapter_rows) // self._max_rank
-        mask: npt.NDArray[np.float32] = (slots[:, None] == owners).astype(np.float32)
-        return mask[:, None, :]
+    def _bind_adapters(self, slots: Sequence[int | None]) -> None:
+        for (layer, module), matrices in (self._adapters.stage(slots) or {}).items():
+            for name, matrix in zip(lora_input_names(layer, module), matrices, strict=True):
+                self._request.set_tensor(name, ov.Tensor(matrix, shared_memory=True))
 
     def _allocate_kv_cache(self, compiled: Any, blocks: int) -> list[npt.NDArray[np.float32]]:
         caches = []
@@ -118,15 +116,3 @@ class Executor:
                 self._request.set_tensor(name, ov.Tensor(cache, shared_memory=True))
                 caches.append(cache)
         return caches
-
-    def _allocate_adapter_slots(
-        self, card: ModelCard
-    ) -> dict[tuple[int, LoraModule], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        slots = {}
-        for layer in range(card.layers):
-            for module, sizes in module_sizes(card).items():
-                a, b = (np.zeros((self._adapter_rows, size), np.float32) for size in sizes)
-                for name, array in zip(lora_input_names(layer, module), (a, b), strict=True):
-                    self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
-                slots[layer, module] = a, b
-        return slots

@@ -37,7 +37,7 @@ class TwinSettings:
     shm_prefix: str
     """Starts the names of the shared-memory regions; unique among running servers: letters, digits, `_`."""
     lora_cache_slots: int = 8
-    lora_cache_max_adapter_size: int = 16
+    lora_cache_max_adapter_size: int = 64
     kv_cache_blocks: int = 512
     """Of 32 tokens each; a block takes 1.4 MB."""
     max_sequences: int = 16
@@ -99,6 +99,7 @@ def assemble(settings: TwinSettings) -> None:
         "max_batch_tokens": str(settings.max_batch_tokens),
         "max_waiting": str(settings.max_waiting),
         "threads": str(settings.threads),
+        "http_port": str(settings.http_port),
     }
     config.write_text(override_parameters(config.read_text("utf-8"), values), "utf-8")
     _replace_directory(_backends(settings) / "python", _server() / "backends" / "python")

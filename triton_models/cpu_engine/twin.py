@@ -30,6 +30,8 @@ class TwinParameters:
     """The largest rank; each slot holds one adapter of it."""
     threads: int
     exclude_input_in_output: bool
+    http_port: int
+    """The server's own; the model notices by it that the server is stopping."""
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> TwinParameters:
@@ -49,6 +51,7 @@ class TwinParameters:
             lora_cache_max_adapter_size=int(parameters["lora_cache_max_adapter_size"]),
             threads=int(parameters["threads"]),
             exclude_input_in_output=parameters["exclude_input_in_output"].lower() == "true",
+            http_port=int(parameters["http_port"]),
         )
 
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import threading
 import weakref
 from typing import Any
 
@@ -17,6 +16,7 @@ from triton_models.cpu_engine.engine import TokenEvent
 from triton_models.cpu_engine.engine_thread import EngineThread
 from triton_models.cpu_engine.errors import RequestError
 from triton_models.cpu_engine.request_tensors import INPUT_NAMES, ResponseOptions, is_stop, read_request
+from triton_models.cpu_engine.server_watch import ServerWatch, exit_with_parent
 from triton_models.cpu_engine.twin import TwinParameters, build_engine
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -30,13 +30,17 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Build the engine before Triton calls the model ready."""
+        exit_with_parent()
         config = json.loads(args["model_config"])
         text = {name: value["string_value"] for name, value in config["parameters"].items()}
         self._parameters = TwinParameters.parse(text)
         self._numbers = itertools.count(1)
         self._by_triton_id: weakref.WeakValueDictionary[str, _Answer] = weakref.WeakValueDictionary()
         self._engine = EngineThread(
-            lambda: build_engine(self._parameters), self._parameters.max_waiting, _leave_server
+            build=lambda: build_engine(self._parameters),
+            watch=ServerWatch(self._parameters.http_port),
+            max_inbox=self._parameters.max_waiting,
+            on_death=_leave,
         )
         self._engine.start(_START_TIMEOUT_SECONDS)
 
@@ -133,7 +137,6 @@ def _send_error(sender: Any, message: str) -> None:
     sender.send(pb_utils.InferenceResponse(error=error), flags=_FINAL)
 
 
-def _leave_server(error: BaseException) -> None:
+def _leave(error: BaseException) -> None:
     pb_utils.Logger.log_error(f"the engine has failed, the server stops: {error!r}")
-    if threading.current_thread() is not threading.main_thread():
-        os.kill(os.getppid(), signal.SIGTERM)
+    os.kill(os.getppid(), signal.SIGTERM)

@@ -1,0 +1,66 @@
+"""Tells a model inside of Triton that its server is going away, which Triton's python backend does not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+_PROBE_SECONDS = 0.25
+_PARENT_POLL_SECONDS = 0.25
+_CONNECT_TIMEOUT_SECONDS = 0.5
+
+
+class ServerWatch:
+    """Notices that the server is stopping by one of its ports.
+
+    A stopping server closes its ports at once but tells a model only when its last request is answered.
+
+    Args:
+        port: A loopback TCP port that the server listens on while it serves.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, port: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._port = port
+        self._clock = clock
+        self._next_probe_seconds = clock()
+        self._was_open = False
+        self._stopping = False
+
+    def stopping(self) -> bool:
+        """Whether the server has closed its port; cheap enough for every step."""
+        if not self._stopping and self._clock() >= self._next_probe_seconds:
+            self._next_probe_seconds = self._clock() + _PROBE_SECONDS
+            self._stopping = self._closed()
+        return self._stopping
+
+    def _closed(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), _CONNECT_TIMEOUT_SECONDS):
+                self._was_open = True
+        except ConnectionRefusedError:
+            return self._was_open  # a request can come in over gRPC just before this port opens
+        except OSError:
+            pass  # no descriptor, or no answer in time: says nothing about the server
+        return False
+
+
+def exit_with_parent() -> threading.Thread:
+    """Start a thread that ends this process when the one that started it is gone.
+
+    A killed server tells nobody: every thread of its python stub that talks to it waits on shared memory for
+    ever, and the interpreter's own way out would wait for those.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_POLL_SECONDS)
+        os._exit(1)
+
+    thread = threading.Thread(target=watch, name="parent-watch", daemon=True)
+    thread.start()
+    return thread
