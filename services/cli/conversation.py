@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+import typer
 from tenantry.inference.v1.inference_service_pb2 import (
     ContentPart,
     GenerateRequest,
@@ -15,15 +17,21 @@ from tenantry.inference.v1.inference_service_pb2 import (
 
 @dataclass(frozen=True, slots=True)
 class AskingOptions:
-    """How every question of a conversation is asked; None means the tenant's own value."""
+    """How every question of a conversation is asked, an option each; None means the tenant's own value."""
 
-    model: str = ""
-    adapter: str = ""
-    system: str | None = None
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
+    model: Annotated[str, typer.Option(metavar="ALIAS", help="The model; the tenant's default if unset.")] = (
+        ""
+    )
+    adapter: Annotated[str, typer.Option(metavar="ADAPTER", help="In place of the model's own.")] = ""
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Instructions, after the tenant's own.")
+    ] = None
+    max_output_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, metavar="N", help="Tokens at most.")
+    ] = None
+    temperature: Annotated[float | None, typer.Option(metavar="0-2", help="0 is greedy.")] = None
+    top_p: Annotated[float | None, typer.Option(metavar="0-1", help="Sample within this mass.")] = None
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Repeat a sample.")] = None
 
     def parameters(self) -> SamplingParameters:
         """The sampling parameters; what is None stays unset."""

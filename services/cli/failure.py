@@ -27,9 +27,17 @@ _NEXT: dict[Reason, str] = {
     Reason.DEADLINE_PASSED: "Give it longer with --timeout, or ask for less.",
     Reason.LOG_DAMAGED: "Keep the state directory as it is and call whoever runs the mesh.",
 }
+_OBSTACLES: dict[Obstacle, str] = {
+    Obstacle.NO_ANSWER: "no mesh answers at {address}.",
+    Obstacle.CERTIFICATE: "what answers at {address} shows a certificate the CA file does not vouch for.",
+    Obstacle.NOTHING_BEHIND: "the edge at {address} answers, but the service behind it does not.",
+    Obstacle.ANOTHER_SERVICE: "what answers at {address} does not offer this.",
+}
 _UNREACHABLE: dict[Obstacle, str] = {
     Obstacle.NO_ANSWER: "Start the mesh with `make up`; for one elsewhere set --address and --ca-file.",
     Obstacle.CERTIFICATE: "Give the CA of this mesh with --ca-file; another state directory has another CA.",
+    Obstacle.NOTHING_BEHIND: "It is starting or has stopped: try again in a second, or look at `tenantry up`.",
+    Obstacle.ANOTHER_SERVICE: "`chat` uses the tenant listener, all else the operations listener: check --address.",
 }
 
 
@@ -68,10 +76,8 @@ def next_step(error: Error | CommandError) -> str:
 
 
 def _message(error: Error | CommandError) -> str:
-    if isinstance(error, UnreachableError) and error.obstacle is Obstacle.NO_ANSWER:
-        return f"no mesh answers at {error.address}."
     if isinstance(error, UnreachableError):
-        return f"what answers at {error.address} shows a certificate the CA file does not vouch for."
+        return _OBSTACLES[error.obstacle].format(address=error.address)
     if isinstance(error, InvalidArgumentError) and error.violations:
         return "the request is invalid."
     text = error.message or "the server gave no reason"

@@ -1,12 +1,17 @@
-"""Options every command shares, added to a command's own in one place."""
+"""From a command's parameters to options on a command line, with those every command shares.
+
+A parameter that is a dataclass becomes one option for each of its fields, so that commands can share groups of
+options.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec, get_type_hints
 
 import typer
 
@@ -49,6 +54,16 @@ def _shared(
 _SHARED = inspect.signature(_shared, eval_str=True).parameters
 
 
+def _group_options(group: type[Any]) -> Iterator[inspect.Parameter]:
+    """A parameter for each field of a dataclass."""
+    hints = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        yield inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
+        )
+
+
 def shared_options(
     command: Callable[Concatenate[Mesh, Output, P], Coroutine[Any, Any, None] | None],
 ) -> Callable[..., None]:
@@ -57,18 +72,29 @@ def shared_options(
     A coroutine function is run on an event loop of its own.
     """
     own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
+    groups: dict[str, type[Any]] = {
+        parameter.name: parameter.annotation
+        for parameter in own
+        if isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation)
+    }
+    options: list[inspect.Parameter] = []
+    for parameter in own:
+        if parameter.name in groups:
+            options += _group_options(groups[parameter.name])
+        else:
+            options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    options += _SHARED.values()
 
     def run(*args: P.args, **values: P.kwargs) -> None:
         mesh, output = _shared(**{name: values.pop(name) for name in _SHARED})  # type: ignore[arg-type]  # by signature
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         outcome = command(mesh, output, *args, **values)
         if inspect.iscoroutine(outcome):
             asyncio.run(outcome)
 
-    parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *_SHARED.values())
-    ]
     run.__name__ = command.__name__
     run.__doc__ = command.__doc__
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {option.name: option.annotation for option in options}
     return run

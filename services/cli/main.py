@@ -6,7 +6,8 @@ Exit status: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import sys
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -78,8 +79,21 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415  # --help stays fast
+
+        sys.stdout.write(f"tenantry {version('tenantry')}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     """A mesh that lets many tenants share one set of GPUs."""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
+import typer
 from tenantry.config.v1.tenant_pb2 import AuditPolicy, IsolationTier, ModelAlias, Tenant, TenantConfig
 
 from services.cli.clients.names import model_name, pool_name, short
@@ -29,22 +31,36 @@ class Auditing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TenantChanges:
-    """What to change; None leaves a field as it is."""
+    """What to change, an option each; None leaves a field as it is."""
 
-    display_name: str | None = None
-    system_prompt: str | None = None
-    alias: str | None = None
-    """Which model alias `base_model` and `adapter` are about; None means the default one."""
-    base_model: str | None = None
-    adapter: str | None = None
-    """The id of one of the tenant's adapters; empty takes the alias's away."""
-    tier: Tier | None = None
-    audit_policy: Auditing | None = None
-    pool: str | None = None
-    weight: int | None = None
-    requests_per_second: float | None = None
-    concurrent_requests: int | None = None
-    tokens_per_minute: int | None = None
+    display_name: Annotated[str | None, typer.Option(metavar="TEXT", help="What people call it.")] = None
+    system_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Placed before every conversation; @FILE reads a file.")
+    ] = None
+    alias: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model alias --base-model and --adapter are about.")
+    ] = None
+    base_model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The base model behind the alias.")
+    ] = None
+    adapter: Annotated[
+        str | None, typer.Option(metavar="ADAPTER", help="The tenant's adapter the alias uses; '' for none.")
+    ] = None
+    tier: Annotated[Tier | None, typer.Option(metavar="TIER", help="shared, isolated or dedicated.")] = None
+    audit_policy: Annotated[
+        Auditing | None, typer.Option(metavar="POLICY", help="batch, blocking or blocking-strict.")
+    ] = None
+    pool: Annotated[str | None, typer.Option(metavar="POOL", help="The pool that serves it.")] = None
+    weight: Annotated[int | None, typer.Option(metavar="1-1000", help="Share of contended capacity.")] = None
+    requests_per_second: Annotated[
+        float | None, typer.Option("--rate", metavar="N", help="Requests a second, sustained.")
+    ] = None
+    concurrent_requests: Annotated[
+        int | None, typer.Option("--concurrency", metavar="N", help="Requests in the mesh at once.")
+    ] = None
+    tokens_per_minute: Annotated[
+        int | None, typer.Option("--token-rate", metavar="N", help="Tokens a minute, in and out.")
+    ] = None
 
     def apply(self, tenant: Tenant) -> None:
         """Change a tenant in place.

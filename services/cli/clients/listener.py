@@ -35,6 +35,8 @@ class Obstacle(Enum):
 
     NO_ANSWER = "nothing answers"
     CERTIFICATE = "the certificate shown is not signed by the expected CA"
+    NOTHING_BEHIND = "the edge answers, the service behind it does not"
+    ANOTHER_SERVICE = "something else answers"
 
 
 class UnreachableError(UnavailableError):
@@ -88,10 +90,10 @@ def typed_errors(address: str) -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.UNAVAILABLE and _DETAILS_KEY not in (
-            error.trailing_metadata() or ()
-        ):
-            raise UnreachableError(address, _obstacle(error)) from None
+        answered_by_us = _DETAILS_KEY in (error.trailing_metadata() or ())
+        obstacle = None if answered_by_us else _obstacle(error)
+        if obstacle is not None:
+            raise UnreachableError(address, obstacle) from None
         raise from_rpc_error(error) from None
 
 
@@ -117,7 +119,14 @@ class Caller:
             return await method(request, timeout=timeout_seconds, metadata=self.metadata)
 
 
-def _obstacle(error: grpc.aio.AioRpcError) -> Obstacle:
+def _obstacle(error: grpc.aio.AioRpcError) -> Obstacle | None:
+    """What stood in the way of a call no service of ours answered; None where the edge itself decided."""
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return Obstacle.ANOTHER_SERVICE
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return None
     text = (error.details() or "") + (error.debug_error_string() or "")
-    handshake = "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification Check failed" in text
-    return Obstacle.CERTIFICATE if handshake else Obstacle.NO_ANSWER
+    if "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification Check failed" in text:
+        return Obstacle.CERTIFICATE
+    # Envoy's own words; gRPC's for a listener that is down hold no "upstream".
+    return Obstacle.NOTHING_BEHIND if "upstream" in text else Obstacle.NO_ANSWER

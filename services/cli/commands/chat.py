@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Annotated
 
 import typer
@@ -34,25 +35,14 @@ def chat(
         typer.Argument(help="The question; without one, a conversation.", show_default=False),
     ] = None,
     *,
+    options: AskingOptions,
     tenant: Annotated[
         str | None, typer.Option("--tenant", "-t", metavar="TENANT", help="Whose local key to call with.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="ALIAS", help="The model; the tenant's default if unset.")
-    ] = "",
-    adapter: Annotated[str, typer.Option(metavar="ADAPTER", help="In place of the model's own.")] = "",
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Instructions, after the tenant's own.")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Tokens at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(metavar="0-2", help="0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(metavar="0-1", help="Sample within this mass.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Repeat a sample.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For one answer.")] = 60.0,
     models: Annotated[bool, typer.Option("--models", help="List the models to choose from.")] = False,
 ) -> None:
     """Ask a tenant's model, once or in a conversation. A question can be piped in."""
-    options = AskingOptions(model, adapter, system, max_tokens, temperature, top_p, seed)
     client = mesh.inference(tenant)
     if models:
         asyncio.run(_list_models(client, output))
@@ -69,7 +59,14 @@ def chat(
         if text is not None:
             session.once(text)
         else:
+            _load_line_editing()
             session.converse(f"{short(tenant) if tenant else 'you'}> ", input)
+
+
+def _load_line_editing() -> None:
+    """Once readline is loaded `input` has arrow keys and a history; some Pythons come without it."""
+    with suppress(ImportError):
+        importlib.import_module("readline")
 
 
 class Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,35 +15,13 @@ from services.cli.errors import UsageError
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.output import Output
-from services.cli.tenant_changes import Auditing, TenantChanges, Tier
+from services.cli.tenant_changes import TenantChanges
 from services.cli.wording import enum_word, when
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, show and change tenants.")
 
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name, for example acme.")]
 File = Annotated[Path | None, typer.Option(metavar="YAML", help="A tenant as `tenant get` prints it.")]
-DisplayName = Annotated[str | None, typer.Option(metavar="TEXT", help="What people call it.")]
-SystemPrompt = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Placed before every conversation; @FILE reads a file.")
-]
-Alias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The model alias --base-model and --adapter are about.")
-]
-BaseModel = Annotated[str | None, typer.Option(metavar="MODEL", help="The base model behind the alias.")]
-AdapterId = Annotated[
-    str | None, typer.Option(metavar="ADAPTER", help="The tenant's adapter the alias uses; '' for none.")
-]
-TierOption = Annotated[Tier | None, typer.Option(metavar="TIER", help="shared, isolated or dedicated.")]
-AuditOption = Annotated[
-    Auditing | None, typer.Option(metavar="POLICY", help="batch, blocking or blocking-strict.")
-]
-PoolId = Annotated[str | None, typer.Option(metavar="POOL", help="The pool that serves it.")]
-Weight = Annotated[int | None, typer.Option(metavar="1-1000", help="Share of contended capacity.")]
-Rate = Annotated[float | None, typer.Option("--rate", metavar="N", help="Requests a second, sustained.")]
-Concurrency = Annotated[
-    int | None, typer.Option("--concurrency", metavar="N", help="Requests in the mesh at once.")
-]
-Tokens = Annotated[int | None, typer.Option("--token-rate", metavar="N", help="Tokens a minute, in and out.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, change nothing.")]
 
 
@@ -52,36 +31,19 @@ async def create(
     mesh: Mesh,
     output: Output,
     tenant: TenantId,
+    changes: TenantChanges,
     *,
     file: File = None,
-    display_name: DisplayName = None,
-    system_prompt: SystemPrompt = None,
-    alias: Alias = None,
-    base_model: BaseModel = None,
-    tier: TierOption = None,
-    audit_policy: AuditOption = None,
-    pool: PoolId = None,
-    weight: Weight = None,
-    requests_per_second: Rate = None,
-    concurrent_requests: Concurrency = None,
-    tokens_per_minute: Tokens = None,
     dry_run: DryRun = False,
 ) -> None:
     """Create a tenant. Its adapters come next: `adapter register`, then `tenant update --adapter`."""
+    if changes.adapter:
+        raise UsageError(
+            "a new tenant has no adapters yet.",
+            "Create it, then `adapter register`, `tenant update --adapter`.",
+        )
     draft = _read_tenant(file) if file else Tenant(config=TenantConfig())
-    TenantChanges(
-        display_name=display_name,
-        system_prompt=_prompt_text(system_prompt),
-        alias=alias,
-        base_model=base_model,
-        tier=tier,
-        audit_policy=audit_policy,
-        pool=pool,
-        weight=weight,
-        requests_per_second=requests_per_second,
-        concurrent_requests=concurrent_requests,
-        tokens_per_minute=tokens_per_minute,
-    ).apply(draft)
+    _complete(changes).apply(draft)
     if not draft.config.models:
         raise UsageError("a tenant needs a model.", "Give --base-model; `tenantry model list` shows them.")
     async with mesh.admin() as admin:
@@ -140,39 +102,15 @@ async def update(
     mesh: Mesh,
     output: Output,
     tenant: TenantId,
+    changes: TenantChanges,
     *,
     file: File = None,
-    display_name: DisplayName = None,
-    system_prompt: SystemPrompt = None,
-    alias: Alias = None,
-    base_model: BaseModel = None,
-    adapter: AdapterId = None,
-    tier: TierOption = None,
-    audit_policy: AuditOption = None,
-    pool: PoolId = None,
-    weight: Weight = None,
-    requests_per_second: Rate = None,
-    concurrent_requests: Concurrency = None,
-    tokens_per_minute: Tokens = None,
     dry_run: DryRun = False,
 ) -> None:
     """Change a tenant: what is given, and nothing else. A changed config becomes the next version."""
-    changes = TenantChanges(
-        display_name=display_name,
-        system_prompt=_prompt_text(system_prompt),
-        alias=alias,
-        base_model=base_model,
-        adapter=adapter,
-        tier=tier,
-        audit_policy=audit_policy,
-        pool=pool,
-        weight=weight,
-        requests_per_second=requests_per_second,
-        concurrent_requests=concurrent_requests,
-        tokens_per_minute=tokens_per_minute,
-    )
     if file is None and changes == TenantChanges():
         raise UsageError("there is nothing to change.", "Give --file or one of the options; see --help.")
+    changes = _complete(changes)
     wanted = _read_tenant(file) if file else None
     async with mesh.admin() as admin:
         before = await admin.get_tenant(tenant)
@@ -213,11 +151,13 @@ def _read_tenant(path: Path) -> Tenant:
     return to_message(read_document(path), Tenant(), str(path))
 
 
-def _prompt_text(prompt: str | None) -> str | None:
+def _complete(changes: TenantChanges) -> TenantChanges:
+    """Read the system prompt from its file, where one is named."""
+    prompt = changes.system_prompt
     if prompt is None or not prompt.startswith("@"):
-        return prompt
+        return changes
     try:
-        return Path(prompt[1:]).read_text().rstrip("\n")
+        return replace(changes, system_prompt=Path(prompt[1:]).read_text().rstrip("\n"))
     except (OSError, UnicodeDecodeError):
         raise UsageError(f"cannot read a text from {prompt[1:]}.") from None
 

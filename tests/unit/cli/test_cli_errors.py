@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from services.cli.clients.listener import Obstacle, UnreachableError, typed_errors
 from services.cli.profile import load_endpoints
 from services.cli.settings import CliSettings
 from services.common.errors import PermissionDeniedError, Reason
@@ -176,3 +178,28 @@ def test_state_is_where_the_xdg_specification_says(monkeypatch, tmp_path):
     assert CliSettings().state_path == tmp_path / "x/tenantry"
     monkeypatch.setenv("TENANTRY_STATE_DIR", str(tmp_path / "y"))
     assert CliSettings().state_path == tmp_path / "y"
+
+
+def test_an_address_of_something_else_is_told_apart_from_silence(shell, mesh):
+    server = grpc.server(ThreadPoolExecutor(max_workers=1))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        result = shell("tenant", "list", "--address", address)
+    finally:
+        server.stop(grace=None)
+    assert result.exit_code == 1
+    assert f"what answers at {address} does not offer this" in result.stderr
+
+
+def test_the_edge_without_its_service_is_told_apart_from_silence():
+    details = "upstream connect error or disconnect/reset before headers. reset reason: connection failure"
+    with pytest.raises(UnreachableError) as raised, typed_errors("edge:1"):
+        raise grpc.aio.AioRpcError(
+            grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details
+        )
+    assert raised.value.obstacle is Obstacle.NOTHING_BEHIND
+
+
+def test_the_version_is_that_of_the_package(shell):
+    assert shell("--version").stdout == f"tenantry {metadata.version('tenantry')}\n"
