@@ -26,7 +26,18 @@ def _mesh_option(metavar: str, text: str) -> Any:
     return typer.Option(metavar=metavar, help=text, rich_help_panel="Mesh")
 
 
-def _shared(
+def _output(
+    *,
+    ctx: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")] = False,
+) -> tuple[Output]:
+    output = Output(json=json)
+    # Whoever reports a failure of the command must know how the caller reads.
+    ctx.find_root().obj = output
+    return (output,)
+
+
+def _mesh_and_output(
     *,
     ctx: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")] = False,
@@ -38,9 +49,6 @@ def _shared(
     state_dir: Annotated[Path | None, _mesh_option("DIR", "The local mesh's state directory.")] = None,
 ) -> tuple[Mesh, Output]:
     settings = CliSettings()
-    output = Output(json=json)
-    # Whoever reports a failure of the command must know how the caller reads.
-    ctx.find_root().obj = output
     mesh = Mesh(
         settings=settings,
         state_dir=state_dir.expanduser() if state_dir else settings.state_path,
@@ -48,10 +56,7 @@ def _shared(
         ca_file=ca_file,
         key_file=key_file,
     )
-    return mesh, output
-
-
-_SHARED = inspect.signature(_shared, eval_str=True).parameters
+    return mesh, *_output(ctx=ctx, json=json)
 
 
 def _group_options(group: type[Any]) -> Iterator[inspect.Parameter]:
@@ -64,32 +69,38 @@ def _group_options(group: type[Any]) -> Iterator[inspect.Parameter]:
         )
 
 
-def shared_options(
-    command: Callable[Concatenate[Mesh, Output, P], Coroutine[Any, Any, None] | None],
+def _as_command(
+    command: Callable[..., Coroutine[Any, Any, None] | None],
+    shared: Callable[..., tuple[Any, ...]],
+    given: int,
 ) -> Callable[..., None]:
-    """Give a command the mesh and the output as its first two arguments, and their options to the caller.
+    """A function of options only.
 
-    A coroutine function is run on an event loop of its own.
+    Args:
+        command: the command's own function.
+        shared: makes its first arguments out of the options every command has.
+        given: how many arguments those are.
     """
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[given:]
     groups: dict[str, type[Any]] = {
         parameter.name: parameter.annotation
         for parameter in own
         if isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation)
     }
+    common = inspect.signature(shared, eval_str=True).parameters
     options: list[inspect.Parameter] = []
     for parameter in own:
         if parameter.name in groups:
             options += _group_options(groups[parameter.name])
         else:
             options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    options += _SHARED.values()
+    options += common.values()
 
-    def run(*args: P.args, **values: P.kwargs) -> None:
-        mesh, output = _shared(**{name: values.pop(name) for name in _SHARED})  # type: ignore[arg-type]  # by signature
+    def run(**values: Any) -> None:
+        first = shared(**{name: values.pop(name) for name in common})
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        outcome = command(mesh, output, *args, **values)
+        outcome = command(*first, **values)
         if inspect.iscoroutine(outcome):
             asyncio.run(outcome)
 
@@ -98,3 +109,18 @@ def shared_options(
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # what typer reads
     run.__annotations__ = {option.name: option.annotation for option in options}
     return run
+
+
+def shared_options(
+    command: Callable[Concatenate[Mesh, Output, P], Coroutine[Any, Any, None] | None],
+) -> Callable[..., None]:
+    """Give a command the mesh and the output as its first two arguments, and their options to the caller.
+
+    A coroutine function is run on an event loop of its own.
+    """
+    return _as_command(command, _mesh_and_output, given=2)
+
+
+def offline_options(command: Callable[Concatenate[Output, P], None]) -> Callable[..., None]:
+    """Give a command that calls nobody the output as its first argument."""
+    return _as_command(command, _output, given=1)

@@ -19,7 +19,7 @@ from services.cli.clients.names import short
 from services.cli.clients.review import ReviewClient
 from services.cli.errors import FAILURE_STATUS, CommandError, UsageError
 from services.cli.grants import granted_tenant_uid
-from services.cli.invocation import shared_options
+from services.cli.invocation import offline_options, shared_options
 from services.cli.mesh import Mesh, read_secret
 from services.cli.output import Output
 from services.cli.pins import check_pin, read_pin
@@ -108,9 +108,8 @@ async def _require_same_tenant(mesh: Mesh, tenant: str, tenant_uid: str) -> None
 
 
 @app.command()
-@shared_options
+@offline_options
 def verify(
-    mesh: Mesh,  # noqa: ARG001  # the same options everywhere; nothing is called
     output: Output,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported bundle.")],
     *,
