@@ -1,0 +1,180 @@
+"""Reads a PEFT LoRA adapter: adapter_config.json and adapter_model.safetensors. Pure, and suspicious of both.
+
+Safetensors holds no code; pickled weights are not accepted in any form.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from services.common.errors import FieldViolation, InvalidArgumentError
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+MAX_RANK = 512
+_TENSOR = re.compile(
+    r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\."
+    r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)\.lora_([AB])\.weight"
+)
+Matrix = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The decoder an adapter must fit."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+
+    def dims(self, module: str) -> tuple[int, int]:
+        """Input and output width of a projection."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden, query),
+            "k_proj": (self.hidden, key),
+            "v_proj": (self.hidden, key),
+            "o_proj": (query, self.hidden),
+            "gate_proj": (self.hidden, self.mlp),
+            "up_proj": (self.hidden, self.mlp),
+            "down_proj": (self.mlp, self.hidden),
+        }[module]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraModule:
+    """One adapted projection: y += scale * B (A x)."""
+
+    layer: int
+    module: str
+    a: Matrix
+    """[rank, in]."""
+    b: Matrix
+    """[out, rank]."""
+
+    @property
+    def rank(self) -> int:
+        """The rank."""
+        return int(self.a.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class PeftAdapter:
+    """A checked adapter."""
+
+    scale: float
+    """lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA."""
+    modules: tuple[LoraModule, ...]
+    """Sorted by layer and module."""
+
+    @property
+    def rank(self) -> int:
+        """The largest rank."""
+        return max(module.rank for module in self.modules)
+
+
+def parse_peft(config: bytes, weights: bytes, shape: Shape) -> PeftAdapter:
+    """Parse and check an adapter against the model it is for.
+
+    Raises:
+        InvalidArgumentError: names the file and what is wrong with it, everything at once.
+    """
+    scale, wrong = _config(config)
+    try:
+        tensors = load(weights)
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        raise InvalidArgumentError(
+            [*wrong, _weights("is not a safetensors file of numeric tensors")]
+        ) from None
+    modules, more = _modules(tensors, shape)
+    if wrong or more:
+        raise InvalidArgumentError([*wrong, *more])
+    return PeftAdapter(scale, tuple(modules))
+
+
+def _weights(what: str) -> FieldViolation:
+    return FieldViolation(WEIGHTS_FILE, what)
+
+
+def _config(data: bytes) -> tuple[float, list[FieldViolation]]:
+    wrong: list[FieldViolation] = []
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        return 0.0, [FieldViolation(CONFIG_FILE, "is not a JSON object")]
+
+    def refuse(name: str, what: str) -> None:
+        wrong.append(FieldViolation(f"{CONFIG_FILE}:{name}", what))
+
+    if config.get("peft_type") != "LORA":
+        refuse("peft_type", "is not LORA")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
+        refuse("r", f"is not a number from 1 to {MAX_RANK}")
+        rank = 1
+    if not isinstance(alpha, int | float) or not 0 < alpha < 1e6:
+        refuse("lora_alpha", "is not a number above 0")
+        alpha = 1
+    unsupported: Mapping[str, Any] = {
+        "use_dora": False,
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
+    for name, plain in unsupported.items():
+        if config.get(name, plain) not in (plain, None):
+            refuse(name, "is not supported")
+    if config.get("bias", "none") != "none":
+        refuse("bias", "is not none")
+    divisor = math.sqrt(rank) if config.get("use_rslora") else rank
+    return float(alpha) / divisor, wrong
+
+
+def _modules(
+    tensors: Mapping[str, npt.NDArray[Any]], shape: Shape
+) -> tuple[list[LoraModule], list[FieldViolation]]:
+    wrong: list[FieldViolation] = []
+    halves: dict[tuple[int, str], dict[str, Matrix]] = {}
+    for name, tensor in sorted(tensors.items()):
+        match = _TENSOR.fullmatch(name)
+        if match is None or int(match[1]) >= shape.layers:
+            wrong.append(_weights(f"holds a tensor that is no LoRA matrix of this model: {name[:120]!r}"))
+        elif tensor.ndim != 2 or tensor.dtype not in (np.float16, np.float32):
+            wrong.append(_weights(f"{name} is not a matrix of float16 or float32"))
+        elif not np.isfinite(tensor).all():
+            wrong.append(_weights(f"{name} holds a value that is not finite"))
+        else:
+            halves.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor.astype(np.float32)
+    modules = []
+    for (layer, module), pair in sorted(halves.items()):
+        where = f"layer {layer} {module}"
+        if set(pair) != {"A", "B"}:
+            wrong.append(_weights(f"{where} lacks one of its two matrices"))
+            continue
+        a, b = pair["A"], pair["B"]
+        width_in, width_out = shape.dims(module)
+        if a.shape[1] != width_in or b.shape[0] != width_out or a.shape[0] != b.shape[1]:
+            expected = f"[r, {width_in}] and [{width_out}, r]"
+            wrong.append(_weights(f"{where} has shapes {a.shape} and {b.shape}, not {expected}"))
+        elif not 1 <= a.shape[0] <= MAX_RANK:
+            wrong.append(_weights(f"{where} has rank {a.shape[0]}, not 1 to {MAX_RANK}"))
+        else:
+            modules.append(LoraModule(layer, module, a, b))
+    if not modules and not wrong:
+        wrong.append(_weights("holds no LoRA matrices"))
+    return modules, wrong

@@ -1,0 +1,67 @@
+"""An adapter as TensorRT-LLM's engine backend takes it: `lora_weights` and `lora_config`. Pure.
+
+    row = flatten(A [r, in]) ++ flatten(scale * B [out, r]) ++ zeros up to the widest row
+    config row = [module id, layer, r] (++ [is_dora = 0] where the server declares four columns)
+
+Module ids and the folded scale are those of TensorRT-LLM's examples/hf_lora_convert.py, releases up to 1.2; note that
+gate_proj is mlp_h_to_4h (5) and up_proj is mlp_gate (7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.numpy import save
+
+from services.common.errors import FieldViolation, InvalidArgumentError
+from services.config.adapters.peft import WEIGHTS_FILE, LoraModule, PeftAdapter
+
+MODULE_IDS = {
+    "q_proj": 1,
+    "k_proj": 2,
+    "v_proj": 3,
+    "o_proj": 4,
+    "gate_proj": 5,
+    "down_proj": 6,
+    "up_proj": 7,
+}
+DTYPES = {"float16": np.float16, "float32": np.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedAdapter:
+    """The tensors as one safetensors blob."""
+
+    data: bytes
+    """`lora_weights` [rows, width] and `lora_config` [rows, columns] int32."""
+    sha256: str
+
+
+def render(adapter: PeftAdapter, dtype: str, columns: int) -> RenderedAdapter:
+    """Render for servers that declare an element type and a number of config columns.
+
+    Raises:
+        InvalidArgumentError: the element type is not one we can make, or a weight does not fit it.
+    """
+    if dtype not in DTYPES:
+        raise InvalidArgumentError([FieldViolation("adapter_dtype", f"{dtype} is not float16 or float32")])
+    if columns not in (3, 4):
+        raise InvalidArgumentError([FieldViolation("adapter_config_columns", f"is {columns}, not 3 or 4")])
+    width = max(module.a.size + module.b.size for module in adapter.modules)
+    weights = np.zeros((len(adapter.modules), width), DTYPES[dtype])
+    config = np.zeros((len(adapter.modules), columns), np.int32)
+    for number, module in enumerate(adapter.modules):
+        row = _row(module, adapter.scale)
+        with np.errstate(over="ignore"):
+            weights[number, : row.size] = row.astype(DTYPES[dtype])
+        config[number, :3] = MODULE_IDS[module.module], module.layer, module.rank
+    if not np.isfinite(weights).all():
+        raise InvalidArgumentError([FieldViolation(WEIGHTS_FILE, f"a scaled weight does not fit {dtype}")])
+    data = save({"lora_config": config, "lora_weights": weights})
+    return RenderedAdapter(data, hashlib.sha256(data).hexdigest())
+
+
+def _row(module: LoraModule, scale: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    return np.concatenate([module.a.ravel(), (module.b * np.float32(scale)).ravel()])

@@ -1,0 +1,107 @@
+"""The admin service: each RPC handed to the module of its noun."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from tenantry.config.v1 import (
+    adapter_pb2,
+    config_admin_service_pb2_grpc,
+    credential_pb2,
+    pool_pb2,
+    tenant_pb2,
+)
+from tenantry.config.v1 import config_admin_service_pb2 as pb
+
+from services.config.admin.adapters import AdapterAdmin
+from services.config.admin.catalog import CatalogAdmin
+from services.config.admin.edits import Context
+from services.config.admin.keys import KeyAdmin
+from services.config.admin.tenants import TenantAdmin
+
+
+@dataclass(frozen=True)
+class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
+    """Holds no policy of its own."""
+
+    tenants: TenantAdmin
+    keys: KeyAdmin
+    adapters: AdapterAdmin
+    catalog: CatalogAdmin
+
+    async def CreateTenant(self, request: pb.CreateTenantRequest, context: Context) -> tenant_pb2.Tenant:
+        """Create a tenant."""
+        return await self.tenants.create(request, context)
+
+    async def GetTenant(self, request: pb.GetTenantRequest, context: Context) -> tenant_pb2.Tenant:
+        """Get a tenant."""
+        return await self.tenants.get(request, context)
+
+    async def ListTenants(self, request: pb.ListTenantsRequest, context: Context) -> pb.ListTenantsResponse:
+        """List tenants."""
+        return await self.tenants.list_page(request, context)
+
+    async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Context) -> tenant_pb2.Tenant:
+        """Update a tenant."""
+        return await self.tenants.update(request, context)
+
+    async def CreateKey(self, request: pb.CreateKeyRequest, context: Context) -> pb.CreateKeyResponse:
+        """Issue a key."""
+        return await self.keys.create(request, context)
+
+    async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
+        """List keys."""
+        return await self.keys.list_page(request, context)
+
+    async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Context) -> credential_pb2.Key:
+        """Revoke a key."""
+        return await self.keys.revoke(request, context)
+
+    async def RegisterAdapter(
+        self, request_iterator: AsyncIterator[pb.RegisterAdapterRequest], context: Context
+    ) -> adapter_pb2.Adapter:
+        """Register an adapter version."""
+        return await self.adapters.register(request_iterator, context)
+
+    async def GetAdapter(self, request: pb.GetAdapterRequest, context: Context) -> adapter_pb2.Adapter:
+        """Get an adapter."""
+        return await self.adapters.get(request, context)
+
+    async def ListAdapters(
+        self, request: pb.ListAdaptersRequest, context: Context
+    ) -> pb.ListAdaptersResponse:
+        """List adapters."""
+        return await self.adapters.list_page(request, context)
+
+    async def CreateBaseModel(
+        self, request: pb.CreateBaseModelRequest, context: Context
+    ) -> pool_pb2.BaseModel:
+        """Register a base model."""
+        return await self.catalog.create_model(request, context)
+
+    async def GetBaseModel(self, request: pb.GetBaseModelRequest, context: Context) -> pool_pb2.BaseModel:
+        """Get a base model."""
+        return await self.catalog.get_model(request, context)
+
+    async def ListBaseModels(
+        self, request: pb.ListBaseModelsRequest, context: Context
+    ) -> pb.ListBaseModelsResponse:
+        """List base models."""
+        return await self.catalog.list_models(request, context)
+
+    async def CreatePool(self, request: pb.CreatePoolRequest, context: Context) -> pool_pb2.Pool:
+        """Register a pool."""
+        return await self.catalog.create_pool(request, context)
+
+    async def GetPool(self, request: pb.GetPoolRequest, context: Context) -> pool_pb2.Pool:
+        """Get a pool."""
+        return await self.catalog.get_pool(request, context)
+
+    async def ListPools(self, request: pb.ListPoolsRequest, context: Context) -> pb.ListPoolsResponse:
+        """List pools."""
+        return await self.catalog.list_pools(request, context)
+
+    async def UpdatePool(self, request: pb.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
+        """Update a pool."""
+        return await self.catalog.update_pool(request, context)

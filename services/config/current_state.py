@@ -1,0 +1,83 @@
+"""Holds the state in force and tells who waits for the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from services.common.clock import Clock
+from services.config.etcd.client import Stored
+from services.config.etcd.watch_state import Change
+from services.config.state import State, StateBuilder
+
+_log = logging.getLogger(__name__)
+
+
+class CurrentState:
+    """Follows the watch; swaps one reference a batch of revisions."""
+
+    def __init__(self, builder: StateBuilder, clock: Clock) -> None:
+        self._builder = builder
+        self._clock = clock
+        self._waiters: set[asyncio.Event] = set()
+        self.state = State()
+        self.listed = asyncio.Event()
+        """Set once the first list has been applied."""
+        self.connected = False
+        self._heard_at_seconds = clock.monotonic_seconds()
+
+    @property
+    def silence_ms(self) -> int:
+        """Milliseconds since etcd's last sign of life."""
+        return int(1000 * (self._clock.monotonic_seconds() - self._heard_at_seconds))
+
+    def replace(self, items: dict[str, Stored], revision: int) -> None:
+        """The whole state at a revision."""
+        self._swap(self._builder.full(items, revision, self.state))
+        self.listed.set()
+
+    def apply(self, changes: Iterable[Change], revision: int) -> None:
+        """Whole revisions up to `revision`."""
+        self._swap(self._builder.changed(self.state, changes, revision))
+
+    def heard(self) -> None:
+        """Etcd gave a sign of life."""
+        self.connected = True
+        self._heard_at_seconds = self._clock.monotonic_seconds()
+
+    def lost(self) -> None:
+        """The connection to etcd is gone."""
+        self.connected = False
+
+    def _swap(self, state: State) -> None:
+        for key in sorted(state.damaged - self.state.damaged):
+            _log.error("the value of %s does not open; what it held before stays in force", key)
+        self.state = state
+        for waiter in self._waiters:
+            waiter.set()
+
+    async def applied(self, revision: int, timeout_seconds: float) -> bool:
+        """Wait until a revision is in force here; false when it was not in time."""
+        waiter = asyncio.Event()
+        self._waiters.add(waiter)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while self.state.revision < revision:
+                    waiter.clear()
+                    await waiter.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.discard(waiter)
+        return True
+
+    def subscribe(self) -> asyncio.Event:
+        """An event that is set at every new state; give it back with `unsubscribe`."""
+        waiter = asyncio.Event()
+        self._waiters.add(waiter)
+        return waiter
+
+    def unsubscribe(self, waiter: asyncio.Event) -> None:
+        """Stop setting an event."""
+        self._waiters.discard(waiter)

@@ -1,0 +1,116 @@
+"""States as discovery messages: full or delta, in pieces that fit any message limit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tenantry.config.v1 import config_discovery_service_pb2 as pb
+
+from services.config.resources import (
+    adapter_resource,
+    key_resource,
+    model_resource,
+    pool_resource,
+    tenant_resource,
+)
+from services.config.state import (
+    AdapterRecord,
+    CredentialRecord,
+    ModelRecord,
+    PoolRecord,
+    Record,
+    State,
+    TenantRecord,
+)
+
+CHUNK_BYTES = 1 << 20
+_KEY_OVERHEAD_BYTES = 8
+
+
+def resource_of(key: str, record: Record, state: State) -> pb.Resource | None:
+    """A record as a router needs it; None for what no router needs."""
+    resource = pb.Resource(key=key, mod_revision=record.mod_revision)
+    if isinstance(record, TenantRecord):
+        resource.tenant.CopyFrom(tenant_resource(record))
+    elif isinstance(record, AdapterRecord):
+        owner = state.tenant_by_uid(record.stored.tenant_uid)
+        if owner is None:
+            return None
+        resource.adapter.tenant_uid = record.stored.tenant_uid
+        resource.adapter.adapter.CopyFrom(adapter_resource(record, owner.stored.tenant_id))
+        resource.adapter.artifact_key = owner.key.artifact
+    elif isinstance(record, CredentialRecord):
+        owner = state.tenant_by_uid(record.stored.tenant_uid)
+        if owner is None:
+            return None
+        resource.credential.tenant_uid = record.stored.tenant_uid
+        resource.credential.key.CopyFrom(key_resource(record, owner.stored.tenant_id))
+    elif isinstance(record, PoolRecord):
+        resource.pool.CopyFrom(pool_resource(record))
+    elif isinstance(record, ModelRecord):
+        resource.base_model.CopyFrom(model_resource(record))
+    return resource
+
+
+def full(state: State, nonce: str) -> Iterator[pb.StreamSnapshotsResponse]:
+    """A whole state."""
+    resources = (resource_of(key, record, state) for key, record in state.records.items())
+    yield from _chunks(resources, (), state.revision, nonce, pb.SNAPSHOT_KIND_FULL, 0)
+
+
+def delta(before: State, after: State, nonce: str) -> Iterator[pb.StreamSnapshotsResponse]:
+    """What changed between two states.
+
+    A record is compared by identity: an unchanged one is the same object in both.
+    """
+    changed = (
+        resource_of(key, record, after)
+        for key, record in after.records.items()
+        if before.records.get(key) is not record
+    )
+    removed = sorted(before.records.keys() - after.records.keys())
+    yield from _chunks(changed, removed, after.revision, nonce, pb.SNAPSHOT_KIND_DELTA, before.revision)
+
+
+def _chunks(
+    resources: Iterable[pb.Resource | None],
+    removed: Iterable[str],
+    revision: int,
+    nonce: str,
+    kind: pb.SnapshotKind.ValueType,
+    base_revision: int,
+) -> Iterator[pb.StreamSnapshotsResponse]:
+    number = size = 0
+    held: list[pb.Resource] = []
+    gone: list[str] = []
+
+    def chunk(*, last: bool) -> pb.StreamSnapshotsResponse:
+        return pb.StreamSnapshotsResponse(
+            chunk=pb.SnapshotChunk(
+                nonce=nonce,
+                revision=revision,
+                kind=kind,
+                base_revision=base_revision,
+                chunk=number,
+                last=last,
+                resources=held,
+                removed=gone,
+            )
+        )
+
+    for item in removed:
+        gone.append(item)
+        size += len(item) + _KEY_OVERHEAD_BYTES
+        if size >= CHUNK_BYTES:
+            yield chunk(last=False)
+            number, size, gone = number + 1, 0, []
+    for resource in resources:
+        if resource is None:
+            continue
+        length = resource.ByteSize() + _KEY_OVERHEAD_BYTES
+        if size and size + length > CHUNK_BYTES:
+            yield chunk(last=False)
+            number, size, held, gone = number + 1, 0, [], []
+        held.append(resource)
+        size += length
+    yield chunk(last=True)

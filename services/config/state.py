@@ -1,0 +1,174 @@
+"""The live config in memory: immutable, one object a revision, swapped whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from google.protobuf.message import DecodeError
+from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
+
+from services.config import layout
+from services.config.etcd.client import Stored
+from services.config.etcd.watch_state import Change
+from services.config.sealing import SealError, TenantKey, TenantKeys
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRecord:
+    """A tenant as it stands in etcd, opened."""
+
+    stored: stored_pb2.StoredTenant
+    config: tenant_pb2.TenantConfig
+    key: TenantKey
+    mod_revision: int
+
+    @property
+    def name(self) -> str:
+        """`tenants/{tenant}`."""
+        return f"tenants/{self.stored.tenant_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """An adapter as it stands in etcd."""
+
+    stored: stored_pb2.StoredAdapter
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRecord:
+    """A key's record as it stands in etcd."""
+
+    stored: stored_pb2.StoredCredential
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRecord:
+    """A pool as it stands in etcd."""
+
+    pool: pool_pb2.Pool
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A base model as it stands in etcd."""
+
+    model: pool_pb2.BaseModel
+    mod_revision: int
+
+
+Record = TenantRecord | AdapterRecord | CredentialRecord | PoolRecord | ModelRecord
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything below `live/` at one revision."""
+
+    revision: int = 0
+    records: Mapping[str, Record] = field(default_factory=lambda: MappingProxyType({}))
+    """By etcd key below the live prefix."""
+    uid_by_tenant_id: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    damaged: frozenset[str] = frozenset()
+    """Keys whose values do not parse or open; what they held before stays in force."""
+
+    def tenant(self, tenant_id: str) -> TenantRecord | None:
+        """A tenant by its id."""
+        uid = self.uid_by_tenant_id.get(tenant_id)
+        return self.tenant_by_uid(uid) if uid else None
+
+    def tenant_by_uid(self, tenant_uid: str) -> TenantRecord | None:
+        """A tenant by its uid."""
+        record = self.records.get(f"tenants/{tenant_uid}")
+        return record if isinstance(record, TenantRecord) else None
+
+    def adapter(self, tenant_uid: str, adapter_id: str) -> AdapterRecord | None:
+        """A tenant's adapter."""
+        record = self.records.get(f"adapters/{tenant_uid}/{adapter_id}")
+        return record if isinstance(record, AdapterRecord) else None
+
+    def credential(self, key_id: str) -> CredentialRecord | None:
+        """A key's record."""
+        record = self.records.get(f"credentials/{key_id}")
+        return record if isinstance(record, CredentialRecord) else None
+
+    def pool(self, name: str) -> PoolRecord | None:
+        """A pool by its resource name."""
+        record = self.records.get(name)
+        return record if isinstance(record, PoolRecord) else None
+
+    def model(self, name: str) -> ModelRecord | None:
+        """A base model by its resource name."""
+        record = self.records.get(name)
+        return record if isinstance(record, ModelRecord) else None
+
+    def under(self, prefix: str) -> Iterable[Record]:
+        """Records whose keys start with a prefix, in the keys' order."""
+        return [self.records[key] for key in sorted(self.records) if key.startswith(prefix)]
+
+
+class StateBuilder:
+    """Turns etcd's values into states."""
+
+    def __init__(self, keys: TenantKeys) -> None:
+        self._keys = keys
+
+    def full(self, items: Mapping[str, Stored], revision: int, before: State) -> State:
+        """The state of a whole list."""
+        changes = [Change(key, stored, stored.mod_revision) for key, stored in items.items()]
+        kept = {key: before.records[key] for key in before.records if layout.LIVE + key in items}
+        return self._with(kept, changes, revision, frozenset())
+
+    def changed(self, before: State, changes: Iterable[Change], revision: int) -> State:
+        """The state after whole revisions."""
+        return self._with(dict(before.records), changes, revision, before.damaged)
+
+    def _with(
+        self, records: dict[str, Record], changes: Iterable[Change], revision: int, damaged: frozenset[str]
+    ) -> State:
+        broken = set(damaged)
+        for change in changes:
+            key = layout.relative(change.key)
+            broken.discard(key)
+            if change.stored is None:
+                records.pop(key, None)
+                continue
+            known = records.get(key)
+            if known is not None and known.mod_revision == change.stored.mod_revision:
+                continue
+            try:
+                records[key] = self._parse(key, change.stored, known)
+            except (DecodeError, SealError, KeyError):
+                broken.add(key)
+        names = {
+            record.stored.tenant_id: record.stored.tenant_uid
+            for record in records.values()
+            if isinstance(record, TenantRecord)
+        }
+        return State(revision, MappingProxyType(records), MappingProxyType(names), frozenset(broken))
+
+    def _parse(self, key: str, stored: Stored, known: Record | None) -> Record:
+        kind = key.partition("/")[0]
+        if kind == "tenants":
+            message = stored_pb2.StoredTenant.FromString(stored.value)
+            same = isinstance(known, TenantRecord) and known.stored.wrapped_key == message.wrapped_key
+            tenant_key = (
+                known.key
+                if same and isinstance(known, TenantRecord)
+                else self._keys.open(message.tenant_uid, message.wrapped_key)
+            )
+            config = tenant_pb2.TenantConfig.FromString(tenant_key.open_config(message.sealed_config))
+            return TenantRecord(message, config, tenant_key, stored.mod_revision)
+        if kind == "adapters":
+            return AdapterRecord(stored_pb2.StoredAdapter.FromString(stored.value), stored.mod_revision)
+        if kind == "credentials":
+            return CredentialRecord(stored_pb2.StoredCredential.FromString(stored.value), stored.mod_revision)
+        if kind == "pools":
+            return PoolRecord(pool_pb2.Pool.FromString(stored.value), stored.mod_revision)
+        if kind == "models":
+            return ModelRecord(pool_pb2.BaseModel.FromString(stored.value), stored.mod_revision)
+        raise KeyError(key)

@@ -1,0 +1,17 @@
+"""A config's number and digest. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+
+from tenantry.config.v1 import tenant_pb2
+
+
+def canonical_bytes(config: tenant_pb2.TenantConfig) -> bytes:
+    """The same bytes for equal configs: protobuf's deterministic form; a config has no maps or unknown fields."""
+    return config.SerializeToString(deterministic=True)
+
+
+def config_sha256(config: tenant_pb2.TenantConfig) -> str:
+    """SHA-256 of a config, lowercase hex."""
+    return hashlib.sha256(canonical_bytes(config)).hexdigest()
