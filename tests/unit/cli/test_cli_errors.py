@@ -126,10 +126,14 @@ def test_the_wrong_certificate_is_told_apart_from_silence(shell, mesh, tmp_path)
     (tmp_path / "theirs.pem").write_bytes(theirs[1])
     try:
         result = shell("tenant", "list", "--address", address, "--ca-file", str(tmp_path / "theirs.pem"))
+        (tmp_path / "ours.pem").write_bytes(ours[1])
+        trusted = shell("tenant", "list", "--address", address, "--ca-file", str(tmp_path / "ours.pem"))
     finally:
         server.stop(grace=None)
     assert result.exit_code == 1
     assert "a certificate the CA file does not vouch for" in result.stderr
+    # The handshake succeeds; that no service is behind it is another matter.
+    assert "does not offer this" in trusted.stderr
 
 
 def _certificate() -> tuple[bytes, bytes]:
