@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +41,7 @@ def test_each_row_gets_its_own_adapters_term_and_nothing_else(batches, seed):
     stored = [adapter(random) for _ in range(SLOTS)]
     for slot, one in enumerate(stored):
         staging.store(slot, one)
-    bound = {}
+    bound: dict[Any, Any] = {}
     for slots, replaced in batches:
         if replaced is not None:
             stored[replaced] = adapter(random)
