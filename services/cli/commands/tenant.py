@@ -139,6 +139,8 @@ def _next_state(before: Tenant, wanted: Tenant | None, changes: TenantChanges) -
 def _outcome(before: Tenant, updated: Tenant, *, dry_run: bool) -> str:
     if dry_run:
         return f"{updated.name}: valid; nothing was changed."
+    if updated.etag == before.etag:
+        return f"{updated.name}: nothing to change; its config stays at version {updated.config_version}."
     if updated.config_version == before.config_version:
         return f"{updated.name}: updated; its config stays at version {updated.config_version}."
     return (
