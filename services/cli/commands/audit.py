@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import FileSizeColumn, Progress, SpinnerColumn, TextColumn
 
 from services.audit.signed_note import NoteError
 from services.audit.verify import PinnedKeys, VerificationReport, verify_bundle
@@ -77,7 +77,7 @@ async def export(
 async def _receive(
     review: ReviewClient, tenant_uid: str, folder: BundleFolder, output: Output, timeout_seconds: float
 ) -> None:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(binary_units=True))
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), FileSizeColumn())
     shown = output.progress_console.is_terminal and not output.json
     with Progress(*columns, console=output.progress_console, transient=True, disable=not shown) as progress:
         task = progress.add_task("exporting", total=None)
