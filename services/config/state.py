@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from google.protobuf.message import DecodeError
@@ -124,7 +124,10 @@ class StateBuilder:
         return self._with(kept, changes, revision, frozenset())
 
     def changed(self, before: State, changes: Iterable[Change], revision: int) -> State:
-        """The state after whole revisions."""
+        """The state after whole revisions; a mere sign of progress keeps the records, as the same object."""
+        changes = list(changes)
+        if not changes:
+            return replace(before, revision=revision)
         return self._with(dict(before.records), changes, revision, before.damaged)
 
     def _with(

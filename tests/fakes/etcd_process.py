@@ -1,0 +1,78 @@
+"""A real etcd on free loopback ports, which can be killed and started again over its data."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Self
+
+import grpc
+
+from services.common.grpc_channel import open_channel
+from services.config.etcd.client import EtcdClient, StoreUnavailableError
+
+ETCD = Path(sys.executable).with_name("etcd")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class EtcdProcess:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._client_port, self._peer_port = free_port(), free_port()
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def data_dir(self) -> Path:
+        return self._folder / "data"
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self._client_port}"
+
+    def channel(self) -> grpc.aio.Channel:
+        return open_channel(self.target)
+
+    async def start(self) -> None:
+        client, peer = f"http://127.0.0.1:{self._client_port}", f"http://127.0.0.1:{self._peer_port}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "etcd.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                str(ETCD), "--name", "one", "--data-dir", str(self.data_dir),
+                "--listen-client-urls", client, "--advertise-client-urls", client,
+                "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+                "--initial-cluster", f"one={peer}", "--log-level", "error",
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        channel = self.channel()
+        try:
+            async with asyncio.timeout(20):
+                while True:
+                    try:
+                        await EtcdClient(channel).get("ready?")
+                        break
+                    except StoreUnavailableError:
+                        await asyncio.sleep(0.02)
+        finally:
+            await channel.close()
+
+    async def kill(self) -> None:
+        """kill -9."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+        await self._process.wait()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
