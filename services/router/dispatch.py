@@ -13,14 +13,16 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Protocol
 
 from services.common.backoff import Backoff
 from services.common.clock import Clock
 from services.common.errors import Error, InternalError, Reason, UnavailableError
-from services.router.backends.adapter_weights import AdapterWeights, AdapterWeightsError
+from services.router.backends.adapter_weights import AdapterWeightsError
 from services.router.backends.backend import (
     AdapterCacheFullError,
     AdapterMissError,
+    AdapterTensors,
     AdapterUse,
     Backend,
     BackendError,
@@ -31,6 +33,7 @@ from services.router.backends.backend import (
 from services.router.exchange import Exchange
 from services.router.metrics import RouterMetrics
 from services.router.pool.pool import Grant
+from services.router.snapshot import AdapterBinding
 
 _log = logging.getLogger(__name__)
 
@@ -41,11 +44,19 @@ _CACHE_FULL_BASE_SECONDS = 0.1
 _CACHE_FULL_CAP_SECONDS = 1.0
 
 
+class WeightsSource(Protocol):
+    """Where adapters' weights come from: `AdapterWeights`."""
+
+    async def load(self, tenant_uid: str, binding: AdapterBinding) -> AdapterTensors:
+        """The tensors of a tenant's adapter; raises `AdapterWeightsError`."""
+        ...
+
+
 class Dispatcher:
     """Sends requests, by dialect."""
 
     def __init__(
-        self, backends: Mapping[str, Backend], weights: AdapterWeights, clock: Clock, metrics: RouterMetrics
+        self, backends: Mapping[str, Backend], weights: WeightsSource, clock: Clock, metrics: RouterMetrics
     ) -> None:
         self._backends = backends
         self._weights = weights

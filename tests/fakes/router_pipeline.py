@@ -1,0 +1,232 @@
+"""A router's pipeline over simulators: everything of ours is real, the servers and the disk are not."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from tenantry.inference.v1 import inference_service_pb2 as pb
+
+from services.common.artifacts import DirectoryArtifactStore
+from services.common.clock import Clock, SystemClock
+from services.common.tokens import (
+    CONFIG_ISSUER,
+    Audience,
+    Claims,
+    TokenIssuer,
+    TokenVerifier,
+    new_signing_key_pem,
+)
+from services.router import pipeline as pipeline_module
+from services.router.admission import Admission
+from services.router.audit import AuditRecorder
+from services.router.backends.backend import (
+    AdapterCacheFullError,
+    AdapterMissError,
+    AdapterTensors,
+    BackendUnavailableError,
+    DispatchRequest,
+    TokenChunk,
+)
+from services.router.backends.rendition_file import read_rendition
+from services.router.config_state import ConfigState
+from services.router.dispatch import Dispatcher
+from services.router.limits import TenantLimiter
+from services.router.metrics import RouterMetrics
+from services.router.outcomes import OutcomeCounts
+from services.router.pool.directory import PoolDirectory
+from services.router.prompt_encoding import PromptEncoder
+from services.router.refusals import RefusalLog
+from services.router.snapshot import AdapterBinding
+from services.router.snapshot_compiler import compile_snapshot
+from services.router.text_model import TextModelLoader
+from tests.fakes.router_config import FAR_FUTURE_SECONDS, POOL, ConfigWorld, tiny_rendition
+from tests.fakes.scripted_audit import MemoryAudit
+from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
+
+
+class SimulatedServer:
+    """A model server with an adapter cache; says `answer`, one token a step."""
+
+    def __init__(self, answer: list[int]) -> None:
+        self.answer = answer
+        self.cached: set[int] = set()
+        self.requests: list[DispatchRequest] = []
+        self.open_streams = 0
+        self.cancelled = 0
+        self.cache_full_times = 0
+        self.broken = False
+        self.fail_after: int | None = None
+        self.begun = asyncio.Event()
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    @property
+    def weights_sent(self) -> int:
+        return sum(
+            request.adapter is not None and request.adapter.tensors is not None for request in self.requests
+        )
+
+    async def generate(
+        self, target: str, request: DispatchRequest, timeout_seconds: float
+    ) -> AsyncGenerator[TokenChunk, None]:
+        self.requests.append(request)
+        self.open_streams += 1
+        self.begun.set()
+        ended = False
+        try:
+            await asyncio.sleep(0)
+            self._take_adapter(request)
+            self._break_if(self.broken)
+            tokens = self.answer[: request.parameters.max_output_tokens]
+            for place, token in enumerate(tokens):
+                await self.hold.wait()
+                await asyncio.sleep(0)
+                self._break_if(place == self.fail_after)
+                yield TokenChunk((token,), final=False)
+            ended = True
+            yield TokenChunk((), final=True)
+        except (AdapterMissError, AdapterCacheFullError, BackendUnavailableError):
+            ended = True
+            raise
+        finally:
+            self.open_streams -= 1
+            self.cancelled += not ended
+
+    def _break_if(self, broken: bool) -> None:
+        if broken:
+            raise BackendUnavailableError("broken", broken=True)
+
+    def _take_adapter(self, request: DispatchRequest) -> None:
+        if request.adapter is None:
+            return
+        lora_id = request.adapter.lora_id
+        if self.cache_full_times:
+            self.cache_full_times -= 1
+            raise AdapterCacheFullError("full")
+        if request.adapter.tensors is not None:
+            self.cached.add(lora_id)
+        elif lora_id not in self.cached:
+            raise AdapterMissError(lora_id)
+
+
+class InstantWeights:
+    """Adapter weights without threads, so that a test can count its steps."""
+
+    async def load(self, tenant_uid: str, binding: AdapterBinding) -> AdapterTensors:
+        await asyncio.sleep(0)
+        return read_rendition(tiny_rendition(1))
+
+
+class UnaskedProbe:
+    async def ready(self, target: str, server_model: str, timeout_seconds: float) -> bool:
+        raise AssertionError("pools are told by the test")
+
+
+@dataclass
+class PipelineWorld:
+    """A pipeline and everything around it a test looks at."""
+
+    folder: Path
+    server: SimulatedServer
+    clock: Clock = field(default_factory=SystemClock)
+    pipeline_class: type[Any] = pipeline_module.Pipeline
+    configure: Callable[[ConfigWorld], None] | None = None
+
+    def __post_init__(self) -> None:
+        artifacts = DirectoryArtifactStore(self.folder / "artifacts")
+        self.config = ConfigWorld(
+            artifacts, artifacts.put(tiny_tokeniser_json()), artifacts.put(CHAT_TEMPLATE.encode())
+        )
+        self.config.base_model()
+        self.config.pool(["server"])
+        self.issuer = TokenIssuer.from_pem(new_signing_key_pem(), CONFIG_ISSUER)
+        jwks = self.folder / "jwks.json"
+        jwks.write_text(self.issuer.jwks())
+        self.audit = MemoryAudit()
+        self.recorder = AuditRecorder(self.audit)
+        self.limiter = TenantLimiter()
+        self.state = ConfigState(self.clock)
+        self.pools = PoolDirectory(UnaskedProbe())
+        self.registry = CollectorRegistry()
+        self.outcomes = OutcomeCounts()
+        self.refusals = RefusalLog(self.audit, self.clock)
+        metrics = RouterMetrics(self.registry)
+        self._loader = TextModelLoader(artifacts)
+        self.pipeline = self.pipeline_class(
+            config=self.state,
+            verifier=TokenVerifier(jwks, CONFIG_ISSUER, Audience.INFERENCE, self.clock),
+            admission=Admission(self.limiter, self.clock),
+            encoder=PromptEncoder(1),
+            pools=self.pools,
+            dispatcher=Dispatcher({"TRTLLM_ENGINE": self.server}, InstantWeights(), self.clock, metrics),
+            audit=self.recorder,
+            refusals=self.refusals,
+            outcomes=self.outcomes,
+            metrics=metrics,
+            clock=self.clock,
+            rng=random.Random(1),
+        )
+        if self.configure is not None:
+            self.configure(self.config)
+            self.apply()
+
+    def apply(self, revision: int = 1) -> None:
+        """Put the config in force, every endpoint ready."""
+        snapshot = compile_snapshot(revision, self.config.resources, self._loader.load)
+        self.state.put(snapshot)
+        self.state.heard()
+        self.pools.configure(snapshot)
+        for config in snapshot.pools.values():
+            for target in config.targets:
+                self.pool(config.name).probed(target, ready=True)
+
+    def pool(self, name: str = POOL) -> Any:
+        return self.pools._pools[name][1]
+
+    def token(self, tenant_uid: str, key_id: str, **claims: Any) -> str:
+        fields: dict[str, Any] = {
+            "key_id": key_id,
+            "subject": tenant_uid,
+            "scopes": (),
+            "expire_seconds": FAR_FUTURE_SECONDS,
+            "role": "",
+            "role_tenant_uid": "",
+        }
+        return "Bearer " + self.issuer.issue(Audience.INFERENCE, Claims(**{**fields, **claims}), 1)
+
+    def call(
+        self, tenant_uid: str, text: str = "hello", timeout_seconds: float | None = 5.0, **fields: Any
+    ) -> pipeline_module.Call:
+        """A call with the tenant's key `key-<uid>`."""
+        return pipeline_module.Call(
+            question(text, **fields), self.token(tenant_uid, f"key-{tenant_uid}"), timeout_seconds
+        )
+
+    def leaks(self) -> list[str]:
+        """What is still held once nothing runs."""
+        found = {
+            "concurrent": sum(usage.concurrent for usage in self.limiter._usage.values()),
+            "in flight": self.pool().in_flight,
+            "queued": self.pool().queued,
+            "kv tokens": sum(endpoint.kv_tokens for endpoint in self.pool()._endpoints.values()),
+            "adapters in use": sum(
+                len(endpoint.ledger._users) for endpoint in self.pool()._endpoints.values()
+            ),
+            "adapters loading": sum(
+                len(endpoint.ledger._loading) for endpoint in self.pool()._endpoints.values()
+            ),
+            "streams": self.server.open_streams,
+        }
+        return [f"{name}: {count}" for name, count in found.items() if count]
+
+
+def question(text: str, **fields: Any) -> pb.GenerateRequest:
+    message = pb.Message(role=pb.ROLE_USER, content=[pb.ContentPart(text=text)])
+    fields.setdefault("conversation", pb.Conversation(messages=[message]))
+    return pb.GenerateRequest(**fields)
