@@ -1,0 +1,1 @@
+"""The mesh on one host: processes, their order, and what they need."""

@@ -1,0 +1,1 @@
+"""Envoy's config, built from typed messages. Pure, but for `bootstrap.write`."""

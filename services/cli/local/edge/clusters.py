@@ -1,0 +1,52 @@
+"""Where the edge sends requests: our own services, over HTTP/2 on Unix sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.cli.local.edge.filters import seconds
+from services.cli.local.edge.messages import cluster, core, endpoint, pack, pipe, upstream
+
+_BUFFER_BYTES = 1 << 20
+_MAX_REQUESTS = 8192
+
+
+def service_cluster(name: str, sockets: Sequence[Path]) -> cluster.Cluster:
+    """One service's processes, taking turns; a process that fails is left out for a moment, never all of them."""
+    return cluster.Cluster(
+        name=name,
+        type=cluster.ClusterDiscoveryType.STATIC,
+        connect_timeout=seconds(1),
+        lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
+        per_connection_buffer_limit_bytes=_BUFFER_BYTES,
+        load_assignment=endpoint.ClusterLoadAssignment(
+            cluster_name=name,
+            endpoints=[
+                endpoint.LocalityLbEndpoints(
+                    lb_endpoints=[
+                        endpoint.LbEndpoint(endpoint=endpoint.Endpoint(address=pipe(path)))
+                        for path in sockets
+                    ]
+                )
+            ],
+        ),
+        typed_extension_protocol_options={
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": pack(
+                upstream.HttpProtocolOptions(
+                    explicit_http_config=upstream.HttpProtocolOptionsExplicitHttpConfig(
+                        http2_protocol_options=core.Http2ProtocolOptions(
+                            connection_keepalive=core.KeepaliveSettings(
+                                interval=seconds(10), timeout=seconds(5)
+                            )
+                        )
+                    )
+                )
+            )
+        },
+        circuit_breakers=cluster.CircuitBreakers(
+            thresholds=[
+                cluster.CircuitBreakersThresholds(max_requests=_MAX_REQUESTS, max_pending_requests=1024)
+            ]
+        ),
+    )
