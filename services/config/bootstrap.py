@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.config.v1 import credential_pb2, stored_pb2
@@ -11,35 +12,47 @@ from tenantry.config.v1 import credential_pb2, stored_pb2
 from services.common.clock import Clock
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
 from services.config import layout
-from services.config.etcd.client import EtcdClient, Expect
 from services.config.operators import PLATFORM_ADMIN
+from services.config.state import CredentialRecord, State
+from services.config.store import ConfigStore, Expect
 
 OPERATOR = "first"
 OPERATOR_SECONDS = 366 * 86_400
 
 
-def load_issuer(state_dir: Path) -> TokenIssuer:
-    """Read the token signing key, making it at the first start, and publish `jwks.json`."""
+def load_issuer(state_dir: Path) -> tuple[TokenIssuer, bool]:
+    """Read the token signing key and publish `jwks.json`; True when the key was made now and opens no older token."""
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = state_dir / "tokens.pem"
-    if not path.exists():
+    is_new = not path.exists()
+    if is_new:
         _write_private(path, new_signing_key_pem(), 0o400)
     issuer = TokenIssuer.from_pem(path.read_bytes(), CONFIG_ISSUER)
     published = state_dir / "jwks.json"
     if not published.exists() or published.read_text() != issuer.jwks():
         _write_private(published, issuer.jwks().encode(), 0o644)
-    return issuer
+    return issuer, is_new
 
 
-async def ensure_first_operator(state_dir: Path, issuer: TokenIssuer, etcd: EtcdClient, clock: Clock) -> None:
-    """Make the first platform-admin's key if there is none: recorded in etcd, its secret in a file of mode 0600.
+@dataclass(frozen=True, slots=True)
+class FirstOperator:
+    """A platform-admin's key on its way into the store; its secret is in the state directory already."""
 
-    Raises:
-        StoreUnavailableError: etcd does not answer.
-    """
-    path = state_dir / "operator.key"
-    if path.exists():
-        return
+    key_id: str
+    credential: stored_pb2.StoredCredential
+
+    async def record(self, store: ConfigStore) -> None:
+        """Record the key; recording it again changes nothing.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        etcd_key = layout.credential_key(self.key_id)
+        await store.write([Expect(etcd_key, 0)], {etcd_key: self.credential.SerializeToString()})
+
+
+def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> FirstOperator:
+    """Make a platform-admin's key and write its secret to `operator.key`, mode 0600."""
     now = int(clock.wall_seconds())
     key_id = secrets.token_hex(8)
     key = credential_pb2.Key(
@@ -50,11 +63,21 @@ async def ensure_first_operator(state_dir: Path, issuer: TokenIssuer, etcd: Etcd
     )
     key.create_time.FromSeconds(now)
     key.expire_time.FromSeconds(now + OPERATOR_SECONDS)
-    stored = stored_pb2.StoredCredential(key=key)
-    etcd_key = layout.credential_key(key_id)
-    await etcd.write([Expect(etcd_key, 0)], {etcd_key: stored.SerializeToString()})
     claims = Claims(key_id, OPERATOR, (), now + OPERATOR_SECONDS, PLATFORM_ADMIN, "")
-    _write_private(path, issuer.issue(Audience.OPERATOR, claims, now).encode() + b"\n", 0o600)
+    secret = issuer.issue(Audience.OPERATOR, claims, now)
+    _write_private(state_dir / "operator.key", secret.encode() + b"\n", 0o600)
+    return FirstOperator(key_id, stored_pb2.StoredCredential(key=key))
+
+
+def has_platform_admin(state: State, clock: Clock) -> bool:
+    """Whether some platform-admin's key still opens the admin service."""
+    return any(
+        isinstance(record, CredentialRecord)
+        and record.stored.key.role == credential_pb2.OPERATOR_ROLE_PLATFORM_ADMIN
+        and record.stored.key.state == credential_pb2.KEY_STATE_ACTIVE
+        and record.stored.key.expire_time.seconds > clock.wall_seconds()
+        for record in state.under("credentials/")
+    )
 
 
 def _write_private(path: Path, data: bytes, mode: int) -> None:

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Iterable
 
 from services.common.clock import Clock
-from services.config.etcd.client import Stored
 from services.config.etcd.watch_state import Change
 from services.config.state import State, StateBuilder
+from services.config.store import Stored
 
 _log = logging.getLogger(__name__)
 

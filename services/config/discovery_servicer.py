@@ -13,7 +13,7 @@ from grpc.aio import ServicerContext
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import config_discovery_service_pb2_grpc
 
-from services.common.errors import FieldViolation, InvalidArgumentError
+from services.common.errors import FieldViolation, InvalidArgumentError, Reason
 from services.config.current_state import CurrentState
 from services.config.metrics import ConfigMetrics
 from services.config.snapshot_messages import delta, full
@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
 ANSWER_SECONDS = 30.0
 MAX_ROUTER_NAME = 128
+_OUTCOMES = frozenset({"ok", *Reason})
 
 
 class _Session:
@@ -35,17 +36,18 @@ class _Session:
         self.sent: State | None = None
         self.nonce = ""
         self.sent_at_seconds = 0.0
-        self.refused_revision = 0
+        self.refused: State | None = None
+        """The last state the router refused, until it accepts one."""
 
     def settle(self, nonce: str, *, accepted: bool) -> None:
         """The router answered; an answer to an older snapshot means nothing any more."""
         if self.sent is None or nonce != self.nonce:
             return
         if accepted:
-            self.held, self.refused_revision = self.sent, 0
+            self.held, self.refused = self.sent, None
         else:
             # What a refused snapshot changed is part of the next one: deltas start from what was accepted.
-            self.refused_revision = self.sent.revision
+            self.refused = self.sent
         self.sent = None
 
 
@@ -104,10 +106,12 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             if now - session.sent_at_seconds > ANSWER_SECONDS:
                 raise InvalidArgumentError([FieldViolation("ack", "did not come in time")])
             return
-        known = session.held.revision if session.held else 0
-        if not self._current.listed.is_set() or state.revision in (known, session.refused_revision):
+        if not self._current.listed.is_set():
             return
-        if session.held is not None and session.held.records is state.records:
+        # Revisions move without the records, too: what was answered already is not sent again for that.
+        if any(
+            known is not None and known.records is state.records for known in (session.held, session.refused)
+        ):
             return
         session.nonce = str(next(self._nonces))
         session.sent, session.sent_at_seconds = state, now
@@ -146,5 +150,10 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                 )
             elif kind == "outcomes":
                 for count in request.outcomes.counts:
-                    self._metrics.outcomes.labels(outcome=count.outcome[:64]).inc(count.requests)
+                    self._metrics.outcomes.labels(outcome=_outcome(count.outcome)).inc(count.requests)
             changed.set()
+
+
+def _outcome(reported: str) -> str:
+    """A label of a closed set, whatever a router reports."""
+    return reported if reported in _OUTCOMES else "other"

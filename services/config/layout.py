@@ -4,11 +4,13 @@ from __future__ import annotations
 
 ROOT = "/tenantry/v1"
 LIVE = f"{ROOT}/live/"
+TENANTS = f"{LIVE}tenants/"
+POOLS = f"{LIVE}pools/"
 
 
 def tenant_key(tenant_uid: str) -> str:
     """A tenant and its config in force."""
-    return f"{LIVE}tenants/{tenant_uid}"
+    return f"{TENANTS}{tenant_uid}"
 
 
 def tenant_name_key(tenant_id: str) -> str:
@@ -33,7 +35,7 @@ def credential_key(key_id: str) -> str:
 
 def pool_key(pool_id: str) -> str:
     """A pool."""
-    return f"{LIVE}pools/{pool_id}"
+    return f"{POOLS}{pool_id}"
 
 
 def model_key(model_id: str) -> str:

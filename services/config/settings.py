@@ -24,3 +24,5 @@ class ConfigSettings(ServiceSettings):
     """Root key, token signing key, published keys, the first operator's key."""
     artifact_dir: Path
     """The artifact store, shared with routers."""
+    audit_target: str | None = None
+    """gRPC target of the audit service, which is told of every applied config version; none to tell nobody."""

@@ -52,6 +52,11 @@ def resource_of(key: str, record: Record, state: State) -> pb.Resource | None:
     return resource
 
 
+def _owner(record: Record) -> str:
+    """The uid of the tenant a record belongs to; empty for none."""
+    return record.stored.tenant_uid if isinstance(record, AdapterRecord | CredentialRecord) else ""
+
+
 def full(state: State, nonce: str) -> Iterator[pb.StreamSnapshotsResponse]:
     """A whole state."""
     resources = (resource_of(key, record, state) for key, record in state.records.items())
@@ -61,14 +66,23 @@ def full(state: State, nonce: str) -> Iterator[pb.StreamSnapshotsResponse]:
 def delta(before: State, after: State, nonce: str) -> Iterator[pb.StreamSnapshotsResponse]:
     """What changed between two states.
 
-    A record is compared by identity: an unchanged one is the same object in both.
+    A record is compared by identity: an unchanged one is the same object in both. What belongs to a tenant is not
+    shown without it, so it changes with the tenant's coming and going.
     """
+    came_or_went = set(before.uid_by_tenant_id.values()) ^ set(after.uid_by_tenant_id.values())
     changed = (
         resource_of(key, record, after)
         for key, record in after.records.items()
-        if before.records.get(key) is not record
+        if before.records.get(key) is not record or (came_or_went and _owner(record) in came_or_went)
     )
-    removed = sorted(before.records.keys() - after.records.keys())
+    gone = before.records.keys() - after.records.keys()
+    if came_or_went:
+        gone |= {
+            key
+            for key, record in after.records.items()
+            if _owner(record) in came_or_went and after.tenant_by_uid(_owner(record)) is None
+        }
+    removed = sorted(gone)
     yield from _chunks(changed, removed, after.revision, nonce, pb.SNAPSHOT_KIND_DELTA, before.revision)
 
 

@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
 
 from services.config import layout
-from services.config.etcd.client import Stored
 from services.config.etcd.watch_state import Change
 from services.config.sealing import SealError, TenantKey, TenantKeys
+from services.config.store import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class State:
 
     def under(self, prefix: str) -> Iterable[Record]:
         """Records whose keys start with a prefix, in the keys' order."""
-        return [self.records[key] for key in sorted(self.records) if key.startswith(prefix)]
+        return [self.records[key] for key in sorted(key for key in self.records if key.startswith(prefix))]
 
 
 class StateBuilder:
@@ -120,38 +120,40 @@ class StateBuilder:
     def full(self, items: Mapping[str, Stored], revision: int, before: State) -> State:
         """The state of a whole list."""
         changes = [Change(key, stored, stored.mod_revision) for key, stored in items.items()]
-        kept = {key: before.records[key] for key in before.records if layout.LIVE + key in items}
-        return self._with(kept, changes, revision, frozenset())
+        gone = [
+            Change(layout.LIVE + key, None, revision)
+            for key in before.records.keys() | before.damaged
+            if layout.LIVE + key not in items
+        ]
+        return self._with(before, gone + changes, revision)
 
     def changed(self, before: State, changes: Iterable[Change], revision: int) -> State:
         """The state after whole revisions; a mere sign of progress keeps the records, as the same object."""
         changes = list(changes)
         if not changes:
             return replace(before, revision=revision)
-        return self._with(dict(before.records), changes, revision, before.damaged)
+        return self._with(before, changes, revision)
 
-    def _with(
-        self, records: dict[str, Record], changes: Iterable[Change], revision: int, damaged: frozenset[str]
-    ) -> State:
-        broken = set(damaged)
+    def _with(self, before: State, changes: Iterable[Change], revision: int) -> State:
+        records, names, broken = dict(before.records), dict(before.uid_by_tenant_id), set(before.damaged)
         for change in changes:
             key = layout.relative(change.key)
             broken.discard(key)
+            known = records.get(key)
             if change.stored is None:
                 records.pop(key, None)
+                _forget_name(names, known)
                 continue
-            known = records.get(key)
             if known is not None and known.mod_revision == change.stored.mod_revision:
                 continue
             try:
-                records[key] = self._parse(key, change.stored, known)
+                record = records[key] = self._parse(key, change.stored, known)
             except (DecodeError, SealError, KeyError):
                 broken.add(key)
-        names = {
-            record.stored.tenant_id: record.stored.tenant_uid
-            for record in records.values()
-            if isinstance(record, TenantRecord)
-        }
+                continue
+            if isinstance(record, TenantRecord):
+                _forget_name(names, known)
+                names[record.stored.tenant_id] = record.stored.tenant_uid
         return State(revision, MappingProxyType(records), MappingProxyType(names), frozenset(broken))
 
     def _parse(self, key: str, stored: Stored, known: Record | None) -> Record:
@@ -175,3 +177,9 @@ class StateBuilder:
         if kind == "models":
             return ModelRecord(pool_pb2.BaseModel.FromString(stored.value), stored.mod_revision)
         raise KeyError(key)
+
+
+def _forget_name(names: dict[str, str], record: Record | None) -> None:
+    """Free a tenant's name, unless another tenant has it by now."""
+    if isinstance(record, TenantRecord) and names.get(record.stored.tenant_id) == record.stored.tenant_uid:
+        del names[record.stored.tenant_id]

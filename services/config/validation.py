@@ -18,8 +18,11 @@ from services.common.errors import FieldViolation
 
 MAX_MODELS = 64
 MAX_PROMPT_BYTES = 16 << 10
+# Twice in one etcd transaction (1.5 MiB), and readable in one audit entry (1 MiB).
+MAX_CONFIG_BYTES = 256 << 10
 MAX_TIMEOUT_SECONDS = 3600
 _ALIAS = re.compile(r"[a-z0-9._-]{1,64}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TENANT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 Report = Callable[[str, str], None]
 
@@ -56,6 +59,8 @@ def validate_config(
         found.append(FieldViolation(f"{path}.{name}", description))
 
     found += [FieldViolation(where, "is not known to this version") for where in unknown_fields(config, path)]
+    if config.ByteSize() > MAX_CONFIG_BYTES:
+        found.append(FieldViolation(path, f"has {config.ByteSize()} bytes, more than {MAX_CONFIG_BYTES}"))
     _models(config, around, report)
     _prompt(config.system_prompt, "system_prompt", report)
     _sampling(config, report)
@@ -133,8 +138,8 @@ def _prompt(prompt: str, where: str, report: Report) -> None:
     size = len(prompt.encode())
     if size > MAX_PROMPT_BYTES:
         report(where, f"has {size} bytes, more than {MAX_PROMPT_BYTES}")
-    if "\x00" in prompt:
-        report(where, "holds a NUL character")
+    if _CONTROL.search(prompt):
+        report(where, "holds a control character other than tab and line ends")
 
 
 def _between(message: Message, name: str, low: float, high: float, where: str, report: Report) -> None:

@@ -12,7 +12,8 @@ from typing import Self
 import grpc
 
 from services.common.grpc_channel import open_channel
-from services.config.etcd.client import EtcdClient, StoreUnavailableError
+from services.config.etcd.client import EtcdClient
+from services.config.store import StoreUnavailableError
 
 ETCD = Path(sys.executable).with_name("etcd")
 

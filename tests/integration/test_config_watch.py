@@ -9,9 +9,10 @@ import pytest
 
 from services.common.grpc_channel import open_channel
 from services.config.etcd import watch as watch_module
-from services.config.etcd.client import EtcdClient, Expect
+from services.config.etcd.client import EtcdClient
 from services.config.etcd.watch import EtcdWatch
 from services.config.etcd.watch_state import WatchState
+from services.config.store import Expect
 from tests.fakes.cutting_proxy import CuttingProxy
 from tests.fakes.etcd_process import EtcdProcess
 

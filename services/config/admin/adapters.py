@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from tenantry.config.v1 import adapter_pb2, pool_pb2, stored_pb2
@@ -12,11 +11,13 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.artifacts import ArtifactStore
 from services.common.errors import (
+    Error,
     FailedPreconditionError,
     FieldViolation,
     InvalidArgumentError,
     NotFoundError,
     Reason,
+    ResourceExhaustedError,
 )
 from services.common.sealed_artifact import artifact_associated_data, seal
 from services.config import layout
@@ -24,15 +25,16 @@ from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter
 from services.config.adapters.trtllm_rendition import RenderedAdapter, render
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenants import find_tenant
+from services.config.admin.uploads import Pieces, drain, receive_files, receive_header
 from services.config.allocation import MAX_SERIAL, lora_id, next_number
-from services.config.etcd.client import Expect
 from services.config.page_tokens import page
 from services.config.resources import adapter_resource, parse_name, require_id
 from services.config.state import AdapterRecord, PoolRecord, State, TenantRecord
+from services.config.store import Expect
+from services.config.validation import unknown_fields
 
-MAX_CONFIG_BYTES = 64 << 10
-MAX_WEIGHTS_BYTES = 256 << 20
-_LIMITS = {CONFIG_FILE: MAX_CONFIG_BYTES, WEIGHTS_FILE: MAX_WEIGHTS_BYTES}
+MAX_UPLOADS = 4
+MAX_VERSIONS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,50 +53,62 @@ class AdapterAdmin:
     def __init__(self, edits: Edits, artifacts: ArtifactStore) -> None:
         self._edits = edits
         self._artifacts = artifacts
-        # Rendering holds two copies of the weights; one at a time bounds the memory uploads can take.
+        # Uploads are held in memory, and rendering holds two more copies: both are bounded by their number.
+        self._uploads = asyncio.Semaphore(MAX_UPLOADS)
         self._rendering = asyncio.Semaphore(1)
 
-    async def register(
-        self, pieces: AsyncIterator[pb.RegisterAdapterRequest], context: Context
-    ) -> adapter_pb2.Adapter:
+    async def register(self, pieces: Pieces, context: Context) -> adapter_pb2.Adapter:
         """Register an adapter version: rendered, sealed and stored before its record is written."""
-        operator = self._edits.operator(context)
-        first = await anext(pieces, None)
-        if first is None or first.WhichOneof("piece") != "header":
-            raise InvalidArgumentError([FieldViolation("header", "has to be the first message")])
-        header = first.header
-        tenant = find_tenant(self._edits.state, operator, header.parent, "header.parent")
-        adapter_id = require_id(header.adapter_id, "header.adapter_id")
-        model = self._edits.state.model(header.base_model)
-        if model is None:
-            raise InvalidArgumentError([FieldViolation("header.base_model", "names no base model")])
-        targets = _targets(self._edits.state, header.base_model)
-        if not targets:
-            raise FailedPreconditionError("no pool serves this base model yet", reason=Reason.RESOURCE_IN_USE)
-        files = await _collect(pieces)
-        async with self._rendering:
-            adapter, rendered = await asyncio.to_thread(
-                _render, files, _shape(model.model.architecture), targets
-            )
-        record = self._edits.state.adapter(tenant.stored.tenant_uid, adapter_id)
+        try:
+            operator = self._edits.operator(context)
+            header = await receive_header(pieces)
+            tenant = find_tenant(self._edits.state, operator, header.parent, "header.parent")
+            adapter_id = require_id(header.adapter_id, "header.adapter_id")
+            shape, targets = self._base_model(header)
+            if self._uploads.locked():
+                raise ResourceExhaustedError(
+                    "too many uploads at once", reason=Reason.QUEUE_FULL, retry_after_seconds=5.0
+                )
+            async with self._uploads:
+                files = await receive_files(pieces)
+                async with self._rendering:
+                    adapter, rendered = await asyncio.to_thread(_render, files, shape, targets)
+        except Error:
+            await drain(pieces)
+            raise
         version = adapter_pb2.AdapterVersion(
-            version=len(record.stored.versions) + 1 if record else 1,
             base_model=header.base_model,
             source_sha256=hashlib.sha256(files[WEIGHTS_FILE]).hexdigest(),
             rank=adapter.rank,
             create_time=self._edits.now(),
         )
         if header.validate_only:
+            record = self._edits.state.adapter(tenant.stored.tenant_uid, adapter_id)
             draft = _with_version(record, tenant, adapter_id, version)
             return adapter_resource(AdapterRecord(draft, 0), tenant.stored.tenant_id)
-        await self._store(tenant, adapter_id, version, rendered, record)
+        await self._store(tenant, adapter_id, version, rendered)
         written = self._edits.state.adapter(tenant.stored.tenant_uid, adapter_id)
         assert written is not None
         return adapter_resource(written, tenant.stored.tenant_id)
 
+    def _base_model(self, header: pb.AdapterHeader) -> tuple[Shape, list[_Target]]:
+        model = self._edits.state.model(header.base_model)
+        wrong = [
+            FieldViolation(where, "is not known to this version")
+            for where in unknown_fields(header, "header")
+        ]
+        if model is None:
+            wrong.append(FieldViolation("header.base_model", "names no base model"))
+        if model is None or wrong:
+            raise InvalidArgumentError(wrong)
+        targets = _targets(self._edits.state, header.base_model)
+        if not targets:
+            raise FailedPreconditionError("no pool serves this base model yet", reason=Reason.RESOURCE_IN_USE)
+        return _shape(model.model.architecture), targets
+
     async def get(self, request: pb.GetAdapterRequest, context: Context) -> adapter_pb2.Adapter:
         """Get an adapter."""
-        operator = self._edits.operator(context)
+        operator = self._edits.operator(context, request)
         _, (tenant_id, adapter_id) = parse_name(
             request.name, "tenants/{tenant}/adapters/{adapter}", field="name"
         )
@@ -106,7 +120,7 @@ class AdapterAdmin:
 
     async def list_page(self, request: pb.ListAdaptersRequest, context: Context) -> pb.ListAdaptersResponse:
         """List a tenant's adapters."""
-        operator = self._edits.operator(context)
+        operator = self._edits.operator(context, request)
         tenant = find_tenant(self._edits.state, operator, request.parent, "parent")
         found = [
             adapter_resource(record, tenant.stored.tenant_id)
@@ -128,20 +142,14 @@ class AdapterAdmin:
         adapter_id: str,
         version: adapter_pb2.AdapterVersion,
         rendered: list[tuple[_Target, RenderedAdapter]],
-        record: AdapterRecord | None,
     ) -> None:
+        """Keep the sealed tensors, then write the record; registrations at one moment race for serials only."""
         tenant_uid = tenant.stored.tenant_uid
-        counter_key = layout.serial_counter_key(tenant_uid)
-        counter = await self._edits.etcd.get(counter_key)
-        epoch = await self._edits.etcd.get(layout.epoch_key())
-        serial = int(counter.value) if counter else 0
         for target, blob in rendered:
-            serial = next_number(str(serial).encode() if serial else None, MAX_SERIAL, "adapter serial")
             sealed = seal(tenant.key.artifact, artifact_associated_data(tenant_uid, blob.sha256), blob.data)
             version.renditions.append(
                 adapter_pb2.Rendition(
                     dialect=adapter_pb2.DIALECT_TRTLLM_ENGINE,
-                    lora_id=lora_id(tenant.stored.ordinal, int(epoch.value) if epoch else 0, serial),
                     sha256=blob.sha256,
                     artifact_sha256=await asyncio.to_thread(self._artifacts.put, sealed),
                     size_bytes=len(blob.data),
@@ -150,34 +158,33 @@ class AdapterAdmin:
                     engine_sha256=target.engine_sha256,
                 )
             )
+        await self._edits.retrying(lambda: self._write(tenant, adapter_id, version))
+
+    async def _write(
+        self, tenant: TenantRecord, adapter_id: str, version: adapter_pb2.AdapterVersion
+    ) -> None:
+        tenant_uid = tenant.stored.tenant_uid
+        counter_key, etcd_key = (
+            layout.serial_counter_key(tenant_uid),
+            layout.adapter_key(tenant_uid, adapter_id),
+        )
+        counter = await self._edits.store.get(counter_key)
+        epoch = await self._edits.store.get(layout.epoch_key())
+        record = self._edits.state.adapter(tenant_uid, adapter_id)
+        last = counter.value if counter else None
+        for rendition in version.renditions:
+            serial = next_number(last, MAX_SERIAL, "adapter serial")
+            last = str(serial).encode()
+            rendition.lora_id = lora_id(tenant.stored.ordinal, int(epoch.value) if epoch else 0, serial)
         stored = _with_version(record, tenant, adapter_id, version)
-        etcd_key = layout.adapter_key(tenant_uid, adapter_id)
         await self._edits.write(
             [
                 Expect(etcd_key, record.mod_revision if record else 0),
                 Expect(counter_key, counter.mod_revision if counter else 0),
+                Expect(layout.epoch_key(), epoch.mod_revision if epoch else 0),
             ],
-            {etcd_key: stored.SerializeToString(), counter_key: str(serial).encode()},
+            {etcd_key: stored.SerializeToString(), counter_key: last or b""},
         )
-
-
-async def _collect(pieces: AsyncIterator[pb.RegisterAdapterRequest]) -> dict[str, bytes]:
-    files: dict[str, bytearray] = {}
-    async for piece in pieces:
-        chunk = piece.chunk
-        if piece.WhichOneof("piece") != "chunk" or chunk.file not in _LIMITS:
-            raise InvalidArgumentError(
-                [FieldViolation("chunk.file", f"is neither {CONFIG_FILE} nor {WEIGHTS_FILE}")]
-            )
-        data = files.setdefault(chunk.file, bytearray())
-        data += chunk.data
-        if len(data) > _LIMITS[chunk.file]:
-            what = f"has {len(data)} bytes or more, more than {_LIMITS[chunk.file]}"
-            raise InvalidArgumentError([FieldViolation(chunk.file, what)])
-    missing = [FieldViolation(name, "is missing") for name in _LIMITS if name not in files]
-    if missing:
-        raise InvalidArgumentError(missing)
-    return {name: bytes(data) for name, data in files.items()}
 
 
 def _render(
@@ -214,6 +221,11 @@ def _with_version(
     )
     if record is not None:
         stored.CopyFrom(record.stored)
+    if len(stored.versions) >= MAX_VERSIONS:
+        raise ResourceExhaustedError(
+            f"the adapter has {MAX_VERSIONS} versions, the most there may be", reason=Reason.IDS_EXHAUSTED
+        )
+    version.version = len(stored.versions) + 1
     stored.versions.append(version)
     return stored
 

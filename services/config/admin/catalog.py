@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2
 
 from services.common.artifacts import ArtifactError, ArtifactStore
-from services.common.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError, NotFoundError
+from services.common.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from services.config import layout
 from services.config.admin.edits import Context, Edits
+from services.config.admin.tenants import surroundings
 from services.config.catalog_rules import is_sha256, model_violations, pool_violations
 from services.config.etag import require_etag
-from services.config.etcd.client import Expect
 from services.config.page_tokens import page
 from services.config.resources import model_resource, parse_name, pool_resource, require_id
-from services.config.state import ModelRecord, PoolRecord
+from services.config.state import ModelRecord, PoolRecord, State, TenantRecord
+from services.config.store import Expect, Unchanged
 from services.config.update_mask import merged
+from services.config.validation import validate_config
 
 _POOL_FIXED = frozenset({"name", "etag"})
 
@@ -31,7 +40,7 @@ class CatalogAdmin:
 
     async def create_model(self, request: pb.CreateBaseModelRequest, context: Context) -> pool_pb2.BaseModel:
         """Register a base model; its artifacts have to be in the store."""
-        self._edits.operator(context).require_platform()
+        self._edits.operator(context, request).require_platform()
         model_id = require_id(request.base_model_id, "base_model_id")
         wrong = model_violations(request.base_model)
         for field in ("tokenizer_sha256", "chat_template_sha256"):
@@ -52,7 +61,7 @@ class CatalogAdmin:
 
     async def get_model(self, request: pb.GetBaseModelRequest, context: Context) -> pool_pb2.BaseModel:
         """Get a base model."""
-        self._edits.operator(context)
+        self._edits.operator(context, request)
         parse_name(request.name, "models/{model}", field="name")
         return self._model(request.name)
 
@@ -60,14 +69,14 @@ class CatalogAdmin:
         self, request: pb.ListBaseModelsRequest, context: Context
     ) -> pb.ListBaseModelsResponse:
         """List base models."""
-        self._edits.operator(context)
+        self._edits.operator(context, request)
         found = [model_resource(r) for r in self._edits.state.under("models/") if isinstance(r, ModelRecord)]
         chosen, token = page(found, lambda model: model.name, request.page_size, request.page_token, "models")
         return pb.ListBaseModelsResponse(base_models=chosen, next_page_token=token)
 
     async def create_pool(self, request: pb.CreatePoolRequest, context: Context) -> pool_pb2.Pool:
         """Register a pool."""
-        self._edits.operator(context).require_platform()
+        self._edits.operator(context, request).require_platform()
         pool_id = require_id(request.pool_id, "pool_id")
         self._require_good(request.pool)
         pool = pool_pb2.Pool()
@@ -83,29 +92,34 @@ class CatalogAdmin:
 
     async def get_pool(self, request: pb.GetPoolRequest, context: Context) -> pool_pb2.Pool:
         """Get a pool."""
-        self._edits.operator(context).require_platform()
+        self._edits.operator(context, request).require_platform()
         parse_name(request.name, "pools/{pool}", field="name")
         return pool_resource(self._pool(request.name))
 
     async def list_pools(self, request: pb.ListPoolsRequest, context: Context) -> pb.ListPoolsResponse:
         """List pools."""
-        self._edits.operator(context).require_platform()
+        self._edits.operator(context, request).require_platform()
         found = [pool_resource(r) for r in self._edits.state.under("pools/") if isinstance(r, PoolRecord)]
         chosen, token = page(found, lambda pool: pool.name, request.page_size, request.page_token, "pools")
         return pb.ListPoolsResponse(pools=chosen, next_page_token=token)
 
     async def update_pool(self, request: pb.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
-        """Update a pool."""
-        self._edits.operator(context).require_platform()
+        """Update a pool; a tenant whose config names it has to fit it afterwards."""
+        self._edits.operator(context, request).require_platform()
         parse_name(request.pool.name, "pools/{pool}", field="pool.name")
+        state = self._edits.state
         record = self._pool(request.pool.name)
         require_etag(request.pool.etag, record.mod_revision, "pool.etag")
         pool = merged(record.pool, request.pool, request.update_mask.paths, _POOL_FIXED)
         self._require_good(pool)
+        key = layout.pool_key(pool.name.removeprefix("pools/"))
+        conditions: list[Expect | Unchanged] = [Expect(key, record.mod_revision)]
+        if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
+            _require_tenants_fit(state, pool)
+            conditions.append(Unchanged(layout.TENANTS, state.revision))
         if request.validate_only or pool == record.pool:
             return pool_resource(PoolRecord(pool, record.mod_revision))
-        key = layout.pool_key(pool.name.removeprefix("pools/"))
-        await self._edits.write([Expect(key, record.mod_revision)], {key: pool.SerializeToString()})
+        await self._edits.write(conditions, {key: pool.SerializeToString()})
         return pool_resource(self._pool(pool.name))
 
     def _model(self, name: str) -> pool_pb2.BaseModel:
@@ -137,3 +151,13 @@ class CatalogAdmin:
                 wrong.append(FieldViolation("pool.dedicated_to", "names no tenant"))
         if wrong:
             raise InvalidArgumentError(wrong)
+
+
+def _require_tenants_fit(state: State, pool: pool_pb2.Pool) -> None:
+    placed = {pool.name: (pool.base_model, pool.dedicated_to)}
+    for record in state.under("tenants/"):
+        if not isinstance(record, TenantRecord) or record.config.pool != pool.name:
+            continue
+        around = surroundings(state, record.name, record.stored.tenant_uid)
+        if validate_config(record.config, replace(around, pools=placed)):
+            raise FailedPreconditionError("a tenant's config names this pool and would not fit it any more")

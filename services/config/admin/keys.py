@@ -12,11 +12,12 @@ from services.common.tokens import Audience, Claims, TokenIssuer
 from services.config import layout
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenants import find_tenant
-from services.config.etcd.client import Expect
 from services.config.operators import TENANT_ADMIN, Operator, role_name
 from services.config.page_tokens import page
 from services.config.resources import key_resource, parse_name
 from services.config.state import CredentialRecord
+from services.config.store import Expect
+from services.config.validation import unknown_fields
 
 DEFAULT_LIFETIME_SECONDS = 90 * 86_400
 MAX_LIFETIME_SECONDS = 366 * 86_400
@@ -33,7 +34,7 @@ class KeyAdmin:
 
     async def create(self, request: pb.CreateKeyRequest, context: Context) -> pb.CreateKeyResponse:
         """Issue a key to a tenant's caller or to an operator."""
-        operator = self._edits.operator(context)
+        operator = self._edits.operator(context, request)
         pattern, (principal,) = parse_name(request.parent, *_PARENTS, field="parent")
         for_tenant = pattern == _PARENTS[0]
         tenant_uid = role_tenant_uid = ""
@@ -77,7 +78,7 @@ class KeyAdmin:
 
     async def list_page(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         """List a principal's keys."""
-        operator = self._edits.operator(context)
+        operator = self._edits.operator(context, request)
         pattern, (principal,) = parse_name(request.parent, *_PARENTS, field="parent")
         if pattern == _PARENTS[0]:
             uid = find_tenant(self._edits.state, operator, request.parent, "parent").stored.tenant_uid
@@ -98,7 +99,7 @@ class KeyAdmin:
 
     async def revoke(self, request: pb.RevokeKeyRequest, context: Context) -> credential_pb2.Key:
         """Revoke a key for good; revoking it again changes nothing."""
-        operator = self._edits.operator(context)
+        operator = self._edits.operator(context, request)
         pattern, (principal, key_id) = parse_name(
             request.name, "tenants/{tenant}/keys/{key}", "operators/{operator}/keys/{key}", field="name"
         )
@@ -131,7 +132,9 @@ class KeyAdmin:
         return record
 
     def _check(self, key: credential_pb2.Key, *, for_tenant: bool) -> int:
-        wrong: list[FieldViolation] = []
+        wrong = [
+            FieldViolation(where, "is not known to this version") for where in unknown_fields(key, "key")
+        ]
         now = int(self._edits.clock.wall_seconds())
         expire = key.expire_time.seconds if key.HasField("expire_time") else now + DEFAULT_LIFETIME_SECONDS
         if not now < expire <= now + MAX_LIFETIME_SECONDS:

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
 from tenantry.etcdapi.v1 import etcd_service_pb2 as pb
 from tenantry.etcdapi.v1 import etcd_service_pb2_grpc as rpc
 
-from services.common.errors import Reason, UnavailableError
+from services.common.errors import InternalError
+from services.config.store import (
+    MAX_TXN_OPERATIONS,
+    CompactedError,
+    Expect,
+    Stored,
+    StoreUnavailableError,
+    Unchanged,
+)
 
+_log = logging.getLogger(__name__)
 CALL_SECONDS = 2.0
 PAGE_KEYS = 500
-MAX_TXN_OPERATIONS = 128
-
-
-class StoreUnavailableError(UnavailableError):
-    """etcd did not answer; whether a write took effect is not known."""
-
-    default_reason = Reason.STORE_UNAVAILABLE
-
-
-class CompactedError(Exception):
-    """The revision asked for is gone: list again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A value and the revision that last changed it."""
-
-    value: bytes
-    mod_revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Expect:
-    """A condition of a transaction: this key was last changed by this revision; 0 for a key that is not there."""
-
-    key: str
-    mod_revision: int
 
 
 def range_end(prefix: bytes) -> bytes:
@@ -49,6 +31,11 @@ def range_end(prefix: bytes) -> bytes:
         if prefix[place] < 0xFF:
             return prefix[:place] + bytes([prefix[place] + 1])
     return b"\x00"
+
+
+def key_text(key: bytes) -> str:
+    """A key as text. A key that is not ours to write may hold any bytes; it must not end the watch."""
+    return key.decode(errors="backslashreplace")
 
 
 class EtcdClient:
@@ -80,18 +67,18 @@ class EtcdClient:
             response = await self._call(self._kv.Range, request)
             revision = revision or response.header.revision
             for kv in response.kvs:
-                found[kv.key.decode()] = Stored(kv.value, kv.mod_revision)
+                found[key_text(kv.key)] = Stored(kv.value, kv.mod_revision)
             if not response.more:
                 return found, revision
             start = response.kvs[-1].key + b"\x00"
 
     async def write(
-        self, expected: Sequence[Expect], puts: dict[str, bytes], deletes: Sequence[str] = ()
+        self, conditions: Sequence[Expect | Unchanged], puts: Mapping[str, bytes], deletes: Sequence[str] = ()
     ) -> int | None:
-        """Put and delete keys as one revision, if every expectation holds.
+        """Put and delete keys as one revision, if every condition holds.
 
         Returns:
-            The revision written, or None when an expectation did not hold and nothing was written.
+            The revision written, or None when a condition did not hold and nothing was written.
 
         Raises:
             StoreUnavailableError: no answer in time; the write may have taken effect.
@@ -102,18 +89,7 @@ class EtcdClient:
             pb.RequestOp(request_put=pb.PutRequest(key=key.encode(), value=value))
             for key, value in puts.items()
         ] + [pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key.encode())) for key in deletes]
-        request = pb.TxnRequest(
-            compare=[
-                pb.Compare(
-                    result=pb.Compare.EQUAL,
-                    target=pb.Compare.MOD,
-                    key=item.key.encode(),
-                    mod_revision=item.mod_revision,
-                )
-                for item in expected
-            ],
-            success=operations,
-        )
+        request = pb.TxnRequest(compare=[_compare(item) for item in conditions], success=operations)
         response = await self._call(self._kv.Txn, request)
         return int(response.header.revision) if response.succeeded else None
 
@@ -123,4 +99,26 @@ class EtcdClient:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.OUT_OF_RANGE:
                 raise CompactedError from None
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                # Trying again would not help: we built a request etcd does not take.
+                _log.error("etcd refuses a %s of %d bytes", type(request).__name__, request.ByteSize())
+                raise InternalError from None
             raise StoreUnavailableError("the config store does not answer") from None
+
+
+def _compare(condition: Expect | Unchanged) -> pb.Compare:
+    if isinstance(condition, Expect):
+        return pb.Compare(
+            result=pb.Compare.EQUAL,
+            target=pb.Compare.MOD,
+            key=condition.key.encode(),
+            mod_revision=condition.mod_revision,
+        )
+    prefix = condition.prefix.encode()
+    return pb.Compare(
+        result=pb.Compare.LESS,
+        target=pb.Compare.MOD,
+        key=prefix,
+        range_end=range_end(prefix),
+        mod_revision=condition.revision + 1,
+    )

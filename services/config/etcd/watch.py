@@ -13,8 +13,9 @@ from tenantry.etcdapi.v1 import etcd_service_pb2_grpc as rpc
 
 from services.common.backoff import Backoff
 from services.common.errors import Error
-from services.config.etcd.client import CompactedError, EtcdClient, Stored, range_end
+from services.config.etcd.client import key_text, range_end
 from services.config.etcd.watch_state import Apply, Change, Reconnect, Relist, Response, WatchState
+from services.config.store import CompactedError, ConfigStore, Stored
 
 _log = logging.getLogger(__name__)
 SILENCE_SECONDS = 1.0
@@ -50,13 +51,13 @@ class EtcdWatch:
     def __init__(
         self,
         channel: grpc.aio.Channel,
-        client: EtcdClient,
+        store: ConfigStore,
         prefix: str,
         follower: Follower,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._watch = rpc.WatchStub(channel)
-        self._client = client
+        self._store = store
         self._prefix = prefix
         self._follower = follower
         self._silence_seconds = silence_seconds
@@ -68,7 +69,7 @@ class EtcdWatch:
         while True:
             try:
                 if state is None:
-                    items, revision = await self._client.list(self._prefix)
+                    items, revision = await self._store.list(self._prefix)
                     state = WatchState(revision + 1)
                     self._follower.replace(items, revision)
                     self._follower.heard()
@@ -143,7 +144,7 @@ def _response(message: pb.WatchResponse) -> Response:
         fragment=message.fragment,
         changes=tuple(
             Change(
-                event.kv.key.decode(),
+                key_text(event.kv.key),
                 Stored(event.kv.value, event.kv.mod_revision) if event.type == pb.Event.PUT else None,
                 event.kv.mod_revision,
             )

@@ -9,10 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.config.etcd.client import Stored
+from services.config.store import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +88,3 @@ class WatchState:
         revision = changes[-1].mod_revision
         self.next_revision = revision + 1
         return Apply(revision, changes)
-
-
-def vanished(known: Sequence[str], listed: Sequence[str], revision: int) -> list[Change]:
-    """Deletions of keys that were there before a list and are not in it."""
-    gone = set(known) - set(listed)
-    return [Change(key, None, revision) for key in sorted(gone)]

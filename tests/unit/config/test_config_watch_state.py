@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.config.etcd.client import Stored, range_end
-from services.config.etcd.watch_state import Apply, Change, Reconnect, Relist, Response, WatchState, vanished
+from services.config.etcd.client import key_text, range_end
+from services.config.etcd.watch_state import Apply, Change, Reconnect, Relist, Response, WatchState
+from services.config.store import Stored
 
 
 def change(revision: int, key: str = "k") -> Change:
@@ -70,8 +71,8 @@ def test_whole_revisions_once_and_in_order_over_cuts_and_fragments(data):
     assert applied == history
 
 
-def test_vanished_keys_become_deletions():
-    assert vanished(["a", "b"], ["b", "c"], 7) == [Change("a", None, 7)]
+def test_any_bytes_make_a_key():
+    assert key_text(b"/a\xff") == "/a\\xff"
 
 
 def test_range_end():

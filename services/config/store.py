@@ -1,0 +1,83 @@
+"""What the config service asks of its store: consistent reads, and writes that happen whole or not at all.
+
+`etcd.client.EtcdClient` is the store; tests/contract/test_config_store.py says what any other has to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.common.errors import Reason, UnavailableError
+
+MAX_TXN_OPERATIONS = 128
+
+
+class StoreUnavailableError(UnavailableError):
+    """The store did not answer; whether a write took effect is not known."""
+
+    default_reason = Reason.STORE_UNAVAILABLE
+
+
+class CompactedError(Exception):
+    """The revision asked for is gone: list again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A value and the revision that last changed it."""
+
+    value: bytes
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """A condition of a write: this key was last changed by this revision; 0 for a key that is not there."""
+
+    key: str
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """A condition of a write: no key with this prefix was put after this revision. Deletions go unseen."""
+
+    prefix: str
+    revision: int
+
+
+class ConfigStore(Protocol):
+    """Keys and values under one counter of revisions."""
+
+    async def get(self, key: str) -> Stored | None:
+        """One key, linearizable; None when it is not there.
+
+        Raises:
+            StoreUnavailableError: no answer in time.
+        """
+        ...
+
+    async def list(self, prefix: str) -> tuple[dict[str, Stored], int]:
+        """Every key with a prefix as of one revision, and that revision.
+
+        Raises:
+            StoreUnavailableError: no answer in time.
+            CompactedError: the revision was compacted while paging.
+        """
+        ...
+
+    async def write(
+        self, conditions: Sequence[Expect | Unchanged], puts: Mapping[str, bytes], deletes: Sequence[str] = ()
+    ) -> int | None:
+        """Put and delete keys as one revision, if every condition holds.
+
+        Returns:
+            The revision written, or None when a condition did not hold and nothing was written.
+
+        Raises:
+            StoreUnavailableError: no answer in time; the write may have taken effect.
+            ValueError: more than `MAX_TXN_OPERATIONS` operations.
+        """
+        ...
