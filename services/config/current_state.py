@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from services.common.clock import Clock
 from services.config.etcd.watch_state import Change
@@ -59,18 +59,22 @@ class CurrentState:
 
     async def applied(self, revision: int, timeout_seconds: float) -> bool:
         """Wait until a revision is in force here; false when it was not in time."""
-        waiter = asyncio.Event()
-        self._waiters.add(waiter)
         try:
             async with asyncio.timeout(timeout_seconds):
-                while self.state.revision < revision:
-                    waiter.clear()
-                    await waiter.wait()
+                await self.until(lambda state: state.revision >= revision)
         except TimeoutError:
             return False
-        finally:
-            self._waiters.discard(waiter)
         return True
+
+    async def until(self, condition: Callable[[State], bool]) -> None:
+        """Wait until the state in force meets a condition."""
+        changed = self.subscribe()
+        try:
+            while not condition(self.state):
+                changed.clear()
+                await changed.wait()
+        finally:
+            self.unsubscribe(changed)
 
     def subscribe(self) -> asyncio.Event:
         """An event that is set at every new state; give it back with `unsubscribe`."""

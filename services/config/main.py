@@ -96,7 +96,9 @@ async def serve(settings: ConfigSettings) -> None:
         await current.listed.wait()
         await health.set("first-list", ready=True)
         if issuer_is_new or not has_platform_admin(current.state, clock):
-            await _record(issue_first_operator(settings.state_dir, issuer, clock), etcd)
+            first = issue_first_operator(settings.state_dir, issuer, clock)
+            await _record(first, etcd)
+            await current.until(lambda state: state.credential(first.key_id) is not None)
         await health.set("first-operator", ready=True)
         # This task's end would be the process's: see Lifetime.own.
         await lifetime.stop.wait()

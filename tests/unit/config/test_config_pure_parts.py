@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.errors import AbortedError, InvalidArgumentError, ResourceExhaustedError
@@ -18,30 +16,13 @@ from services.config.page_tokens import page
 from services.config.sealing import SealError, TenantKeys, load_root_key
 from services.config.update_mask import merged
 from services.config.versions import config_sha256
+from tests.fakes.peft_files import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, MLP, PREFIX, peft_files
 
-SHAPE = Shape(layers=2, hidden=8, heads=2, kv_heads=1, head_dim=4, mlp=12)
-PREFIX = "base_model.model.model.layers"
-
-
-def adapter_files(changes=None, **config):
-    rng = np.random.default_rng(1)
-    tensors = {
-        f"{PREFIX}.0.self_attn.q_proj.lora_A.weight": rng.standard_normal((2, 8)).astype(np.float16),
-        f"{PREFIX}.0.self_attn.q_proj.lora_B.weight": rng.standard_normal((8, 2)).astype(np.float16),
-        f"{PREFIX}.1.mlp.down_proj.lora_A.weight": rng.standard_normal((2, 12)).astype(np.float16),
-        f"{PREFIX}.1.mlp.down_proj.lora_B.weight": rng.standard_normal((8, 2)).astype(np.float16),
-    }
-    tensors.update(changes or {})
-    document = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", **config}
-    return (
-        json.dumps(document).encode(),
-        save({name: t for name, t in tensors.items() if t is not None}),
-        tensors,
-    )
+SHAPE = Shape(LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, MLP)
 
 
 def test_a_rendition_has_the_contracts_layout():
-    config, weights, tensors = adapter_files()
+    config, weights, tensors = peft_files()
     rendered = load(render(parse_peft(config, weights, SHAPE), "float16", 4).data)
     rows, table = rendered["lora_weights"], rendered["lora_config"]
     assert rows.dtype == np.float16
@@ -73,7 +54,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_adapters_are_refused_with_what_is_wrong(what):
-    config, weights, _ = adapter_files(BAD[what][0], **BAD[what][1])
+    config, weights, _ = peft_files(BAD[what][0], **BAD[what][1])
     with pytest.raises(InvalidArgumentError, match=what.strip()):
         parse_peft(config, weights, SHAPE)
 
@@ -85,7 +66,7 @@ def test_garbage_is_a_typed_error(data):
 
 
 def test_a_scale_that_overflows_float16_is_refused():
-    config, weights, _ = adapter_files(lora_alpha=500_000)
+    config, weights, _ = peft_files(lora_alpha=500_000)
     with pytest.raises(InvalidArgumentError, match="does not fit float16"):
         render(parse_peft(config, weights, SHAPE), "float16", 3)
 

@@ -1,0 +1,136 @@
+"""The admin modules of the config service over a store in memory: no process, no socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+from tenantry.config.v1 import adapter_pb2, pool_pb2, tenant_pb2
+from tenantry.config.v1 import config_admin_service_pb2 as pb
+
+from services.common.artifacts import DirectoryArtifactStore
+from services.common.audit_writer import AuditEntry
+from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
+from services.config import layout
+from services.config.admin.adapters import AdapterAdmin
+from services.config.admin.catalog import CatalogAdmin
+from services.config.admin.edits import Edits
+from services.config.admin.keys import KeyAdmin
+from services.config.admin.tenants import TenantAdmin
+from services.config.admin_servicer import AdminServicer
+from services.config.bootstrap import issue_first_operator, load_issuer
+from services.config.current_state import CurrentState
+from services.config.operators import OperatorCheck
+from services.config.sealing import TenantKeys
+from services.config.state import StateBuilder
+from tests.fakes.manual_clock import ManualClock
+from tests.fakes.memory_config_store import MemoryConfigStore
+from tests.fakes.peft_files import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, MLP
+
+
+class Call:
+    """What an admin method needs of a gRPC context."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self._key}"),)
+
+
+class ConfigPlane:
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
+        self.store = MemoryConfigStore()
+        self.keys = TenantKeys(b"r" * 32)
+        self.current = CurrentState(StateBuilder(self.keys), self.clock)
+        self.store.follow(layout.LIVE, self.current)
+        self.artifacts = DirectoryArtifactStore(folder / "artifacts")
+        self.entries: list[AuditEntry] = []
+        issuer, _ = load_issuer(folder / "state")
+        verifier = TokenVerifier(folder / "state" / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, self.clock)
+        check = OperatorCheck(verifier, lambda: self.current.state)
+        self.edits = edits = Edits(self.store, self.current, check, self.clock)
+        self.admin: Any = AdminServicer(
+            TenantAdmin(edits, self.keys, self),
+            KeyAdmin(edits, issuer),
+            AdapterAdmin(edits, self.artifacts),
+            CatalogAdmin(edits, self.artifacts),
+        )
+        first = issue_first_operator(folder / "state", issuer, self.clock)
+        self.store.put({layout.credential_key(first.key_id): first.credential.SerializeToString()})
+        self.operator = Call((folder / "state" / "operator.key").read_text().strip())
+
+    def append_soon(self, entry: AuditEntry) -> bool:
+        self.entries.append(entry)
+        return True
+
+    async def call(self, method: str, request: Any, caller: Call | None = None) -> Any:
+        return await getattr(self.admin, method)(request, caller or self.operator)
+
+    async def new_model(self, model_id: str = "m") -> None:
+        digest = self.artifacts.put(b"{}")
+        model = pool_pb2.BaseModel(
+            weights_sha256="a" * 64,
+            tokenizer_sha256=digest,
+            chat_template_sha256=digest,
+            context_tokens=2048,
+            end_token_id=2,
+            pad_token_id=2,
+            architecture=pool_pb2.Architecture(
+                layers=LAYERS,
+                hidden=HIDDEN,
+                heads=HEADS,
+                kv_heads=KV_HEADS,
+                head_dim=HEAD_DIM,
+                mlp=MLP,
+                vocabulary=64,
+            ),
+        )
+        await self.call(
+            "CreateBaseModel", pb.CreateBaseModelRequest(base_model_id=model_id, base_model=model)
+        )
+
+    async def new_pool(self, pool_id: str = "p", **changes: Any) -> pool_pb2.Pool:
+        pool = pool_pb2.Pool(
+            base_model="models/m",
+            dialect=adapter_pb2.DIALECT_TRTLLM_ENGINE,
+            server_model="tensorrt_llm",
+            endpoints=[pool_pb2.Endpoint(target="127.0.0.1:1")],
+            capacity=pool_pb2.Capacity(
+                concurrent_requests=4, adapters=4, adapter_rank=8, kv_tokens=1000, queued_requests=9
+            ),
+            engine_sha256="b" * 64,
+            adapter_dtype="float16",
+            adapter_config_columns=3,
+        )
+        pool.MergeFrom(pool_pb2.Pool(**changes))
+        created: pool_pb2.Pool = await self.call(
+            "CreatePool", pb.CreatePoolRequest(pool_id=pool_id, pool=pool)
+        )
+        return created
+
+    async def new_tenant(self, tenant_id: str, **config: Any) -> tenant_pb2.Tenant:
+        alias = tenant_pb2.ModelAlias(alias="default", base_model="models/m")
+        tenant = tenant_pb2.Tenant(config=tenant_pb2.TenantConfig(models=[alias], **config))
+        request = pb.CreateTenantRequest(tenant_id=tenant_id, tenant=tenant)
+        created: tenant_pb2.Tenant = await self.call("CreateTenant", request)
+        return created
+
+    async def register(
+        self, tenant_id: str, files: Iterable[tuple[str, bytes]], adapter_id: str = "sea", **header: Any
+    ) -> adapter_pb2.Adapter:
+        head = pb.AdapterHeader(
+            parent=f"tenants/{tenant_id}", adapter_id=adapter_id, base_model="models/m", **header
+        )
+        made: adapter_pb2.Adapter = await self.admin.RegisterAdapter(_pieces(head, files), self.operator)
+        return made
+
+
+async def _pieces(
+    head: pb.AdapterHeader, files: Iterable[tuple[str, bytes]]
+) -> AsyncIterator[pb.RegisterAdapterRequest]:
+    yield pb.RegisterAdapterRequest(header=head)
+    for name, data in files:
+        yield pb.RegisterAdapterRequest(chunk=pb.FileChunk(file=name, data=data))

@@ -1,0 +1,209 @@
+"""Snapshots as messages, and what a router's stream is sent: whole states, deltas, the newest, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tenantry.config.v1 import config_discovery_service_pb2 as pb
+from tenantry.config.v1 import credential_pb2, pool_pb2, stored_pb2
+
+from services.config import layout
+from services.config.discovery_servicer import DiscoveryServicer
+from services.config.metrics import ConfigMetrics
+from services.config.sealing import TenantKeys
+from services.config.snapshot_messages import CHUNK_BYTES, delta, full
+from services.config.state import State, StateBuilder
+from services.config.store import Stored
+from tests.fakes.config_plane import ConfigPlane
+
+KEYS = TenantKeys(b"r" * 32)
+
+
+def tenant_value(uid: str, config: bytes = b"") -> bytes:
+    key, wrapped = KEYS.create(uid)
+    stored = stored_pb2.StoredTenant(
+        tenant_id=uid, tenant_uid=uid, wrapped_key=wrapped, sealed_config=key.seal_config(config)
+    )
+    return stored.SerializeToString()
+
+
+def state_of(values: dict[str, bytes], revision: int, before: State | None = None) -> State:
+    items = {key: Stored(value, revision) for key, value in values.items()}
+    return StateBuilder(KEYS).full(items, revision, before or State())
+
+
+def test_forty_megabytes_come_in_pieces_that_fit_any_limit():
+    pool = pool_pb2.Pool(server_model="x" * 4_000)
+    values = {layout.pool_key(f"p{n:05d}"): pool.SerializeToString() for n in range(10_000)}
+    pieces = [message.chunk for message in full(state_of(values, 7), "n")]
+    assert sum(piece.ByteSize() for piece in pieces) > 40_000_000
+    assert all(piece.ByteSize() <= CHUNK_BYTES + 4_200 for piece in pieces)
+    assert [piece.chunk for piece in pieces] == list(range(len(pieces)))
+    assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    keys = [resource.key for piece in pieces for resource in piece.resources]
+    assert keys == [layout.relative(key) for key in values]
+
+
+def chunk_of(messages):
+    (only,) = list(messages)
+    return only.chunk
+
+
+def test_a_delta_holds_what_changed_and_what_is_gone():
+    one = pool_pb2.Pool(server_model="one").SerializeToString()
+    first = state_of({layout.pool_key("a"): one, layout.pool_key("b"): one}, 5)
+    builder = StateBuilder(KEYS)
+    items = {layout.pool_key("b"): Stored(one, 5), layout.pool_key("c"): Stored(one, 6)}
+    piece = chunk_of(delta(first, builder.full(items, 6, first), "n"))
+    assert [resource.key for resource in piece.resources] == ["pools/c"]
+    assert (list(piece.removed), piece.base_revision, piece.revision) == (["pools/a"], 5, 6)
+
+
+def test_what_a_tenant_owns_comes_and_goes_with_it():
+    key = stored_pb2.StoredCredential(key=credential_pb2.Key(name="tenants/u/keys/k"), tenant_uid="u")
+    values = {layout.credential_key("k"): key.SerializeToString()}
+    without = state_of(values, 5)
+    assert not chunk_of(full(without, "n")).resources
+    values[layout.tenant_key("u")] = tenant_value("u")
+    items = {name: Stored(value, 5 if "credentials" in name else 6) for name, value in values.items()}
+    with_tenant = StateBuilder(KEYS).full(items, 6, without)
+    came = chunk_of(delta(without, with_tenant, "n"))
+    assert {resource.key for resource in came.resources} == {"credentials/k", "tenants/u"}
+    went = chunk_of(delta(with_tenant, without, "n"))
+    assert set(went.removed) == {"credentials/k", "tenants/u"}
+    assert not went.resources
+
+
+def test_a_value_that_does_not_open_keeps_what_it_held_before():
+    good = state_of({layout.tenant_key("u"): tenant_value("u")}, 5)
+    stored = stored_pb2.StoredTenant.FromString(tenant_value("u"))
+    stored.sealed_config = stored.sealed_config[:-1] + b"\x00"
+    items = {layout.tenant_key("u"): Stored(stored.SerializeToString(), 6)}
+    after = StateBuilder(KEYS).full(items, 6, good)
+    assert after.damaged == {"tenants/u"}
+    assert after.tenant("u") is good.tenant("u")
+
+
+class Stream:
+    """One router's stream of an in-process discovery servicer."""
+
+    def __init__(self, servicer: DiscoveryServicer) -> None:
+        self.requests: asyncio.Queue[pb.StreamSnapshotsRequest] = asyncio.Queue()
+        context: Any = None  # the servicer does not look at it
+        self.answers = servicer.StreamSnapshots(self._sent(), context)
+
+    async def _sent(self):
+        while True:
+            yield await self.requests.get()
+
+    async def hello(self) -> None:
+        await self.requests.put(pb.StreamSnapshotsRequest(hello=pb.RouterHello(router="r1")))
+
+    async def next(self, kind: str):
+        """The next message of a kind; the other kind is skipped, a chunk never silently."""
+        async with asyncio.timeout(5):
+            async for message in self.answers:
+                if message.WhichOneof("message") == kind:
+                    return getattr(message, kind)
+                assert kind == "chunk", f"a chunk of revision {message.chunk.revision} came instead"
+        raise AssertionError("the stream ended")
+
+    async def ack(self, chunk) -> None:
+        await self.requests.put(
+            pb.StreamSnapshotsRequest(ack=pb.SnapshotAck(nonce=chunk.nonce, revision=chunk.revision))
+        )
+
+    async def nack(self, chunk) -> None:
+        await self.requests.put(
+            pb.StreamSnapshotsRequest(
+                nack=pb.SnapshotNack(nonce=chunk.nonce, revision=chunk.revision, reasons=["no"])
+            )
+        )
+
+
+@pytest.fixture
+async def plane(tmp_path):
+    plane = ConfigPlane(tmp_path)
+    await plane.new_model()
+    await plane.new_pool()
+    return plane
+
+
+@pytest.fixture
+async def stream(plane):
+    metrics = ConfigMetrics(plane.current)
+    stream = Stream(DiscoveryServicer(plane.current, metrics))
+    stream.metrics = metrics
+    await stream.hello()
+    yield stream
+    await stream.answers.aclose()
+
+
+async def test_a_slow_router_gets_the_newest_state_and_nothing_between(plane, stream):
+    first = await stream.next("chunk")
+    assert first.kind == pb.SNAPSHOT_KIND_FULL
+    for name in ("acme", "globex", "initech"):
+        await plane.new_tenant(name)
+    for _ in range(3):  # it owes an answer: no second snapshot is on its way
+        await stream.next("heartbeat")
+    await stream.ack(first)
+    second = await stream.next("chunk")
+    assert (second.kind, second.base_revision) == (pb.SNAPSHOT_KIND_DELTA, first.revision)
+    assert {r.tenant.name for r in second.resources} == {
+        "tenants/acme",
+        "tenants/globex",
+        "tenants/initech",
+    }
+
+
+async def test_a_refused_snapshot_is_not_sent_again_while_only_revisions_move(plane, stream):
+    first = await stream.next("chunk")
+    await stream.nack(first)
+    for number in range(3):
+        await stream.next("heartbeat")
+        plane.store.put({"/elsewhere": b"%d" % number})
+        plane.current.apply([], plane.store._revision)
+    await stream.next("heartbeat")
+    await plane.new_tenant("acme")
+    again = await stream.next("chunk")
+    assert (again.kind, again.base_revision) == (pb.SNAPSHOT_KIND_FULL, 0)
+
+
+async def test_an_answer_to_an_older_snapshot_means_nothing(plane, stream):
+    first = await stream.next("chunk")
+    stale = pb.SnapshotChunk(nonce="0", revision=first.revision)
+    await stream.nack(stale)
+    await stream.ack(first)
+    await plane.new_tenant("acme")
+    assert (await stream.next("chunk")).kind == pb.SNAPSHOT_KIND_DELTA
+
+
+async def test_heartbeats_tell_of_etcd(plane, stream):
+    await stream.next("chunk")
+    plane.current.heard()
+    plane.clock.advance(1.5)
+    beat = await stream.next("heartbeat")
+    assert (beat.etcd_connected, beat.etcd_silence_ms) == (True, 1500)
+    plane.current.lost()
+    assert not (await stream.next("heartbeat")).etcd_connected
+
+
+async def test_reported_outcomes_are_counted_under_known_names(plane, stream):
+    await stream.next("chunk")
+    report = pb.OutcomeReport(
+        counts=[
+            pb.OutcomeCount(tenant_uid="u", config_version=1, outcome=name, requests=2)
+            for name in ("ok", "RATE_LIMITED", "made up")
+        ]
+    )
+    await stream.requests.put(pb.StreamSnapshotsRequest(outcomes=report))
+    await stream.next("heartbeat")
+    await stream.next("heartbeat")
+    counted = {
+        sample.labels["outcome"]: sample.value
+        for sample in next(iter(stream.metrics.outcomes.collect())).samples
+        if sample.name.endswith("_total")
+    }
+    assert counted == {"ok": 2, "RATE_LIMITED": 2, "other": 2}
