@@ -1,0 +1,173 @@
+"""The three ways to the same scripted Triton: straight, through the bare relay, through the router."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tenantry.audit.v1 import audit_append_service_pb2_grpc
+from tenantry.config.v1 import config_discovery_service_pb2_grpc, tenant_pb2
+from tenantry.inference.v1 import inference_service_pb2 as pb
+
+from scripts.bench.bare_relay import SERVICE
+from scripts.bench.processes import running
+from services.common.artifacts import DirectoryArtifactStore
+from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
+from tests.fakes.router_config import FAR_FUTURE_SECONDS, ConfigWorld, ScriptedConfigService
+from tests.fakes.scripted_audit import ScriptedAuditService
+from tests.fakes.scripted_triton.scenarios import Exchange, infer_request, prompt
+from tests.fakes.service_process import ServiceProcess
+from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
+
+# Ids of the printable ASCII characters in the tiny tokeniser: each token is a character, so each is a delta.
+_PRINTABLE = '{"first_token": 3, "vocabulary_tokens": 97}'
+_QUESTION = "the system user assistant said hello world " * 4
+_CALL_SECONDS = 60.0
+_PLENTY = 1_000_000
+
+
+class Route:
+    """One way; requests and answers pass as bytes, so that the client costs the same on each."""
+
+    def __init__(
+        self, name: str, pid: int | None, unary: Any, stream: Any, metadata: Any, encode: Any
+    ) -> None:
+        self.name = name
+        self.pid = pid
+        """Of the process in the middle; none on the straight way."""
+        self._unary = unary
+        self._stream = stream
+        self._metadata = metadata
+        self._encode = encode
+
+    async def generate(self, tokens: int) -> None:
+        """Ask for a whole answer; straight, that is a stream too."""
+        if self._unary is None:
+            await self.stream(tokens)
+            return
+        await self._unary(self._encode(tokens), timeout=_CALL_SECONDS, metadata=self._metadata)
+
+    async def stream(self, tokens: int) -> int:
+        """Read an answer piece by piece; returns the number of messages."""
+        call = self._stream(self._encode(tokens), timeout=_CALL_SECONDS, metadata=self._metadata)
+        messages = 0
+        while await call.read() is not grpc.aio.EOF:
+            messages += 1
+        return messages
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """All of them."""
+
+    straight: Route
+    relay: Route
+    router: Route
+
+
+@asynccontextmanager
+async def open_routes(folder: Path) -> AsyncIterator[Routes]:
+    """Start every process and connect."""
+    sockets = {name: f"unix:{folder}/{name}.sock" for name in ("triton", "relay", "router", "control")}
+    async with AsyncExitStack() as stack:
+        scripted = ("tests.fakes.scripted_triton", sockets["triton"], folder / "triton.log")
+        script = ("--listen", sockets["triton"], "--script", _PRINTABLE)
+        await stack.enter_async_context(running(*scripted, *script))
+        relay = ("scripts.bench.bare_relay", sockets["relay"], folder / "relay.log")
+        ends = ("--listen", sockets["relay"], "--upstream", sockets["triton"])
+        relay_pid = await stack.enter_async_context(running(*relay, *ends))
+        authorization = await stack.enter_async_context(
+            _control_plane(folder, sockets["control"], sockets["triton"])
+        )
+        router = await stack.enter_async_context(_router(folder, sockets["router"], sockets["control"]))
+        assert router.process is not None
+        channels = {
+            name: await stack.enter_async_context(grpc.aio.insecure_channel(sockets[name]))
+            for name in ("triton", "relay", "router")
+        }
+        yield Routes(
+            _straight(channels["triton"]),
+            _route("relay", relay_pid, channels["relay"], SERVICE, None, _upstream_request),
+            _route(
+                "router",
+                router.process.pid,
+                channels["router"],
+                "tenantry.inference.v1.InferenceService",
+                (("authorization", authorization),),
+                _router_request,
+            ),
+        )
+
+
+def _straight(channel: grpc.aio.Channel) -> Route:
+    stream: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    return Route("straight", None, None, stream, None, lambda tokens: iter([_upstream_request(tokens)]))
+
+
+def _route(name: str, pid: int, channel: grpc.aio.Channel, service: str, metadata: Any, encode: Any) -> Route:
+    return Route(
+        name,
+        pid,
+        channel.unary_unary(f"/{service}/Generate"),
+        channel.unary_stream(f"/{service}/StreamGenerate"),
+        metadata,
+        encode,
+    )
+
+
+def _upstream_request(tokens: int) -> bytes:
+    return bytes(infer_request(Exchange(prompt(tokens, end_token=None))).SerializeToString())
+
+
+def _router_request(tokens: int) -> bytes:
+    message = pb.Message(role=pb.ROLE_USER, content=[pb.ContentPart(text=_QUESTION)])
+    return pb.GenerateRequest(
+        conversation=pb.Conversation(messages=[message]),
+        parameters=pb.SamplingParameters(max_output_tokens=tokens),
+    ).SerializeToString()
+
+
+@asynccontextmanager
+async def _control_plane(folder: Path, listen: str, triton: str) -> AsyncIterator[str]:
+    """Config and audit services that answer at once, in this process; gives the tenant's key."""
+    artifacts = DirectoryArtifactStore(folder / "artifacts")
+    world = ConfigWorld(
+        artifacts, artifacts.put(tiny_tokeniser_json()), artifacts.put(CHAT_TEMPLATE.encode())
+    )
+    world.base_model()
+    world.pool([triton], concurrent_requests=1024, kv_tokens=_PLENTY, queued_requests=1024)
+    limits = tenant_pb2.Limits(requests_per_second=_PLENTY, request_burst=_PLENTY, concurrent_requests=1024)
+    tenant_uid = world.tenant("bench", 1, limits=limits)
+    world.key(tenant_uid, "key-1")
+    issuer = TokenIssuer.from_pem(new_signing_key_pem(), CONFIG_ISSUER)
+    (folder / "jwks.json").write_text(issuer.jwks(), "utf-8")
+    config = ScriptedConfigService(heartbeat_seconds=1.0)
+    server = grpc.aio.server()
+    config_discovery_service_pb2_grpc.add_ConfigDiscoveryServiceServicer_to_server(config, server)
+    audit_append_service_pb2_grpc.add_AuditAppendServiceServicer_to_server(ScriptedAuditService(), server)
+    server.add_insecure_port(listen)
+    await server.start()
+    try:
+        await config.push(world.resources)
+        claims = Claims("key-1", tenant_uid, (), FAR_FUTURE_SECONDS, "", "")
+        yield "Bearer " + issuer.issue(Audience.INFERENCE, claims, 1)
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def _router(folder: Path, listen: str, control: str) -> AsyncIterator[ServiceProcess]:
+    settings = {
+        "listen": listen,
+        "config_target": control,
+        "audit_target": control,
+        "artifact_dir": str(folder / "artifacts"),
+        "jwks_path": str(folder / "jwks.json"),
+    }
+    environment = {f"TENANTRY_ROUTER_{name.upper()}": value for name, value in settings.items()}
+    async with ServiceProcess("services.router", environment, listen, folder / "router.log") as process:
+        yield process
