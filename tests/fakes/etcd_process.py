@@ -68,8 +68,21 @@ class EtcdProcess:
         """kill -9."""
         assert self._process is not None
         if self._process.returncode is None:
-            self._process.send_signal(signal.SIGKILL)
+            self.send(signal.SIGKILL)
         await self._process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, for example SIGSTOP: alive, connected and silent."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    async def compact(self, revision: int) -> None:
+        """Forget every revision before this one."""
+        tool = await asyncio.create_subprocess_exec(
+            str(ETCD.with_name("etcdctl")), "--endpoints", self.target, "compaction", str(revision),
+            stdout=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        assert await tool.wait() == 0
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -1,157 +1,197 @@
-"""The watch against a real etcd: nothing missing, nothing twice, over cut connections, kill -9 and compaction."""
+"""The watch against a real etcd: nothing missing, nothing twice, over cuts, kill -9, compaction and silence."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import signal
+import time
 
 import pytest
 
-from services.common.grpc_channel import open_channel
-from services.config.etcd import watch as watch_module
+from services.config.etcd import watch, watch_state
 from services.config.etcd.client import EtcdClient
-from services.config.etcd.watch import EtcdWatch
-from services.config.etcd.watch_state import WatchState
-from services.config.store import Expect
+from services.config.store import StoreUnavailableError
 from tests.fakes.cutting_proxy import CuttingProxy
 from tests.fakes.etcd_process import EtcdProcess
+from tests.fakes.mutants import mutant
+from tests.fakes.watch_recorder import following
 
 pytestmark = pytest.mark.integration
-PREFIX = "/t/"
+RUNS, EVENTS, CUTS = 10, 300, 8
 
 
-class Recorder:
-    """Keeps every change in the order it came."""
-
-    def __init__(self) -> None:
-        self.state: dict[str, int] = {}
-        self.changes: list[tuple[str, int]] = []
-        self.lists = 0
-        self.revision = 0
-        self.moved = asyncio.Event()
-
-    def replace(self, items, revision):
-        self.lists += 1
-        self.state = {key: stored.mod_revision for key, stored in items.items()}
-        self.revision = revision
-        self.moved.set()
-
-    def apply(self, changes, revision):
-        for change in changes:
-            self.changes.append((change.key, change.mod_revision))
-            if change.stored is None:
-                self.state.pop(change.key, None)
-            else:
-                self.state[change.key] = change.stored.mod_revision
-        self.revision = revision
-        self.moved.set()
-
-    def heard(self):
-        pass
-
-    def lost(self):
-        pass
-
-    async def reaches(self, revision):
-        async with asyncio.timeout(30):
-            while self.revision < revision:
-                self.moved.clear()
-                await self.moved.wait()
+@pytest.fixture
+async def etcd(tmp_path):
+    async with EtcdProcess(tmp_path) as running:
+        yield running
 
 
-async def replay_over_cuts(folder, events, seed):
-    """Follow a replay of events while connections are cut at random bytes; returns what came and what was written."""
-    rng = random.Random(seed)
-    async with EtcdProcess(folder) as etcd:
-        writer_channel = etcd.channel()
-        writer = EtcdClient(writer_channel)
-        cuts_left = 8
+@pytest.fixture
+async def writer(etcd):
+    channel = etcd.channel()
+    yield EtcdClient(channel)
+    await channel.close()
 
-        def budget():
-            nonlocal cuts_left
-            cuts_left -= 1
-            return rng.randrange(200, 20_000) if cuts_left >= 0 else None
 
-        async with CuttingProxy(etcd.target, budget) as proxy:
-            channel = open_channel(proxy.target)
-            recorder = Recorder()
-            task = asyncio.create_task(EtcdWatch(channel, EtcdClient(channel), PREFIX, recorder).run())
-            written, last = [], 0
+def decide_with(monkeypatch, rules):
+    """Let the watch decide by a mutant of its rules."""
+    for name in ("WatchState", "Apply", "Relist", "Reconnect"):
+        monkeypatch.setattr(watch, name, getattr(rules, name))
+
+
+async def replay_over_cuts(etcd, writer, module, seed, reaches_seconds=20.0):
+    """Follow a replay while connections are cut at random bytes.
+
+    Returns what came, what was written, and the cuts.
+    """
+    rng, prefix, cuts_left = random.Random(seed), f"/run{seed}/", CUTS
+
+    def budget():
+        nonlocal cuts_left
+        cuts_left -= 1
+        return rng.randrange(200, 12_000) if cuts_left >= 0 else None
+
+    async with (
+        CuttingProxy(etcd.target, budget) as proxy,
+        following(module, proxy.target, prefix) as recorder,
+    ):
+        written, last = [], 0
+        for number in range(EVENTS):
+            key = f"{prefix}{number % 40}"
+            last = await writer.write([], {key: b"x" * 50, f"{key}/twin": b"y"})
+            written += [(key, last), (f"{key}/twin", last)]
+        with contextlib.suppress(TimeoutError):
+            await recorder.reaches(last, reaches_seconds)
+        return recorder, written, proxy.cuts
+
+
+async def test_cut_connections_lose_and_repeat_nothing(etcd, writer):
+    cuts = 0
+    for seed in range(RUNS):
+        recorder, written, cut = await replay_over_cuts(etcd, writer, watch, seed)
+        assert recorder.lists == 1
+        assert recorder.changes == written
+        assert all(count == 2 for batch in recorder.batches for count in batch.values()), "a torn revision"
+        cuts += cut
+    assert cuts >= 3 * RUNS
+
+
+async def test_mutant_resuming_from_a_created_header_loses_events(etcd, writer, monkeypatch):
+    """What a published client does."""
+    ignore = "        if response.created:\n            return None\n"
+    advance = ignore.replace(
+        "            return", "            self.next_revision = response.revision + 1\n            return"
+    )
+    decide_with(monkeypatch, mutant(watch_state, ignore, advance))
+    lost = came = 0
+    for seed in range(3):
+        recorder, written, _ = await replay_over_cuts(etcd, writer, watch, seed, 1.0)
+        lost += len(set(written) - set(recorder.changes))
+        came += len(recorder.changes)
+    assert lost > 0
+    assert came > 0
+
+
+async def live_through_kills(etcd, module, kills):
+    """A writer that never rests, while etcd is killed; returns the recorder's state, etcd's, and the worst recovery."""
+    prefix, acknowledged, progress, worst_seconds = "/live/", [], asyncio.Event(), 0.0
+    channel = etcd.channel()
+    client = EtcdClient(channel)
+
+    async def write_on():
+        number = 0
+        while True:
+            number += 1
             try:
-                async with asyncio.timeout(30):
-                    while recorder.lists == 0:
-                        recorder.moved.clear()
-                        await recorder.moved.wait()
-                for number in range(events):
-                    key = f"{PREFIX}{number % 40}"
-                    last = await writer.write([], {key: b"x" * 50, key + "/twin": b"y"})
-                    written += [(key, last), (key + "/twin", last)]
-                await recorder.reaches(last)
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-                await channel.close()
-                await writer_channel.close()
-            return recorder, written, proxy.cuts
+                await client.write([], {f"{prefix}{number}": b"v"})
+            except StoreUnavailableError:
+                await asyncio.sleep(0.01)
+            else:
+                acknowledged.append(f"{prefix}{number}")
+                progress.set()
+
+    async with following(module, etcd.target, prefix, 0.5) as recorder:
+        writing = asyncio.create_task(write_on())
+        for _ in range(kills):
+            target = len(acknowledged) + 30
+            while len(acknowledged) < target:
+                progress.clear()
+                await progress.wait()
+            await etcd.kill()
+            await etcd.start()
+            ready = time.monotonic()
+            after = await client.write([], {f"{prefix}ready": b"v"})
+            await recorder.reaches(after)
+            worst_seconds = max(worst_seconds, time.monotonic() - ready)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await recorder.reaches(await client.write([], {f"{prefix}end": b"v"}))
+        listed, _ = await client.list(prefix)
+    await channel.close()
+    theirs = {key: stored.mod_revision for key, stored in listed.items()}
+    assert set(acknowledged) <= theirs.keys(), "etcd itself lost what it had acknowledged"
+    return recorder.state, theirs, worst_seconds
 
 
-async def test_cut_connections_lose_and_repeat_nothing(tmp_path):
-    recorder, written, cuts = await replay_over_cuts(tmp_path, 300, seed=7)
-    assert cuts >= 3
-    assert recorder.lists == 1
-    assert recorder.changes == written
+async def test_killed_etcd_ends_in_its_own_state(etcd):
+    ours, theirs, worst_seconds = await live_through_kills(etcd, watch, kills=3)
+    assert ours == theirs
+    assert worst_seconds <= 3.0
 
 
-async def test_mutant_resuming_from_the_header_loses_events(tmp_path, monkeypatch):
-    """What a published client does: advance on every header, even of `created`."""
-
-    def careless(self, response):
-        verdict = original(self, response)
-        self.next_revision = max(self.next_revision, response.revision + 1)
-        return verdict
-
-    original = WatchState.take
-    monkeypatch.setattr(watch_module.WatchState, "take", careless)
-    monkeypatch.setattr(Recorder, "reaches", lambda self, revision: asyncio.sleep(0.5))
-    recorder, written, cuts = await replay_over_cuts(tmp_path, 300, seed=7)
-    assert cuts >= 3
-    assert recorder.changes != written
+async def test_mutant_watching_from_now_on_misses_what_came_meanwhile(etcd):
+    forgetful = mutant(watch, "start_revision=state.next_revision", "start_revision=0")
+    ours, theirs, _ = await live_through_kills(etcd, forgetful, kills=3)
+    assert ours != theirs
 
 
-async def test_kill_and_compaction_end_in_etcds_own_state(tmp_path):
-    async with EtcdProcess(tmp_path) as etcd:
-        channel = etcd.channel()
-        client, recorder = EtcdClient(channel), Recorder()
-        task = asyncio.create_task(EtcdWatch(channel, client, PREFIX, recorder, 0.5).run())
-        try:
-            for round_number in range(3):
-                last = await client.write([], {f"{PREFIX}{round_number}": b"1", f"{PREFIX}gone": b"1"})
-                await recorder.reaches(last)
-                await etcd.kill()
-                await etcd.start()
-                last = await client.write([], {f"{PREFIX}after": b"%d" % round_number}, [f"{PREFIX}gone"])
-                await recorder.reaches(last)
-            listed, _ = await client.list(PREFIX)
-            assert recorder.state == {key: stored.mod_revision for key, stored in listed.items()}
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await channel.close()
+async def compacted_while_away(etcd, writer, module, reaches_seconds):
+    """Keys vanish and revisions are compacted while the watch is cut off; returns its recorder and etcd's state."""
+    away = False
+
+    def budget():
+        return 1 if away else 8_000
+
+    async with (
+        CuttingProxy(etcd.target, budget) as proxy,
+        following(module, proxy.target, "/c/", 0.3) as recorder,
+    ):
+        kept = await writer.write([], {"/c/kept": b"1", "/c/gone": b"1"})
+        await recorder.reaches(kept)
+        away = True
+        while proxy.cuts == 0:
+            last = await writer.write([], {"/c/filler": b"x" * 500})
+        await writer.write([], {"/c/new": b"1"}, ["/c/gone"])
+        last = await writer.write([], {"/c/last": b"1"})
+        await etcd.compact(last)
+        away = False
+        await recorder.reaches(last, reaches_seconds)
+        listed, _ = await writer.list("/c/")
+        return recorder, {key: stored.mod_revision for key, stored in listed.items()}
 
 
-async def test_a_transaction_writes_all_or_nothing(tmp_path):
-    async with EtcdProcess(tmp_path) as etcd:
-        channel = etcd.channel()
-        client = EtcdClient(channel)
+async def test_after_a_compaction_everything_is_listed_again(etcd, writer):
+    recorder, theirs = await compacted_while_away(etcd, writer, watch, 10.0)
+    assert recorder.lists == 2
+    assert recorder.state == theirs
+    assert "/c/gone" not in recorder.state
 
-        first = await client.write([Expect("/a", 0)], {"/a": b"1", "/b": b"1"})
-        assert await client.write([Expect("/a", 0)], {"/a": b"2", "/b": b"2"}) is None
-        assert (await client.get("/b")).value == b"1"
-        assert await client.write([Expect("/a", first)], {}, ["/b"]) == first + 1
-        assert await client.get("/b") is None
-        for number in range(0, 1200, 100):
-            await client.write([], {f"/many/{number + n:05d}": b"v" for n in range(100)})
-        listed, revision = await client.list("/many/")
-        assert len(listed) == 1200
-        assert revision >= first + 13
-        await channel.close()
+
+async def test_mutant_blind_to_compaction_never_catches_up(etcd, writer, monkeypatch):
+    decide_with(
+        monkeypatch,
+        mutant(watch_state, "        if response.compact_revision:\n            return Relist()\n", ""),
+    )
+    with pytest.raises(TimeoutError):
+        await compacted_while_away(etcd, writer, watch, 2.0)
+
+
+async def test_a_silent_etcd_is_noticed_and_caught_up_with(etcd, writer):
+    async with following(watch, etcd.target, "/s/", 0.3) as recorder:
+        etcd.send(signal.SIGSTOP)
+        await recorder.lost_touch(2.0)
+        etcd.send(signal.SIGCONT)
+        await recorder.reaches(await writer.write([], {"/s/a": b"1"}), 5.0)
+        assert recorder.state.keys() == {"/s/a"}
