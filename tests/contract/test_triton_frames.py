@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.fakes.scripted_triton.conversation import Conversation
+from tests.fakes.scripted_triton.conversation import Conversation, Transcript
+from tests.fakes.scripted_triton.frames import Frames
 from tests.fakes.scripted_triton.recordings import (
     DIRECTORY,
     read_description,
     read_recording,
     shape_of,
+    tokens_of,
 )
 from tests.fakes.scripted_triton.scenarios import MODEL_NAME, SCENARIOS
 from tests.fakes.scripted_triton.script import Script
 
+FRAMES = Frames()
 DESCRIPTIONS = {"model_config", "model_metadata"}
 
 
@@ -43,3 +48,18 @@ async def test_the_model_describes_itself_as_recorded(triton):
     assert metadata == pb.ModelMetadataResponse.FromString(read_description("model_metadata"))
     assert answer == pb.ModelConfigResponse.FromString(read_description("model_config"))
     assert (live.live, ready.ready, model.ready, other.ready) == (True, True, True, False)
+
+
+@given(request_id=st.text(max_size=300), tokens=st.lists(st.integers(0, 2**31 - 1), max_size=5))
+def test_frames_for_any_id_and_tokens_are_what_protobuf_writes(request_id, tokens):
+    for raw in (FRAMES.end(request_id), FRAMES.whole(request_id, tokens), *token_frames(request_id)):
+        message = pb.ModelStreamInferResponse.FromString(raw)
+        assert message.SerializeToString(deterministic=True) == raw
+        assert message.infer_response.id == request_id
+    assert tokens_of(Transcript((FRAMES.whole(request_id, tokens),), "OK", "")) == tokens
+
+
+def token_frames(request_id):
+    for template in (FRAMES.token, FRAMES.last_token):
+        head, tail = template.halves(request_id)
+        yield head + b"\x01\x02\x03\x04" + tail
