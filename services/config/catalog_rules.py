@@ -7,7 +7,7 @@ import re
 from tenantry.config.v1 import adapter_pb2, pool_pb2
 
 from services.common.errors import FieldViolation
-from services.config.adapters.trtllm_rendition import DTYPES
+from services.config.adapters.element_types import ELEMENT_TYPES
 from services.config.validation import unknown_fields
 
 MAX_ENDPOINTS = 1024
@@ -42,8 +42,8 @@ def _rendition_violations(pool: pool_pb2.Pool) -> list[FieldViolation]:
     wrong: list[FieldViolation] = []
     if not is_sha256(pool.engine_sha256):
         wrong.append(FieldViolation("pool.engine_sha256", "is not a SHA-256 in lowercase hex"))
-    if pool.adapter_dtype not in DTYPES:
-        wrong.append(FieldViolation("pool.adapter_dtype", f"is not one of {', '.join(DTYPES)}"))
+    if pool.adapter_dtype not in ELEMENT_TYPES:
+        wrong.append(FieldViolation("pool.adapter_dtype", f"is not one of {', '.join(ELEMENT_TYPES)}"))
     if pool.adapter_config_columns not in (3, 4):
         wrong.append(FieldViolation("pool.adapter_config_columns", "is not 3 or 4"))
     return wrong

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from services.common.clock import Clock
 from services.config.etcd.watch_state import Change
+from services.config.sealing import SealError
 from services.config.state import State, StateBuilder
 from services.config.store import Stored
 
@@ -33,8 +34,15 @@ class CurrentState:
         return int(1000 * (self._clock.monotonic_seconds() - self._heard_at_seconds))
 
     def replace(self, items: dict[str, Stored], revision: int) -> None:
-        """The whole state at a revision."""
-        self._swap(self._builder.full(items, revision, self.state))
+        """The whole state at a revision.
+
+        Raises:
+            SealError: it is the first, and no tenant of it opens: with another root key, every tenant would vanish.
+        """
+        state = self._builder.full(items, revision, self.state)
+        if not self.listed.is_set() and state.lost_every_tenant:
+            raise SealError("no tenant's config opens under this root key")
+        self._swap(state)
         self.listed.set()
 
     def apply(self, changes: Iterable[Change], revision: int) -> None:

@@ -13,7 +13,7 @@ from grpc.aio import ServicerContext
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import config_discovery_service_pb2_grpc
 
-from services.common.errors import FieldViolation, InvalidArgumentError, Reason
+from services.common.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError, Reason
 from services.config.current_state import CurrentState
 from services.config.metrics import ConfigMetrics
 from services.config.snapshot_messages import delta, full
@@ -104,7 +104,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         now = asyncio.get_running_loop().time()
         if session.sent is not None:
             if now - session.sent_at_seconds > ANSWER_SECONDS:
-                raise InvalidArgumentError([FieldViolation("ack", "did not come in time")])
+                raise DeadlineExceededError("no answer to a snapshot came in time")
             return
         if not self._current.listed.is_set():
             return

@@ -76,6 +76,11 @@ class State:
     damaged: frozenset[str] = frozenset()
     """Keys whose values do not parse or open; what they held before stays in force."""
 
+    @property
+    def lost_every_tenant(self) -> bool:
+        """Whether there are tenants and not one of them opens."""
+        return not self.uid_by_tenant_id and any(key.startswith("tenants/") for key in self.damaged)
+
     def tenant(self, tenant_id: str) -> TenantRecord | None:
         """A tenant by its id."""
         uid = self.uid_by_tenant_id.get(tenant_id)

@@ -10,12 +10,15 @@ gate_proj is mlp_h_to_4h (5) and up_proj is mlp_gate (7).
 from __future__ import annotations
 
 import hashlib
+import json
+import struct
 from dataclasses import dataclass
 
 import numpy as np
-from safetensors.numpy import save
+import numpy.typing as npt
 
 from services.common.errors import FieldViolation, InvalidArgumentError
+from services.config.adapters.element_types import ELEMENT_TYPES, Encoded
 from services.config.adapters.peft import WEIGHTS_FILE, LoraModule, PeftAdapter
 
 MODULE_IDS = {
@@ -27,7 +30,6 @@ MODULE_IDS = {
     "down_proj": 6,
     "up_proj": 7,
 }
-DTYPES = {"float16": np.float16, "float32": np.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +47,36 @@ def render(adapter: PeftAdapter, dtype: str, columns: int) -> RenderedAdapter:
     Raises:
         InvalidArgumentError: the element type is not one we can make, or a weight does not fit it.
     """
-    if dtype not in DTYPES:
-        raise InvalidArgumentError([FieldViolation("adapter_dtype", f"{dtype} is not float16 or float32")])
+    kind = ELEMENT_TYPES.get(dtype)
+    if kind is None:
+        what = f"{dtype} is none of {', '.join(ELEMENT_TYPES)}"
+        raise InvalidArgumentError([FieldViolation("adapter_dtype", what)])
     if columns not in (3, 4):
         raise InvalidArgumentError([FieldViolation("adapter_config_columns", f"is {columns}, not 3 or 4")])
     width = max(module.a.size + module.b.size for module in adapter.modules)
-    weights = np.zeros((len(adapter.modules), width), DTYPES[dtype])
+    weights = np.zeros((len(adapter.modules), width), kind.stored)
     config = np.zeros((len(adapter.modules), columns), np.int32)
     for number, module in enumerate(adapter.modules):
-        row = _row(module, adapter.scale)
-        with np.errstate(over="ignore"):
-            weights[number, : row.size] = row.astype(DTYPES[dtype])
+        row = kind.encode(_row(module, adapter.scale))
+        if not np.isfinite(kind.decode(row)).all():
+            what = f"a scaled weight does not fit {dtype}"
+            raise InvalidArgumentError([FieldViolation(WEIGHTS_FILE, what)])
+        weights[number, : row.size] = row
         config[number, :3] = MODULE_IDS[module.module], module.layer, module.rank
-    if not np.isfinite(weights).all():
-        raise InvalidArgumentError([FieldViolation(WEIGHTS_FILE, f"a scaled weight does not fit {dtype}")])
-    data = save({"lora_config": config, "lora_weights": weights})
+    data = _file(config, weights, kind.safetensors_name)
     return RenderedAdapter(data, hashlib.sha256(data).hexdigest())
+
+
+def _file(config: npt.NDArray[np.int32], weights: Encoded, weights_type: str) -> bytes:
+    """A safetensors file (format 0.x): equal tensors give equal bytes, whichever library is installed."""
+    end = config.nbytes + weights.nbytes
+    header = {
+        "lora_config": {"dtype": "I32", "shape": config.shape, "data_offsets": [0, config.nbytes]},
+        "lora_weights": {"dtype": weights_type, "shape": weights.shape, "data_offsets": [config.nbytes, end]},
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([struct.pack("<Q", len(text)), text, config.tobytes(), weights.tobytes()])
 
 
 def _row(module: LoraModule, scale: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

@@ -10,13 +10,15 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import credential_pb2, pool_pb2, stored_pb2
 
 from services.config import layout
+from services.config.current_state import CurrentState
 from services.config.discovery_servicer import DiscoveryServicer
 from services.config.metrics import ConfigMetrics
-from services.config.sealing import TenantKeys
+from services.config.sealing import SealError, TenantKeys
 from services.config.snapshot_messages import CHUNK_BYTES, delta, full
 from services.config.state import State, StateBuilder
 from services.config.store import Stored
 from tests.fakes.config_plane import ConfigPlane
+from tests.fakes.manual_clock import ManualClock
 
 KEYS = TenantKeys(b"r" * 32)
 
@@ -84,6 +86,18 @@ def test_a_value_that_does_not_open_keeps_what_it_held_before():
     after = StateBuilder(KEYS).full(items, 6, good)
     assert after.damaged == {"tenants/u"}
     assert after.tenant("u") is good.tenant("u")
+
+
+def test_another_root_key_stops_the_service_instead_of_taking_every_tenant_away():
+    items = {
+        layout.tenant_key("u"): Stored(tenant_value("u"), 5),
+        layout.pool_key("p"): Stored(pool_pb2.Pool().SerializeToString(), 5),
+    }
+    current = CurrentState(StateBuilder(TenantKeys(b"x" * 32)), ManualClock())
+    with pytest.raises(SealError):
+        current.replace(items, 5)
+    assert not current.listed.is_set()
+    CurrentState(StateBuilder(KEYS), ManualClock()).replace(items, 5)
 
 
 class Stream:

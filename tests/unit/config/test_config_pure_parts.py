@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load
+from safetensors import deserialize
+from safetensors.numpy import load, save
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.errors import AbortedError, InvalidArgumentError, ResourceExhaustedError
+from services.config.adapters.element_types import ELEMENT_TYPES
 from services.config.adapters.peft import Shape, parse_peft
 from services.config.adapters.trtllm_rendition import render
 from services.config.allocation import MAX_SERIAL, lora_id, next_number
@@ -45,7 +50,7 @@ BAD = {
     "lacks one": ({Q_A: None}, {}),
     "no LoRA matrix": ({f"{PREFIX}.0.mlp.router.lora_A.weight": np.zeros((2, 8), np.float16)}, {}),
     "no LoRA matrix ": ({f"{PREFIX}.7.self_attn.q_proj.lora_A.weight": np.zeros((2, 8), np.float16)}, {}),
-    "float16 or float32": ({Q_A: np.zeros((2, 8), np.int32)}, {}),
+    "float16, bfloat16, float32": ({Q_A: np.zeros((2, 8), np.int32)}, {}),
     "not LORA": ({}, {"peft_type": "IA3"}),
     "not supported": ({}, {"use_dora": True}),
     "above 0": ({}, {"lora_alpha": -1}),
@@ -69,6 +74,47 @@ def test_a_scale_that_overflows_float16_is_refused():
     config, weights, _ = peft_files(lora_alpha=500_000)
     with pytest.raises(InvalidArgumentError, match="does not fit float16"):
         render(parse_peft(config, weights, SHAPE), "float16", 3)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
+def test_bfloat16_is_the_nearest_upper_half_of_a_float32(numbers):
+    kind = ELEMENT_TYPES["bfloat16"]
+    values = np.array(numbers, np.float32)
+    back = kind.decode(kind.encode(values))
+    assert np.array_equal(kind.decode(kind.encode(back)), back)
+    fits = np.isfinite(back) & (np.abs(values) >= 2.0**-126)
+    error = np.abs(back[fits].astype(np.float64) - values[fits].astype(np.float64))
+    assert np.all(error <= np.abs(values[fits].astype(np.float64)) * 2.0**-8)
+
+
+def test_an_adapter_in_bfloat16_is_taken_and_sent_as_it_is():
+    config, _, tensors = peft_files(lora_alpha=2)
+    kind = ELEMENT_TYPES["bfloat16"]
+    exact = {name: kind.decode(kind.encode(tensor.astype(np.float32))) for name, tensor in tensors.items()}
+    adapter = parse_peft(config, save(exact), SHAPE)
+    blob = render(adapter, "bfloat16", 3).data
+    again = dict(deserialize(blob))["lora_weights"]
+    assert (again["dtype"], again["shape"][0]) == ("BF16", 2)
+    row = kind.decode(np.frombuffer(again["data"], np.uint16))[:32]
+    assert np.array_equal(row, np.concatenate([adapter.modules[0].a.ravel(), adapter.modules[0].b.ravel()]))
+    assert (
+        parse_peft(config, blob_of(exact, kind), SHAPE).modules[0].a.tolist() == adapter.modules[0].a.tolist()
+    )
+
+
+def blob_of(tensors, kind):
+    """The tensors as a bfloat16 safetensors file, which NumPy cannot write."""
+    head, body = {}, b""
+    for name, tensor in tensors.items():
+        data = kind.encode(tensor).tobytes()
+        head[name] = {
+            "dtype": "BF16",
+            "shape": tensor.shape,
+            "data_offsets": [len(body), len(body) + len(data)],
+        }
+        body += data
+    text = json.dumps(head).encode()
+    return struct.pack("<Q", len(text)) + text + body
 
 
 @given(st.integers(1, 2**23 - 1), st.integers(0, 255), st.integers(1, 2**32 - 1))
