@@ -1,0 +1,160 @@
+"""The whole mesh on this host: `async with LocalMesh(layout, options) as mesh`."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from services.cli.local import specs
+from services.cli.local.certificates import Certificates, ensure_certificates
+from services.cli.local.edge.bootstrap import write
+from services.cli.local.edge.spec import EdgeSpec
+from services.cli.local.layout import StateLayout
+from services.cli.local.ports import free_ports
+from services.cli.local.process import Show
+from services.cli.local.supervisor import Supervisor
+from services.cli.profile import FILE, Endpoints
+from triton_models.cpu_engine.preparation import PreparedModel, Progress, prepare
+
+READY_SECONDS = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeshOptions:
+    """How the mesh is run."""
+
+    routers: int = 1
+    show: Show = lambda name, line: None
+    """Sees every log line."""
+    progress: Progress | None = None
+    """Follows the preparation of the model; called from another thread."""
+
+
+def router_names(count: int) -> list[str]:
+    """`router` where there is one, `router-1` and so on where there are several."""
+    return ["router"] if count == 1 else [f"router-{number}" for number in range(1, count + 1)]
+
+
+class LocalMesh:
+    """etcd, Triton, audit, config, routers and Envoy; entered when everything but Triton answers.
+
+    `wait_ready` waits for Triton as well, which takes longest.
+    """
+
+    def __init__(self, layout: StateLayout, options: MeshOptions | None = None) -> None:
+        self.layout = layout
+        self._options = options or MeshOptions()
+        self._routers = router_names(self._options.routers)
+        self.ports = specs.Ports(*free_ports(7))
+        self._stack = AsyncExitStack()
+        self._supervisor = Supervisor(
+            layout.logs_dir,
+            self._options.show,
+            stop_order=[["envoy"], self._routers, ["config"], ["audit", "etcd"]],
+        )
+        self.model: PreparedModel | None = None
+        self._certificates: Certificates | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start everything.
+
+        Raises:
+            ProcessFailedError: a process did not get ready.
+        """
+        try:
+            await self._stack.enter_async_context(self._supervisor)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._start_triton())
+                group.create_task(self._start_services())
+        except BaseException as error:
+            await self._stack.aclose()
+            if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                raise error.exceptions[0] from None
+            raise
+        self.endpoints({}).save(self.layout.state_dir)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop everything; commands learn that there is no mesh any more."""
+        (self.layout.state_dir / FILE).unlink(missing_ok=True)
+        await self._stack.aclose()
+
+    async def _start_triton(self) -> None:
+        self.model = await asyncio.to_thread(prepare, self.layout.models_dir, self._options.progress)
+        spec = await asyncio.to_thread(specs.triton, self.layout, self.ports, self.model.directory)
+        self._supervisor.start(spec)
+
+    async def _start_services(self) -> None:
+        start = self._supervisor.start
+        started = [start(specs.etcd(self.layout, self.ports)), start(specs.audit(self.layout))]
+        started.append(start(specs.config(self.layout, self.ports)))
+        for process in started:
+            await process.wait_ready(READY_SECONDS)
+        edge_and_routers = [start(specs.router(self.layout, name)) for name in self._routers]
+        edge_and_routers.append(start(specs.envoy(self.layout, await asyncio.to_thread(self._write_edge))))
+        for process in edge_and_routers:
+            await process.wait_ready(READY_SECONDS)
+
+    def _write_edge(self) -> Path:
+        layout = self.layout
+        layout.edge_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        certificates = ensure_certificates(layout.edge_dir, dt.datetime.now(dt.UTC))
+        path = layout.edge_dir / "bootstrap.pb"
+        spec = EdgeSpec(
+            tenant_port=self.ports.tenant,
+            operations_port=self.ports.operations,
+            certificate_path=certificates.certificate_path,
+            key_path=certificates.key_path,
+            admin_socket=layout.socket("envoy-admin"),
+            access_log_path=layout.logs_dir / "access.log",
+            router_sockets=tuple(layout.socket(name) for name in self._routers),
+            config_admin_socket=layout.socket("config-admin"),
+            audit_review_socket=layout.socket("audit-review"),
+            config_jwks=(layout.config_dir / "jwks.json").read_text("utf-8"),
+            audit_jwks=(layout.audit_dir / "jwks.json").read_text("utf-8"),
+        )
+        write(spec, path)
+        self._certificates = certificates
+        return path
+
+    def endpoints(self, keys: dict[str, Path]) -> Endpoints:
+        """Where the mesh is, with the key files made so far."""
+        assert self._certificates is not None
+        return Endpoints(
+            tenant_address=f"localhost:{self.ports.tenant}",
+            operations_address=f"localhost:{self.ports.operations}",
+            ca_path=self._certificates.ca_path,
+            operator_key_path=self.layout.operator_key_path,
+            keys=keys,
+            state_dir=self.layout.state_dir,
+        )
+
+    @property
+    def triton_target(self) -> str:
+        """Triton's gRPC target."""
+        return f"127.0.0.1:{self.ports.triton_grpc}"
+
+    async def wait_ready(self, name: str, timeout_seconds: float = READY_SECONDS) -> None:
+        """Wait until a process answers.
+
+        Raises:
+            ProcessFailedError: it did not.
+        """
+        await self._supervisor[name].wait_ready(timeout_seconds)
+
+    async def kill(self, name: str) -> None:
+        """Kill -9 a process and keep it down; for tests."""
+        await self._supervisor[name].kill()
+
+    async def start(self, name: str) -> None:
+        """Start a killed process again and wait until it answers."""
+        process = self._supervisor[name]
+        process.start()
+        await process.wait_ready(READY_SECONDS)

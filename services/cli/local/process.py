@@ -1,0 +1,199 @@
+"""One supervised process: started, watched, started again with backoff, stopped with its whole group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.cli.local.readiness import Probe
+from services.common.backoff import Backoff
+
+Show = Callable[[str, str], None]
+"""Called with (process name, line)."""
+
+_PR_SET_PDEATHSIG = 1
+_LINE_BYTES = 64 << 10
+_PROBE_EVERY_SECONDS = 0.05
+_KEPT_LINES = 20
+_EARLY_DEATHS = 3
+_STEADY_SECONDS = 10.0
+_LIBC = ctypes.CDLL(None)
+
+
+class ProcessFailedError(Exception):
+    """A process did not get ready. Holds its last log lines."""
+
+    def __init__(self, name: str, why: str, last_lines: Sequence[str]) -> None:
+        super().__init__(f"{name} {why}")
+        self.name = name
+        self.last_lines = tuple(last_lines)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """What to run and how to know that it is ready. Secrets never go into `argv` or `env`."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    ready: Probe
+    before_start: Callable[[], None] = lambda: None
+    """Clears what a killed run left behind; called before each start and after the last end."""
+    stop_seconds: float = 3.0
+    """From SIGTERM to SIGKILL."""
+    quiet: bool = False
+    """Its lines go to the log file only, unless asked for."""
+
+
+def _die_with_parent() -> None:
+    # Runs between fork and exec: the kernel ends the child when the supervisor is gone, however it went.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class SupervisedProcess:
+    """Keeps one process running until `kill` or `stop`."""
+
+    def __init__(self, spec: ProcessSpec, log_path: Path, show: Show) -> None:
+        self.spec = spec
+        self._log_path = log_path
+        self._show = show
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+        self._ready = asyncio.Event()
+        self._down = asyncio.Event()
+        self._process: asyncio.subprocess.Process | None = None
+        self._early_deaths = 0
+        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    @property
+    def pid(self) -> int | None:
+        """The running process; None between two lives."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def run(self) -> None:
+        """Run it again and again; cancelled at the end, which kills what is left."""
+        backoff = Backoff(0.2, 5.0)
+        try:
+            while True:
+                self._down.set()
+                await self._wanted.wait()
+                self._down.clear()
+                started = time.monotonic()
+                await self._live_once()
+                if time.monotonic() - started > _STEADY_SECONDS:
+                    backoff.reset()
+                if self._wanted.is_set():
+                    delay_seconds = backoff.next_delay_seconds()
+                    self._say(f"ended with status {self._status()}; again in {delay_seconds:.1f} s")
+                    await asyncio.sleep(delay_seconds)
+        finally:
+            self._signal(signal.SIGKILL)
+            self.spec.before_start()
+
+    async def _live_once(self) -> None:
+        await asyncio.to_thread(self.spec.before_start)
+        self._process = await asyncio.create_subprocess_exec(
+            *self.spec.argv,
+            env=dict(self.spec.env),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            limit=_LINE_BYTES,
+            preexec_fn=_die_with_parent,  # one system call, no Python lock taken
+        )
+        if not self._wanted.is_set():
+            self._signal(signal.SIGKILL)
+        async with asyncio.TaskGroup() as group:
+            log = group.create_task(self._pump(self._process))
+            probe = group.create_task(self._probe())
+            await self._process.wait()
+            self._ready.clear()
+            probe.cancel()
+            # Its children are of no use without it, and one of them may hold the log open.
+            self._signal(signal.SIGKILL, group_only=True)
+            await asyncio.wait([log], timeout=1)
+            log.cancel()
+        if self._wanted.is_set():
+            self._early_deaths += 1
+
+    async def _probe(self) -> None:
+        while not await self.spec.ready():
+            await asyncio.sleep(_PROBE_EVERY_SECONDS)
+        self._early_deaths = 0
+        self._ready.set()
+
+    async def _pump(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        with self._log_path.open("ab", buffering=0) as file:
+            while True:
+                try:
+                    line = await process.stdout.readline()
+                except ValueError:  # longer than the limit: the piece is dropped
+                    continue
+                if not line:
+                    return
+                file.write(line)
+                text = line.decode("utf-8", "replace").rstrip()
+                self._last_lines.append(text)
+                self._show(self.spec.name, text)
+
+    def _say(self, text: str) -> None:
+        self._last_lines.append(text)
+        self._show(self.spec.name, text)
+
+    def _status(self) -> int | None:
+        return self._process.returncode if self._process else None
+
+    def _signal(self, number: signal.Signals, *, group_only: bool = False) -> None:
+        if self._process is not None and (group_only or self._process.returncode is None):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    async def wait_ready(self, timeout_seconds: float) -> None:
+        """Wait until it answers.
+
+        Raises:
+            ProcessFailedError: it did not in time, or keeps dying before it does.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not self._ready.is_set():
+                    if self._early_deaths >= _EARLY_DEATHS:
+                        raise ProcessFailedError(self.spec.name, "keeps ending", self._last_lines)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._ready.wait(), _PROBE_EVERY_SECONDS)
+        except TimeoutError:
+            why = f"was not ready within {timeout_seconds:.0f} s"
+            raise ProcessFailedError(self.spec.name, why, self._last_lines) from None
+
+    async def kill(self) -> None:
+        """Kill -9, and keep it down."""
+        self._wanted.clear()
+        self._ready.clear()
+        self._signal(signal.SIGKILL)
+        await self._down.wait()
+
+    def start(self) -> None:
+        """Let it run again."""
+        self._early_deaths = 0
+        self._wanted.set()
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL to the whole group; it stays down."""
+        self._wanted.clear()
+        self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self.spec.stop_seconds):
+                await self._down.wait()
+        except TimeoutError:
+            self._signal(signal.SIGKILL)
+            await self._down.wait()

@@ -1,0 +1,139 @@
+"""How each process of the local mesh is started: its command line, its settings, its probe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.cli.local.layout import StateLayout
+from services.cli.local.needs import required_binary
+from services.cli.local.ports import LOOPBACK
+from services.cli.local.process import ProcessSpec
+from services.cli.local.readiness import grpc_health, http_ok
+from triton_models.cpu_engine.launch import TwinSettings, assemble, remove_leftover_memory, triton_command
+
+# Nothing of the caller's environment reaches the mesh: no proxy, no stray setting, no secret.
+_ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "ERROR"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Loopback ports of one run."""
+
+    tenant: int
+    operations: int
+    etcd_client: int
+    etcd_peer: int
+    triton_grpc: int
+    triton_http: int
+    triton_metrics: int
+
+
+def etcd(layout: StateLayout, ports: Ports) -> ProcessSpec:
+    """A single etcd over the state directory's data, every write synced."""
+    client, peer = f"http://{LOOPBACK}:{ports.etcd_client}", f"http://{LOOPBACK}:{ports.etcd_peer}"
+    flags = {
+        "name": "local",
+        "data-dir": layout.etcd_dir,
+        "listen-client-urls": client,
+        "advertise-client-urls": client,
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": f"local={peer}",
+        "log-level": "warn",
+    }
+    return ProcessSpec(
+        name="etcd",
+        argv=[str(required_binary("etcd")), *(f"--{flag}={value}" for flag, value in flags.items())],
+        env=_ENVIRONMENT,
+        ready=http_ok("/health", port=ports.etcd_client),
+        quiet=True,
+    )
+
+
+def _service(name: str, module: str, settings: dict[str, str | Path], health_target: str) -> ProcessSpec:
+    prefix = f"TENANTRY_{module.rsplit('.', 1)[-1].upper()}_"
+    return ProcessSpec(
+        name=name,
+        argv=[sys.executable, "-P", "-m", module],
+        env=_ENVIRONMENT | {prefix + key.upper(): str(value) for key, value in settings.items()},
+        ready=grpc_health(health_target),
+    )
+
+
+def audit(layout: StateLayout) -> ProcessSpec:
+    """The audit service."""
+    settings: dict[str, str | Path] = {
+        "append_listen": layout.target("audit-append"),
+        "review_listen": layout.target("audit-review"),
+        "state_dir": layout.audit_dir,
+    }
+    return _service("audit", "services.audit", settings, layout.target("audit-review"))
+
+
+def config(layout: StateLayout, ports: Ports) -> ProcessSpec:
+    """The config service."""
+    settings: dict[str, str | Path] = {
+        "admin_listen": layout.target("config-admin"),
+        "discovery_listen": layout.target("config-discovery"),
+        "etcd_target": f"{LOOPBACK}:{ports.etcd_client}",
+        "state_dir": layout.config_dir,
+        "artifact_dir": layout.artifact_dir,
+        "audit_target": layout.target("audit-append"),
+    }
+    return _service("config", "services.config", settings, layout.target("config-admin"))
+
+
+def router(layout: StateLayout, name: str) -> ProcessSpec:
+    """One router process."""
+    settings: dict[str, str | Path] = {
+        "router": name,
+        "listen": layout.target(name),
+        "config_target": layout.target("config-discovery"),
+        "audit_target": layout.target("audit-append"),
+        "artifact_dir": layout.artifact_dir,
+        "jwks_path": layout.config_dir / "jwks.json",
+        "drain_seconds": "1.0",
+    }
+    return _service(name, "services.router", settings, layout.target(name))
+
+
+def triton(layout: StateLayout, ports: Ports, model_directory: Path) -> ProcessSpec:
+    """A tritonserver with the CPU twin."""
+    settings = TwinSettings(
+        model_directory=model_directory,
+        state_directory=layout.triton_dir,
+        grpc_port=ports.triton_grpc,
+        http_port=ports.triton_http,
+        metrics_port=ports.triton_metrics,
+        shm_prefix=layout.shm_prefix,
+    )
+    assemble(settings)
+    command = triton_command(settings)
+    return ProcessSpec(
+        name="triton",
+        argv=command.argv,
+        env=command.env,
+        ready=http_ok("/v2/health/ready", port=ports.triton_http),
+        before_start=lambda: _forget_memory(layout),
+        stop_seconds=3.5,
+        quiet=True,
+    )
+
+
+def _forget_memory(layout: StateLayout) -> None:
+    remove_leftover_memory(layout.shm_prefix)
+
+
+def envoy(layout: StateLayout, bootstrap: Path) -> ProcessSpec:
+    """The edge."""
+    flags = ["--config-path", str(bootstrap), "--concurrency", "1", "--disable-hot-restart"]
+    return ProcessSpec(
+        name="envoy",
+        argv=[str(required_binary("envoy")), *flags, "--log-level", "warning"],
+        env=_ENVIRONMENT,
+        ready=http_ok("/ready", socket=layout.socket("envoy-admin")),
+        quiet=True,
+    )

@@ -1,0 +1,91 @@
+"""`tenantry up`: the whole mesh here, three demo tenants included."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.errors import CommandError
+from services.cli.local.layout import open_layout
+from services.cli.local.narration import Narration
+from services.cli.local.needs import missing_needs
+from services.cli.local.run import RunOptions, run
+from services.cli.output import Output
+from services.cli.settings import CliSettings
+
+_INTERRUPTED_STATUS = 130
+
+
+def up(
+    *,
+    ctx: typer.Context,
+    state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything is kept.")] = None,
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep nothing.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Start, answer, export and verify a log, stop; 0 if all worked.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a step.")] = False,
+    routers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Router processes.")] = 1,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every process's every log line.")] = False,
+) -> None:
+    """Run etcd, Triton, Envoy and our services here, with three tenants that answer."""
+    output = Output(json=json)
+    ctx.find_root().obj = output
+    narration = Narration(output, verbose=verbose)
+    missing = missing_needs()
+    narration.step("needs", ok=not missing, missing=missing)
+    if missing:
+        raise CommandError("this machine lacks:\n  " + "\n  ".join(missing))
+    settled = state_dir.expanduser() if state_dir else CliSettings().state_path
+    with _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir):
+        with open_layout(folder, models_dir) as layout:
+            interrupted = asyncio.run(_until_signal(run(layout, RunOptions(once, routers), narration)))
+    if interrupted and once:
+        raise typer.Exit(_INTERRUPTED_STATUS)
+
+
+@contextmanager
+def _kept_in(state_dir: Path, *, explicit: bool, ephemeral: bool) -> Iterator[tuple[Path, Path | None]]:
+    """The state directory of this run, and where prepared models are if not in it."""
+    if not ephemeral:
+        yield state_dir, None
+        return
+    prepared = state_dir / "models"
+    if explicit:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = Path(tempfile.mkdtemp(prefix="tenantry-", dir=state_dir if explicit else None))
+    try:
+        yield folder, prepared if prepared.is_dir() else None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _until_signal(work: object) -> bool:
+    """Run until it ends or a signal asks to stop; whether one did."""
+    assert asyncio.iscoroutine(work)
+    task = asyncio.ensure_future(work)
+    asked = False
+
+    def ask() -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ask)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not asked:
+            raise
+    return asked
