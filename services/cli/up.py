@@ -6,10 +6,10 @@ import asyncio
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,9 +45,11 @@ def up(
     if missing:
         raise CommandError("this machine lacks:\n  " + "\n  ".join(missing))
     settled = state_dir.expanduser() if state_dir else CliSettings().state_path
-    with _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir):
-        with open_layout(folder, models_dir) as layout:
-            interrupted = asyncio.run(_until_signal(run(layout, RunOptions(once, routers), narration)))
+    with (
+        _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir),
+        open_layout(folder, models_dir) as layout,
+    ):
+        interrupted = asyncio.run(_until_signal(run(layout, RunOptions(once, routers), narration)))
     if interrupted and once:
         raise typer.Exit(_INTERRUPTED_STATUS)
 
@@ -68,10 +70,9 @@ def _kept_in(state_dir: Path, *, explicit: bool, ephemeral: bool) -> Iterator[tu
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _until_signal(work: object) -> bool:
+async def _until_signal(work: Coroutine[Any, Any, None]) -> bool:
     """Run until it ends or a signal asks to stop; whether one did."""
-    assert asyncio.iscoroutine(work)
-    task = asyncio.ensure_future(work)
+    task = asyncio.create_task(work)
     asked = False
 
     def ask() -> None:

@@ -16,7 +16,7 @@ from services.cli.local.edge.bootstrap import write
 from services.cli.local.edge.spec import EdgeSpec
 from services.cli.local.layout import StateLayout
 from services.cli.local.ports import free_ports
-from services.cli.local.process import Show
+from services.cli.local.process import Show, to_logs_only
 from services.cli.local.supervisor import Supervisor
 from services.cli.profile import FILE, Endpoints
 from triton_models.cpu_engine.preparation import PreparedModel, Progress, prepare
@@ -29,7 +29,7 @@ class MeshOptions:
     """How the mesh is run."""
 
     routers: int = 1
-    show: Show = lambda name, line: None
+    show: Show = to_logs_only
     """Sees every log line."""
     progress: Progress | None = None
     """Follows the preparation of the model; called from another thread."""

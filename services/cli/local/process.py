@@ -19,6 +19,11 @@ from services.common.backoff import Backoff
 Show = Callable[[str, str], None]
 """Called with (process name, line)."""
 
+
+def to_logs_only(_name: str, _line: str) -> None:
+    """Show nothing: lines are in the log files anyway."""
+
+
 _PR_SET_PDEATHSIG = 1
 _LINE_BYTES = 64 << 10
 _PROBE_EVERY_SECONDS = 0.05
@@ -126,7 +131,9 @@ class SupervisedProcess:
             self._early_deaths += 1
 
     async def _probe(self) -> None:
-        while not await self.spec.ready():
+        while True:
+            if await self.spec.ready():
+                break
             await asyncio.sleep(_PROBE_EVERY_SECONDS)
         self._early_deaths = 0
         self._ready.set()

@@ -69,7 +69,7 @@ async def provision(
 async def _base_model(admin: AdminClient, model: PreparedModel, artifact_dir: Path) -> None:
     store = DirectoryArtifactStore(artifact_dir)
     for path in (model.tokenizer_path, model.chat_template_path):
-        await asyncio.to_thread(lambda path=path: store.put(path.read_bytes()))
+        await asyncio.to_thread(store.put, await asyncio.to_thread(path.read_bytes))
     try:
         await admin.catalog.get_base_model(MODEL)
     except NotFoundError:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.cli.local.edge.filters import seconds
-from services.cli.local.edge.messages import cluster, core, endpoint, pack, pipe, upstream
+from services.cli.local.edge.messages import cluster, core, endpoint, pack, percent, pipe, upstream
 
 _BUFFER_BYTES = 1 << 20
 _MAX_REQUESTS = 8192
@@ -18,8 +18,11 @@ def service_cluster(name: str, sockets: Sequence[Path]) -> cluster.Cluster:
         name=name,
         type=cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=seconds(1),
-        lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
+        lb_policy=cluster.ClusterLbPolicy.ROUND_ROBIN,
         per_connection_buffer_limit_bytes=_BUFFER_BYTES,
+        # A process that was left out gets nothing, even when most are: callers hear UNAVAILABLE instead of waiting.
+        common_lb_config=cluster.ClusterCommonLbConfig(healthy_panic_threshold=percent(0)),
+        outlier_detection=_ejection() if len(sockets) > 1 else None,
         load_assignment=endpoint.ClusterLoadAssignment(
             cluster_name=name,
             endpoints=[
@@ -49,4 +52,18 @@ def service_cluster(name: str, sockets: Sequence[Path]) -> cluster.Cluster:
                 cluster.CircuitBreakersThresholds(max_requests=_MAX_REQUESTS, max_pending_requests=1024)
             ]
         ),
+    )
+
+
+def _ejection() -> cluster.OutlierDetection:
+    """Leave a process out after three failures in a row that the edge saw itself."""
+    return cluster.OutlierDetection(
+        consecutive_gateway_failure=3,
+        enforcing_consecutive_gateway_failure=100,
+        enforcing_consecutive_5xx=0,
+        enforcing_success_rate=0,
+        interval=seconds(0.5),
+        base_ejection_time=seconds(1),
+        max_ejection_time=seconds(10),
+        max_ejection_percent=100,
     )

@@ -110,6 +110,7 @@ def _listener(
             headers_with_underscores_action=core.HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
         ),
         access_log=[_access_log(spec, name)],
+        local_reply_config=_refusals(),
     )
     return listener.Listener(
         name=name,
@@ -126,6 +127,16 @@ def _listener(
             )
         ],
     )
+
+
+def _refusals() -> hcm.LocalReplyConfig:
+    """A key for another door is as good as none: UNAUTHENTICATED, where Envoy would say PERMISSION_DENIED."""
+    forbidden = accesslog.ComparisonFilter(
+        op=accesslog.ComparisonFilterOp.EQ,
+        value=core.RuntimeUInt32(default_value=403, runtime_key="tenantry.refused_status"),
+    )
+    status = accesslog.AccessLogFilter(status_code_filter=accesslog.StatusCodeFilter(comparison=forbidden))
+    return hcm.LocalReplyConfig(mappers=[hcm.ResponseMapper(filter=status, status_code=401)])
 
 
 def _tls(spec: EdgeSpec) -> core.TransportSocket:

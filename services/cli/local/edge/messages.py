@@ -22,6 +22,7 @@ import envoy_data_plane.envoy.extensions.resource_monitors.downstream_connection
 import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls
 import envoy_data_plane.envoy.extensions.upstreams.http.v3 as upstream
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
+import envoy_data_plane.envoy.type.v3 as kinds
 from envoy_data_plane.google import protobuf
 
 pack = protobuf.Any.pack
@@ -35,6 +36,11 @@ def pipe(path: Path) -> core.Address:
 def loopback(port: int) -> core.Address:
     """A port on this host only."""
     return core.Address(socket_address=core.SocketAddress(address="127.0.0.1", port_value=port))
+
+
+def percent(value: float) -> kinds.Percent:
+    """A share of 100."""
+    return kinds.Percent(value=value)
 
 
 __all__ = [
@@ -54,6 +60,7 @@ __all__ = [
     "mutation",
     "overload",
     "pack",
+    "percent",
     "pipe",
     "protobuf",
     "route",
