@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -72,6 +73,7 @@ class EngineThread:
         self._sinks: dict[int, ResponseSink] = {}
         self._closing = threading.Event()
         self._dead = threading.Event()
+        self._death: BaseException | None = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -85,7 +87,7 @@ class EngineThread:
         if not self._started.wait(timeout_seconds):
             raise RuntimeError(f"the engine did not start within {timeout_seconds:.0f} s")
         if self._dead.is_set():
-            raise RuntimeError("the engine could not be built")
+            raise RuntimeError("the engine could not be built") from self._death
 
     def close(self, timeout_seconds: float) -> None:
         """Stop after the current step; requests in flight are told that they were stopped."""
@@ -120,22 +122,29 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
-            engine = self._build()
-            self._started.set()
-            while not self._closing.is_set():
-                self._receive(engine)
-                self._drop_cancelled(engine)
-                self._look_at_server(engine)
-                for event in engine.step():
-                    self._deliver(event)
-            for sink in self._sinks.values():
-                sink.on_stopped()
-        except BaseException as error:
-            self._dead.set()
-            self._started.set()
+            self._serve(self._build())
+        except BaseException as error:  # noqa: BLE001 -- handed to the owner, who decides what its death means
+            self._die(error)
+
+    def _serve(self, engine: Engine) -> None:
+        self._started.set()
+        while not self._closing.is_set():
+            self._receive(engine)
+            self._drop_cancelled(engine)
+            self._look_at_server(engine)
+            for event in engine.step():
+                self._deliver(event)
+        for sink in self._sinks.values():
+            sink.on_stopped()
+
+    def _die(self, error: BaseException) -> None:
+        self._death = error
+        self._dead.set()
+        self._started.set()
+        try:
             self._fail_everything()
+        finally:
             self._on_death(error)
-            raise
 
     def _receive(self, engine: Engine) -> None:
         try:
@@ -182,11 +191,17 @@ class EngineThread:
     def _fail_everything(self) -> None:
         while self._sinks:
             _, sink = self._sinks.popitem()
-            sink.on_error("the engine has failed")
+            _tell_failure(sink)
         while True:
             try:
                 message = self._inbox.get_nowait()
             except queue.Empty:
                 return
             if isinstance(message, _Add):
-                message.sink.on_error("the engine has failed")
+                _tell_failure(message.sink)
+
+
+def _tell_failure(sink: ResponseSink) -> None:
+    # One sink that cannot be told, perhaps the very one that the engine died of, must not cost the others theirs.
+    with contextlib.suppress(Exception):
+        sink.on_error("the engine has failed")
