@@ -76,7 +76,9 @@ def differences(left: Path, right: Path) -> list[str]:
 def main() -> None:
     """Regenerate the stubs, or with --check report drift and exit 1."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the stubs are not current")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail if the stubs are not current"
+    )
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch)

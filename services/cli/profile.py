@@ -29,6 +29,8 @@ class Endpoints(BaseModel):
     """Tenant id to the file that holds a key of it, mode 0600."""
     state_dir: Path
     """Everything the local mesh keeps."""
+    metrics: dict[str, str] = {}
+    """Process to the `host:port` that serves its Prometheus metrics."""
 
     def save(self, state_dir: Path) -> None:
         """Publish to the commands that look in `state_dir`; replaces what was there at once."""

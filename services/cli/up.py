@@ -49,7 +49,9 @@ def up(
         _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir),
         open_layout(folder, models_dir) as layout,
     ):
-        interrupted = asyncio.run(_until_signal(run(layout, RunOptions(once, routers), narration)))
+        interrupted = asyncio.run(
+            _until_signal(run(layout, RunOptions(once, routers, usual_ports=not ephemeral), narration))
+        )
     if interrupted and once:
         raise typer.Exit(_INTERRUPTED_STATUS)
 

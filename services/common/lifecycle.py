@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -54,10 +54,25 @@ class Lifetime:
 
     def own(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[object]:
         """Run a task for as long as the process lives; its end, however it comes, stops the process."""
+        return self._start(work, name, self._ended)
+
+    def finish(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[object]:
+        """Run a task that is done some day; only its failure stops the process."""
+        return self._start(work, name, self._finished)
+
+    def _start(
+        self, work: Coroutine[Any, Any, object], name: str, ended: Callable[[asyncio.Task[object]], None]
+    ) -> asyncio.Task[object]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(ended)
         return task
+
+    def _finished(self, task: asyncio.Task[object]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._tasks.discard(task)
+        else:
+            self._ended(task)
 
     def _ended(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)

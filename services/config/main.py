@@ -100,13 +100,11 @@ async def serve(settings: ConfigSettings) -> None:
             await _record(first, etcd)
             await current.until(lambda state: state.credential(first.key_id) is not None)
         await health.set("first-operator", ready=True)
-        # This task's end would be the process's: see Lifetime.own.
-        await lifetime.stop.wait()
 
     with serve_metrics(metrics.registry, settings.metrics_address):
         async with Lifetime() as lifetime:
             lifetime.own(watch.run(), "etcd-watch")
-            lifetime.own(become_ready(), "become-ready")
+            lifetime.finish(become_ready(), "become-ready")
             if audit:
                 lifetime.own(audit.run(), "audit-writer")
             await admin_server.start()

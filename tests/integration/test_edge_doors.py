@@ -24,7 +24,7 @@ from services.cli.local.edge.listeners import ADMIN, HEALTH, INFERENCE, REFLECTI
 from services.cli.local.edge.spec import EdgeSpec
 from services.cli.local.layout import open_layout
 from services.cli.local.needs import required_binary
-from services.cli.local.ports import free_ports
+from services.cli.local.ports import ANY, free_ports
 from services.cli.local.supervisor import Supervisor
 from services.common.tokens import (
     AUDIT_ISSUER,
@@ -97,7 +97,7 @@ def bearer(token):
 
 
 def edge_spec(layout, certificates, config, audit, routers=("router",)):
-    tenant_port, operations_port = free_ports(2)
+    tenant_port, operations_port = free_ports([ANY, ANY])
     return EdgeSpec(
         tenant_port=tenant_port,
         operations_port=operations_port,
@@ -258,7 +258,7 @@ async def test_the_rule_against_our_headers_is_what_stops_them(edge, layout, mon
     """The mutant: another prefix removed. The spoofed header then arrives, so the test above can fail."""
     monkeypatch.setattr("services.cli.local.edge.filters.OUR_HEADERS", "x-nobody-")
     spec = replace(edge.spec, admin_socket=layout.socket("mutant-admin"))
-    tenant_port, operations_port = free_ports(2)
+    tenant_port, operations_port = free_ports([ANY, ANY])
     spec = replace(spec, tenant_port=tenant_port, operations_port=operations_port)
     bootstrap = layout.edge_dir / "mutant.pb"
     write(spec, bootstrap)

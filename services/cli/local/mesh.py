@@ -15,7 +15,7 @@ from services.cli.local.certificates import Certificates, ensure_certificates
 from services.cli.local.edge.bootstrap import write
 from services.cli.local.edge.spec import EdgeSpec
 from services.cli.local.layout import StateLayout
-from services.cli.local.ports import free_ports
+from services.cli.local.ports import LOOPBACK
 from services.cli.local.process import Show, to_logs_only
 from services.cli.local.supervisor import Supervisor
 from services.cli.profile import FILE, Endpoints
@@ -29,6 +29,8 @@ class MeshOptions:
     """How the mesh is run."""
 
     routers: int = 1
+    usual_ports: bool = False
+    """Whether to listen where people expect it, if nobody else does."""
     show: Show = to_logs_only
     """Sees every log line."""
     progress: Progress | None = None
@@ -50,7 +52,8 @@ class LocalMesh:
         self.layout = layout
         self._options = options or MeshOptions()
         self._routers = router_names(self._options.routers)
-        self.ports = specs.Ports(*free_ports(7))
+        services = ["config", "audit", *self._routers]
+        self.ports = specs.Ports.choose(services, usual=self._options.usual_ports)
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor(
             layout.logs_dir,
@@ -93,11 +96,11 @@ class LocalMesh:
 
     async def _start_services(self) -> None:
         start = self._supervisor.start
-        started = [start(specs.etcd(self.layout, self.ports)), start(specs.audit(self.layout))]
+        started = [start(specs.etcd(self.layout, self.ports)), start(specs.audit(self.layout, self.ports))]
         started.append(start(specs.config(self.layout, self.ports)))
         for process in started:
             await process.wait_ready(READY_SECONDS)
-        edge_and_routers = [start(specs.router(self.layout, name)) for name in self._routers]
+        edge_and_routers = [start(specs.router(self.layout, self.ports, name)) for name in self._routers]
         edge_and_routers.append(start(specs.envoy(self.layout, await asyncio.to_thread(self._write_edge))))
         for process in edge_and_routers:
             await process.wait_ready(READY_SECONDS)
@@ -134,6 +137,7 @@ class LocalMesh:
             operator_key_path=self.layout.operator_key_path,
             keys=keys,
             state_dir=self.layout.state_dir,
+            metrics={name: f"{LOOPBACK}:{port}" for name, port in self.ports.metrics.items()},
         )
 
     @property

@@ -84,6 +84,8 @@ class Narration:
             f"tenants    {endpoints.tenant_address}  (TLS, CA {endpoints.ca_path})", style="bold"
         )
         self._output.note(f"operators  {endpoints.operations_address}", style="bold")
+        for name, address in endpoints.metrics.items():
+            self._output.note(f"metrics    http://{address}/metrics  ({name})")
         state = "" if default_state else f" --state-dir {endpoints.state_dir}"
         self._output.suggest("Talk to one", f"tenantry chat --tenant globex{state}")
         self._output.suggest("See who is there", f"tenantry tenant list{state}")

@@ -27,6 +27,7 @@ class RunOptions:
 
     once: bool
     routers: int
+    usual_ports: bool
 
 
 async def run(layout: StateLayout, options: RunOptions, narration: Narration) -> None:
@@ -38,7 +39,9 @@ async def run(layout: StateLayout, options: RunOptions, narration: Narration) ->
     """
     try:
         with narration.start():
-            mesh = LocalMesh(layout, MeshOptions(options.routers, narration.log, narration.prepared))
+            mesh = LocalMesh(
+                layout, MeshOptions(options.routers, options.usual_ports, narration.log, narration.prepared)
+            )
             await mesh.__aenter__()
     except ProcessFailedError as error:
         narration.step("start", ok=False, process=error.name)
@@ -79,6 +82,7 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
         operations_address=endpoints.operations_address,
         ca_path=str(endpoints.ca_path),
         state_dir=str(layout.state_dir),
+        metrics=endpoints.metrics,
     )
     if options.once:
         await _review(layout, operations, reviewed.tenant_uid, narration)

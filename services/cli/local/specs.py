@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from services.cli.local.layout import StateLayout
 from services.cli.local.needs import required_binary
-from services.cli.local.ports import LOOPBACK
+from services.cli.local.ports import ANY, LOOPBACK, free_ports
 from services.cli.local.process import ProcessSpec
 from services.cli.local.readiness import grpc_health, http_ok
 from triton_models.cpu_engine.launch import TwinSettings, assemble, remove_leftover_memory, triton_command
 
 # Nothing of the caller's environment reaches the mesh: no proxy, no stray setting, no secret.
 _ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "ERROR"}
+
+USUAL_LISTENERS = (8443, 8444)
+"""Tenants' and operators'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,24 @@ class Ports:
     triton_grpc: int
     triton_http: int
     triton_metrics: int
+    metrics: Mapping[str, int]
+    """Prometheus ports of our own services, by process."""
+
+    @classmethod
+    def choose(cls, services: Sequence[str], *, usual: bool) -> Self:
+        """Free ports; with `usual`, those people expect of a mesh that is kept, where nobody has them."""
+        listeners = list(USUAL_LISTENERS) if usual else [ANY, ANY]
+        ports = iter(free_ports([*listeners, *[ANY] * (5 + len(services))]))
+        return cls(
+            tenant=next(ports),
+            operations=next(ports),
+            etcd_client=next(ports),
+            etcd_peer=next(ports),
+            triton_grpc=next(ports),
+            triton_http=next(ports),
+            triton_metrics=next(ports),
+            metrics=dict(zip(services, ports, strict=True)),
+        )
 
 
 def etcd(layout: StateLayout, ports: Ports) -> ProcessSpec:
@@ -53,8 +76,11 @@ def etcd(layout: StateLayout, ports: Ports) -> ProcessSpec:
     )
 
 
-def _service(name: str, module: str, settings: dict[str, str | Path], health_target: str) -> ProcessSpec:
+def _service(
+    name: str, module: str, ports: Ports, settings: dict[str, str | Path], health_target: str
+) -> ProcessSpec:
     prefix = f"TENANTRY_{module.rsplit('.', 1)[-1].upper()}_"
+    settings["metrics_address"] = f"{LOOPBACK}:{ports.metrics[name]}"
     return ProcessSpec(
         name=name,
         argv=[sys.executable, "-P", "-m", module],
@@ -63,14 +89,14 @@ def _service(name: str, module: str, settings: dict[str, str | Path], health_tar
     )
 
 
-def audit(layout: StateLayout) -> ProcessSpec:
+def audit(layout: StateLayout, ports: Ports) -> ProcessSpec:
     """The audit service."""
     settings: dict[str, str | Path] = {
         "append_listen": layout.target("audit-append"),
         "review_listen": layout.target("audit-review"),
         "state_dir": layout.audit_dir,
     }
-    return _service("audit", "services.audit", settings, layout.target("audit-review"))
+    return _service("audit", "services.audit", ports, settings, layout.target("audit-review"))
 
 
 def config(layout: StateLayout, ports: Ports) -> ProcessSpec:
@@ -83,10 +109,10 @@ def config(layout: StateLayout, ports: Ports) -> ProcessSpec:
         "artifact_dir": layout.artifact_dir,
         "audit_target": layout.target("audit-append"),
     }
-    return _service("config", "services.config", settings, layout.target("config-admin"))
+    return _service("config", "services.config", ports, settings, layout.target("config-admin"))
 
 
-def router(layout: StateLayout, name: str) -> ProcessSpec:
+def router(layout: StateLayout, ports: Ports, name: str) -> ProcessSpec:
     """One router process."""
     settings: dict[str, str | Path] = {
         "router": name,
@@ -97,7 +123,7 @@ def router(layout: StateLayout, name: str) -> ProcessSpec:
         "jwks_path": layout.config_dir / "jwks.json",
         "drain_seconds": "1.0",
     }
-    return _service(name, "services.router", settings, layout.target(name))
+    return _service(name, "services.router", ports, settings, layout.target(name))
 
 
 def triton(layout: StateLayout, ports: Ports, model_directory: Path) -> ProcessSpec:
