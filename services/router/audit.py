@@ -19,7 +19,13 @@ from typing import Any, Protocol
 from services.common.audit_writer import AuditEntry, AuditReceipt, EntryKind
 from services.common.errors import Error, Reason, UnavailableError
 from services.common.interceptors import where
-from services.router.audit_entries import admit_meta, answer_section, outcome_meta, prompt_section
+from services.router.audit_entries import (
+    admit_meta,
+    answer_section,
+    check_entry_sizes,
+    outcome_meta,
+    prompt_section,
+)
 from services.router.exchange import Exchange
 from services.router.snapshot import Durability
 
@@ -61,8 +67,10 @@ class AuditRecorder:
         """The entries of one request.
 
         Raises:
+            InvalidArgumentError: the request is larger than an entry may be.
             UnavailableError: too many requests wait for their entries.
         """
+        check_entry_sizes(exchange)
         if len(self._pending) >= _MAX_PENDING:
             raise UnavailableError("too many audit entries are waiting", reason=Reason.AUDIT_UNAVAILABLE)
         return AuditTrail(self._sink, self._own, exchange)

@@ -1,13 +1,59 @@
 """What a request's audit entries say: sections of canonical JSON, digests and counts but no secrets.
 
+The audit service takes sections up to a size. A request whose entry it would refuse is refused here, before
+anything is done for it: otherwise a caller could choose to go unrecorded.
+
 Integers beyond 2^53 are text, since JSON numbers are doubles (RFC 8785, section 3.2.2.3).
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import rfc8785
+
+from services.common.errors import FieldViolation, InvalidArgumentError
 from services.router.exchange import Exchange
+
+MAX_META_BYTES = 64 << 10
+"""The audit service's limit for the section about a request."""
+MAX_CONTENT_BYTES = 1 << 20
+"""Its limit for a prompt, and for an answer."""
+# A control character is six bytes in JSON, the most for any byte of UTF-8.
+_WORST_BYTES = 6
+_FIXED_META_BYTES = 8 << 10
+_TURN_BYTES = 64
+_PIECE_CHARACTERS = 1024
+
+
+def check_entry_sizes(exchange: Exchange) -> None:
+    """Refuse a request that could not be recorded.
+
+    Raises:
+        InvalidArgumentError: names limit and actual.
+    """
+    assert exchange.shape is not None
+    request, prompt = exchange.request, exchange.shape.prompt
+    told = [
+        request.correlation_id,
+        *request.client_metadata.keys(),
+        *request.client_metadata.values(),
+        *exchange.shape.parameters.stop_sequences,
+    ]
+    # Few requests come near a limit: only those are put into JSON to be measured.
+    if _FIXED_META_BYTES + _WORST_BYTES * sum(len(text.encode()) for text in told) > MAX_META_BYTES:
+        _check_size("client_metadata", admit_meta(exchange), MAX_META_BYTES)
+    if _WORST_BYTES * prompt.size_bytes + _TURN_BYTES * (len(prompt.turns) + 1) > MAX_CONTENT_BYTES:
+        _check_size(prompt.field, prompt_section(exchange), MAX_CONTENT_BYTES)
+
+
+def _check_size(field: str, section: dict[str, Any], limit: int) -> None:
+    actual = len(rfc8785.dumps(section))
+    if actual > limit:
+        raise InvalidArgumentError(
+            [FieldViolation(field, f"{actual} bytes in the audit log's JSON; at most {limit}")]
+        )
 
 
 def admit_meta(exchange: Exchange) -> dict[str, Any]:
@@ -91,5 +137,15 @@ def outcome_meta(exchange: Exchange, status: str) -> dict[str, Any]:
 
 
 def answer_section(exchange: Exchange) -> dict[str, Any] | None:
-    """What the model said, as far as it came."""
-    return {"text": exchange.text} if exchange.text_parts else None
+    """What the model said, as far as it came; `cut` where it is longer than the audit service takes."""
+    if not exchange.text_parts:
+        return None
+    text = exchange.text
+    if _WORST_BYTES * len(text.encode()) + _TURN_BYTES <= MAX_CONTENT_BYTES:
+        return {"text": text}
+    room = MAX_CONTENT_BYTES - _TURN_BYTES
+    for place in range(0, len(text), _PIECE_CHARACTERS):
+        room -= len(json.dumps(text[place : place + _PIECE_CHARACTERS], ensure_ascii=False).encode())
+        if room < 0:
+            return {"text": text[:place], "cut": True}
+    return {"text": text}

@@ -13,6 +13,8 @@ from services.router.text_model import TextModel
 
 # Encoding costs about 1 µs for 4 bytes: this much holds the loop for 2 ms at most.
 _IN_PLACE_BYTES = 8 << 10
+# What rendering one more turn costs, in bytes of text: turns may be empty and many.
+_TURN_BYTES = 48
 
 
 class PromptEncoder:
@@ -43,7 +45,7 @@ class PromptEncoder:
             work = lambda: model.encode_prompt(raw)  # noqa: E731 - one of two, chosen here
         else:
             work = lambda: model.encode_conversation(prompt.turns)  # noqa: E731 - as above
-        if prompt.size_bytes <= _IN_PLACE_BYTES:
+        if prompt.size_bytes + _TURN_BYTES * len(prompt.turns) <= _IN_PLACE_BYTES:
             return work()
         async with self._turns:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -15,6 +15,8 @@ from services.router.audit import AuditSink
 
 _INTERVAL_SECONDS = 1.0
 _MAX_COUNTS = 10_000
+# About 40 KiB: the audit service takes 64 KiB of an entry.
+_MAX_ENTRY_COUNTS = 256
 
 
 class RefusalLog:
@@ -33,7 +35,7 @@ class RefusalLog:
             self.flush()
 
     def flush(self) -> None:
-        """Queue an entry for each tenant with refusals."""
+        """Queue an entry for each tenant with refusals, or several where one would be too large."""
         counts, self._counts = self._counts, Counter()
         by_tenant: dict[str, list[dict[str, object]]] = {}
         for (tenant_uid, key_id, reason, second), requests in sorted(counts.items()):
@@ -41,7 +43,9 @@ class RefusalLog:
                 {"key_id": key_id, "reason": reason, "unix_seconds": second, "requests": requests}
             )
         for tenant_uid, refused in by_tenant.items():
-            self._sink.append_soon(AuditEntry(tenant_uid, EntryKind.REFUSED, {"refused": refused}))
+            for start in range(0, len(refused), _MAX_ENTRY_COUNTS):
+                part = refused[start : start + _MAX_ENTRY_COUNTS]
+                self._sink.append_soon(AuditEntry(tenant_uid, EntryKind.REFUSED, {"refused": part}))
 
     async def run(self) -> NoReturn:
         """Flush every second, for as long as the process lives."""

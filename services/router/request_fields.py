@@ -1,11 +1,12 @@
 """Checks a request's fields against the contract, before anything is done for the caller.
 
-Every wrong field is named at once; no description holds the caller's text.
+Wrong fields are named together, the first few of them; no description holds the caller's text. Every loop is
+over as many things as the contract allows, however many a request holds: this runs on the event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
@@ -14,12 +15,17 @@ from services.common.errors import FieldViolation, InvalidArgumentError
 ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
 """Roles as chat templates call them."""
 
+_MAX_MESSAGES = 4096
+# Over all messages.
+_MAX_PARTS = 8192
 _MAX_STOP_SEQUENCES = 16
 _MAX_STOP_CHARACTERS = 256
 _MAX_CORRELATION_CHARACTERS = 128
 _MAX_METADATA_ENTRIES = 16
 _MAX_METADATA_KEY_CHARACTERS = 64
 _MAX_METADATA_VALUE_CHARACTERS = 512
+# A status travels as metadata, of which callers' libraries take 8 KiB.
+_MAX_VIOLATIONS = 20
 
 
 def text_bytes(request: pb.GenerateRequest) -> int:
@@ -35,7 +41,7 @@ def check_fields(request: pb.GenerateRequest) -> None:
     """Refuse a request that breaks the contract.
 
     Raises:
-        InvalidArgumentError: names every wrong field.
+        InvalidArgumentError: names the wrong fields, at most 20 of them.
     """
     wrong: list[FieldViolation] = []
     kind = request.WhichOneof("input")
@@ -56,12 +62,17 @@ def check_fields(request: pb.GenerateRequest) -> None:
         )
     wrong.extend(_metadata_violations(request.client_metadata))
     if wrong:
-        raise InvalidArgumentError(wrong)
+        raise InvalidArgumentError(wrong[:_MAX_VIOLATIONS])
 
 
 def _conversation_violations(conversation: pb.Conversation) -> list[FieldViolation]:
     if not conversation.messages:
         return [FieldViolation("conversation.messages", "at least one message is required")]
+    if len(conversation.messages) > _MAX_MESSAGES:
+        return [_too_many("conversation.messages", len(conversation.messages), _MAX_MESSAGES, "messages")]
+    parts = sum(len(message.content) for message in conversation.messages)
+    if parts > _MAX_PARTS:
+        return [_too_many("conversation.messages", parts, _MAX_PARTS, "pieces of content")]
     wrong = []
     for place, message in enumerate(conversation.messages):
         if message.role not in ROLES:
@@ -87,14 +98,17 @@ def _parameter_violations(given: pb.SamplingParameters) -> list[FieldViolation]:
         wrong.append(FieldViolation("parameters.top_p", "must be above 0 and at most 1"))
     if given.HasField("top_k") and given.top_k < 0:
         wrong.append(FieldViolation("parameters.top_k", "must be at least 0"))
-    if len(given.stop_sequences) > _MAX_STOP_SEQUENCES:
-        wrong.append(
-            _too_many(
-                "parameters.stop_sequences", len(given.stop_sequences), _MAX_STOP_SEQUENCES, "stop sequences"
-            )
-        )
-    for place, sequence in enumerate(given.stop_sequences):
-        field = f"parameters.stop_sequences[{place}]"
+    wrong.extend(_stop_violations(given.stop_sequences))
+    return wrong
+
+
+def _stop_violations(sequences: Sequence[str]) -> list[FieldViolation]:
+    path = "parameters.stop_sequences"
+    if len(sequences) > _MAX_STOP_SEQUENCES:
+        return [_too_many(path, len(sequences), _MAX_STOP_SEQUENCES, "stop sequences")]
+    wrong = []
+    for place, sequence in enumerate(sequences):
+        field = f"{path}[{place}]"
         if not sequence:
             wrong.append(FieldViolation(field, "must not be empty"))
         elif len(sequence) > _MAX_STOP_CHARACTERS:
@@ -103,9 +117,9 @@ def _parameter_violations(given: pb.SamplingParameters) -> list[FieldViolation]:
 
 
 def _metadata_violations(metadata: Mapping[str, str]) -> list[FieldViolation]:
-    wrong = []
     if len(metadata) > _MAX_METADATA_ENTRIES:
-        wrong.append(_too_many("client_metadata", len(metadata), _MAX_METADATA_ENTRIES, "entries"))
+        return [_too_many("client_metadata", len(metadata), _MAX_METADATA_ENTRIES, "entries")]
+    wrong = []
     if any(len(key) > _MAX_METADATA_KEY_CHARACTERS for key in metadata):
         wrong.append(
             FieldViolation(

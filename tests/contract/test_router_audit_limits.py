@@ -1,0 +1,113 @@
+"""No request the router lets through makes an entry that the audit service refuses."""
+
+from __future__ import annotations
+
+import pytest
+from tenantry.config.v1 import tenant_pb2
+from tenantry.inference.v1 import inference_service_pb2 as pb
+
+from services.audit import intake
+from services.common.audit_writer import AuditEntry, AuditWriter, EntryKind
+from services.common.errors import InvalidArgumentError
+from services.common.grpc_channel import open_channel
+from services.router import audit, audit_entries
+from services.router.refusals import RefusalLog
+from tests.fakes.manual_clock import ManualClock
+from tests.fakes.mutants import mutant
+from tests.fakes.router_config import ConfigWorld
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
+from tests.fakes.scripted_audit import MemoryAudit
+
+CONTROL = "\x01"
+"""Six bytes in JSON."""
+METADATA = {f"{CONTROL * 62}{place:02}": CONTROL * 512 for place in range(16)}
+STOPS = [f"{CONTROL * 254}{place:02}" for place in range(16)]
+
+
+def tenants(world: ConfigWorld) -> None:
+    world.base_model(context_tokens=1 << 20)
+    world.pool(["server"], kv_tokens=1 << 21)
+    limits = tenant_pb2.Limits(input_bytes=4 << 20)
+    uid = world.tenant("acme", 7, limits=limits, audit_policy=tenant_pb2.AUDIT_POLICY_BATCH)
+    world.key(uid, f"key-{uid}")
+
+
+@pytest.fixture
+def world(tmp_path) -> PipelineWorld:
+    return PipelineWorld(tmp_path, SimulatedServer([ord("a")]), configure=tenants)
+
+
+def taken(entry: AuditEntry) -> bool:
+    """Whether the audit service takes an entry in the form the router's writer gives it."""
+    kept = AuditWriter(open_channel("unix:/nobody"), "router")._keep(entry)
+    assert kept is not None
+    try:
+        intake.parse_entry(kept.message)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
+REQUESTS = {
+    "metadata and stop sequences of control characters": {
+        "client_metadata": METADATA,
+        "parameters": pb.SamplingParameters(stop_sequences=STOPS),
+    },
+    "a prompt that doubles in JSON": {"text": "\n" * 600_000},
+}
+
+
+async def unrecorded(world: PipelineWorld, fields: dict) -> bool:
+    """Whether a request was let through whose entries the audit service refuses."""
+    try:
+        await world.pipeline.run(world.call("uid-acme", **fields), None)
+    except InvalidArgumentError:
+        assert world.leaks() == []
+        return False
+    await world.recorder.drain(1.0)
+    return not all(taken(entry) for entry in world.audit.entries)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_nobody_goes_unrecorded_by_being_too_large_for_the_log(world, name):
+    assert not await unrecorded(world, REQUESTS[name])
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_that_test_notices_a_missing_check(world, name):
+    unchecked = mutant(audit, "check_entry_sizes(exchange)", "pass")
+    world.pipeline._audit = world.recorder = unchecked.AuditRecorder(world.audit)
+    assert await unrecorded(world, REQUESTS[name])
+
+
+async def test_the_largest_request_the_contract_names_is_taken(world):
+    parameters = pb.SamplingParameters(stop_sequences=["ü" * 256] * 16)
+    metadata = {f"{'k' * 62}{place:02}": "日" * 512 for place in range(16)}
+    await world.pipeline.run(
+        world.call("uid-acme", "x" * 500_000, parameters=parameters, client_metadata=metadata), None
+    )
+    await world.recorder.drain(1.0)
+    assert [entry.kind for entry in world.audit.entries] == [EntryKind.ADMIT, EntryKind.OUTCOME]
+    assert all(taken(entry) for entry in world.audit.entries)
+
+
+async def test_an_answer_too_large_for_the_log_is_cut_there(world):
+    exchange = await world.pipeline.run(world.call("uid-acme"), None)
+    exchange.text_parts = ['"\n' * 500_000]
+    answer = audit_entries.answer_section(exchange)
+    assert answer is not None
+    assert answer["cut"]
+    assert exchange.text.startswith(answer["text"])
+    assert taken(AuditEntry("uid-acme", EntryKind.ADMIT, {}, answer=answer))
+    exchange.text_parts = ["x" * 1_000_000]
+    assert audit_entries.answer_section(exchange) == {"text": "x" * 1_000_000}
+
+
+async def test_refusals_of_any_number_of_keys_are_taken():
+    sink = MemoryAudit()
+    log = RefusalLog(sink, ManualClock())
+    for key in range(3000):
+        log.count("uid-acme", f"{key:064}", "CONCURRENCY_LIMITED")
+    log.flush()
+    assert all(taken(entry) for entry in sink.entries)
+    assert sum(len(entry.meta["refused"]) for entry in sink.entries) == 3000

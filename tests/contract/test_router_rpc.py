@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from tenantry.inference.v1 import inference_service_pb2 as pb
+from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
+
+from services.common.audit_writer import EntryKind
+from services.common.grpc_channel import open_channel
+from services.common.grpc_server import build_server
+from services.common.health import HealthBoard
+from services.router.backends.backend import DispatchRequest, TokenChunk
+from services.router.servicer import InferenceServicer
+from tests.fakes.router_config import ConfigWorld
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
+
+
+def one_tenant(world: ConfigWorld) -> None:
+    uid = world.tenant("acme", 7)
+    world.key(uid, f"key-{uid}")
+
+
+class Chatterbox(SimulatedServer):
+    """Never stops talking, a lot at a time."""
+
+    said = 0
+
+    async def generate(
+        self, target: str, request: DispatchRequest, timeout_seconds: float
+    ) -> AsyncGenerator[TokenChunk, None]:
+        self.open_streams += 1
+        self.begun.set()
+        try:
+            while True:
+                await asyncio.sleep(0)
+                self.said += 1
+                yield TokenChunk((self.answer[0],) * 1000, final=False)
+        finally:
+            self.open_streams -= 1
+            self.cancelled += 1
+
+
+@asynccontextmanager
+async def served(folder, server: SimulatedServer):
+    """A router's listener over a simulated model server, and a stub."""
+    world = PipelineWorld(folder, server, configure=one_tenant)
+    tokeniser = world.state.snapshot().tenants["uid-acme"].targets["chat"].base_model.text.tokeniser
+    server.answer = tokeniser.encode_prompt("hello world")
+    target = f"unix:{folder}/router.sock"
+    listener = build_server(
+        listen=[target],
+        register=lambda made: rpc.add_InferenceServiceServicer_to_server(
+            InferenceServicer(world.pipeline), made
+        ),
+        service_names=[],
+        health=HealthBoard([]),
+    )
+    await listener.start()
+    try:
+        async with open_channel(target) as channel:
+            yield world, rpc.InferenceServiceStub(channel)
+    finally:
+        await listener.stop(0)
+
+
+def asked(world: PipelineWorld):
+    """A request and its metadata."""
+    call = world.call("uid-acme")
+    assert call.authorization is not None
+    return call.request, (("authorization", call.authorization),)
+
+
+async def until(true, seconds: float = 2.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 - looks at plain state of several objects
+            await asyncio.sleep(0.01)
+
+
+async def everything(call) -> list[pb.StreamGenerateResponse]:
+    return [message async for message in call]
+
+
+def outcomes(world: PipelineWorld) -> list[str]:
+    return [entry.meta["status"] for entry in world.audit.entries if entry.kind is EntryKind.OUTCOME]
+
+
+async def test_a_caller_that_reads_nothing_and_leaves_frees_the_model_server_at_once(tmp_path):
+    server = Chatterbox([])
+    async with served(tmp_path, server) as (world, stub):
+        request, metadata = asked(world)
+        call = stub.StreamGenerate(request, metadata=metadata, timeout=60)
+        await call.read()
+        # Nothing is read any more: the relay comes to stand once every buffer on the way is full.
+        said = -1
+        while said != (said := server.said):  # noqa: ASYNC110 - waits for something not to happen
+            await asyncio.sleep(0.1)
+        assert server.open_streams == 1
+        call.cancel()
+        await until(lambda: server.open_streams == 0)
+        await until(lambda: outcomes(world) == ["CANCELLED_BY_CALLER"])
+        assert world.leaks() == []
+
+
+async def test_a_caller_that_leaves_mid_stream_frees_the_model_server_at_once(tmp_path):
+    server = SimulatedServer([])
+    server.hold.clear()
+    async with served(tmp_path, server) as (world, stub):
+        request, metadata = asked(world)
+        call = stub.StreamGenerate(request, metadata=metadata, timeout=60)
+        await asyncio.wait_for(server.begun.wait(), 5)
+        call.cancel()
+        await until(lambda: server.open_streams == 0)
+        await until(lambda: outcomes(world) == ["CANCELLED_BY_CALLER"])
+        assert (server.cancelled, world.leaks()) == (1, [])
+
+
+async def test_a_whole_answers_caller_that_leaves_frees_the_model_server_at_once(tmp_path):
+    server = SimulatedServer([])
+    server.hold.clear()
+    async with served(tmp_path, server) as (world, stub):
+        request, metadata = asked(world)
+        call = stub.Generate(request, metadata=metadata, timeout=60)
+        await asyncio.wait_for(server.begun.wait(), 5)
+        call.cancel()
+        await until(lambda: server.open_streams == 0)
+        await until(lambda: outcomes(world) == ["CANCELLED_BY_CALLER"])
+
+
+async def test_a_server_that_dies_mid_stream_ends_it_with_a_time_to_try_again(tmp_path):
+    server = SimulatedServer([])
+    server.fail_after = 2
+    async with served(tmp_path, server) as (world, stub):
+        request, metadata = asked(world)
+        call = stub.StreamGenerate(request, metadata=metadata, timeout=60)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await asyncio.wait_for(everything(call), 2)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert details_of(error.value)[error_details_pb2.RetryInfo].retry_delay.ToNanoseconds() > 0
+        assert details_of(error.value)[error_details_pb2.ErrorInfo].reason == "MODEL_SERVER_FAILED"
+
+
+def details_of(error: grpc.aio.AioRpcError) -> dict:
+    (raw,) = [value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"]
+    found = {}
+    for packed in status_pb2.Status.FromString(raw).details:
+        for kind in (error_details_pb2.RetryInfo, error_details_pb2.ErrorInfo, error_details_pb2.BadRequest):
+            if packed.Is(kind.DESCRIPTOR):
+                message = kind()
+                packed.Unpack(message)
+                found[kind] = message
+    return found
+
+
+async def test_two_keys_on_one_call_are_none(tmp_path):
+    async with served(tmp_path, SimulatedServer([])) as (world, stub):
+        request, metadata = asked(world)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.Generate(request, metadata=metadata * 2, timeout=5)
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        models = await stub.ListModels(pb.ListModelsRequest(), metadata=metadata, timeout=5)
+        assert [model.model for model in models.models] == ["chat"]
