@@ -51,15 +51,12 @@ class Reply:
         return [token for one in self.responses for token in one["output_ids"].ravel().tolist()]
 
 
-class TwinServer:
-    """A running server; `generate` blocks until the answer is whole."""
+class TwinClient:
+    """A plain client of a server with the twin; `generate` blocks until the answer is whole."""
 
-    def __init__(self, process: subprocess.Popen[bytes], settings: TwinSettings, log_path: Path) -> None:
-        self.process = process
-        self.settings = settings
-        self.log_path = log_path
-        self.target = f"127.0.0.1:{settings.grpc_port}"
-        self._channel = grpc.insecure_channel(self.target)
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._channel = grpc.insecure_channel(target)
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def stream(
@@ -88,11 +85,21 @@ class TwinServer:
             return False
         return bool(answer.ready)
 
-    def log(self) -> str:
-        return self.log_path.read_text("utf-8", "replace")
-
     def close(self) -> None:
         self._channel.close()
+
+
+class TwinServer(TwinClient):
+    """A running server of a test's own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], settings: TwinSettings, log_path: Path) -> None:
+        super().__init__(f"127.0.0.1:{settings.grpc_port}")
+        self.process = process
+        self.settings = settings
+        self.log_path = log_path
+
+    def log(self) -> str:
+        return self.log_path.read_text("utf-8", "replace")
 
 
 def scalar(value: float, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -109,20 +116,20 @@ def prompt_tensors(prompt: Sequence[int], new_tokens: int) -> dict[str, npt.NDAr
 
 
 def read(stream: Any) -> Reply:
-    """Read a stream to its final response."""
+    """Read a stream to its end.
+
+    Not cancelled after the final response: that races with the server's own end of the stream, and when it wins
+    the server keeps the request for good; it leaks, and a later stop waits out its whole deadline and exits with 1.
+    """
     reply = Reply()
     for message in stream:
         if message.error_message:
             reply.error = message.error_message
-            break
+            continue
         response = message.infer_response
-        final = response.parameters["triton_final_response"].bool_param
         if response.outputs:
             reply.responses.append(outputs_of(response))
-            reply.finals.append(final)
-        if final:
-            break
-    stream.cancel()
+            reply.finals.append(response.parameters["triton_final_response"].bool_param)
     return reply
 
 
@@ -146,9 +153,15 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def running_twin(
-    model: PreparedModel, state_directory: Path, overrides: Mapping[str, int] | None = None
+    model: PreparedModel,
+    state_directory: Path,
+    overrides: Mapping[str, int] | None = None,
+    sabotage: str = "",
 ) -> Iterator[TwinServer]:
-    """Start a server with the twin, wait until it is ready, and stop it in the end."""
+    """Start a server with the twin, wait until it is ready, and stop it in the end.
+
+    `overrides` are fields of `TwinSettings`; `sabotage` is Python added to this server's copy of the model.
+    """
     grpc_port, http_port, metrics_port = free_ports(3)
     settings = TwinSettings(
         model_directory=model.directory,
@@ -160,6 +173,8 @@ def running_twin(
         **(overrides or {}),
     )
     assemble(settings)
+    model_file = state_directory / "models" / MODEL_NAME / "1" / "model.py"
+    model_file.write_text(model_file.read_text("utf-8") + sabotage, "utf-8")
     command = triton_command(settings)
     log_path = state_directory / "tritonserver.log"
     with log_path.open("wb") as log:
