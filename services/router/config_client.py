@@ -18,6 +18,7 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 
 from services.common.backoff import Backoff
+from services.common.interceptors import where
 from services.router.config_state import ConfigState
 from services.router.metrics import RouterMetrics
 from services.router.outcomes import OutcomeCounts
@@ -73,6 +74,7 @@ class ConfigClient:
                     await self._follow(compiler, backoff)
                 except* (grpc.aio.AioRpcError, _SilentError, asyncio.InvalidStateError) as broken:
                     _log.warning("config stream ended: %s", _cause(broken))
+                _stop_if_cancelled()
                 await asyncio.sleep(backoff.next_delay_seconds())
 
     async def _follow(self, compiler: ThreadPoolExecutor, backoff: Backoff) -> None:
@@ -128,6 +130,10 @@ class ConfigClient:
             except SnapshotRefusedError as error:
                 await self._refuse(call, whole.nonce, whole.revision, error.reasons)
                 continue
+            except Exception as error:  # noqa: BLE001 - no config may take down every router that is sent it
+                _log.error("compiling failed: %s at %s", type(error).__name__, where(error))
+                await self._refuse(call, whole.nonce, whole.revision, ["this router cannot compile it"])
+                continue
             self._held = resources
             self._state.put(snapshot)
             self._on_snapshot(snapshot)
@@ -150,6 +156,13 @@ class ConfigClient:
     async def _send(self, call: Any, message: pb.StreamSnapshotsRequest) -> None:
         async with self._write:
             await call.write(message)
+
+
+def _stop_if_cancelled() -> None:
+    """Python 3.11's TaskGroup forgets a cancellation that comes while its tasks fail (python/cpython#116720)."""
+    running = asyncio.current_task()
+    if running is not None and running.cancelling():
+        raise asyncio.CancelledError
 
 
 def _cause(broken: BaseExceptionGroup[Exception]) -> str:

@@ -118,6 +118,19 @@ async def test_a_bad_snapshot_is_refused_with_reasons_and_the_old_one_stays(foll
     await until(lambda: followed.state.revision == 3)
 
 
+async def test_a_snapshot_that_nobody_foresaw_is_refused_and_following_goes_on(followed, monkeypatch):
+    def compiling(revision, resources, load_text_model):
+        raise RecursionError("/secret/template.j2")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(config_client, "compile_snapshot", compiling)
+        await followed.service.push(followed.world.resources)
+        await until(lambda: followed.service.nacks)
+    assert "secret" not in followed.service.nacks[0].reasons[0]
+    await followed.service.push(followed.world.resources)
+    await until(lambda: followed.state.revision == 2)
+
+
 async def test_pieces_that_make_no_whole_are_refused(followed):
     await followed.service.send([pb.SnapshotChunk(nonce="n", revision=4, chunk=1, last=True)])
     await until(lambda: followed.service.nacks)
@@ -172,3 +185,18 @@ async def test_a_service_that_comes_back_is_followed_again_with_the_revision_hel
         await until(lambda: len(followed.service.hellos) >= 2)
         assert followed.service.hellos[-1].revision == 1
         await again.stop(0)
+
+
+async def test_it_stops_even_while_its_stream_breaks(tmp_path, monkeypatch):
+    async def broken(client, *given):
+        running.cancel()
+        raise config_client._SilentError
+
+    followed = Followed(tmp_path)
+    monkeypatch.setattr(ConfigClient, "_read", broken)
+    server = await followed.start()
+    async with open_channel(followed.target) as channel:
+        running = asyncio.create_task(followed.client(channel).run())
+        await asyncio.wait([running], timeout=2)
+        assert running.cancelled()
+    await server.stop(0)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, Protocol
 
+from services.common.interceptors import where
 from services.router.pool.fifo import FifoPool
+
+_log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 0.5
 _TIMEOUT_SECONDS = 2.0
@@ -34,7 +38,7 @@ async def probe_endpoint(
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> NoReturn:
     """Probe until cancelled."""
-    late = 0
+    late, complained = 0, False
     while True:
         try:
             ready = await probe.ready(target, server_model, _TIMEOUT_SECONDS)
@@ -42,7 +46,12 @@ async def probe_endpoint(
             late += 1
             if late >= _MAX_LATE:
                 pool.probed(target, ready=False)
+        except Exception as error:  # noqa: BLE001 - a target out of config must not end the other targets' probes
+            if not complained:
+                _log.error("%s cannot be probed: %s at %s", target, type(error).__name__, where(error))
+            complained = True
+            pool.probed(target, ready=False)
         else:
-            late = 0
+            late, complained = 0, False
             pool.probed(target, ready=ready)
         await sleep(_INTERVAL_SECONDS)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+from services.common.tls import InsecureTargetError
+from services.router.backends.channels import EndpointChannels
+from services.router.backends.triton_health import TritonProbe
+from services.router.pool import probing
+from services.router.pool.directory import PoolDirectory
+from tests.fakes.router_config import ConfigWorld
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
+
+
+def two_endpoints(world: ConfigWorld) -> None:
+    world.key(world.tenant("acme", 7), "key-uid-acme")
+    world.pool(["good", "bad"])
+
+
+class ScriptedProbe:
+    """Answers by target; an exception is raised."""
+
+    def __init__(self, **answers: object) -> None:
+        self.answers = answers
+        self.asked = asyncio.Condition()
+        self.count: dict[str, int] = {}
+
+    async def ready(self, target: str, server_model: str, timeout_seconds: float) -> bool:
+        async with self.asked:
+            self.count[target] = self.count.get(target, 0) + 1
+            self.asked.notify_all()
+        answer = self.answers[target]
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
+
+    async def asked_again(self, target: str, times: int) -> None:
+        """Wait until the target was asked so many times more."""
+        wanted = self.count.get(target, 0) + times
+        async with asyncio.timeout(5), self.asked:
+            await self.asked.wait_for(lambda: self.count.get(target, 0) >= wanted)
+
+
+@asynccontextmanager
+async def probed(folder, monkeypatch, probe):
+    monkeypatch.setattr(probing, "_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(probing.probe_endpoint, "__defaults__", (lambda seconds: asyncio.sleep(0),))
+    world = PipelineWorld(folder, SimulatedServer([ord("a")]), configure=two_endpoints)
+    directory = PoolDirectory(probe)
+    directory.configure(world.state.snapshot())
+    running = asyncio.create_task(directory.run())
+    try:
+        yield world, directory.pool(world.state.snapshot().pools["pools/main"]), running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def ready_targets(pool) -> list[str]:
+    return [target for target, endpoint in pool._endpoints.items() if endpoint.ready]
+
+
+async def test_a_target_that_cannot_be_asked_ends_nobody_elses_probes(tmp_path, monkeypatch, caplog):
+    probe = ScriptedProbe(good=True, bad=InsecureTargetError("text out of config"))
+    async with probed(tmp_path, monkeypatch, probe) as (_, pool, running):
+        await probe.asked_again("good", 3)
+        await probe.asked_again("bad", 3)
+        assert not running.done()
+        assert ready_targets(pool) == ["good"]
+        said = [record for record in caplog.records if "cannot be probed" in record.message]
+        assert len(said) == 1
+        assert "text out of config" not in caplog.text
+
+
+async def test_a_busy_server_may_be_late_and_a_hung_one_is_left_alone(tmp_path, monkeypatch):
+    probe = ScriptedProbe(good=True, bad=True)
+    async with probed(tmp_path, monkeypatch, probe) as (_, pool, _running):
+        await probe.asked_again("bad", 2)
+        assert set(ready_targets(pool)) == {"good", "bad"}
+        probe.answers["bad"] = TimeoutError()
+        await probe.asked_again("bad", 2)
+        assert "bad" in ready_targets(pool)
+        await probe.asked_again("bad", 3)
+        assert ready_targets(pool) == ["good"]
+
+
+async def test_a_target_that_leaves_the_host_in_the_clear_is_never_ready(tmp_path, monkeypatch):
+    class Counting(TritonProbe):
+        asked = 0
+
+        async def ready(self, target: str, server_model: str, timeout_seconds: float) -> bool:
+            self.asked += 1
+            return await super().ready("10.1.2.3:8001", server_model, timeout_seconds)
+
+    async with EndpointChannels(None) as channels:
+        probe = Counting(channels)
+        async with probed(tmp_path, monkeypatch, probe) as (_, pool, running):
+            async with asyncio.timeout(5):
+                while probe.asked < 6:  # noqa: ASYNC110 - counts turns of a loop that never waits
+                    await asyncio.sleep(0)
+            assert not running.done()
+            assert ready_targets(pool) == []
