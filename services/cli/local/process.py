@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.cli.local.log_pipe import LogPipe
 from services.cli.local.readiness import Probe
 from services.common.backoff import Backoff
 
@@ -25,7 +26,6 @@ def to_logs_only(_name: str, _line: str) -> None:
 
 
 _PR_SET_PDEATHSIG = 1
-_LINE_BYTES = 64 << 10
 _PROBE_EVERY_SECONDS = 0.05
 _KEPT_LINES = 20
 _EARLY_DEATHS = 3
@@ -105,30 +105,34 @@ class SupervisedProcess:
 
     async def _live_once(self) -> None:
         await asyncio.to_thread(self.spec.before_start)
-        self._process = await asyncio.create_subprocess_exec(
-            *self.spec.argv,
-            env=dict(self.spec.env),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            limit=_LINE_BYTES,
-            preexec_fn=_die_with_parent,  # one system call, no Python lock taken
-        )
-        if not self._wanted.is_set():
-            self._signal(signal.SIGKILL)
+        async with LogPipe() as pipe:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.spec.argv,
+                env=dict(self.spec.env),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=pipe.write_fd,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # one system call, no Python lock taken
+            )
+            pipe.close_write_end()
+            if not self._wanted.is_set():
+                self._signal(signal.SIGKILL)
+            await self._watch(self._process, pipe)
+        if self._wanted.is_set():
+            self._early_deaths += 1
+
+    async def _watch(self, process: asyncio.subprocess.Process, pipe: LogPipe) -> None:
         async with asyncio.TaskGroup() as group:
-            log = group.create_task(self._pump(self._process))
+            log = group.create_task(self._pump(pipe))
             probe = group.create_task(self._probe())
-            await self._process.wait()
+            await process.wait()
             self._ready.clear()
             probe.cancel()
             # Its children are of no use without it, and one of them may hold the log open.
             self._signal(signal.SIGKILL, group_only=True)
             await asyncio.wait([log], timeout=1)
             log.cancel()
-        if self._wanted.is_set():
-            self._early_deaths += 1
 
     async def _probe(self) -> None:
         while True:
@@ -138,16 +142,9 @@ class SupervisedProcess:
         self._early_deaths = 0
         self._ready.set()
 
-    async def _pump(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
+    async def _pump(self, pipe: LogPipe) -> None:
         with self._log_path.open("ab", buffering=0) as file:
-            while True:
-                try:
-                    line = await process.stdout.readline()
-                except ValueError:  # longer than the limit: the piece is dropped
-                    continue
-                if not line:
-                    return
+            async for line in pipe.lines():
                 file.write(line)
                 text = line.decode("utf-8", "replace").rstrip()
                 self._last_lines.append(text)
