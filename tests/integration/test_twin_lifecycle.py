@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.integration.triton_process import prompt_tensors, read, running_twin, scalar
@@ -95,6 +97,20 @@ def test_kill_takes_the_stub_along_and_its_memory_can_be_removed_precisely(prepa
             other.unlink()
             if stream is not None:
                 stream.cancel()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_killed_stub_takes_the_server_along(prepared_model, tmp_path, busy):
+    """A server without its stub stays ready for ever and answers nothing: better gone, and started again."""
+    with running_twin(prepared_model, tmp_path) as twin:
+        stream = generating(twin) if busy else None
+        os.kill(stub_of(twin.process), signal.SIGKILL)
+        assert twin.process.wait(5) == -signal.SIGKILL
+        if stream is not None:
+            with pytest.raises(grpc.RpcError) as broken:
+                read(stream)
+            assert broken.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert remove_leftover_memory(twin.settings.shm_prefix) == 1
 
 
 def test_an_engine_that_dies_fails_its_requests_and_stops_the_server(prepared_model, tmp_path):

@@ -1,9 +1,11 @@
-"""Tells a model inside of Triton that its server is going away, which Triton's python backend does not."""
+"""Ties a model inside of Triton to the life of its server, both ways, which Triton's python backend does not."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +13,10 @@ from collections.abc import Callable
 _PROBE_SECONDS = 0.25
 _PARENT_POLL_SECONDS = 0.25
 _CONNECT_TIMEOUT_SECONDS = 0.5
+_RELEASE_TIMEOUT_SECONDS = 2.0
+_RELEASED = "released"
+# $0 is the server; the pipe ends without the word when this process does, however it does.
+_GUARD = f'read -r word; [ "$word" = {_RELEASED} ] || kill -KILL "$0"'
 
 
 class ServerWatch:
@@ -64,3 +70,40 @@ def exit_with_parent() -> threading.Thread:
     thread = threading.Thread(target=watch, name="parent-watch", daemon=True)
     thread.start()
     return thread
+
+
+def stop_parent(parent: int) -> None:
+    """Ask the process that started this one to stop.
+
+    Args:
+        parent: Its process id as it was at the start. When it is gone, somebody else is the parent, in a container
+            the one whose end is everybody's.
+    """
+    if os.getppid() == parent:
+        os.kill(parent, signal.SIGTERM)
+
+
+class ParentGuard:
+    """Kills the process that started this one when this one dies without a word.
+
+    A server whose python stub was killed (out of memory, say) stays ready for ever, fails each request and leaves
+    those in flight unanswered; some do not even end at SIGTERM. Killed, it can be started again. A process of
+    its own does it, since nothing in this one outlives a kill.
+    """
+
+    def __init__(self) -> None:
+        self._guard = subprocess.Popen(  # noqa: S603 -- a fixed script and a number
+            ["/bin/sh", "-c", _GUARD, str(os.getppid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C in the terminal is for the server
+        )
+
+    def release(self) -> None:
+        """Let the parent live: this process ends as it should.
+
+        Raises:
+            subprocess.TimeoutExpired: the guard did not end.
+        """
+        self._guard.communicate(f"{_RELEASED}\n".encode(), _RELEASE_TIMEOUT_SECONDS)

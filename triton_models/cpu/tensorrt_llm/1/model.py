@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import weakref
 from typing import Any
 
@@ -16,7 +15,7 @@ from triton_models.cpu_engine.engine import TokenEvent
 from triton_models.cpu_engine.engine_thread import EngineThread
 from triton_models.cpu_engine.errors import RequestError
 from triton_models.cpu_engine.request_tensors import INPUT_NAMES, ResponseOptions, is_stop, read_request
-from triton_models.cpu_engine.server_watch import ServerWatch, exit_with_parent
+from triton_models.cpu_engine.server_watch import ParentGuard, ServerWatch, exit_with_parent, stop_parent
 from triton_models.cpu_engine.twin import TwinParameters, build_engine
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -31,6 +30,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Build the engine before Triton calls the model ready."""
         exit_with_parent()
+        server = os.getppid()
         config = json.loads(args["model_config"])
         text = {name: value["string_value"] for name, value in config["parameters"].items()}
         self._parameters = TwinParameters.parse(text)
@@ -40,9 +40,10 @@ class TritonPythonModel:
             build=lambda: build_engine(self._parameters),
             watch=ServerWatch(self._parameters.http_port),
             max_inbox=self._parameters.max_waiting,
-            on_death=_leave,
+            on_death=lambda error: _leave(server, error),
         )
         self._engine.start(_START_TIMEOUT_SECONDS)
+        self._guard = ParentGuard()  # not before: Triton itself notices a stub that dies while it starts
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests to the engine; it answers through their response senders."""
@@ -56,6 +57,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the engine."""
         self._engine.close(_STOP_TIMEOUT_SECONDS)
+        self._guard.release()
 
     def _accept(self, request: Any, sender: Any) -> None:
         tensors = {}
@@ -137,6 +139,6 @@ def _send_error(sender: Any, message: str) -> None:
     sender.send(pb_utils.InferenceResponse(error=error), flags=_FINAL)
 
 
-def _leave(error: BaseException) -> None:
+def _leave(server: int, error: BaseException) -> None:
     pb_utils.Logger.log_error(f"the engine has failed, the server stops: {error!r}")
-    os.kill(os.getppid(), signal.SIGTERM)
+    stop_parent(server)
