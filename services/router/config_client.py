@@ -72,23 +72,32 @@ class ConfigClient:
             while True:
                 try:
                     await self._follow(compiler, backoff)
-                except* (grpc.aio.AioRpcError, _SilentError, asyncio.InvalidStateError) as broken:
+                except (grpc.aio.AioRpcError, _SilentError, asyncio.InvalidStateError) as broken:
                     _log.warning("config stream ended: %s", _cause(broken))
-                _stop_if_cancelled()
                 await asyncio.sleep(backoff.next_delay_seconds())
 
     async def _follow(self, compiler: ThreadPoolExecutor, backoff: Backoff) -> None:
         call = self._stub.StreamSnapshots()
         # One waits while another is compiled; a third holds up the stream, which only delays heartbeats.
         assembled: asyncio.Queue[Assembled] = asyncio.Queue(maxsize=1)
+        tasks: list[asyncio.Task[NoReturn]] = []
         try:
             hello = pb.RouterHello(router=self._router, revision=self._state.revision)
             await self._send(call, pb.StreamSnapshotsRequest(hello=hello))
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(call, assembled, backoff), name="read snapshots")
-                group.create_task(self._apply(call, assembled, compiler), name="apply snapshots")
+            # No TaskGroup: on Python 3.11 it forgets a cancellation that comes while its tasks fail.
+            tasks.append(asyncio.create_task(self._read(call, assembled, backoff), name="read snapshots"))
+            tasks.append(asyncio.create_task(self._apply(call, assembled, compiler), name="apply snapshots"))
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                # One that ends cancelled met a call that is over: the other one knows why.
+                if not task.cancelled():
+                    task.result()
+            raise _SilentError
         finally:
+            for task in tasks:
+                task.cancel()
             call.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, call: Any, assembled: asyncio.Queue[Assembled], backoff: Backoff) -> NoReturn:
         assembler = SnapshotAssembler()
@@ -158,15 +167,5 @@ class ConfigClient:
             await call.write(message)
 
 
-def _stop_if_cancelled() -> None:
-    """Python 3.11's TaskGroup forgets a cancellation that comes while its tasks fail (python/cpython#116720)."""
-    running = asyncio.current_task()
-    if running is not None and running.cancelling():
-        raise asyncio.CancelledError
-
-
-def _cause(broken: BaseExceptionGroup[Exception]) -> str:
-    first: BaseException = broken
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first.code().name if isinstance(first, grpc.aio.AioRpcError) else type(first).__name__
+def _cause(broken: Exception) -> str:
+    return broken.code().name if isinstance(broken, grpc.aio.AioRpcError) else type(broken).__name__
