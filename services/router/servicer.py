@@ -50,7 +50,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         running = asyncio.create_task(
             self._pipeline.run(_call(request, context), outbox), name="stream generate"
         )
-        running.add_done_callback(lambda _: outbox.close())
+        running.add_done_callback(lambda done: _close(outbox, done))
         try:
             while (delta := await outbox.get()) is not None:
                 yield pb.StreamGenerateResponse(
@@ -69,6 +69,13 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         """List the models the caller's tenant may ask."""
         caller = self._pipeline.caller(_authorization(context))
         return list_models(caller.tenant, request)
+
+
+def _close(outbox: Outbox, done: asyncio.Task[Exchange]) -> None:
+    outbox.close()
+    if not done.cancelled():
+        # Looked at here, for a caller that left meanwhile: asyncio would log what nobody looks at, text and all.
+        done.exception()
 
 
 def _call(request: pb.GenerateRequest, context: ServicerContext[Any, Any]) -> Call:

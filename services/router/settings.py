@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings
+from services.common.targets import is_local
 
 
 class RouterSettings(ServiceSettings):
@@ -35,3 +36,14 @@ class RouterSettings(ServiceSettings):
     """Over all tenants; beyond it gRPC refuses."""
     drain_seconds: float = Field(default=2.0, ge=0)
     """On a clean stop: how long running requests may take to end."""
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _metrics_stay_on_this_host(cls, address: str | None) -> str | None:
+        """Metrics name every tenant and are served in the clear."""
+        if address is None:
+            return None
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not is_local(address):
+            raise ValueError("has to be host:port of a loopback address")
+        return address

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -154,6 +156,31 @@ def details_of(error: grpc.aio.AioRpcError) -> dict:
                 packed.Unpack(message)
                 found[kind] = message
     return found
+
+
+async def test_a_failure_that_nobody_stayed_for_is_not_logged_by_asyncio(tmp_path):
+    server = SimulatedServer([])
+    server.fail_after = 2
+    unseen: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, found: unseen.append(found))
+    async with served(tmp_path, server) as (world, _):
+        request, metadata = asked(world)
+
+        class Context:
+            def invocation_metadata(self):
+                return metadata
+
+            def time_remaining(self) -> float:
+                return 5.0
+
+        answers: Any = InferenceServicer(world.pipeline).StreamGenerate(request, cast("Any", Context()))
+        await anext(answers)
+        await until(lambda: outcomes(world) == ["MODEL_SERVER_FAILED"])
+        await asyncio.sleep(0)
+        await answers.aclose()
+        del answers
+        gc.collect()
+    assert unseen == []
 
 
 async def test_two_keys_on_one_call_are_none(tmp_path):

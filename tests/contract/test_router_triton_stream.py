@@ -166,6 +166,22 @@ async def test_a_cancelled_reader_cancels_the_work_at_once(tmp_path):
         await asyncio.wait_for(servicer.cancelled.wait(), 2)
 
 
+async def test_a_channel_that_closes_under_a_request_is_a_broken_server_and_no_cancellation(tmp_path):
+    started = asyncio.Event()
+
+    async def scene(request, send):
+        started.set()
+        await asyncio.Event().wait()
+
+    async with speaking_to(tmp_path, scene) as (_, backend, target):
+        reading = asyncio.create_task(everything(backend, target))
+        await asyncio.wait_for(started.wait(), 2)
+        await backend._channels._open[target][0].close()
+        with pytest.raises(BackendUnavailableError) as error:
+            await reading
+    assert error.value.broken
+
+
 async def test_the_probe_asks_for_server_and_model(tmp_path):
     servicer = ScriptedKServe(lambda request, send: asyncio.sleep(0))
     target = f"unix:{tmp_path}/kserve.sock"

@@ -6,6 +6,7 @@ stream's status when the connection fails; both become typed failures here.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 import grpc
@@ -58,6 +59,12 @@ class TritonStreamBackend:
                 broken = error.code() is grpc.StatusCode.UNAVAILABLE
                 raise BackendUnavailableError(f"stream ended: {error.code().name}", broken=broken) from None
             raise trtllm_engine.failure(error.details() or "", request) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled us: a channel that closes under a call makes whoever reads it look cancelled.
+            raise BackendUnavailableError("the channel was closed", broken=True) from None
         finally:
             # A stream that is not over is work nobody waits for: the server stops within its next poll.
             call.cancel()

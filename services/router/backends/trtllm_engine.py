@@ -73,6 +73,8 @@ def decode(response: InferResponse) -> TokenChunk:
             return TokenChunk((), final)
         raise BackendRejectedError("a response without output_ids and sequence_length")
     # Beams are never asked for, so both hold one row; a final response may hold no tokens at all.
+    if 0 < len(lengths) < _INT32.size:
+        raise BackendRejectedError("a sequence_length that is no number")
     count = _INT32.unpack_from(lengths)[0] if lengths else 0
     if count < 0 or count * 4 > len(ids):
         raise BackendRejectedError("a response whose sequence_length does not fit output_ids")

@@ -116,7 +116,13 @@ def test_both_final_forms_and_padding():
     assert trtllm_engine.decode(response([9, -1], 1)).token_ids == (9,)
 
 
-@pytest.mark.parametrize("bad", [response(None), response([9], 2), response([9], -1)])
+def cut_short():
+    message = response([9])
+    message.raw_output_contents[0] = b"\x01"
+    return message
+
+
+@pytest.mark.parametrize("bad", [response(None), response([9], 2), response([9], -1), cut_short()])
 def test_responses_against_the_protocol_are_refused(bad):
     with pytest.raises(BackendRejectedError):
         trtllm_engine.decode(bad)
