@@ -157,3 +157,28 @@ def test_an_adapter_stays_resident_while_a_refused_one_is_sent(twin, adapter):
     assert twin.generate(PROMPT, 1, **by_id(901)).error is None
     assert twin.generate(PROMPT, 1, **by_id(902)).error is None
     assert twin.generate(PROMPT, 1, **by_id(903)).error.endswith(miss(903))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ([99, 0, 1, 0], "lora module 99 not enabled for this model"),
+        ([13, 0, 1, 0], "lora module moe_h_to_4h not enabled for this model"),
+        ([1, 30, 1, 0], "Expected layerId to be in the range [0, numModelLayers)"),
+        ([1, 0, 0, 0], "Invalid low_rank (0). low_rank must be smaller than mMaxLowRank (64)"),
+        (
+            [1, 0, 2**31 - 1, 0],
+            "Invalid low_rank (2147483647). low_rank must be smaller than mMaxLowRank (64)",
+        ),
+        ([1, 0, 2, 0], "lora_weights has to few values for attn_q"),
+        ([1, 0, 1, 1], "lora module attn_q has a DoRA magnitude; DoRA is not supported"),
+        ([1, 0], "Expected dim2 of lora_keys to have a size in [3, 4]"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_the_model_is_refused_and_not_kept(twin, config, message):
+    tensors = by_id(1000) | {
+        "lora_weights": np.zeros((1, 1, 1152), np.float16),  # room for rank 1 of attn_q
+        "lora_config": np.array([[config]], np.int32),
+    }
+    assert twin.generate(PROMPT, 1, **tensors).error.endswith(f"due to the following error: {message}")
+    assert twin.generate(PROMPT, 1, **by_id(1000)).error.endswith(miss(1000))
