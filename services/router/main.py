@@ -46,6 +46,7 @@ _log = logging.getLogger(__name__)
 
 _CONFIG = "config"
 _AUDIT_DRAIN_SECONDS = 1.0
+_ANSWER_SECONDS = 0.5
 
 
 def main() -> None:
@@ -128,6 +129,10 @@ async def serve(settings: RouterSettings) -> None:
             await lifetime.wait()
         finally:
             await health.set(_CONFIG, ready=False)
-            await server.stop(settings.drain_seconds)
+            # The listener refuses what is new at once; it waits a little longer than the requests may take, so that
+            # those which are ended are answered.
+            await asyncio.gather(
+                server.stop(settings.drain_seconds + _ANSWER_SECONDS), pipeline.stop(settings.drain_seconds)
+            )
             refusals.flush()
             await recorder.drain(_AUDIT_DRAIN_SECONDS)

@@ -25,6 +25,7 @@ from services.router.admission import Admission, Reservation, cost_of
 from services.router.audit import AuditRecorder, AuditTrail
 from services.router.config_state import ConfigState
 from services.router.dispatch import Dispatcher
+from services.router.drain import Drain
 from services.router.exchange import Exchange
 from services.router.identity import Caller, identify
 from services.router.limits import check_input_bytes
@@ -85,6 +86,7 @@ class Pipeline:
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
+        self._drain = Drain()
 
     def caller(self, authorization: str | None) -> Caller:
         """Know who calls, under the snapshot in force.
@@ -102,6 +104,14 @@ class Pipeline:
         Raises:
             Error: whatever ended it early.
         """
+        with self._drain.running():
+            return await self._run(call, outbox)
+
+    async def stop(self, within_seconds: float) -> None:
+        """Let requests end by themselves; those that are left then are told that the router shuts down."""
+        await self._drain.finish(within_seconds)
+
+    async def _run(self, call: Call, outbox: Outbox | None) -> Exchange:
         arrived_at = self._clock.monotonic_seconds()
         try:
             caller = self.caller(call.authorization)
@@ -218,7 +228,9 @@ class Pipeline:
         return Reason.INTERNAL
 
     def _cancelled_as(self, deadline: float) -> str:
-        """A deadline cancels too: the caller's own at the server, or ours."""
+        """A deadline cancels too, the caller's own at the server, or ours; and so does the router's end."""
+        if self._drain.over:
+            return Reason.SHUTTING_DOWN
         if self._clock.monotonic_seconds() >= deadline - _DEADLINE_SLACK_SECONDS:
             return Reason.DEADLINE_PASSED
         return Reason.CANCELLED_BY_CALLER

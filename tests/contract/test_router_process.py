@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 from tenantry.audit.v1 import audit_append_service_pb2_grpc as audit_rpc
 from tenantry.audit.v1 import entry_pb2
 from tenantry.config.v1 import config_discovery_service_pb2_grpc as config_rpc
@@ -17,7 +18,9 @@ from tenantry.inference.v1 import inference_service_pb2 as pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
 from services.common.artifacts import DirectoryArtifactStore
+from services.common.errors import Reason
 from services.common.grpc_channel import open_channel
+from services.common.rpc_status import from_status
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
 from tests.fakes.kserve_script import ScriptedKServe, serve_kserve, tokens
 from tests.fakes.router_config import FAR_FUTURE_SECONDS, ConfigWorld, ScriptedConfigService
@@ -88,7 +91,7 @@ class Neighbours:
             "AUDIT_TARGET": self.target("audit"),
             "ARTIFACT_DIR": str(self.folder / "artifacts"),
             "JWKS_PATH": str(self.folder / "jwks.json"),
-            "DRAIN_SECONDS": "3",
+            "DRAIN_SECONDS": "1",
         }
         return ServiceProcess(
             "services.router",
@@ -135,6 +138,13 @@ def outcomes(neighbours: Neighbours) -> list[bytes]:
     return [entry.meta_json for entry in entries if entry.kind == entry_pb2.ENTRY_KIND_OUTCOME]
 
 
+def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    trailing = error.trailing_metadata()
+    (raw,) = [value for key, value in trailing or () if key == "grpc-status-details-bin"]
+    assert isinstance(raw, bytes)
+    return status_pb2.Status.FromString(raw)
+
+
 async def test_sigterm_lets_what_runs_end(tmp_path):
     async with mesh(tmp_path) as (neighbours, router, stub):
         running = await begun(neighbours, stub)
@@ -152,10 +162,13 @@ async def test_sigterm_ends_what_runs_too_long_and_records_it(tmp_path):
     async with mesh(tmp_path) as (neighbours, router, stub):
         running = await begun(neighbours, stub)
         assert await router.end(signal.SIGTERM) == 0
-        with pytest.raises(grpc.aio.AioRpcError):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
             await running
+        told = from_status(status_of(error.value))
+        assert (told.reason, told.retry_after_seconds is not None) == (Reason.SHUTTING_DOWN, True)
         await asyncio.wait_for(neighbours.triton.cancelled.wait(), 2)
-        assert len(outcomes(neighbours)) == 1
+        (outcome,) = outcomes(neighbours)
+        assert b'"status":"SHUTTING_DOWN"' in outcome
 
 
 async def test_a_router_whose_neighbours_go_at_the_same_moment_still_stops(tmp_path):

@@ -97,3 +97,18 @@ async def test_an_audit_service_that_goes_mid_request_costs_these_policies_no_an
     # What hangs is written once it can be; what the writer has no room for is not.
     lost = how == "refuses" and name == "blocking"
     assert kinds == [EntryKind.ADMIT] + ([] if lost else [EntryKind.OUTCOME])
+
+
+async def test_a_router_that_stops_tells_those_it_ends_and_takes_nobody_else(tmp_path):
+    world = PipelineWorld(tmp_path, SimulatedServer([ord("a")] * 3), configure=tenants)
+    world.server.hold.clear()
+    running = asyncio.create_task(world.pipeline.run(world.call("uid-blocking"), None))
+    await asyncio.wait_for(world.server.begun.wait(), 5)
+    await world.pipeline.stop(0.0)
+    for request in (running, world.pipeline.run(world.call("uid-blocking"), None)):
+        with pytest.raises(UnavailableError) as error:
+            await request
+        assert error.value.reason is Reason.SHUTTING_DOWN
+    assert world.leaks() == []
+    await world.recorder.drain(1.0)
+    assert world.audit.entries[-1].meta["status"] == "SHUTTING_DOWN"
