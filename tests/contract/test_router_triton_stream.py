@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import aclosing, asynccontextmanager
 
 import grpc
@@ -147,6 +148,35 @@ async def test_leaving_cancels_the_work_at_once(tmp_path):
     async with speaking_to(tmp_path, scene) as (servicer, backend, target):
         async with aclosing(backend.generate(target, REQUEST, 5.0)) as chunks:
             assert (await anext(chunks)).token_ids == (9,)
+        await asyncio.wait_for(servicer.cancelled.wait(), 2)
+
+
+async def test_a_server_that_has_answered_ends_the_stream_itself(tmp_path):
+    """A real tritonserver keeps a request that is cancelled at the moment it ends."""
+    ended = asyncio.Event()
+
+    async def scene(request, send):
+        await send(tokens(request.id, [9], final=True))
+        await asyncio.sleep(0.05)  # a server ends its stream a moment after its last response
+        ended.set()
+
+    async with speaking_to(tmp_path, scene) as (servicer, backend, target):
+        assert len(await everything(backend, target)) == 1
+        assert ended.is_set()
+        assert not servicer.cancelled.is_set()
+
+
+@pytest.mark.parametrize(
+    "last", [lambda request_id: tokens(request_id, [9], final=True), lambda _: failure("no")]
+)
+async def test_a_server_that_never_ends_its_stream_holds_nobody_up(tmp_path, last):
+    async def scene(request, send):
+        await send(last(request.id))
+        await asyncio.Event().wait()
+
+    async with speaking_to(tmp_path, scene) as (servicer, backend, target):
+        with contextlib.suppress(BackendError):
+            await asyncio.wait_for(everything(backend, target, 30.0), 3)
         await asyncio.wait_for(servicer.cancelled.wait(), 2)
 
 

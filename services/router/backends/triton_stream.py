@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import grpc
 
@@ -27,6 +28,7 @@ _UNAVAILABLE = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+_END_SECONDS = 0.5
 
 
 class TritonStreamBackend:
@@ -41,18 +43,21 @@ class TritonStreamBackend:
         """Generate; see `Backend.generate`."""
         message = trtllm_engine.encode(request)
         call = self._channels.stub(target).ModelStreamInfer(timeout=timeout_seconds)
+        answered = False
         try:
             await call.write(message)
             await call.done_writing()
             while (answer := await call.read()) is not grpc.aio.EOF:
                 if answer.error_message:
+                    answered = True
                     raise trtllm_engine.failure(answer.error_message, request)
                 response = answer.infer_response
                 if response.id != request.request_id:
                     raise BackendRejectedError("a response to another request")
                 chunk = trtllm_engine.decode(response)
+                answered = chunk.final
                 yield chunk
-                if chunk.final:
+                if answered:
                     return
         except grpc.aio.AioRpcError as error:
             if error.code() in _UNAVAILABLE:
@@ -66,6 +71,28 @@ class TritonStreamBackend:
             # Nobody cancelled us: a channel that closes under a call makes whoever reads it look cancelled.
             raise BackendUnavailableError("the channel was closed", broken=True) from None
         finally:
-            # A stream that is not over is work nobody waits for: the server stops within its next poll.
-            call.cancel()
+            try:
+                if answered:
+                    await _ended(call)
+            finally:
+                # A stream that is not over is work nobody waits for: the server stops within its next poll.
+                call.cancel()
         raise BackendUnavailableError("the stream ended before its final response", broken=True)
+
+
+async def _ended(call: Any) -> None:
+    """Let the server end a stream it has answered.
+
+    Cancelling it at that very moment makes tritonserver 2.51 keep the request, and wait for it when it stops.
+    """
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+    except (TimeoutError, grpc.aio.AioRpcError):
+        pass
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # The channel was closed under the call: the answer is whole all the same.
