@@ -7,8 +7,10 @@ before a terminal sees them, and rich's markup is off.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from google.protobuf.message import Message
 from rich.console import Console
@@ -105,13 +107,31 @@ class Output:
             self._stderr.print(Text(printable(text), style=style))
 
     def suggest(self, why: str, command: str) -> None:
-        """A command to run next, on one line however long, so that it can be copied."""
+        """A command to run next, on one line however long, so that it can be copied.
+
+        Args:
+            why: what it is good for.
+            command: begins with `tenantry`, which is shown as this very process was called.
+        """
         if not self.json:
+            command = command.replace("tenantry", _as_called(), 1)
             self._stderr.print(Text(f"{why}: {printable(command)}", style="dim"), soft_wrap=True)
 
     def failure(self, text: str, style: str = "") -> None:
         """Something said about a failure, to people and machines alike."""
         self._stderr.print(Text(printable(text), style=style), soft_wrap=self.json)
+
+
+def _as_called() -> str:
+    """How to call this program from here: by name where the PATH has it, else by its path."""
+    called = Path(sys.argv[0])
+    found = shutil.which("tenantry")
+    if called.name != "tenantry" or (found and Path(found).resolve() == called.resolve()):
+        return "tenantry"
+    try:
+        return str(called.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(called.resolve())
 
 
 def _console(*, stderr: bool) -> Console:

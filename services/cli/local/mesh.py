@@ -96,9 +96,11 @@ class LocalMesh:
 
     async def _start_services(self) -> None:
         start = self._supervisor.start
-        started = [start(specs.etcd(self.layout, self.ports)), start(specs.audit(self.layout, self.ports))]
-        started.append(start(specs.config(self.layout, self.ports)))
-        for process in started:
+        etcd, audit = start(specs.etcd(self.layout, self.ports)), start(specs.audit(self.layout, self.ports))
+        # Not that it could not wait for etcd itself; it would only say so.
+        await etcd.wait_ready(READY_SECONDS)
+        config = start(specs.config(self.layout, self.ports))
+        for process in (audit, config):
             await process.wait_ready(READY_SECONDS)
         edge_and_routers = [start(specs.router(self.layout, self.ports, name)) for name in self._routers]
         edge_and_routers.append(start(specs.envoy(self.layout, await asyncio.to_thread(self._write_edge))))
