@@ -7,13 +7,10 @@ again, and the audit service recognises it by session, sequence and record id.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
+from collections import deque
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,9 +19,12 @@ import rfc8785
 from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import audit_append_service_pb2_grpc, entry_pb2
 
+from services.common.audit_entry import AuditEntry, AuditReceipt, EntryKind
 from services.common.backoff import Backoff
 from services.common.errors import Error, Reason, UnavailableError
 from services.common.rpc_status import from_status
+
+__all__ = ["AuditEntry", "AuditReceipt", "AuditUnavailableError", "AuditWriter", "EntryKind"]
 
 _log = logging.getLogger(__name__)
 MAX_MESSAGE_ENTRIES = 256
@@ -32,46 +32,17 @@ MAX_MESSAGE_BYTES = 2 << 20
 MAX_KEPT_BYTES = 64 << 20
 MAX_KEPT_ENTRIES = 65_536
 CONNECT_SECONDS = 5.0
-_ID_BYTES = 16
-
-
-class EntryKind(IntEnum):
-    """What an entry records; the numbers are those of `tenantry.audit.v1.EntryKind`."""
-
-    ADMIT = 1
-    OUTCOME = 2
-    GAP = 4
-    CONFIG_VERSION = 5
-    ADMIN_INTENT = 6
-    ADMIN_OUTCOME = 7
-    REFUSED = 8
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """An entry to append. The three sections become canonical JSON (RFC 8785)."""
-
-    tenant_uid: str
-    kind: EntryKind
-    meta: Mapping[str, Any]
-    prompt: Mapping[str, Any] | None = None
-    answer: Mapping[str, Any] | None = None
-    record_id: bytes = field(default_factory=lambda: os.urandom(_ID_BYTES))
-    admit_record_id: bytes = b""
-    key_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReceipt:
-    """Where a durable entry stands."""
-
-    log_id: str
-    index: int
-    leaf_hash: bytes
+RESEND_SECONDS = 0.1
+"""How long an entry that found the service's queue full waits before it is sent again."""
+_LAST_ACKS_SECONDS = 1.0
+_SESSION_ID_BYTES = 16
 
 
 class AuditUnavailableError(UnavailableError):
-    """The audit service is down, slow, or too far behind; nothing is known to be durable."""
+    """The audit service is down, slow, or too far behind; nothing is known to be durable.
+
+    What is not known may still be so: an entry that was queued can be in the log, once at most.
+    """
 
     default_reason = Reason.AUDIT_UNAVAILABLE
 
@@ -81,19 +52,27 @@ class _Kept:
     message: entry_pb2.AppendEntry
     size_bytes: int
     done: asyncio.Future[AuditReceipt]
-    sent: bool = False
 
 
 class AuditWriter:
-    """One session of one writer. Use as an async context manager; `run` is a task somebody owns."""
+    """One session of one writer. Use as an async context manager, or own `run` as a task.
+
+    Every waiter hears of its entry: by its receipt, its refusal, its own deadline, or the end of `run`.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, writer: str) -> None:
         self._stub = audit_append_service_pb2_grpc.AuditAppendServiceStub(channel)
         self._writer = writer
-        self._session_id = os.urandom(_ID_BYTES)
-        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._session_id = os.urandom(_SESSION_ID_BYTES)
+        self._kept: dict[int, _Kept] = {}
+        """Everything not settled, by sequence."""
         self._kept_bytes = 0
+        self._to_send: deque[int] = deque()
+        """Sequences not sent over the open stream, in order."""
+        self._returned: list[int] = []
+        """Sequences that found the service's queue full and wait for `RESEND_SECONDS`."""
         self._sequence = 0
+        self._ended = False
         self._unsent = asyncio.Event()
         self._dropped: dict[str, int] = {}
         self._newest: dict[str, entry_pb2.Receipt] = {}
@@ -104,9 +83,11 @@ class AuditWriter:
         """Append and wait until the entry is durable. A cancelled wait leaves the entry queued.
 
         Raises:
-            AuditUnavailableError: not known to be durable in time, or too much is waiting.
+            AuditUnavailableError: not known to be durable in time, too much is waiting, or `run` has ended.
             Error: what the audit service refused the entry with.
         """
+        if self._ended:
+            raise _stopped()
         kept = self._keep(entry)
         if kept is None:
             raise AuditUnavailableError("too many audit entries are waiting")
@@ -118,23 +99,32 @@ class AuditWriter:
 
     def append_soon(self, entry: AuditEntry) -> bool:
         """Queue without waiting; False when there is no room. A gap entry will tell how many were dropped."""
-        kept = self._keep(entry)
-        if kept is None:
+        if self._ended or self._keep(entry) is None:
             self._dropped[entry.tenant_uid] = self._dropped.get(entry.tenant_uid, 0) + 1
             return False
         return True
 
     async def run(self) -> None:
-        """Keep the stream open for as long as the process lives."""
+        """Keep the stream open for as long as the process lives.
+
+        However it ends, whoever waits is told: what they wait for may be durable or not.
+        """
         backoff = Backoff(0.05, 2.0)
-        while True:
-            try:
-                await self._stream(backoff)
-            except (grpc.RpcError, TimeoutError, _StreamEndedError) as error:
-                _log.warning("audit stream ended: %s", type(error).__name__)
-            finally:
-                self.connected = False
-            await asyncio.sleep(backoff.next_delay_seconds())
+        self._ended = False
+        try:
+            while True:
+                try:
+                    await self._stream(backoff)
+                except (grpc.RpcError, TimeoutError, _StreamEndedError) as error:
+                    _log.warning("audit stream ended: %s", type(error).__name__)
+                finally:
+                    self.connected = False
+                await asyncio.sleep(backoff.next_delay_seconds())
+        finally:
+            self._ended = True
+            for kept in self._kept.values():
+                if not kept.done.done():
+                    kept.done.set_exception(_stopped())
 
     async def flush(self, timeout_seconds: float) -> int:
         """Wait until everything queued is settled; returns how many entries are not."""
@@ -154,8 +144,9 @@ class AuditWriter:
         """Give what is queued a moment, then stop."""
         await self.flush(1.0)
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        (end,) = await asyncio.gather(self._task, return_exceptions=True)
+        if isinstance(end, Exception):
+            raise end
 
     def _keep(self, entry: AuditEntry) -> _Kept | None:
         sections = [
@@ -181,6 +172,7 @@ class AuditWriter:
         # A refusal that nobody awaits is logged when it comes; asyncio need not complain as well.
         done.add_done_callback(lambda future: future.cancelled() or future.exception())
         kept = self._kept[self._sequence] = _Kept(message, size, done)
+        self._to_send.append(self._sequence)
         self._kept_bytes += size
         self._unsent.set()
         return kept
@@ -200,18 +192,30 @@ class AuditWriter:
                 raise _StreamEndedError
             self.connected = True
             backoff.reset()
-            for kept in self._kept.values():
-                kept.sent = False
+            self._to_send = deque(self._kept)
+            self._returned.clear()
             self._unsent.set()
-            sender = asyncio.create_task(self._send(call), name="audit-writer-send")
-            try:
-                await self._receive(call)
-            finally:
-                sender.cancel()
-                # Whatever ended the sender ended the stream as well; the reader's error says it.
-                await asyncio.gather(sender, return_exceptions=True)
+            await self._exchange(call)
         finally:
             call.cancel()
+
+    async def _exchange(self, call: Any) -> None:
+        """Send and receive until either ends; the stream is over then."""
+        sender = asyncio.create_task(self._send(call), name="audit-writer-send")
+        receiver = asyncio.create_task(self._receive(call), name="audit-writer-receive")
+        try:
+            await asyncio.wait((sender, receiver), return_when=asyncio.FIRST_COMPLETED)
+            # What ended the sender ends the stream as well; acks that came before it still count.
+            await asyncio.wait((receiver,), timeout=_LAST_ACKS_SECONDS)
+        finally:
+            sender.cancel()
+            receiver.cancel()
+            ends = await asyncio.gather(receiver, sender, return_exceptions=True)
+        for end in ends:
+            # A write to a call that is over raises InvalidStateError.
+            if isinstance(end, Exception) and not isinstance(end, asyncio.InvalidStateError):
+                raise end
+        raise _StreamEndedError
 
     async def _send(self, call: Any) -> None:
         while True:
@@ -220,13 +224,15 @@ class AuditWriter:
             self._note_gaps()
             batch: list[entry_pb2.AppendEntry] = []
             size = 0
-            for kept in [kept for kept in self._kept.values() if not kept.sent]:
+            while self._to_send:
+                kept = self._kept.get(self._to_send.popleft())
+                if kept is None:
+                    continue
                 if batch and (
                     len(batch) >= MAX_MESSAGE_ENTRIES or size + kept.size_bytes > MAX_MESSAGE_BYTES
                 ):
                     await call.write(pb.AppendRequest(batch=pb.EntryBatch(entries=batch)))
                     batch, size = [], 0
-                kept.sent = True
                 batch.append(kept.message)
                 size += kept.size_bytes
             if batch:
@@ -238,6 +244,8 @@ class AuditWriter:
                 AuditEntry(tenant_uid, EntryKind.GAP, {"dropped": dropped, "writer": self._writer})
             ):
                 del self._dropped[tenant_uid]
+            else:
+                break  # no room for this one is no room for the next
 
     async def _receive(self, call: Any) -> None:
         while True:
@@ -253,10 +261,10 @@ class AuditWriter:
         if ack.HasField("error"):
             error: Error = from_status(ack.error)
             if error.reason is Reason.QUEUE_FULL:
-                kept = self._kept.get(ack.sequence)
-                if kept is not None:
-                    kept.sent = False
-                    asyncio.get_running_loop().call_later(0.1, self._unsent.set)
+                if ack.sequence in self._kept:
+                    if not self._returned:
+                        asyncio.get_running_loop().call_later(RESEND_SECONDS, self._send_again)
+                    self._returned.append(ack.sequence)
                 return
         kept = self._kept.pop(ack.sequence, None)
         if kept is None:
@@ -273,6 +281,16 @@ class AuditWriter:
             self._newest[receipt.log_id] = receipt
         if not kept.done.done():
             kept.done.set_result(AuditReceipt(receipt.log_id, receipt.index, receipt.leaf_hash))
+
+    def _send_again(self) -> None:
+        # They were sent before anything that still waits its turn, so they go before it.
+        self._to_send.extendleft(sorted(self._returned, reverse=True))
+        self._returned.clear()
+        self._unsent.set()
+
+
+def _stopped() -> AuditUnavailableError:
+    return AuditUnavailableError("the audit writer has stopped")
 
 
 class _StreamEndedError(Exception):

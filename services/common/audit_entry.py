@@ -1,0 +1,46 @@
+"""What a writer puts into a tenant's audit log, and what it gets back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+RECORD_ID_BYTES = 16
+
+
+class EntryKind(IntEnum):
+    """What an entry records; the numbers are those of `tenantry.audit.v1.EntryKind`."""
+
+    ADMIT = 1
+    OUTCOME = 2
+    GAP = 4
+    CONFIG_VERSION = 5
+    ADMIN_INTENT = 6
+    ADMIN_OUTCOME = 7
+    REFUSED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An entry to append. The three sections become canonical JSON (RFC 8785)."""
+
+    tenant_uid: str
+    kind: EntryKind
+    meta: Mapping[str, Any]
+    prompt: Mapping[str, Any] | None = None
+    answer: Mapping[str, Any] | None = None
+    record_id: bytes = field(default_factory=lambda: os.urandom(RECORD_ID_BYTES))
+    admit_record_id: bytes = b""
+    key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReceipt:
+    """Where a durable entry stands."""
+
+    log_id: str
+    index: int
+    leaf_hash: bytes
