@@ -11,14 +11,21 @@ from tenantry.config.v1 import (
     credential_pb2,
     pool_pb2,
     tenant_pb2,
+    tenant_version_pb2,
 )
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
+from services.common.artifacts import ArtifactStore
+from services.common.tokens import TokenIssuer
 from services.config.admin.adapters import AdapterAdmin
 from services.config.admin.catalog import CatalogAdmin
-from services.config.admin.edits import Context
+from services.config.admin.edits import Context, Edits
 from services.config.admin.keys import KeyAdmin
+from services.config.admin.tenant_state import TenantStateAdmin
 from services.config.admin.tenants import TenantAdmin
+from services.config.admin.versions import VersionAdmin
+from services.config.applied_versions import ConfigAudit
+from services.config.sealing import TenantKeys
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
     """Holds no policy of its own."""
 
     tenants: TenantAdmin
+    versions: VersionAdmin
+    tenant_state: TenantStateAdmin
     keys: KeyAdmin
     adapters: AdapterAdmin
     catalog: CatalogAdmin
@@ -45,6 +54,42 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Context) -> tenant_pb2.Tenant:
         """Update a tenant."""
         return await self.tenants.update(request, context)
+
+    async def SuspendTenant(self, request: pb.SuspendTenantRequest, context: Context) -> tenant_pb2.Tenant:
+        """Stop serving a tenant."""
+        return await self.tenant_state.suspend(request, context)
+
+    async def ResumeTenant(self, request: pb.ResumeTenantRequest, context: Context) -> tenant_pb2.Tenant:
+        """Serve a tenant again."""
+        return await self.tenant_state.resume(request, context)
+
+    async def DeleteTenant(
+        self, request: pb.DeleteTenantRequest, context: Context
+    ) -> pb.DeleteTenantResponse:
+        """Delete a tenant."""
+        return await self.tenant_state.delete(request, context)
+
+    async def ListTenantVersions(
+        self, request: pb.ListTenantVersionsRequest, context: Context
+    ) -> pb.ListTenantVersionsResponse:
+        """List config versions."""
+        return await self.versions.list_page(request, context)
+
+    async def GetTenantVersion(
+        self, request: pb.GetTenantVersionRequest, context: Context
+    ) -> tenant_version_pb2.TenantVersion:
+        """Get a config version."""
+        return await self.versions.get(request, context)
+
+    async def DiffTenantVersions(
+        self, request: pb.DiffTenantVersionsRequest, context: Context
+    ) -> pb.DiffTenantVersionsResponse:
+        """Compare two config versions."""
+        return await self.versions.diff(request, context)
+
+    async def RollbackTenant(self, request: pb.RollbackTenantRequest, context: Context) -> tenant_pb2.Tenant:
+        """Put an older config in force again."""
+        return await self.versions.rollback(request, context)
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Context) -> pb.CreateKeyResponse:
         """Issue a key."""
@@ -105,3 +150,18 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
     async def UpdatePool(self, request: pb.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
         """Update a pool."""
         return await self.catalog.update_pool(request, context)
+
+
+def admin_servicer(
+    edits: Edits, keys: TenantKeys, issuer: TokenIssuer, artifacts: ArtifactStore, audit: ConfigAudit | None
+) -> AdminServicer:
+    """Put the modules of all nouns together."""
+    tenants = TenantAdmin(edits, keys, audit)
+    return AdminServicer(
+        tenants=tenants,
+        versions=VersionAdmin(edits, tenants),
+        tenant_state=TenantStateAdmin(edits),
+        keys=KeyAdmin(edits, issuer),
+        adapters=AdapterAdmin(edits, artifacts),
+        catalog=CatalogAdmin(edits, artifacts),
+    )

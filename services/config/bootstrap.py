@@ -12,9 +12,11 @@ from tenantry.config.v1 import credential_pb2, stored_pb2
 from services.common.clock import Clock
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
 from services.config import layout
-from services.config.operators import PLATFORM_ADMIN
+from services.config.announced_writes import AnnouncedWrites
+from services.config.operator_log import Change
+from services.config.operators import PLATFORM_ADMIN, Operator
 from services.config.state import CredentialRecord, State
-from services.config.store import ConfigStore, Expect
+from services.config.store import Expect
 
 OPERATOR = "first"
 OPERATOR_SECONDS = 366 * 86_400
@@ -41,14 +43,17 @@ class FirstOperator:
     key_id: str
     credential: stored_pb2.StoredCredential
 
-    async def record(self, store: ConfigStore) -> None:
+    async def record(self, writes: AnnouncedWrites) -> None:
         """Record the key; recording it again changes nothing.
 
         Raises:
-            StoreUnavailableError: the store does not answer.
+            UnavailableError: the store or the operator audit log does not answer.
         """
-        etcd_key = layout.credential_key(self.key_id)
-        await store.write([Expect(etcd_key, 0)], {etcd_key: self.credential.SerializeToString()})
+        etcd_key, operator = layout.credential_key(self.key_id), Operator("", OPERATOR, PLATFORM_ADMIN, "")
+        change = Change(
+            operator, "CreateKey", f"operators/{OPERATOR}", "no platform-admin's key", {"key_id": self.key_id}
+        )
+        await writes.write(change, [Expect(etcd_key, 0)], {etcd_key: self.credential.SerializeToString()})
 
 
 def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> FirstOperator:

@@ -6,6 +6,8 @@ ROOT = "/tenantry/v1"
 LIVE = f"{ROOT}/live/"
 TENANTS = f"{LIVE}tenants/"
 POOLS = f"{LIVE}pools/"
+INTENT = f"{LIVE}intent"
+"""The mark of the newest edit: see `intent_marks`."""
 
 
 def tenant_key(tenant_uid: str) -> str:
@@ -20,7 +22,17 @@ def tenant_name_key(tenant_id: str) -> str:
 
 def version_key(tenant_uid: str, version: int) -> str:
     """An immutable config version; the number is padded so that keys sort."""
-    return f"{ROOT}/history/tenants/{tenant_uid}/{version:012d}"
+    return f"{versions_prefix(tenant_uid)}{version:012d}"
+
+
+def versions_prefix(tenant_uid: str) -> str:
+    """Every config version of a tenant."""
+    return f"{ROOT}/history/tenants/{tenant_uid}/"
+
+
+def tombstone_key(tenant_uid: str) -> str:
+    """What is left of a deleted tenant."""
+    return f"{ROOT}/deleted/tenants/{tenant_uid}"
 
 
 def adapter_key(tenant_uid: str, adapter_id: str) -> str:
@@ -56,6 +68,11 @@ def serial_counter_key(tenant_uid: str) -> str:
 def epoch_key() -> str:
     """The restore epoch: raised after every restore from a backup, so that no id repeats."""
     return f"{ROOT}/alloc/epoch"
+
+
+def quota_key(tenant_uid: str, window: str) -> str:
+    """What is left of a tenant's quota of one window: `hour`, `day` or `month`."""
+    return f"{ROOT}/quota/{tenant_uid}/{window}"
 
 
 def relative(key: str) -> str:

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
-import grpc
-from tenantry.config.v1 import config_admin_service_pb2_grpc, config_discovery_service_pb2_grpc
-
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.audit_writer import AuditWriter
 from services.common.backoff import Backoff
 from services.common.clock import SystemClock
+from services.common.errors import UnavailableError
 from services.common.grpc_channel import open_channel
-from services.common.grpc_server import build_server
 from services.common.health import HealthBoard
 from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging
 from services.common.metrics import serve_metrics
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
-from services.config.admin.adapters import AdapterAdmin
-from services.config.admin.catalog import CatalogAdmin
 from services.config.admin.edits import Edits
-from services.config.admin.keys import KeyAdmin
-from services.config.admin.tenants import TenantAdmin
-from services.config.admin_servicer import AdminServicer
+from services.config.admin_servicer import admin_servicer
+from services.config.announced import AnnouncedChanges
+from services.config.announced_writes import AnnouncedWrites
 from services.config.bootstrap import (
     FirstOperator,
     has_platform_admin,
@@ -35,12 +30,14 @@ from services.config.current_state import CurrentState
 from services.config.discovery_servicer import DiscoveryServicer
 from services.config.etcd.client import EtcdClient
 from services.config.etcd.watch import EtcdWatch
+from services.config.intent_marks import IntentMarks
 from services.config.metrics import ConfigMetrics
+from services.config.operator_log import AuditedOperatorLog, OperatorLog, UnauditedOperatorLog
 from services.config.operators import OperatorCheck
 from services.config.sealing import TenantKeys, load_root_key
+from services.config.servers import build_admin_server, build_discovery_server
 from services.config.settings import ConfigSettings
 from services.config.state import StateBuilder
-from services.config.store import ConfigStore, StoreUnavailableError
 
 STOP_SECONDS = 1.0
 MAX_ETCD_MESSAGE_BYTES = 64 << 20
@@ -54,50 +51,30 @@ async def serve(settings: ConfigSettings) -> None:
     artifacts = DirectoryArtifactStore(settings.artifact_dir)
     current = CurrentState(StateBuilder(keys), clock)
     metrics = ConfigMetrics(current)
+    marks = IntentMarks(keys.intent_key)
     etcd_channel = open_channel(settings.etcd_target, settings.tls, max_message_bytes=MAX_ETCD_MESSAGE_BYTES)
     etcd = EtcdClient(etcd_channel)
-    watch = EtcdWatch(etcd_channel, etcd, layout.LIVE, current)
     audit_channel = open_channel(settings.audit_target, settings.tls) if settings.audit_target else None
     audit = AuditWriter(audit_channel, "config") if audit_channel else None
+    operator_log: OperatorLog = AuditedOperatorLog(audit) if audit else UnauditedOperatorLog()
+    announced = AnnouncedChanges(current, marks, operator_log, metrics)
+    watch = EtcdWatch(etcd_channel, etcd, layout.LIVE, announced)
     verifier = TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock)
-    edits = Edits(etcd, current, OperatorCheck(verifier, lambda: current.state), clock)
-    admin = AdminServicer(
-        TenantAdmin(edits, keys, audit),
-        KeyAdmin(edits, issuer),
-        AdapterAdmin(edits, artifacts),
-        CatalogAdmin(edits, artifacts),
-    )
+    check = OperatorCheck(verifier, lambda: current.state)
+    writes = AnnouncedWrites(etcd, operator_log, marks)
+    admin = admin_servicer(Edits(writes, current, check, clock), keys, issuer, artifacts, audit)
     discovery = DiscoveryServicer(current, metrics)
     health = HealthBoard(["first-list", "first-operator"])
 
-    def add_admin(server: grpc.aio.Server) -> None:
-        config_admin_service_pb2_grpc.add_ConfigAdminServiceServicer_to_server(admin, server)
-
-    def add_discovery(server: grpc.aio.Server) -> None:
-        config_discovery_service_pb2_grpc.add_ConfigDiscoveryServiceServicer_to_server(discovery, server)
-
-    admin_server = build_server(
-        listen=[settings.admin_listen],
-        register=add_admin,
-        service_names=["tenantry.config.v1.ConfigAdminService"],
-        health=health,
-        tls=settings.tls,
-        max_concurrent_rpcs=256,
-    )
-    discovery_server = build_server(
-        listen=[settings.discovery_listen],
-        register=add_discovery,
-        service_names=["tenantry.config.v1.ConfigDiscoveryService"],
-        health=health,
-        tls=settings.tls,
-    )
+    admin_server = build_admin_server(settings, admin, health)
+    discovery_server = build_discovery_server(settings, discovery, health)
 
     async def become_ready() -> None:
         await current.listed.wait()
         await health.set("first-list", ready=True)
         if issuer_is_new or not has_platform_admin(current.state, clock):
             first = issue_first_operator(settings.state_dir, issuer, clock)
-            await _record(first, etcd)
+            await _record(first, writes)
             await current.until(lambda state: state.credential(first.key_id) is not None)
         await health.set("first-operator", ready=True)
 
@@ -120,12 +97,12 @@ async def serve(settings: ConfigSettings) -> None:
             await channel.close()
 
 
-async def _record(operator: FirstOperator, store: ConfigStore) -> None:
+async def _record(operator: FirstOperator, writes: AnnouncedWrites) -> None:
     backoff = Backoff(0.1, 2.0)
     while True:
         try:
-            await operator.record(store)
-        except StoreUnavailableError:
+            await operator.record(writes)
+        except UnavailableError:
             await asyncio.sleep(backoff.next_delay_seconds())
         else:
             return

@@ -33,6 +33,11 @@ class ConfigMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.unannounced = Counter(
+            "tenantry_config_unannounced_revisions_total",
+            "Revisions of live keys that no recorded intent explains: somebody wrote to etcd directly.",
+            registry=self.registry,
+        )
         revision = Gauge(
             "tenantry_config_revision", "The etcd revision in force here.", registry=self.registry
         )

@@ -17,6 +17,7 @@ _PATTERNS = {
     "tenants/{tenant}/adapters/{adapter}": re.compile(rf"tenants/{_SEGMENT}/adapters/{_SEGMENT}"),
     "tenants/{tenant}/keys/{key}": re.compile(rf"tenants/{_SEGMENT}/keys/{_SEGMENT}"),
     "operators/{operator}/keys/{key}": re.compile(rf"operators/{_SEGMENT}/keys/{_SEGMENT}"),
+    "tenants/{tenant}/versions/{version}": re.compile(rf"tenants/{_SEGMENT}/versions/([1-9][0-9]{{0,11}})"),
     "models/{model}": re.compile(rf"models/{_SEGMENT}"),
     "pools/{pool}": re.compile(rf"pools/{_SEGMENT}"),
 }
@@ -64,6 +65,7 @@ def tenant_resource(record: TenantRecord) -> tenant_pb2.Tenant:
         etag=etag_of(record.mod_revision),
         create_time=stored.create_time,
         update_time=stored.update_time,
+        revision=record.mod_revision,
     )
 
 
@@ -81,6 +83,7 @@ def key_resource(record: CredentialRecord, tenant_id: str) -> credential_pb2.Key
     """A key's record under its tenant's present name; an operator's keeps its own."""
     key = credential_pb2.Key()
     key.CopyFrom(record.stored.key)
+    key.revision = record.mod_revision
     if record.stored.tenant_uid:
         key.name = f"tenants/{tenant_id}/keys/{key.name.rsplit('/', 1)[1]}"
     return key

@@ -88,6 +88,8 @@ class TenantKeys:
 
     def __init__(self, root_key: bytes) -> None:
         self._root_key = root_key
+        self.intent_key = _derive(root_key, b"intent-marks")
+        """Authenticates the marks of admin edits."""
 
     def create(self, tenant_uid: str) -> tuple[TenantKey, bytes]:
         """A fresh key, and its wrapped form for etcd."""

@@ -143,6 +143,8 @@ class StateBuilder:
         records, names, broken = dict(before.records), dict(before.uid_by_tenant_id), set(before.damaged)
         for change in changes:
             key = layout.relative(change.key)
+            if change.key == layout.INTENT:
+                continue
             broken.discard(key)
             known = records.get(key)
             if change.stored is None:

@@ -10,17 +10,18 @@ from tenantry.config.v1 import adapter_pb2, pool_pb2, tenant_pb2
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.artifacts import DirectoryArtifactStore
-from services.common.audit_writer import AuditEntry
+from services.common.audit_writer import AuditEntry, AuditReceipt, AuditUnavailableError
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
-from services.config.admin.adapters import AdapterAdmin
-from services.config.admin.catalog import CatalogAdmin
 from services.config.admin.edits import Edits
-from services.config.admin.keys import KeyAdmin
-from services.config.admin.tenants import TenantAdmin
-from services.config.admin_servicer import AdminServicer
+from services.config.admin_servicer import admin_servicer
+from services.config.announced import AnnouncedChanges
+from services.config.announced_writes import AnnouncedWrites
 from services.config.bootstrap import issue_first_operator, load_issuer
 from services.config.current_state import CurrentState
+from services.config.intent_marks import IntentMarks
+from services.config.metrics import ConfigMetrics
+from services.config.operator_log import AuditedOperatorLog
 from services.config.operators import OperatorCheck
 from services.config.sealing import TenantKeys
 from services.config.state import StateBuilder
@@ -45,19 +46,21 @@ class ConfigPlane:
         self.store = MemoryConfigStore()
         self.keys = TenantKeys(b"r" * 32)
         self.current = CurrentState(StateBuilder(self.keys), self.clock)
-        self.store.follow(layout.LIVE, self.current)
-        self.artifacts = DirectoryArtifactStore(folder / "artifacts")
+        self.marks = IntentMarks(self.keys.intent_key)
         self.entries: list[AuditEntry] = []
+        self.audit_down = False
+        self.operator_log = AuditedOperatorLog(self)
+        self.metrics = ConfigMetrics(self.current)
+        self.store.follow(
+            layout.LIVE, AnnouncedChanges(self.current, self.marks, self.operator_log, self.metrics)
+        )
+        self.artifacts = DirectoryArtifactStore(folder / "artifacts")
         issuer, _ = load_issuer(folder / "state")
         verifier = TokenVerifier(folder / "state" / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, self.clock)
         check = OperatorCheck(verifier, lambda: self.current.state)
-        self.edits = edits = Edits(self.store, self.current, check, self.clock)
-        self.admin: Any = AdminServicer(
-            TenantAdmin(edits, self.keys, self),
-            KeyAdmin(edits, issuer),
-            AdapterAdmin(edits, self.artifacts),
-            CatalogAdmin(edits, self.artifacts),
-        )
+        writes = AnnouncedWrites(self.store, self.operator_log, self.marks)
+        self.edits = Edits(writes, self.current, check, self.clock)
+        self.admin: Any = admin_servicer(self.edits, self.keys, issuer, self.artifacts, self)
         first = issue_first_operator(folder / "state", issuer, self.clock)
         self.store.put({layout.credential_key(first.key_id): first.credential.SerializeToString()})
         self.operator = Call((folder / "state" / "operator.key").read_text().strip())
@@ -65,6 +68,12 @@ class ConfigPlane:
     def append_soon(self, entry: AuditEntry) -> bool:
         self.entries.append(entry)
         return True
+
+    async def append(self, entry: AuditEntry, timeout_seconds: float) -> AuditReceipt:
+        if self.audit_down:
+            raise AuditUnavailableError("the audit service did not answer in time")
+        self.entries.append(entry)
+        return AuditReceipt(entry.tenant_uid, len(self.entries), b"")
 
     async def call(self, method: str, request: Any, caller: Call | None = None) -> Any:
         return await getattr(self.admin, method)(request, caller or self.operator)

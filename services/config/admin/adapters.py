@@ -24,9 +24,10 @@ from services.config import layout
 from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, Shape, parse_peft
 from services.config.adapters.trtllm_rendition import RenderedAdapter, render
 from services.config.admin.edits import Context, Edits
-from services.config.admin.tenants import find_tenant
+from services.config.admin.tenant_config import find_tenant
 from services.config.admin.uploads import Pieces, drain, receive_files, receive_header
 from services.config.allocation import MAX_SERIAL, lora_id, next_number
+from services.config.operator_log import Change
 from services.config.page_tokens import page
 from services.config.resources import adapter_resource, parse_name, require_id
 from services.config.state import AdapterRecord, PoolRecord, State, TenantRecord
@@ -86,7 +87,11 @@ class AdapterAdmin:
             record = self._edits.state.adapter(tenant.stored.tenant_uid, adapter_id)
             draft = _with_version(record, tenant, adapter_id, version)
             return adapter_resource(AdapterRecord(draft, 0), tenant.stored.tenant_id)
-        await self._store(tenant, adapter_id, version, rendered)
+        name = f"{tenant.name}/adapters/{adapter_id}"
+        change = Change(
+            operator, "RegisterAdapter", name, header.reason, {"source_sha256": version.source_sha256}
+        )
+        await self._store(change, tenant, adapter_id, version, rendered)
         written = self._edits.state.adapter(tenant.stored.tenant_uid, adapter_id)
         assert written is not None
         return adapter_resource(written, tenant.stored.tenant_id)
@@ -96,7 +101,7 @@ class AdapterAdmin:
         wrong = [
             FieldViolation(where, "is not known to this version")
             for where in unknown_fields(header, "header")
-        ]
+        ] + self._edits.check_reason(header.reason, "header.reason")
         if model is None:
             wrong.append(FieldViolation("header.base_model", "names no base model"))
         if model is None or wrong:
@@ -138,6 +143,7 @@ class AdapterAdmin:
 
     async def _store(
         self,
+        change: Change,
         tenant: TenantRecord,
         adapter_id: str,
         version: adapter_pb2.AdapterVersion,
@@ -158,10 +164,10 @@ class AdapterAdmin:
                     engine_sha256=target.engine_sha256,
                 )
             )
-        await self._edits.retrying(lambda: self._write(tenant, adapter_id, version))
+        await self._edits.retrying(lambda: self._write(change, tenant, adapter_id, version))
 
     async def _write(
-        self, tenant: TenantRecord, adapter_id: str, version: adapter_pb2.AdapterVersion
+        self, change: Change, tenant: TenantRecord, adapter_id: str, version: adapter_pb2.AdapterVersion
     ) -> None:
         tenant_uid = tenant.stored.tenant_uid
         counter_key, etcd_key = (
@@ -178,6 +184,7 @@ class AdapterAdmin:
             rendition.lora_id = lora_id(tenant.stored.ordinal, int(epoch.value) if epoch else 0, serial)
         stored = _with_version(record, tenant, adapter_id, version)
         await self._edits.write(
+            change,
             [
                 Expect(etcd_key, record.mod_revision if record else 0),
                 Expect(counter_key, counter.mod_revision if counter else 0),

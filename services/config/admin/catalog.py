@@ -18,9 +18,10 @@ from services.common.errors import (
 )
 from services.config import layout
 from services.config.admin.edits import Context, Edits
-from services.config.admin.tenants import surroundings
+from services.config.admin.tenant_config import surroundings
 from services.config.catalog_rules import is_sha256, model_violations, pool_violations
 from services.config.etag import require_etag
+from services.config.operator_log import Change
 from services.config.page_tokens import page
 from services.config.resources import model_resource, parse_name, pool_resource, require_id
 from services.config.state import ModelRecord, PoolRecord, State, TenantRecord
@@ -40,9 +41,10 @@ class CatalogAdmin:
 
     async def create_model(self, request: pb.CreateBaseModelRequest, context: Context) -> pool_pb2.BaseModel:
         """Register a base model; its artifacts have to be in the store."""
-        self._edits.operator(context, request).require_platform()
+        operator = self._edits.operator(context, request)
+        operator.require_platform()
         model_id = require_id(request.base_model_id, "base_model_id")
-        wrong = model_violations(request.base_model)
+        wrong = model_violations(request.base_model) + self._edits.check_reason(request.reason)
         for field in ("tokenizer_sha256", "chat_template_sha256"):
             digest = getattr(request.base_model, field)
             if is_sha256(digest) and not await self._present(digest):
@@ -56,7 +58,8 @@ class CatalogAdmin:
             raise AlreadyExistsError("a base model of this name exists")
         if not request.validate_only:
             key = layout.model_key(model_id)
-            await self._edits.write([Expect(key, 0)], {key: model.SerializeToString()})
+            change = Change(operator, "CreateBaseModel", model.name, request.reason)
+            await self._edits.write(change, [Expect(key, 0)], {key: model.SerializeToString()})
         return self._model(model.name) if not request.validate_only else model
 
     async def get_model(self, request: pb.GetBaseModelRequest, context: Context) -> pool_pb2.BaseModel:
@@ -76,9 +79,10 @@ class CatalogAdmin:
 
     async def create_pool(self, request: pb.CreatePoolRequest, context: Context) -> pool_pb2.Pool:
         """Register a pool."""
-        self._edits.operator(context, request).require_platform()
+        operator = self._edits.operator(context, request)
+        operator.require_platform()
         pool_id = require_id(request.pool_id, "pool_id")
-        self._require_good(request.pool)
+        self._require_good(request.pool, request.reason)
         pool = pool_pb2.Pool()
         pool.CopyFrom(request.pool)
         pool.name, pool.etag = f"pools/{pool_id}", ""
@@ -87,7 +91,8 @@ class CatalogAdmin:
         if request.validate_only:
             return pool
         key = layout.pool_key(pool_id)
-        await self._edits.write([Expect(key, 0)], {key: pool.SerializeToString()})
+        change = Change(operator, "CreatePool", pool.name, request.reason)
+        await self._edits.write(change, [Expect(key, 0)], {key: pool.SerializeToString()})
         return pool_resource(self._pool(pool.name))
 
     async def get_pool(self, request: pb.GetPoolRequest, context: Context) -> pool_pb2.Pool:
@@ -105,13 +110,14 @@ class CatalogAdmin:
 
     async def update_pool(self, request: pb.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
         """Update a pool; a tenant whose config names it has to fit it afterwards."""
-        self._edits.operator(context, request).require_platform()
+        operator = self._edits.operator(context, request)
+        operator.require_platform()
         parse_name(request.pool.name, "pools/{pool}", field="pool.name")
         state = self._edits.state
         record = self._pool(request.pool.name)
         require_etag(request.pool.etag, record.mod_revision, "pool.etag")
         pool = merged(record.pool, request.pool, request.update_mask.paths, _POOL_FIXED)
-        self._require_good(pool)
+        self._require_good(pool, request.reason)
         key = layout.pool_key(pool.name.removeprefix("pools/"))
         conditions: list[Expect | Unchanged] = [Expect(key, record.mod_revision)]
         if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
@@ -119,7 +125,8 @@ class CatalogAdmin:
             conditions.append(Unchanged(layout.TENANTS, state.revision))
         if request.validate_only or pool == record.pool:
             return pool_resource(PoolRecord(pool, record.mod_revision))
-        await self._edits.write(conditions, {key: pool.SerializeToString()})
+        change = Change(operator, "UpdatePool", pool.name, request.reason)
+        await self._edits.write(change, conditions, {key: pool.SerializeToString()})
         return pool_resource(self._pool(pool.name))
 
     def _model(self, name: str) -> pool_pb2.BaseModel:
@@ -141,8 +148,8 @@ class CatalogAdmin:
             return False
         return True
 
-    def _require_good(self, pool: pool_pb2.Pool) -> None:
-        wrong = pool_violations(pool)
+    def _require_good(self, pool: pool_pb2.Pool, reason: str) -> None:
+        wrong = pool_violations(pool) + self._edits.check_reason(reason)
         if self._edits.state.model(pool.base_model) is None:
             wrong.append(FieldViolation("pool.base_model", "names no base model"))
         if pool.dedicated_to:

@@ -15,13 +15,16 @@ from grpc.aio import ServicerContext
 from services.common.backoff import Backoff
 from services.common.clock import Clock
 from services.common.errors import AbortedError, FieldViolation, InvalidArgumentError, Reason
+from services.config.announced_writes import AnnouncedWrites
 from services.config.current_state import CurrentState
+from services.config.operator_log import Change
 from services.config.operators import Operator, OperatorCheck
 from services.config.state import State
 from services.config.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
 
 Context = ServicerContext[Any, Any]
 VISIBLE_SECONDS = 2.0
+MAX_REASON = 512
 _ATTEMPTS = 8
 
 
@@ -29,10 +32,15 @@ _ATTEMPTS = 8
 class Edits:
     """Shared by the modules of the admin service."""
 
-    store: ConfigStore
+    writes: AnnouncedWrites
     current: CurrentState
     operators: OperatorCheck
     clock: Clock
+
+    @property
+    def store(self) -> ConfigStore:
+        """For reads."""
+        return self.writes.store
 
     @property
     def state(self) -> State:
@@ -51,6 +59,13 @@ class Edits:
             raise InvalidArgumentError([FieldViolation("request", "has a field not known to this version")])
         return operator
 
+    @staticmethod
+    def check_reason(reason: str, path: str = "reason") -> list[FieldViolation]:
+        """A change's reason: at most 512 characters."""
+        if len(reason) <= MAX_REASON:
+            return []
+        return [FieldViolation(path, f"has {len(reason)} characters, more than {MAX_REASON}")]
+
     def now(self) -> Timestamp:
         """The wall clock's time."""
         stamp = Timestamp()
@@ -58,15 +73,22 @@ class Edits:
         return stamp
 
     async def write(
-        self, conditions: Sequence[Expect | Unchanged], puts: Mapping[str, bytes], deletes: Sequence[str] = ()
+        self,
+        change: Change,
+        conditions: Sequence[Expect | Unchanged],
+        puts: Mapping[str, bytes],
+        deletes: Sequence[str] = (),
     ) -> int:
         """Write as one revision and wait until it is in force here, so that the next read sees it.
 
+        The change's intent is durable in the operator audit log before anything is written.
+
         Raises:
+            UnavailableError: the operator audit log is not reachable; nothing was written.
             AbortedError: something changed since it was read; nothing was written.
             StoreUnavailableError: etcd does not answer, or does not tell of the write.
         """
-        revision = await self.store.write(conditions, puts, deletes)
+        revision = await self.writes.write(change, conditions, puts, deletes)
         if revision is None:
             raise AbortedError("another write came in between; read again", reason=Reason.CONCURRENT_CHANGE)
         if not await self.current.applied(revision, VISIBLE_SECONDS):

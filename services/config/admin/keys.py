@@ -11,7 +11,8 @@ from services.common.errors import FieldViolation, InvalidArgumentError, NotFoun
 from services.common.tokens import Audience, Claims, TokenIssuer
 from services.config import layout
 from services.config.admin.edits import Context, Edits
-from services.config.admin.tenants import find_tenant
+from services.config.admin.tenant_config import find_tenant
+from services.config.operator_log import Change
 from services.config.operators import TENANT_ADMIN, Operator, role_name
 from services.config.page_tokens import page
 from services.config.resources import key_resource, parse_name
@@ -42,7 +43,7 @@ class KeyAdmin:
             tenant_uid = find_tenant(self._edits.state, operator, request.parent, "parent").stored.tenant_uid
         else:
             operator.require_platform()
-        expire_seconds = self._check(request.key, for_tenant=for_tenant)
+        expire_seconds = self._check(request.key, request.reason, for_tenant=for_tenant)
         if request.key.role_tenant:
             named = find_tenant(self._edits.state, operator, request.key.role_tenant, "key.role_tenant")
             role_tenant_uid = named.stored.tenant_uid
@@ -70,7 +71,10 @@ class KeyAdmin:
         if request.validate_only:
             return pb.CreateKeyResponse(key=key)
         etcd_key = layout.credential_key(key_id)
-        await self._edits.write([Expect(etcd_key, 0)], {etcd_key: stored.SerializeToString()})
+        change = Change(operator, "CreateKey", request.parent, request.reason, {"key_id": key_id})
+        key.revision = await self._edits.write(
+            change, [Expect(etcd_key, 0)], {etcd_key: stored.SerializeToString()}
+        )
         audience = Audience.INFERENCE if for_tenant else Audience.OPERATOR
         return pb.CreateKeyResponse(
             key=key, secret=self._issuer.issue(audience, claims, int(now.ToSeconds()))
@@ -104,17 +108,22 @@ class KeyAdmin:
             request.name, "tenants/{tenant}/keys/{key}", "operators/{operator}/keys/{key}", field="name"
         )
         record = self._own(operator, pattern, principal, key_id)
+        wrong = self._edits.check_reason(request.reason)
+        if wrong:
+            raise InvalidArgumentError(wrong)
         if record.stored.key.state == credential_pb2.KEY_STATE_REVOKED:
             return key_resource(record, principal)
         stored = stored_pb2.StoredCredential()
         stored.CopyFrom(record.stored)
         stored.key.state = credential_pb2.KEY_STATE_REVOKED
         stored.key.revoke_time.CopyFrom(self._edits.now())
+        revision = record.mod_revision
         if not request.validate_only:
             etcd_key = layout.credential_key(key_id)
             expected = [Expect(etcd_key, record.mod_revision)]
-            await self._edits.write(expected, {etcd_key: stored.SerializeToString()})
-        return key_resource(CredentialRecord(stored, 0), principal)
+            change = Change(operator, "RevokeKey", request.name, request.reason)
+            revision = await self._edits.write(change, expected, {etcd_key: stored.SerializeToString()})
+        return key_resource(CredentialRecord(stored, revision), principal)
 
     def _records(self) -> list[CredentialRecord]:
         return [r for r in self._edits.state.under("credentials/") if isinstance(r, CredentialRecord)]
@@ -131,10 +140,11 @@ class KeyAdmin:
             raise NotFoundError("no such key")
         return record
 
-    def _check(self, key: credential_pb2.Key, *, for_tenant: bool) -> int:
+    def _check(self, key: credential_pb2.Key, reason: str, *, for_tenant: bool) -> int:
         wrong = [
             FieldViolation(where, "is not known to this version") for where in unknown_fields(key, "key")
         ]
+        wrong += self._edits.check_reason(reason)
         now = int(self._edits.clock.wall_seconds())
         expire = key.expire_time.seconds if key.HasField("expire_time") else now + DEFAULT_LIFETIME_SECONDS
         if not now < expire <= now + MAX_LIFETIME_SECONDS:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
-from services.common.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError
+from services.common.errors import AlreadyExistsError, InvalidArgumentError
 from services.config import layout
 from services.config.admin.edits import Context, Edits
+from services.config.admin.tenant_config import (
+    change_details,
+    find_tenant,
+    put_config,
+    resource_violations,
+    surroundings,
+    version_puts,
+)
 from services.config.allocation import MAX_ORDINAL, next_number
 from services.config.applied_versions import ConfigAudit, applied_entry
 from services.config.etag import require_etag
-from services.config.operators import Operator
+from services.config.operator_log import Change
 from services.config.page_tokens import page
-from services.config.resources import parse_name, tenant_resource
-from services.config.sealing import TenantKey, TenantKeys
-from services.config.state import AdapterRecord, ModelRecord, PoolRecord, State, TenantRecord
+from services.config.resources import tenant_resource
+from services.config.sealing import TenantKeys
+from services.config.state import TenantRecord
 from services.config.store import Expect, Unchanged
+from services.config.tenant_filter import parse_filter
 from services.config.update_mask import merged
-from services.config.validation import Surroundings, unknown_fields, validate_config, validate_tenant_id
-from services.config.versions import canonical_bytes, config_sha256
+from services.config.validation import validate_config, validate_tenant_id
 
-MAX_DISPLAY_NAME = 128
 _TAKEN = "a tenant of this name exists"
 OUTPUT_ONLY = frozenset(
     {
@@ -36,6 +44,7 @@ OUTPUT_ONLY = frozenset(
         "etag",
         "create_time",
         "update_time",
+        "revision",
     }
 )
 
@@ -54,8 +63,8 @@ class TenantAdmin:
         operator.require_platform()
         tenant_id, name = request.tenant_id, f"tenants/{request.tenant_id}"
         state, config = self._edits.state, request.tenant.config
-        violations = validate_tenant_id(tenant_id)
-        violations += _resource_violations(request.tenant)
+        violations = validate_tenant_id(tenant_id) + self._edits.check_reason(request.reason)
+        violations += resource_violations(request.tenant)
         violations += validate_config(config, surroundings(state, name, ""))
         if violations:
             raise InvalidArgumentError(violations)
@@ -73,15 +82,18 @@ class TenantAdmin:
             create_time=now,
             update_time=now,
         )
-        version = _put_config(stored, config, key, operator, 1)
-        await self._write_new(stored, version, state.revision, validate_only=request.validate_only)
+        change = Change(operator, "CreateTenant", name, request.reason)
+        version = put_config(stored, config, key, change)
+        change = replace(change, details={"tenant_uid": tenant_uid, **change_details(version)})
+        await self._write_new(change, stored, version, state.revision, validate_only=request.validate_only)
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, config, key, 0))
-        self._tell(tenant_uid, version, config)
+        self.tell(tenant_uid, version, config)
         return tenant_resource(operator.require_tenant(self._edits.state.tenant(tenant_id)))
 
     async def _write_new(
         self,
+        change: Change,
         stored: stored_pb2.StoredTenant,
         version: stored_pb2.StoredVersion,
         seen_revision: int,
@@ -98,25 +110,23 @@ class TenantAdmin:
             stored.ordinal = next_number(counter.value if counter else None, MAX_ORDINAL, "tenant ordinal")
             if validate_only:
                 return
+            puts, _ = version_puts(stored, version)
             await self._edits.write(
+                change,
                 [
                     Expect(name_key, 0),
                     Expect(counter_key, counter.mod_revision if counter else 0),
                     Unchanged(layout.POOLS, seen_revision),
                 ],
-                {
-                    name_key: stored.tenant_uid.encode(),
-                    counter_key: str(stored.ordinal).encode(),
-                    layout.tenant_key(stored.tenant_uid): stored.SerializeToString(),
-                    layout.version_key(stored.tenant_uid, 1): version.SerializeToString(),
-                },
+                {name_key: stored.tenant_uid.encode(), counter_key: str(stored.ordinal).encode(), **puts},
             )
 
         await self._edits.retrying(attempt)
 
-    def _tell(
+    def tell(
         self, tenant_uid: str, version: stored_pb2.StoredVersion, config: tenant_pb2.TenantConfig
     ) -> None:
+        """Tell the tenant's audit log of a version that is in force."""
         if self._audit is not None:
             self._audit.append_soon(applied_entry(tenant_uid, version, config))
 
@@ -128,14 +138,19 @@ class TenantAdmin:
     async def list_page(self, request: pb.ListTenantsRequest, context: Context) -> pb.ListTenantsResponse:
         """List the tenants this operator may see."""
         operator = self._edits.operator(context, request)
+        wanted = parse_filter(request.filter)
         visible = [
             record
             for record in self._edits.state.under("tenants/")
-            if isinstance(record, TenantRecord) and operator.may_see(record)
+            if isinstance(record, TenantRecord) and operator.may_see(record) and wanted(record)
         ]
         visible.sort(key=lambda record: record.name)
         chosen, token = page(
-            visible, lambda record: record.name, request.page_size, request.page_token, "tenants"
+            visible,
+            lambda record: record.name,
+            request.page_size,
+            request.page_token,
+            f"tenants:{request.filter}",
         )
         return pb.ListTenantsResponse(
             tenants=[tenant_resource(record) for record in chosen], next_page_token=token
@@ -150,7 +165,8 @@ class TenantAdmin:
         current = tenant_resource(record)
         wanted = merged(current, request.tenant, request.update_mask.paths, OUTPUT_ONLY)
         around = surroundings(state, record.name, record.stored.tenant_uid)
-        violations = _resource_violations(wanted) + validate_config(wanted.config, around)
+        violations = resource_violations(wanted) + validate_config(wanted.config, around)
+        violations += self._edits.check_reason(request.reason)
         if violations:
             raise InvalidArgumentError(violations)
         if wanted == current:
@@ -160,80 +176,19 @@ class TenantAdmin:
         stored.display_name = wanted.display_name
         stored.update_time.CopyFrom(self._edits.now())
         tenant_uid, version = stored.tenant_uid, None
-        puts: dict[str, bytes] = {}
+        puts, deletes = {layout.tenant_key(tenant_uid): stored.SerializeToString()}, list[str]()
         conditions: list[Expect | Unchanged] = [Expect(layout.tenant_key(tenant_uid), record.mod_revision)]
+        change = Change(operator, "UpdateTenant", record.name, request.reason)
         if wanted.config != current.config:
-            version = _put_config(stored, wanted.config, record.key, operator, stored.config_version + 1)
+            version = put_config(stored, wanted.config, record.key, change)
+            change = replace(change, details=change_details(version))
+            puts, deletes = version_puts(stored, version)
             history = layout.version_key(tenant_uid, version.config_version)
-            puts[history] = version.SerializeToString()
             # What the config refers to was looked up in `state`; a pool that changed since may not fit any more.
             conditions += [Expect(history, 0), Unchanged(layout.POOLS, state.revision)]
-        puts[layout.tenant_key(tenant_uid)] = stored.SerializeToString()
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, wanted.config, record.key, record.mod_revision))
-        await self._edits.write(conditions, puts)
+        await self._edits.write(change, conditions, puts, deletes)
         if version is not None:
-            self._tell(tenant_uid, version, wanted.config)
+            self.tell(tenant_uid, version, wanted.config)
         return tenant_resource(find_tenant(self._edits.state, operator, request.tenant.name, "tenant.name"))
-
-
-def find_tenant(state: State, operator: Operator, name: str, field: str) -> TenantRecord:
-    """The tenant of a resource name, if this operator may see it.
-
-    Raises:
-        InvalidArgumentError: not a tenant's name.
-        NotFoundError: missing, or not this operator's: the two look the same.
-    """
-    _, (tenant_id,) = parse_name(name, "tenants/{tenant}", field=field)
-    return operator.require_tenant(state.tenant(tenant_id))
-
-
-def surroundings(state: State, tenant_name: str, tenant_uid: str) -> Surroundings:
-    """What a tenant's config may refer to."""
-    adapters = {
-        record.stored.adapter_id: {v.version: v.base_model for v in record.stored.versions}
-        for record in (state.under(f"adapters/{tenant_uid}/") if tenant_uid else ())
-        if isinstance(record, AdapterRecord)
-    }
-    return Surroundings(
-        tenant_name,
-        {r.model.name: r.model.context_tokens for r in state.under("models/") if isinstance(r, ModelRecord)},
-        {
-            r.pool.name: (r.pool.base_model, r.pool.dedicated_to)
-            for r in state.under("pools/")
-            if isinstance(r, PoolRecord)
-        },
-        adapters,
-    )
-
-
-def _put_config(
-    stored: stored_pb2.StoredTenant,
-    config: tenant_pb2.TenantConfig,
-    key: TenantKey,
-    operator: Operator,
-    number: int,
-) -> stored_pb2.StoredVersion:
-    sealed, digest = key.seal_config(canonical_bytes(config)), config_sha256(config)
-    stored.config_version, stored.config_sha256, stored.sealed_config = number, digest, sealed
-    return stored_pb2.StoredVersion(
-        config_version=number,
-        config_sha256=digest,
-        sealed_config=sealed,
-        create_time=stored.update_time,
-        operator_key_id=operator.key_id,
-    )
-
-
-def _resource_violations(tenant: tenant_pb2.Tenant) -> list[FieldViolation]:
-    found = [
-        FieldViolation(where, "is not known to this version")
-        for where in unknown_fields(tenant, "tenant")
-        if not where.startswith("tenant.config")
-    ]
-    if len(tenant.display_name) > MAX_DISPLAY_NAME:
-        what = f"has {len(tenant.display_name)} characters, more than {MAX_DISPLAY_NAME}"
-        found.append(FieldViolation("tenant.display_name", what))
-    if not tenant.HasField("config"):
-        found.append(FieldViolation("tenant.config", "is missing"))
-    return found

@@ -31,7 +31,9 @@ OWN = ("tenantry/inference/", "tenantry/config/", "tenantry/audit/")
 # Made by a service and handed back to it as it was: its holder fills nothing.
 HANDED_BACK = {".tenantry.audit.v1.Receipt"}
 # What an operator changes. Revoking and registering are changes too.
-MUTATIONS = ("Create", "Update", "Delete", "Revoke", "Register")
+MUTATIONS = (
+    "Create", "Update", "Revoke", "Register", "Suspend", "Resume", "Delete", "Rollback",
+)  # fmt: skip
 UPPER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -192,7 +194,9 @@ def test_every_change_of_config_can_be_tried_first():
         }
         assert "validate_only" in fields, method.name
     reads = {method.name for method in service.method} - {method.name for method in changes}
-    assert all(name.startswith(("Get", "List")) for name in reads), "a change without validate_only"
+    assert all(name.startswith(("Get", "List", "Diff", "WaitFor")) for name in reads), (
+        "a change without validate_only"
+    )
 
 
 def test_updates_name_their_fields_and_guard_against_lost_updates():

@@ -11,7 +11,9 @@ from google.protobuf.internal import containers as _containers
 from tenantry.config.v1 import adapter_pb2 as _adapter_pb2
 from tenantry.config.v1 import credential_pb2 as _credential_pb2
 from tenantry.config.v1 import pool_pb2 as _pool_pb2
+from tenantry.config.v1 import router_status_pb2 as _router_status_pb2
 from tenantry.config.v1 import tenant_pb2 as _tenant_pb2
+from tenantry.config.v1 import tenant_version_pb2 as _tenant_version_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -32,10 +34,13 @@ class CreateTenantRequest(_message.Message):
     TENANT_ID_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The last part of the name: a lowercase DNS label of at most 63 characters."""
     validate_only: _builtins.bool
     """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
     @_builtins.property
     def tenant(self) -> _tenant_pb2.Tenant:
         """What to create."""
@@ -46,10 +51,11 @@ class CreateTenantRequest(_message.Message):
         tenant_id: _builtins.str = ...,
         tenant: _tenant_pb2.Tenant | None = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "tenant_id", b"tenant_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "tenant", b"tenant", "tenant_id", b"tenant_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -85,19 +91,23 @@ class ListTenantsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many; 0 means 50, more than 1000 means 1000."""
     page_token: _builtins.str
     """The last page's next_page_token; empty for the first page."""
+    filter: _builtins.str
+    """Which (a part of AIP-160): terms `state = ACTIVE`, `pool = "pools/x"`, `display_name : "text"` joined by AND."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,8 +150,11 @@ class UpdateTenantRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     validate_only: _builtins.bool
     """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
     @_builtins.property
     def tenant(self) -> _tenant_pb2.Tenant:
         """The tenant, with the etag of the state it was read in."""
@@ -156,14 +169,423 @@ class UpdateTenantRequest(_message.Message):
         tenant: _tenant_pb2.Tenant | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "tenant", b"tenant", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateTenantRequest: _TypeAlias = UpdateTenantRequest  # noqa: Y015
+
+@_typing.final
+class SuspendTenantRequest(_message.Message):
+    """Asks to suspend a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    etag: _builtins.str
+    """The etag of the state it was read in; empty for any."""
+    validate_only: _builtins.bool
+    """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendTenantRequest: _TypeAlias = SuspendTenantRequest  # noqa: Y015
+
+@_typing.final
+class ResumeTenantRequest(_message.Message):
+    """Asks to resume a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    etag: _builtins.str
+    """The etag of the state it was read in; empty for any."""
+    validate_only: _builtins.bool
+    """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeTenantRequest: _TypeAlias = ResumeTenantRequest  # noqa: Y015
+
+@_typing.final
+class DeleteTenantRequest(_message.Message):
+    """Asks to delete a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    etag: _builtins.str
+    """The etag of the state it was read in; empty for any."""
+    validate_only: _builtins.bool
+    """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteTenantRequest: _TypeAlias = DeleteTenantRequest  # noqa: Y015
+
+@_typing.final
+class DeleteTenantResponse(_message.Message):
+    """A tenant is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision from which on it is."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteTenantResponse: _TypeAlias = DeleteTenantResponse  # noqa: Y015
+
+@_typing.final
+class ListTenantVersionsRequest(_message.Message):
+    """Asks for a page of config versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{tenant}`."""
+    page_size: _builtins.int
+    """At most this many; 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """The last page's next_page_token; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantVersionsRequest: _TypeAlias = ListTenantVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListTenantVersionsResponse(_message.Message):
+    """A page of config versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_tenant_version_pb2.TenantVersion]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_tenant_version_pb2.TenantVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantVersionsResponse: _TypeAlias = ListTenantVersionsResponse  # noqa: Y015
+
+@_typing.final
+class GetTenantVersionRequest(_message.Message):
+    """Asks for a config version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}/versions/{version}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTenantVersionRequest: _TypeAlias = GetTenantVersionRequest  # noqa: Y015
+
+@_typing.final
+class DiffTenantVersionsRequest(_message.Message):
+    """Asks how two config versions of a tenant differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BEFORE_VERSION_FIELD_NUMBER: _builtins.int
+    AFTER_VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    before_version: _builtins.int
+    """The older one's number."""
+    after_version: _builtins.int
+    """The newer one's number; 0 for the one in force."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        before_version: _builtins.int = ...,
+        after_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_version", b"after_version", "before_version", b"before_version", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffTenantVersionsRequest: _TypeAlias = DiffTenantVersionsRequest  # noqa: Y015
+
+@_typing.final
+class DiffTenantVersionsResponse(_message.Message):
+    """How two config versions differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[_tenant_version_pb2.Difference]:
+        """Sorted by field; empty when they are equal."""
+
+    def __init__(
+        self,
+        *,
+        differences: _abc.Iterable[_tenant_version_pb2.Difference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffTenantVersionsResponse: _TypeAlias = DiffTenantVersionsResponse  # noqa: Y015
+
+@_typing.final
+class RollbackTenantRequest(_message.Message):
+    """Asks to put an older config in force again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    version: _builtins.int
+    """The number of the version to equal."""
+    etag: _builtins.str
+    """The etag of the state it was read in; empty for any."""
+    validate_only: _builtins.bool
+    """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason", "validate_only", b"validate_only", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackTenantRequest: _TypeAlias = RollbackTenantRequest  # noqa: Y015
+
+@_typing.final
+class WaitForPropagationRequest(_message.Message):
+    """Asks to wait for routers; how long is the call's own deadline, at most 60 s."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision to wait for; 0 for the newest there is when this is asked."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitForPropagationRequest: _TypeAlias = WaitForPropagationRequest  # noqa: Y015
+
+@_typing.final
+class WaitForPropagationResponse(_message.Message):
+    """How far a revision has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    APPLIED_ROUTERS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision waited for."""
+    complete: _builtins.bool
+    """Whether every router that is known has applied it."""
+    applied_routers: _builtins.int
+    """How many have."""
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[_router_status_pb2.RouterStatus]:
+        """The routers that have not: applying still, refused it, or out of reach."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+        missing: _abc.Iterable[_router_status_pb2.RouterStatus] | None = ...,
+        applied_routers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_routers", b"applied_routers", "complete", b"complete", "missing", b"missing", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitForPropagationResponse: _TypeAlias = WaitForPropagationResponse  # noqa: Y015
+
+@_typing.final
+class ListRoutersRequest(_message.Message):
+    """Asks for a page of routers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many; 0 means 50, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """The last page's next_page_token; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRoutersRequest: _TypeAlias = ListRoutersRequest  # noqa: Y015
+
+@_typing.final
+class ListRoutersResponse(_message.Message):
+    """A page of routers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def routers(self) -> _containers.RepeatedCompositeFieldContainer[_router_status_pb2.RouterStatus]:
+        """Sorted by name."""
+
+    def __init__(
+        self,
+        *,
+        routers: _abc.Iterable[_router_status_pb2.RouterStatus] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "routers", b"routers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRoutersResponse: _TypeAlias = ListRoutersResponse  # noqa: Y015
 
 @_typing.final
 class CreateKeyRequest(_message.Message):
@@ -174,10 +596,13 @@ class CreateKeyRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}` or `operators/{operator}`."""
     validate_only: _builtins.bool
     """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
     @_builtins.property
     def key(self) -> _credential_pb2.Key:
         """What to create."""
@@ -188,10 +613,11 @@ class CreateKeyRequest(_message.Message):
         parent: _builtins.str = ...,
         key: _credential_pb2.Key | None = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "parent", b"parent", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "parent", b"parent", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -291,19 +717,23 @@ class RevokeKeyRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/keys/{key}` or `operators/{operator}/keys/{key}`."""
     validate_only: _builtins.bool
     """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -351,6 +781,7 @@ class AdapterHeader(_message.Message):
     ADAPTER_ID_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{tenant}`."""
     adapter_id: _builtins.str
@@ -359,6 +790,8 @@ class AdapterHeader(_message.Message):
     """`models/{model}`."""
     validate_only: _builtins.bool
     """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
     def __init__(
         self,
         *,
@@ -366,10 +799,11 @@ class AdapterHeader(_message.Message):
         adapter_id: _builtins.str = ...,
         base_model: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "base_model", b"base_model", "parent", b"parent", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "base_model", b"base_model", "parent", b"parent", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -490,10 +924,13 @@ class CreateBaseModelRequest(_message.Message):
     BASE_MODEL_ID_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     base_model_id: _builtins.str
     """The last part of the name."""
     validate_only: _builtins.bool
     """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
     @_builtins.property
     def base_model(self) -> _pool_pb2.BaseModel:
         """What to create."""
@@ -504,10 +941,11 @@ class CreateBaseModelRequest(_message.Message):
         base_model_id: _builtins.str = ...,
         base_model: _pool_pb2.BaseModel | None = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "base_model_id", b"base_model_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "base_model_id", b"base_model_id", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -598,10 +1036,13 @@ class CreatePoolRequest(_message.Message):
     POOL_ID_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """The last part of the name."""
     validate_only: _builtins.bool
     """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
     @_builtins.property
     def pool(self) -> _pool_pb2.Pool:
         """What to create."""
@@ -612,10 +1053,11 @@ class CreatePoolRequest(_message.Message):
         pool_id: _builtins.str = ...,
         pool: _pool_pb2.Pool | None = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool", "pool_id", b"pool_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool", "pool_id", b"pool_id", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -706,8 +1148,11 @@ class UpdatePoolRequest(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     validate_only: _builtins.bool
     """Check everything, change nothing."""
+    reason: _builtins.str
+    """Why: kept with the change, for people and for the operator audit log; at most 512 characters."""
     @_builtins.property
     def pool(self) -> _pool_pb2.Pool:
         """The pool, with the etag of the state it was read in."""
@@ -722,10 +1167,11 @@ class UpdatePoolRequest(_message.Message):
         pool: _pool_pb2.Pool | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool", "reason", b"reason", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as tenantry_dot_config_d
 from tenantry.config.v1 import credential_pb2 as tenantry_dot_config_dot_v1_dot_credential__pb2
 from tenantry.config.v1 import pool_pb2 as tenantry_dot_config_dot_v1_dot_pool__pb2
 from tenantry.config.v1 import tenant_pb2 as tenantry_dot_config_dot_v1_dot_tenant__pb2
+from tenantry.config.v1 import tenant_version_pb2 as tenantry_dot_config_dot_v1_dot_tenant__version__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -58,6 +59,51 @@ class ConfigAdminServiceStub:
                 '/tenantry.config.v1.ConfigAdminService/UpdateTenant',
                 request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.UpdateTenantRequest.SerializeToString,
                 response_deserializer=tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.SuspendTenant = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/SuspendTenant',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.SuspendTenantRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.ResumeTenant = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/ResumeTenant',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ResumeTenantRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/DeleteTenant',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
+        self.ListTenantVersions = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/ListTenantVersions',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListTenantVersionsRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListTenantVersionsResponse.FromString,
+                _registered_method=True)
+        self.GetTenantVersion = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/GetTenantVersion',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.GetTenantVersionRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_tenant__version__pb2.TenantVersion.FromString,
+                _registered_method=True)
+        self.DiffTenantVersions = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/DiffTenantVersions',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DiffTenantVersionsRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DiffTenantVersionsResponse.FromString,
+                _registered_method=True)
+        self.RollbackTenant = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/RollbackTenant',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.RollbackTenantRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.WaitForPropagation = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/WaitForPropagation',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.WaitForPropagationRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.WaitForPropagationResponse.FromString,
+                _registered_method=True)
+        self.ListRouters = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/ListRouters',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListRoutersRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListRoutersResponse.FromString,
                 _registered_method=True)
         self.CreateKey = channel.unary_unary(
                 '/tenantry.config.v1.ConfigAdminService/CreateKey',
@@ -153,6 +199,69 @@ class ConfigAdminServiceServicer:
 
     def UpdateTenant(self, request, context):
         """Update a tenant; a changed config becomes the next version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendTenant(self, request, context):
+        """Refuse a tenant's requests at every router until it is resumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTenant(self, request, context):
+        """Serve a suspended tenant again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTenant(self, request, context):
+        """Delete a suspended tenant with its keys and adapters; its uid and ordinal are never given out again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenantVersions(self, request, context):
+        """List a tenant's config versions, newest first, without their configs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTenantVersion(self, request, context):
+        """Get a config version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffTenantVersions(self, request, context):
+        """Say how two config versions differ.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackTenant(self, request, context):
+        """Put an older config in force again, as a new version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitForPropagation(self, request, context):
+        """Wait until every live router has applied a revision, or say which has not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRouters(self, request, context):
+        """List the routers the config service knows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -271,6 +380,51 @@ def add_ConfigAdminServiceServicer_to_server(servicer, server):
                     servicer.UpdateTenant,
                     request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.UpdateTenantRequest.FromString,
                     response_serializer=tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.SerializeToString,
+            ),
+            'SuspendTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendTenant,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.SuspendTenantRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.SerializeToString,
+            ),
+            'ResumeTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTenant,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ResumeTenantRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantResponse.SerializeToString,
+            ),
+            'ListTenantVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenantVersions,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListTenantVersionsRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListTenantVersionsResponse.SerializeToString,
+            ),
+            'GetTenantVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenantVersion,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.GetTenantVersionRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_tenant__version__pb2.TenantVersion.SerializeToString,
+            ),
+            'DiffTenantVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffTenantVersions,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DiffTenantVersionsRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DiffTenantVersionsResponse.SerializeToString,
+            ),
+            'RollbackTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackTenant,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.RollbackTenantRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.SerializeToString,
+            ),
+            'WaitForPropagation': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitForPropagation,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.WaitForPropagationRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.WaitForPropagationResponse.SerializeToString,
+            ),
+            'ListRouters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRouters,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListRoutersRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListRoutersResponse.SerializeToString,
             ),
             'CreateKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateKey,
@@ -447,6 +601,249 @@ class ConfigAdminService:
             '/tenantry.config.v1.ConfigAdminService/UpdateTenant',
             tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.UpdateTenantRequest.SerializeToString,
             tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/SuspendTenant',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.SuspendTenantRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/ResumeTenant',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ResumeTenantRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/DeleteTenant',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenantVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/ListTenantVersions',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListTenantVersionsRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListTenantVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenantVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/GetTenantVersion',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.GetTenantVersionRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_tenant__version__pb2.TenantVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffTenantVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/DiffTenantVersions',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DiffTenantVersionsRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DiffTenantVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/RollbackTenant',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.RollbackTenantRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_tenant__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitForPropagation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/WaitForPropagation',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.WaitForPropagationRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.WaitForPropagationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRouters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/ListRouters',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListRoutersRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListRoutersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,6 +10,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as _config_admin_service
 from tenantry.config.v1 import credential_pb2 as _credential_pb2
 from tenantry.config.v1 import pool_pb2 as _pool_pb2
 from tenantry.config.v1 import tenant_pb2 as _tenant_pb2
+from tenantry.config.v1 import tenant_version_pb2 as _tenant_version_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -45,6 +46,24 @@ class ConfigAdminServiceStub:
     """List tenants by name."""
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.UpdateTenantRequest, _tenant_pb2.Tenant]
     """Update a tenant; a changed config becomes the next version."""
+    SuspendTenant: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.SuspendTenantRequest, _tenant_pb2.Tenant]
+    """Refuse a tenant's requests at every router until it is resumed."""
+    ResumeTenant: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.ResumeTenantRequest, _tenant_pb2.Tenant]
+    """Serve a suspended tenant again."""
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.DeleteTenantRequest, _config_admin_service_pb2.DeleteTenantResponse]
+    """Delete a suspended tenant with its keys and adapters; its uid and ordinal are never given out again."""
+    ListTenantVersions: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListTenantVersionsRequest, _config_admin_service_pb2.ListTenantVersionsResponse]
+    """List a tenant's config versions, newest first, without their configs."""
+    GetTenantVersion: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.GetTenantVersionRequest, _tenant_version_pb2.TenantVersion]
+    """Get a config version."""
+    DiffTenantVersions: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.DiffTenantVersionsRequest, _config_admin_service_pb2.DiffTenantVersionsResponse]
+    """Say how two config versions differ."""
+    RollbackTenant: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.RollbackTenantRequest, _tenant_pb2.Tenant]
+    """Put an older config in force again, as a new version."""
+    WaitForPropagation: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.WaitForPropagationRequest, _config_admin_service_pb2.WaitForPropagationResponse]
+    """Wait until every live router has applied a revision, or say which has not."""
+    ListRouters: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListRoutersRequest, _config_admin_service_pb2.ListRoutersResponse]
+    """List the routers the config service knows."""
     CreateKey: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.CreateKeyRequest, _config_admin_service_pb2.CreateKeyResponse]
     """Issue a key; its secret is in this one answer and nowhere else."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListKeysRequest, _config_admin_service_pb2.ListKeysResponse]
@@ -85,6 +104,24 @@ class ConfigAdminServiceAsyncStub(ConfigAdminServiceStub):
     """List tenants by name."""
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.UpdateTenantRequest, _tenant_pb2.Tenant]  # type: ignore[assignment]
     """Update a tenant; a changed config becomes the next version."""
+    SuspendTenant: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.SuspendTenantRequest, _tenant_pb2.Tenant]  # type: ignore[assignment]
+    """Refuse a tenant's requests at every router until it is resumed."""
+    ResumeTenant: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.ResumeTenantRequest, _tenant_pb2.Tenant]  # type: ignore[assignment]
+    """Serve a suspended tenant again."""
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.DeleteTenantRequest, _config_admin_service_pb2.DeleteTenantResponse]  # type: ignore[assignment]
+    """Delete a suspended tenant with its keys and adapters; its uid and ordinal are never given out again."""
+    ListTenantVersions: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListTenantVersionsRequest, _config_admin_service_pb2.ListTenantVersionsResponse]  # type: ignore[assignment]
+    """List a tenant's config versions, newest first, without their configs."""
+    GetTenantVersion: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.GetTenantVersionRequest, _tenant_version_pb2.TenantVersion]  # type: ignore[assignment]
+    """Get a config version."""
+    DiffTenantVersions: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.DiffTenantVersionsRequest, _config_admin_service_pb2.DiffTenantVersionsResponse]  # type: ignore[assignment]
+    """Say how two config versions differ."""
+    RollbackTenant: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.RollbackTenantRequest, _tenant_pb2.Tenant]  # type: ignore[assignment]
+    """Put an older config in force again, as a new version."""
+    WaitForPropagation: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.WaitForPropagationRequest, _config_admin_service_pb2.WaitForPropagationResponse]  # type: ignore[assignment]
+    """Wait until every live router has applied a revision, or say which has not."""
+    ListRouters: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListRoutersRequest, _config_admin_service_pb2.ListRoutersResponse]  # type: ignore[assignment]
+    """List the routers the config service knows."""
     CreateKey: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.CreateKeyRequest, _config_admin_service_pb2.CreateKeyResponse]  # type: ignore[assignment]
     """Issue a key; its secret is in this one answer and nowhere else."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListKeysRequest, _config_admin_service_pb2.ListKeysResponse]  # type: ignore[assignment]
@@ -146,6 +183,78 @@ class ConfigAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_pb2.Tenant, _abc.Awaitable[_tenant_pb2.Tenant]]:
         """Update a tenant; a changed config becomes the next version."""
+
+    @_abc_1.abstractmethod
+    def SuspendTenant(
+        self,
+        request: _config_admin_service_pb2.SuspendTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_pb2.Tenant, _abc.Awaitable[_tenant_pb2.Tenant]]:
+        """Refuse a tenant's requests at every router until it is resumed."""
+
+    @_abc_1.abstractmethod
+    def ResumeTenant(
+        self,
+        request: _config_admin_service_pb2.ResumeTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_pb2.Tenant, _abc.Awaitable[_tenant_pb2.Tenant]]:
+        """Serve a suspended tenant again."""
+
+    @_abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: _config_admin_service_pb2.DeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_admin_service_pb2.DeleteTenantResponse, _abc.Awaitable[_config_admin_service_pb2.DeleteTenantResponse]]:
+        """Delete a suspended tenant with its keys and adapters; its uid and ordinal are never given out again."""
+
+    @_abc_1.abstractmethod
+    def ListTenantVersions(
+        self,
+        request: _config_admin_service_pb2.ListTenantVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_admin_service_pb2.ListTenantVersionsResponse, _abc.Awaitable[_config_admin_service_pb2.ListTenantVersionsResponse]]:
+        """List a tenant's config versions, newest first, without their configs."""
+
+    @_abc_1.abstractmethod
+    def GetTenantVersion(
+        self,
+        request: _config_admin_service_pb2.GetTenantVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_version_pb2.TenantVersion, _abc.Awaitable[_tenant_version_pb2.TenantVersion]]:
+        """Get a config version."""
+
+    @_abc_1.abstractmethod
+    def DiffTenantVersions(
+        self,
+        request: _config_admin_service_pb2.DiffTenantVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_admin_service_pb2.DiffTenantVersionsResponse, _abc.Awaitable[_config_admin_service_pb2.DiffTenantVersionsResponse]]:
+        """Say how two config versions differ."""
+
+    @_abc_1.abstractmethod
+    def RollbackTenant(
+        self,
+        request: _config_admin_service_pb2.RollbackTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_pb2.Tenant, _abc.Awaitable[_tenant_pb2.Tenant]]:
+        """Put an older config in force again, as a new version."""
+
+    @_abc_1.abstractmethod
+    def WaitForPropagation(
+        self,
+        request: _config_admin_service_pb2.WaitForPropagationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_admin_service_pb2.WaitForPropagationResponse, _abc.Awaitable[_config_admin_service_pb2.WaitForPropagationResponse]]:
+        """Wait until every live router has applied a revision, or say which has not."""
+
+    @_abc_1.abstractmethod
+    def ListRouters(
+        self,
+        request: _config_admin_service_pb2.ListRoutersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_admin_service_pb2.ListRoutersResponse, _abc.Awaitable[_config_admin_service_pb2.ListRoutersResponse]]:
+        """List the routers the config service knows."""
 
     @_abc_1.abstractmethod
     def CreateKey(

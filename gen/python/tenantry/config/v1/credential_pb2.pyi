@@ -83,6 +83,7 @@ class Key(_message.Message):
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     ROLE_TENANT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/keys/{key}` or `operators/{operator}/keys/{key}`; the key id is the server's choice."""
     display_name: _builtins.str
@@ -93,6 +94,8 @@ class Key(_message.Message):
     """For an operator's key: the role."""
     role_tenant: _builtins.str
     """For a tenant-admin's key: `tenants/{tenant}`."""
+    revision: _builtins.int
+    """The revision that last changed it: what `WaitForPropagation` waits for."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it may be used for; for a tenant's key `inference`; empty means all its kind of principal may do."""
@@ -121,10 +124,11 @@ class Key(_message.Message):
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
         role: Global___OperatorRole.ValueType = ...,
         role_tenant: _builtins.str = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "name", b"name", "revoke_time", b"revoke_time", "role", b"role", "role_tenant", b"role_tenant", "scopes", b"scopes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "name", b"name", "revision", b"revision", "revoke_time", b"revoke_time", "role", b"role", "role_tenant", b"role_tenant", "scopes", b"scopes", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from tenantry.config.v1 import credential_pb2 as tenantry_dot_config_dot_v1_dot_
 from tenantry.config.v1 import tenant_pb2 as tenantry_dot_config_dot_v1_dot_tenant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftenantry/config/v1/stored.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tenantry/config/v1/adapter.proto\x1a#tenantry/config/v1/credential.proto\x1a\x1ftenantry/config/v1/tenant.proto\"\xc9\x02\n\x0cStoredTenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\x05\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.tenantry.config.v1.TenantState\x12\x16\n\x0e\x63onfig_version\x18\x06 \x01(\x03\x12\x15\n\rconfig_sha256\x18\x07 \x01(\t\x12\x13\n\x0bwrapped_key\x18\x08 \x01(\x0c\x12\x15\n\rsealed_config\x18\t \x01(\x0c\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9f\x01\n\rStoredVersion\x12\x16\n\x0e\x63onfig_version\x18\x01 \x01(\x03\x12\x15\n\rconfig_sha256\x18\x02 \x01(\t\x12\x15\n\rsealed_config\x18\x03 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0foperator_key_id\x18\x05 \x01(\t\"\x9e\x01\n\rStoredAdapter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x34\n\x08versions\x18\x03 \x03(\x0b\x32\".tenantry.config.v1.AdapterVersion\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x10StoredCredential\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.tenantry.config.v1.Key\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x17\n\x0frole_tenant_uid\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftenantry/config/v1/stored.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tenantry/config/v1/adapter.proto\x1a#tenantry/config/v1/credential.proto\x1a\x1ftenantry/config/v1/tenant.proto\"\xc9\x02\n\x0cStoredTenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\x05\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.tenantry.config.v1.TenantState\x12\x16\n\x0e\x63onfig_version\x18\x06 \x01(\x03\x12\x15\n\rconfig_sha256\x18\x07 \x01(\t\x12\x13\n\x0bwrapped_key\x18\x08 \x01(\x0c\x12\x15\n\rsealed_config\x18\t \x01(\x0c\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdd\x01\n\rStoredVersion\x12\x16\n\x0e\x63onfig_version\x18\x01 \x01(\x03\x12\x15\n\rconfig_sha256\x18\x02 \x01(\t\x12\x15\n\rsealed_config\x18\x03 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0foperator_key_id\x18\x05 \x01(\t\x12\x10\n\x08operator\x18\x06 \x01(\t\x12\x15\n\rsealed_reason\x18\x07 \x01(\x0c\x12\x13\n\x0brollback_of\x18\x08 \x01(\x03\"\x93\x01\n\x0fStoredTombstone\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\x05\x12/\n\x0b\x64\x65lete_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0foperator_key_id\x18\x05 \x01(\t\"\x85\x01\n\x0bStoredQuota\x12\x30\n\x0cwindow_start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bused_tokens\x18\x02 \x01(\x03\x12/\n\x06slices\x18\x03 \x03(\x0b\x32\x1f.tenantry.config.v1.StoredSlice\"\xa1\x01\n\x0bStoredSlice\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x13\n\x0bheld_tokens\x18\x03 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x12\x16\n\x0egranted_tokens\x18\x06 \x01(\x03\"h\n\x0cStoredRouter\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x18\n\x10\x61pplied_revision\x18\x02 \x01(\x03\x12.\n\nheard_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9e\x01\n\rStoredAdapter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x34\n\x08versions\x18\x03 \x03(\x0b\x32\".tenantry.config.v1.AdapterVersion\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x10StoredCredential\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.tenantry.config.v1.Key\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x17\n\x0frole_tenant_uid\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,9 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREDTENANT']._serialized_start=193
   _globals['_STOREDTENANT']._serialized_end=522
   _globals['_STOREDVERSION']._serialized_start=525
-  _globals['_STOREDVERSION']._serialized_end=684
-  _globals['_STOREDADAPTER']._serialized_start=687
-  _globals['_STOREDADAPTER']._serialized_end=845
-  _globals['_STOREDCREDENTIAL']._serialized_start=847
-  _globals['_STOREDCREDENTIAL']._serialized_end=948
+  _globals['_STOREDVERSION']._serialized_end=746
+  _globals['_STOREDTOMBSTONE']._serialized_start=749
+  _globals['_STOREDTOMBSTONE']._serialized_end=896
+  _globals['_STOREDQUOTA']._serialized_start=899
+  _globals['_STOREDQUOTA']._serialized_end=1032
+  _globals['_STOREDSLICE']._serialized_start=1035
+  _globals['_STOREDSLICE']._serialized_end=1196
+  _globals['_STOREDROUTER']._serialized_start=1198
+  _globals['_STOREDROUTER']._serialized_end=1302
+  _globals['_STOREDADAPTER']._serialized_start=1305
+  _globals['_STOREDADAPTER']._serialized_end=1463
+  _globals['_STOREDCREDENTIAL']._serialized_start=1465
+  _globals['_STOREDCREDENTIAL']._serialized_end=1566
 # @@protoc_insertion_point(module_scope)

@@ -99,6 +99,9 @@ class StoredVersion(_message.Message):
     SEALED_CONFIG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     OPERATOR_KEY_ID_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    SEALED_REASON_FIELD_NUMBER: _builtins.int
+    ROLLBACK_OF_FIELD_NUMBER: _builtins.int
     config_version: _builtins.int
     """The number."""
     config_sha256: _builtins.str
@@ -107,6 +110,12 @@ class StoredVersion(_message.Message):
     """The config, sealed under the tenant's key."""
     operator_key_id: _builtins.str
     """The key id of the operator who wrote it."""
+    operator: _builtins.str
+    """Who wrote it: `operators/{operator}`."""
+    sealed_reason: _builtins.bytes
+    """Why, sealed under the tenant's key; empty for no reason given."""
+    rollback_of: _builtins.int
+    """For a rollback: the version it equals; 0 otherwise."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was written."""
@@ -119,14 +128,167 @@ class StoredVersion(_message.Message):
         sealed_config: _builtins.bytes = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         operator_key_id: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        sealed_reason: _builtins.bytes = ...,
+        rollback_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_sha256", b"config_sha256", "config_version", b"config_version", "create_time", b"create_time", "operator_key_id", b"operator_key_id", "sealed_config", b"sealed_config"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_sha256", b"config_sha256", "config_version", b"config_version", "create_time", b"create_time", "operator", b"operator", "operator_key_id", b"operator_key_id", "rollback_of", b"rollback_of", "sealed_config", b"sealed_config", "sealed_reason", b"sealed_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredVersion: _TypeAlias = StoredVersion  # noqa: Y015
+
+@_typing.final
+class StoredTombstone(_message.Message):
+    """The value of `/tenantry/v1/deleted/tenants/{tenant_uid}`: so that neither uid nor ordinal is ever given out again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    TENANT_UID_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    OPERATOR_KEY_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The id it had."""
+    tenant_uid: _builtins.str
+    """Never reused."""
+    ordinal: _builtins.int
+    """Never reused."""
+    operator_key_id: _builtins.str
+    """The key id of the operator who deleted it."""
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        tenant_uid: _builtins.str = ...,
+        ordinal: _builtins.int = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        operator_key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete_time", b"delete_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete_time", b"delete_time", "operator_key_id", b"operator_key_id", "ordinal", b"ordinal", "tenant_id", b"tenant_id", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredTombstone: _TypeAlias = StoredTombstone  # noqa: Y015
+
+@_typing.final
+class StoredQuota(_message.Message):
+    """The value of `/tenantry/v1/quota/{tenant_uid}/{window}`: one counter, which begins anew with each window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_START_FIELD_NUMBER: _builtins.int
+    USED_TOKENS_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
+    used_tokens: _builtins.int
+    """Tokens used for good."""
+    @_builtins.property
+    def window_start(self) -> _timestamp_pb2.Timestamp:
+        """The start of the window it counts."""
+
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredSlice]:
+        """Slices that routers hold."""
+
+    def __init__(
+        self,
+        *,
+        window_start: _timestamp_pb2.Timestamp | None = ...,
+        used_tokens: _builtins.int = ...,
+        slices: _abc.Iterable[Global___StoredSlice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window_start", b"window_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slices", b"slices", "used_tokens", b"used_tokens", "window_start", b"window_start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredQuota: _TypeAlias = StoredQuota  # noqa: Y015
+
+@_typing.final
+class StoredSlice(_message.Message):
+    """A slice that one router holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTER_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    HELD_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    GRANTED_TOKENS_FIELD_NUMBER: _builtins.int
+    router: _builtins.str
+    """The router process."""
+    session_id: _builtins.str
+    """Its session."""
+    held_tokens: _builtins.int
+    """Tokens it holds and has not reported as used."""
+    sequence: _builtins.int
+    """The number of the session's last request, so that one sent again changes nothing twice."""
+    granted_tokens: _builtins.int
+    """What that request was granted."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it counts as used unless renewed."""
+
+    def __init__(
+        self,
+        *,
+        router: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        held_tokens: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        sequence: _builtins.int = ...,
+        granted_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "granted_tokens", b"granted_tokens", "held_tokens", b"held_tokens", "router", b"router", "sequence", b"sequence", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredSlice: _TypeAlias = StoredSlice  # noqa: Y015
+
+@_typing.final
+class StoredRouter(_message.Message):
+    """The value of `/tenantry/v1/status/routers/{router}`, under a lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTER_FIELD_NUMBER: _builtins.int
+    APPLIED_REVISION_FIELD_NUMBER: _builtins.int
+    HEARD_TIME_FIELD_NUMBER: _builtins.int
+    router: _builtins.str
+    """As it names itself."""
+    applied_revision: _builtins.int
+    """The newest revision it applied."""
+    @_builtins.property
+    def heard_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last heard."""
+
+    def __init__(
+        self,
+        *,
+        router: _builtins.str = ...,
+        applied_revision: _builtins.int = ...,
+        heard_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heard_time", b"heard_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "heard_time", b"heard_time", "router", b"router"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredRouter: _TypeAlias = StoredRouter  # noqa: Y015
 
 @_typing.final
 class StoredAdapter(_message.Message):

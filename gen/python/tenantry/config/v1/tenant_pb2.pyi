@@ -45,6 +45,82 @@ TENANT_STATE_SUSPENDED: TenantState.ValueType  # 2
 """Refused with FAILED_PRECONDITION at every router."""
 Global___TenantState: _TypeAlias = TenantState  # noqa: Y015
 
+class _GuardrailAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuardrailActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuardrailAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUARDRAIL_ACTION_UNSPECIFIED: _GuardrailAction.ValueType  # 0
+    """Never stored."""
+    GUARDRAIL_ACTION_DENY: _GuardrailAction.ValueType  # 1
+    """Refuse the request, or withhold the answer."""
+    GUARDRAIL_ACTION_REDACT: _GuardrailAction.ValueType  # 2
+    """Put the replacement in the match's place."""
+
+class GuardrailAction(_GuardrailAction, metaclass=_GuardrailActionEnumTypeWrapper):
+    """What a guardrail does with a match."""
+
+GUARDRAIL_ACTION_UNSPECIFIED: GuardrailAction.ValueType  # 0
+"""Never stored."""
+GUARDRAIL_ACTION_DENY: GuardrailAction.ValueType  # 1
+"""Refuse the request, or withhold the answer."""
+GUARDRAIL_ACTION_REDACT: GuardrailAction.ValueType  # 2
+"""Put the replacement in the match's place."""
+Global___GuardrailAction: _TypeAlias = GuardrailAction  # noqa: Y015
+
+class _GuardrailStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuardrailStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuardrailStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUARDRAIL_STAGE_UNSPECIFIED: _GuardrailStage.ValueType  # 0
+    """Not set: both."""
+    GUARDRAIL_STAGE_INPUT: _GuardrailStage.ValueType  # 1
+    """The caller's text, before the model sees it."""
+    GUARDRAIL_STAGE_OUTPUT: _GuardrailStage.ValueType  # 2
+    """The model's answer, whole, before the caller sees it."""
+
+class GuardrailStage(_GuardrailStage, metaclass=_GuardrailStageEnumTypeWrapper):
+    """What a guardrail looks at."""
+
+GUARDRAIL_STAGE_UNSPECIFIED: GuardrailStage.ValueType  # 0
+"""Not set: both."""
+GUARDRAIL_STAGE_INPUT: GuardrailStage.ValueType  # 1
+"""The caller's text, before the model sees it."""
+GUARDRAIL_STAGE_OUTPUT: GuardrailStage.ValueType  # 2
+"""The model's answer, whole, before the caller sees it."""
+Global___GuardrailStage: _TypeAlias = GuardrailStage  # noqa: Y015
+
+class _QuotaWindow:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuotaWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QuotaWindow.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUOTA_WINDOW_UNSPECIFIED: _QuotaWindow.ValueType  # 0
+    """Never stored."""
+    QUOTA_WINDOW_HOUR: _QuotaWindow.ValueType  # 1
+    """From one full hour to the next."""
+    QUOTA_WINDOW_DAY: _QuotaWindow.ValueType  # 2
+    """From midnight to midnight."""
+    QUOTA_WINDOW_MONTH: _QuotaWindow.ValueType  # 3
+    """From the first of a month to the next."""
+
+class QuotaWindow(_QuotaWindow, metaclass=_QuotaWindowEnumTypeWrapper):
+    """A long window, in UTC."""
+
+QUOTA_WINDOW_UNSPECIFIED: QuotaWindow.ValueType  # 0
+"""Never stored."""
+QUOTA_WINDOW_HOUR: QuotaWindow.ValueType  # 1
+"""From one full hour to the next."""
+QUOTA_WINDOW_DAY: QuotaWindow.ValueType  # 2
+"""From midnight to midnight."""
+QUOTA_WINDOW_MONTH: QuotaWindow.ValueType  # 3
+"""From the first of a month to the next."""
+Global___QuotaWindow: _TypeAlias = QuotaWindow  # noqa: Y015
+
 class _IsolationTier:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -142,6 +218,7 @@ class Tenant(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`; a lowercase DNS label of at most 63 characters. The name may change hands; the uid never."""
     tenant_uid: _builtins.str
@@ -158,6 +235,8 @@ class Tenant(_message.Message):
     """SHA-256 of those rules, lowercase hex."""
     etag: _builtins.str
     """Quoted; changes with every change of the tenant."""
+    revision: _builtins.int
+    """The revision that last changed it: what `WaitForPropagation` waits for."""
     @_builtins.property
     def config(self) -> Global___TenantConfig:
         """The rules in force."""
@@ -184,10 +263,11 @@ class Tenant(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "config_sha256", b"config_sha256", "config_version", b"config_version", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "name", b"name", "ordinal", b"ordinal", "state", b"state", "tenant_uid", b"tenant_uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "config_sha256", b"config_sha256", "config_version", b"config_version", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "name", b"name", "ordinal", b"ordinal", "revision", b"revision", "state", b"state", "tenant_uid", b"tenant_uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,6 +291,9 @@ class TenantConfig(_message.Message):
     AUDIT_POLICY_FIELD_NUMBER: _builtins.int
     STALENESS_POLICY_FIELD_NUMBER: _builtins.int
     DEADLINES_FIELD_NUMBER: _builtins.int
+    GUARDRAILS_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    PRIORITIES_FIELD_NUMBER: _builtins.int
     default_model: _builtins.str
     """The alias for requests that name none; empty means the first."""
     system_prompt: _builtins.str
@@ -245,6 +328,18 @@ class TenantConfig(_message.Message):
     def deadlines(self) -> Global___Deadlines:
         """The deadline for requests that bring none, and the longest one granted."""
 
+    @_builtins.property
+    def guardrails(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuardrailRule]:
+        """Patterns on what comes in and what goes out; rule ids unique, at most 100."""
+
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quota]:
+        """What may be used in a long window, over all routers; at most one a window."""
+
+    @_builtins.property
+    def priorities(self) -> Global___PriorityRules:
+        """How callers may rank their own requests."""
+
     def __init__(
         self,
         *,
@@ -260,16 +355,118 @@ class TenantConfig(_message.Message):
         audit_policy: Global___AuditPolicy.ValueType = ...,
         staleness_policy: Global___StalenessPolicy.ValueType = ...,
         deadlines: Global___Deadlines | None = ...,
+        guardrails: _abc.Iterable[Global___GuardrailRule] | None = ...,
+        quotas: _abc.Iterable[Global___Quota] | None = ...,
+        priorities: Global___PriorityRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "deadlines", b"deadlines", "limits", b"limits", "parameter_bounds", b"parameter_bounds", "parameter_defaults", b"parameter_defaults", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "deadlines", b"deadlines", "limits", b"limits", "parameter_bounds", b"parameter_bounds", "parameter_defaults", b"parameter_defaults", "priorities", b"priorities", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "audit_policy", b"audit_policy", "deadlines", b"deadlines", "default_model", b"default_model", "isolation_tier", b"isolation_tier", "limits", b"limits", "models", b"models", "parameter_bounds", b"parameter_bounds", "parameter_defaults", b"parameter_defaults", "pool", b"pool", "staleness_policy", b"staleness_policy", "system_prompt", b"system_prompt", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "audit_policy", b"audit_policy", "deadlines", b"deadlines", "default_model", b"default_model", "guardrails", b"guardrails", "isolation_tier", b"isolation_tier", "limits", b"limits", "models", b"models", "parameter_bounds", b"parameter_bounds", "parameter_defaults", b"parameter_defaults", "pool", b"pool", "priorities", b"priorities", "quotas", b"quotas", "staleness_policy", b"staleness_policy", "system_prompt", b"system_prompt", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___TenantConfig: _TypeAlias = TenantConfig  # noqa: Y015
+
+@_typing.final
+class GuardrailRule(_message.Message):
+    """A pattern, and what to do where it matches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    rule_id: _builtins.str
+    """Names the rule in errors and in the audit log: 1 to 64 of a-z, 0-9, '.', '_' and '-'."""
+    action: Global___GuardrailAction.ValueType
+    """What to do with a match."""
+    stage: Global___GuardrailStage.ValueType
+    """What to look at."""
+    pattern: _builtins.str
+    """In RE2 syntax; at most 1024 bytes, and must not match the empty text."""
+    replacement: _builtins.str
+    """For REDACT: takes the match's place as it is; unset means `[redacted]`; at most 256 bytes."""
+    def __init__(
+        self,
+        *,
+        rule_id: _builtins.str = ...,
+        action: Global___GuardrailAction.ValueType = ...,
+        stage: Global___GuardrailStage.ValueType = ...,
+        pattern: _builtins.str = ...,
+        replacement: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_replacement", b"_replacement", "replacement", b"replacement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replacement", b"_replacement", "action", b"action", "pattern", b"pattern", "replacement", b"replacement", "rule_id", b"rule_id", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__replacement: _TypeAlias = _typing.Literal["replacement"]  # noqa: Y015
+    _WhichOneofArgType__replacement: _TypeAlias = _typing.Literal["_replacement", b"_replacement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replacement) -> _WhichOneofReturnType__replacement | None: ...
+
+Global___GuardrailRule: _TypeAlias = GuardrailRule  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """What may be used in one window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    window: Global___QuotaWindow.ValueType
+    """The window; it ends for every tenant at the same moment."""
+    tokens: _builtins.int
+    """Input and output tokens together; at least 1."""
+    def __init__(
+        self,
+        *,
+        window: Global___QuotaWindow.ValueType = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
+class PriorityRules(_message.Message):
+    """How callers may rank their own requests; the numbers are those of `tenantry.inference.v1.Priority`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFAULT_PRIORITY_FIELD_NUMBER: _builtins.int
+    MAX_PRIORITY_FIELD_NUMBER: _builtins.int
+    default_priority: _builtins.int
+    """For requests that name none; unset means normal."""
+    max_priority: _builtins.int
+    """A request that asks for more is ranked here; unset means high."""
+    def __init__(
+        self,
+        *,
+        default_priority: _builtins.int | None = ...,
+        max_priority: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_priority", b"_default_priority", "_max_priority", b"_max_priority", "default_priority", b"default_priority", "max_priority", b"max_priority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_priority", b"_default_priority", "_max_priority", b"_max_priority", "default_priority", b"default_priority", "max_priority", b"max_priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__default_priority: _TypeAlias = _typing.Literal["default_priority"]  # noqa: Y015
+    _WhichOneofArgType__default_priority: _TypeAlias = _typing.Literal["_default_priority", b"_default_priority"]  # noqa: Y015
+    _WhichOneofReturnType__max_priority: _TypeAlias = _typing.Literal["max_priority"]  # noqa: Y015
+    _WhichOneofArgType__max_priority: _TypeAlias = _typing.Literal["_max_priority", b"_max_priority"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__default_priority) -> _WhichOneofReturnType__default_priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_priority) -> _WhichOneofReturnType__max_priority | None: ...
+
+Global___PriorityRules: _TypeAlias = PriorityRules  # noqa: Y015
 
 @_typing.final
 class ModelAlias(_message.Message):

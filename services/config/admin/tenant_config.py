@@ -1,0 +1,105 @@
+"""What every change of a tenant's config shares: finding it, what it may refer to, and its next version."""
+
+from __future__ import annotations
+
+from tenantry.config.v1 import stored_pb2, tenant_pb2
+
+from services.common.errors import FieldViolation
+from services.config import layout
+from services.config.operator_log import Change
+from services.config.operators import Operator
+from services.config.resources import parse_name
+from services.config.sealing import TenantKey
+from services.config.state import AdapterRecord, ModelRecord, PoolRecord, State, TenantRecord
+from services.config.validation import Surroundings, unknown_fields
+from services.config.versions import canonical_bytes, config_sha256
+
+MAX_DISPLAY_NAME = 128
+KEPT_VERSIONS = 100
+"""In etcd; the tenant's audit log has them all."""
+
+
+def find_tenant(state: State, operator: Operator, name: str, field: str) -> TenantRecord:
+    """The tenant of a resource name, if this operator may see it.
+
+    Raises:
+        InvalidArgumentError: not a tenant's name.
+        NotFoundError: missing, or not this operator's: the two look the same.
+    """
+    _, (tenant_id,) = parse_name(name, "tenants/{tenant}", field=field)
+    return operator.require_tenant(state.tenant(tenant_id))
+
+
+def surroundings(state: State, tenant_name: str, tenant_uid: str) -> Surroundings:
+    """What a tenant's config may refer to."""
+    adapters = {
+        record.stored.adapter_id: {v.version: v.base_model for v in record.stored.versions}
+        for record in (state.under(f"adapters/{tenant_uid}/") if tenant_uid else ())
+        if isinstance(record, AdapterRecord)
+    }
+    return Surroundings(
+        tenant_name,
+        {r.model.name: r.model.context_tokens for r in state.under("models/") if isinstance(r, ModelRecord)},
+        {
+            r.pool.name: (r.pool.base_model, r.pool.dedicated_to)
+            for r in state.under("pools/")
+            if isinstance(r, PoolRecord)
+        },
+        adapters,
+    )
+
+
+def put_config(
+    stored: stored_pb2.StoredTenant,
+    config: tenant_pb2.TenantConfig,
+    key: TenantKey,
+    change: Change,
+    *,
+    rollback_of: int = 0,
+) -> stored_pb2.StoredVersion:
+    """Make a config the tenant's next version; `stored` holds it afterwards."""
+    sealed, digest = key.seal_config(canonical_bytes(config)), config_sha256(config)
+    stored.config_version += 1
+    stored.config_sha256, stored.sealed_config = digest, sealed
+    return stored_pb2.StoredVersion(
+        config_version=stored.config_version,
+        config_sha256=digest,
+        sealed_config=sealed,
+        create_time=stored.update_time,
+        operator_key_id=change.operator.key_id,
+        operator=f"operators/{change.operator.name}",
+        sealed_reason=key.seal_config(change.reason.encode()) if change.reason else b"",
+        rollback_of=rollback_of,
+    )
+
+
+def version_puts(
+    stored: stored_pb2.StoredTenant, version: stored_pb2.StoredVersion
+) -> tuple[dict[str, bytes], list[str]]:
+    """What a new version writes and deletes: the tenant, its history, and the oldest version beyond those kept."""
+    number, uid = version.config_version, stored.tenant_uid
+    puts = {
+        layout.version_key(uid, number): version.SerializeToString(),
+        layout.tenant_key(uid): stored.SerializeToString(),
+    }
+    return puts, [layout.version_key(uid, number - KEPT_VERSIONS)] if number > KEPT_VERSIONS else []
+
+
+def change_details(version: stored_pb2.StoredVersion) -> dict[str, object]:
+    """What the operator audit log is told of a version."""
+    return {"config_version": version.config_version, "config_sha256": version.config_sha256}
+
+
+def resource_violations(tenant: tenant_pb2.Tenant) -> list[FieldViolation]:
+    """What is wrong with a tenant besides its config."""
+    found = [
+        FieldViolation(where, "is not known to this version")
+        for where in unknown_fields(tenant, "tenant")
+        if not where.startswith("tenant.config")
+    ]
+    if len(tenant.display_name) > MAX_DISPLAY_NAME:
+        what = f"has {len(tenant.display_name)} characters, more than {MAX_DISPLAY_NAME}"
+        found.append(FieldViolation("tenant.display_name", what))
+    if not tenant.HasField("config"):
+        found.append(FieldViolation("tenant.config", "is missing"))
+    return found

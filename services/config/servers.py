@@ -1,0 +1,49 @@
+"""The config service's two listeners: one Envoy may reach, one for the mesh's own services."""
+
+from __future__ import annotations
+
+import grpc
+from tenantry.config.v1 import config_admin_service_pb2_grpc, config_discovery_service_pb2_grpc
+
+from services.common.grpc_server import build_server
+from services.common.health import HealthBoard
+from services.config.admin_servicer import AdminServicer
+from services.config.discovery_servicer import DiscoveryServicer
+from services.config.settings import ConfigSettings
+
+MAX_ADMIN_RPCS = 256
+
+
+def build_admin_server(
+    settings: ConfigSettings, admin: AdminServicer, health: HealthBoard
+) -> grpc.aio.Server:
+    """For operators."""
+
+    def register(server: grpc.aio.Server) -> None:
+        config_admin_service_pb2_grpc.add_ConfigAdminServiceServicer_to_server(admin, server)
+
+    return build_server(
+        listen=[settings.admin_listen],
+        register=register,
+        service_names=["tenantry.config.v1.ConfigAdminService"],
+        health=health,
+        tls=settings.tls,
+        max_concurrent_rpcs=MAX_ADMIN_RPCS,
+    )
+
+
+def build_discovery_server(
+    settings: ConfigSettings, discovery: DiscoveryServicer, health: HealthBoard
+) -> grpc.aio.Server:
+    """For routers."""
+
+    def register(server: grpc.aio.Server) -> None:
+        config_discovery_service_pb2_grpc.add_ConfigDiscoveryServiceServicer_to_server(discovery, server)
+
+    return build_server(
+        listen=[settings.discovery_listen],
+        register=register,
+        service_names=["tenantry.config.v1.ConfigDiscoveryService"],
+        health=health,
+        tls=settings.tls,
+    )
