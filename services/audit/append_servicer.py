@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from grpc.aio import ServicerContext
 from tenantry.audit.v1 import audit_append_service_pb2 as pb
@@ -83,21 +83,11 @@ class AppendServicer(audit_append_service_pb2_grpc.AuditAppendServiceServicer):
             with contextlib.suppress(asyncio.CancelledError):
                 await reader
 
-    async def _refuse_if_behind(self, receipts: object) -> None:
+    async def _refuse_if_behind(self, receipts: Sequence[entry_pb2.Receipt]) -> None:
         """A writer holds a receipt this service does not know: the log was rolled back or cut."""
-
-        def behind(store: LogStore) -> bool:
-            sizes = {}
-            for tenant_uid in store.tenant_uids():
-                log = store.log(tenant_uid)
-                if log is not None:
-                    sizes[log.log_id.hex()] = log.frontier.size
-            return any(
-                receipt.index >= sizes.get(receipt.log_id, 0)
-                for receipt in receipts  # type: ignore[attr-defined]  # protobuf's repeated container
-            )
-
-        if receipts and await self._appender.with_store(behind):
+        log_ids = [receipt.log_id for receipt in receipts]
+        sizes = await self._appender.with_store(lambda store: store.sizes_of(log_ids)) if log_ids else []
+        if any(receipt.index >= size for receipt, size in zip(receipts, sizes, strict=True)):
             raise FailedPreconditionError(
                 "the log is behind a receipt this writer holds", reason=Reason.LOG_DAMAGED
             )

@@ -7,13 +7,13 @@ have only so much waiting, so that one tenant's flood does not become everybody'
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from services.audit.file_ops import die_of_write
 from services.audit.frame import SessionMark
 from services.audit.log import NewEntry, Receipt, RecordConflictError
 from services.audit.store import LogStore
@@ -127,14 +127,14 @@ class Appender:
                 next_checkpoint = loop.time() + CHECKPOINT_SECONDS
             await self._write(self._take())
             if loop.time() >= next_fold or self._store.needs_fold:
-                await self.with_store(LogStore.fold)
+                await self.with_store(_fold)
                 next_fold = loop.time() + FOLD_SECONDS
             if self._waiting_bytes:
                 self._wake.set()
 
     async def close(self) -> None:
         """Fold and give up the store; call it after `run` has ended."""
-        await self.with_store(LogStore.close)
+        await self.with_store(_close)
         self._disk.shutdown()
 
     def _take(self) -> list[_Waiting]:
@@ -169,9 +169,8 @@ class Appender:
         def commit(store: LogStore) -> list[Result]:
             try:
                 results = store.commit(entries, marks, checkpoints)
-            except OSError:
-                # What is in memory and what is on disk may differ now; only a restart makes them one again.
-                os._exit(75)
+            except OSError as error:
+                die_of_write(error)
             store.checkpointed(checkpoints)
             return results
 
@@ -185,3 +184,17 @@ class Appender:
         for done in asked:
             if not done.done():
                 done.set_result(None)
+
+
+def _fold(store: LogStore) -> None:
+    try:
+        store.fold()
+    except OSError as error:
+        die_of_write(error)
+
+
+def _close(store: LogStore) -> None:
+    try:
+        store.close()
+    except OSError as error:
+        die_of_write(error)

@@ -2,7 +2,8 @@
 
 An error of fsync is the end: the kernel may have dropped the dirty pages and marked them clean, so that a
 retry would report a success that never was (Rebello et al., "Can Applications Recover from fsync Failures?",
-ATC '20).
+ATC '20). A write that fails, because the disk is full for example, ends the process as well: what is in memory and
+what is on disk may differ then, and a restart makes them one again.
 """
 
 from __future__ import annotations
@@ -11,15 +12,26 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 EXIT_FSYNC_FAILED = 74
+EXIT_WRITE_FAILED = 75
 
 
-def die_of_fsync(error: OSError) -> None:
+def die_of_fsync(error: OSError) -> NoReturn:
     """Leave at once, without cleaning up: nothing unsynced may be acknowledged."""
     sys.stderr.write(f"fsync failed with errno {error.errno}; exiting, because a retry would lie\n")
     sys.stderr.flush()
     os._exit(EXIT_FSYNC_FAILED)
+
+
+def die_of_write(error: OSError) -> NoReturn:
+    """Leave at once: a batch is in memory and not on disk, or only in part."""
+    sys.stderr.write(
+        f"a write failed with errno {error.errno}; exiting, to start again from what is durable\n"
+    )
+    sys.stderr.flush()
+    os._exit(EXIT_WRITE_FAILED)
 
 
 def sync_data(descriptor: int) -> None:

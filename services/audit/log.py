@@ -112,6 +112,8 @@ class TenantLog:
         """Frames not folded yet, each with its bytes as segments keep them."""
         self.checkpoint_note: bytes | None = None
         self.checkpoint_size = -1
+        self.folded_note: bytes | None = None
+        """The checkpoint that stands in the log's folder."""
         self._random_bytes = random_bytes
         self._dek: DataKey | None = None
         self._counter = 0

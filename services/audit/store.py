@@ -19,6 +19,7 @@ from services.audit.frame import Frame, FrameKind, SessionMark, split_entry
 from services.audit.journal import JournalWriter
 from services.audit.keyset import KeyProvider, Keyset
 from services.audit.log import FoldedState, NewEntry, Receipt, RecordConflictError, TenantLog
+from services.audit.merkle import leaf_hash
 from services.audit.recovery import recover
 from services.audit.segments import fold_log, read_entries
 from services.audit.signed_note import NoteSigner
@@ -127,12 +128,18 @@ class LogStore:
         state = FoldedState.read(state_path) if state_path.exists() else FoldedState(tenant_uid, log_id)
         log = TenantLog(state, origin_of(log_id), keyset, os.urandom)
         if (folder / "checkpoint").exists():
-            log.checkpoint_note = (folder / "checkpoint").read_bytes()
+            log.checkpoint_note = log.folded_note = (folder / "checkpoint").read_bytes()
         for entry, _ in read_entries(folder, state):
-            receipt = Receipt(log_id, entry.header.index, b"")
+            receipt = Receipt(log_id, entry.header.index, leaf_hash(entry.encode()))
             log.remember(entry.header.record_id, b"", receipt)
         self._logs[tenant_uid] = log
         return log
+
+    def sizes_of(self, log_ids: Sequence[str]) -> list[int]:
+        """How many entries the logs of these ids, in hex, have; 0 for an id that no log has."""
+        by_id = {log_id: tenant_uid for tenant_uid, log_id in self._tenants.items()}
+        logs = [self.log(by_id[log_id]) if log_id in by_id else None for log_id in log_ids]
+        return [log.frontier.size if log is not None else 0 for log in logs]
 
     def folder(self, log_id: bytes) -> Path:
         """Where a log's files are."""
@@ -209,10 +216,10 @@ class LogStore:
         """Move everything from the journal into segments and remove the journal's files."""
         self._journal.close()
         for log in self._logs.values():
-            if log.pending or log.checkpoint_note is not None:
+            if log.pending or log.checkpoint_note is not log.folded_note:
                 make_directory(self.folder(log.log_id))
                 log.folded = fold_log(self.folder(log.log_id), log, log.pending)
-                log.pending = []
+                log.pending, log.folded_note = [], log.checkpoint_note
         self._unfolded_bytes = 0
         done = self._journal.finished
         self._position.incarnation = self._journal.incarnation

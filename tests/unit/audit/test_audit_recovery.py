@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from services.audit.frame import SessionMark
 from services.audit.log import Receipt, RecordConflictError
 from services.audit.recovery import JournalDamagedError, recover
-from services.audit.segments import read_entries
+from services.audit.segments import fold_log, read_entries
 from services.audit.store import LogStore, StateInUseError
 from tests.unit.audit.audit_state import abandon, keys_of, new_entry, open_store
 
@@ -130,7 +130,26 @@ def test_a_repeated_record_is_one_entry_and_other_content_is_refused(tmp_path):
     abandon(store)
     store = open_store(tmp_path)
     (after,) = store.commit([first], [])
-    assert after.index == receipt.index
+    assert (after.index, after.leaf) == (receipt.index, receipt.leaf)
+    store.close()
+    store = open_store(tmp_path)  # now it comes from the segments, not from the journal
+    (after,) = store.commit([first], [])
+    assert (after.index, after.leaf) == (receipt.index, receipt.leaf)
+    store.close()
+
+
+def test_a_log_that_has_not_changed_costs_a_fold_nothing(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    store.commit([new_entry("a"), new_entry("b")], [], ["a", "b"])
+    store.fold()
+    store.commit([new_entry("b")], [], ["b"])
+    folded = []
+    monkeypatch.setattr(
+        "services.audit.store.fold_log",
+        lambda folder, log, pending: folded.append(log.folded.tenant_uid) or fold_log(folder, log, pending),
+    )
+    store.fold()
+    assert folded == ["b"]
     store.close()
 
 
