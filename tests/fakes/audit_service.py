@@ -82,8 +82,8 @@ class AuditServicePlane:
     def review_channel(self) -> grpc.aio.Channel:
         return open_channel(self.review_target)
 
-    async def export(self, tenant_uid: str, folder: Path, grant: str | None = None) -> ExportedLog:
-        """A tenant's whole log over the review service, verified with keys it gave before."""
+    async def export(self, tenant_uid: str, folder: Path, grant: str | None = None, **window) -> ExportedLog:
+        """A tenant's log over the review service, verified with keys it gave before."""
         metadata = [("authorization", f"Bearer {grant or await self.grant(tenant_uid)}")]
         async with self.review_channel() as channel:
             stub = review_rpc.AuditReviewServiceStub(channel)
@@ -93,7 +93,7 @@ class AuditServicePlane:
                 timeout=DEADLINE_SECONDS,
             )
             call = stub.ExportLog(
-                review_pb.ExportLogRequest(name=log_name(tenant_uid)),
+                review_pb.ExportLogRequest(name=log_name(tenant_uid), **window),
                 metadata=metadata,
                 timeout=DEADLINE_SECONDS,
             )
