@@ -10,6 +10,7 @@ import time
 import grpc
 import pytest
 from google.protobuf import field_mask_pb2
+from tenantry.audit.v1 import entry_pb2
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import config_discovery_service_pb2 as discovery_pb
 from tenantry.config.v1 import credential_pb2, tenant_pb2
@@ -187,9 +188,42 @@ async def test_applied_versions_reach_the_tenants_audit_log(plane):
     tenant.config.weight = 3
     await plane.call("UpdateTenant", admin_pb.UpdateTenantRequest(tenant=tenant))
     await plane.service.end()  # it leaves nothing untold
-    told = [json.loads(entry.meta_json) for entry in plane.audit.entries]
-    assert [meta["config_version"] for meta in told] == [1, 2]
-    assert {entry.tenant_uid for entry in plane.audit.entries} == {tenant.tenant_uid}
+    told = [entry for entry in plane.audit.entries if entry.tenant_uid == tenant.tenant_uid]
+    assert [json.loads(entry.meta_json)["config_version"] for entry in told] == [1, 2]
+
+
+async def test_every_edit_stands_in_the_operator_log_before_and_after(plane):
+    tenant = await plane.new_tenant("acme", CANARY)
+    tenant.config.system_prompt = "changed"
+    update = admin_pb.UpdateTenantRequest(tenant=tenant, reason="the old one was rude")
+    written = await plane.call("UpdateTenant", update)
+    await plane.service.end()
+    operators = [entry for entry in plane.audit.entries if entry.tenant_uid == "operators"]
+    intents = [entry for entry in operators if entry.kind == entry_pb2.ENTRY_KIND_ADMIN_INTENT]
+    outcomes = {
+        entry.admit_record_id: json.loads(entry.meta_json)
+        for entry in operators
+        if entry.kind == entry_pb2.ENTRY_KIND_ADMIN_OUTCOME
+    }
+    last = intents[-1]
+    meta = json.loads(last.meta_json)
+    assert (meta["method"], meta["resource"], meta["config_version"]) == ("UpdateTenant", "tenants/acme", 2)
+    assert json.loads(last.prompt_json) == {"reason": "the old one was rude"}
+    assert outcomes[last.record_id] == {"outcome": "written", "revision": written.revision}
+    assert {entry.record_id for entry in intents} == set(outcomes)
+    assert not any(CANARY.encode() in entry.SerializeToString() for entry in operators)
+
+
+async def test_without_the_audit_service_nothing_is_edited(plane):
+    tenant = await plane.new_tenant("acme")
+    await plane.audit_server.stop(None)
+    tenant.config.weight = 7
+    failure = await failure_of(
+        plane.call("UpdateTenant", admin_pb.UpdateTenantRequest(tenant=tenant), timeout_seconds=10)
+    )
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE")
+    read = await plane.call("GetTenant", admin_pb.GetTenantRequest(name="tenants/acme"))
+    assert (read.config_version, read.etag) == (tenant.config_version, tenant.etag)
 
 
 async def test_a_restart_keeps_everything_and_makes_no_second_operator(plane):

@@ -1,0 +1,86 @@
+"""Two hundred bad configs, each with mistakes that are known: all are refused, by name, and nothing changes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tenantry.config.v1 import config_admin_service_pb2 as pb
+
+from services.common.errors import InvalidArgumentError
+from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
+from services.config.rules import limits, report
+from services.config.validation import Surroundings, validate_config
+from tests.fakes.bad_configs import CANARY, MISTAKES, bad_configs, good_config
+from tests.fakes.config_plane import ConfigPlane
+from tests.fakes.mutants import mutant
+from tests.fakes.peft_files import peft_files
+
+SEED = 20_261_125
+
+
+@pytest.fixture
+async def plane(tmp_path):
+    plane = ConfigPlane(tmp_path)
+    await plane.new_model()
+    await plane.new_pool()
+    await plane.new_tenant("acme")
+    await plane.new_tenant("globex")
+    await plane.new_pool("theirs", dedicated_to="tenants/globex")
+    config, weights, _ = peft_files()
+    await plane.register("acme", [(CONFIG_FILE, config), (WEIGHTS_FILE, weights)])
+    return plane
+
+
+async def test_200_bad_configs_are_refused_with_every_field_named_and_nothing_changes(plane):
+    tenant = await plane.call("GetTenant", pb.GetTenantRequest(name="tenants/acme"))
+    tenant.config.CopyFrom(good_config())
+    tenant = await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant))
+    before, told = await plane.store.list(""), len(plane.entries)
+    for place, bad in enumerate(bad_configs(200, SEED)):
+        tenant.config.CopyFrom(bad.config)
+        with pytest.raises(InvalidArgumentError) as refused:
+            await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant))
+        named = {v.field.removeprefix("tenant.config.") for v in refused.value.violations}
+        assert (place, named) == (place, bad.fields)
+        assert CANARY not in refused.value.message
+    assert (await plane.store.list(""), len(plane.entries)) == (before, told)
+
+
+def test_those_configs_make_every_mistake_there_is():
+    named = frozenset[str]().union(*(bad.fields for bad in bad_configs(200, SEED)))
+    assert named == frozenset[str]().union(*(mistake.fields for mistake in MISTAKES))
+    rules = {re.sub(r"\[\d+\]", "", field) for field in named}
+    # Every field of the model but these four, which nothing alone can spoil.
+    assert len(rules) > 30
+
+
+def around() -> Surroundings:
+    pools = {"pools/p": ("models/m", ""), "pools/theirs": ("models/m", "tenants/globex")}
+    return Surroundings("tenants/acme", {"models/m": 2048}, pools, {"sea": {1: "models/m"}})
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        (report, "if low <= value <= high:", "if not (value < low or value > high):"),
+        (limits, "or given.seconds * given.nanos < 0", ""),
+        (limits, "if tokens > most:", "if False:"),
+    ],
+    ids=["NaN", "signs", "windows"],
+)
+def test_that_test_notices_a_rule_that_is_gone(monkeypatch, module, old, new):
+    careless = mutant(module, old, new)
+    if module is report:
+        for name in ("limits", "sampling", "placement"):
+            monkeypatch.setattr(f"services.config.rules.{name}.between", careless.between)
+    else:
+        for name in ("check_limits", "check_quotas", "check_deadlines"):
+            monkeypatch.setattr(f"services.config.validation.{name}", getattr(careless, name))
+    missed = [
+        bad
+        for bad in bad_configs(200, SEED)
+        if {v.field.removeprefix("tenant.config.") for v in validate_config(bad.config, around())}
+        != bad.fields
+    ]
+    assert missed
