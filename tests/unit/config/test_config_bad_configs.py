@@ -50,9 +50,7 @@ async def test_200_bad_configs_are_refused_with_every_field_named_and_nothing_ch
 def test_those_configs_make_every_mistake_there_is():
     named = frozenset[str]().union(*(bad.fields for bad in bad_configs(200, SEED)))
     assert named == frozenset[str]().union(*(mistake.fields for mistake in MISTAKES))
-    rules = {re.sub(r"\[\d+\]", "", field) for field in named}
-    # Every field of the model but these four, which nothing alone can spoil.
-    assert len(rules) > 30
+    assert len({re.sub(r"\[\d+\]", "", field) for field in named}) > 30
 
 
 def around() -> Surroundings:

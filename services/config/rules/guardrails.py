@@ -1,0 +1,61 @@
+"""Guardrails: ids, actions, patterns and replacements."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tenantry.config.v1 import tenant_pb2
+
+from services.config.patterns import MAX_PROGRAM_SIZE_TOGETHER, check_pattern, fit_together
+from services.config.rules.report import NAME, NAME_RULE, Report
+
+MAX_RULES = 100
+MAX_REPLACEMENT_BYTES = 256
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_INPUT = frozenset({tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED, tenant_pb2.GUARDRAIL_STAGE_INPUT})
+_OUTPUT = frozenset({tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED, tenant_pb2.GUARDRAIL_STAGE_OUTPUT})
+
+
+def check_guardrails(rules: Sequence[tenant_pb2.GuardrailRule], report: Report) -> None:
+    """Every rule by itself, and what all of them together cost."""
+    if len(rules) > MAX_RULES:
+        # Patterns are compiled on the event loop: no more of them than there may be.
+        report("guardrails", f"has {len(rules)} rules, more than {MAX_RULES}")
+        return
+    seen: set[str] = set()
+    together, good = 0, True
+    for number, rule in enumerate(rules):
+        where = f"guardrails[{number}]"
+        if not NAME.fullmatch(rule.rule_id):
+            report(f"{where}.rule_id", NAME_RULE)
+        elif rule.rule_id in seen:
+            report(f"{where}.rule_id", "is there twice")
+        seen.add(rule.rule_id)
+        if rule.action == tenant_pb2.GUARDRAIL_ACTION_UNSPECIFIED:
+            report(f"{where}.action", "is missing")
+        checked = check_pattern(rule.pattern)
+        together += checked.program_size
+        if checked.problem is not None:
+            good = False
+            report(f"{where}.pattern", checked.problem)
+        _replacement(rule, where, report)
+    if together > MAX_PROGRAM_SIZE_TOGETHER:
+        what = f"need {together} instructions together, more than {MAX_PROGRAM_SIZE_TOGETHER}"
+        report("guardrails", what)
+    elif good and not all(
+        fit_together([rule.pattern for rule in rules if rule.stage in stage]) for stage in (_INPUT, _OUTPUT)
+    ):
+        report("guardrails", "do not compile together")
+
+
+def _replacement(rule: tenant_pb2.GuardrailRule, where: str, report: Report) -> None:
+    if not rule.HasField("replacement"):
+        return
+    size = len(rule.replacement.encode())
+    if rule.action != tenant_pb2.GUARDRAIL_ACTION_REDACT:
+        report(f"{where}.replacement", "is set, but only REDACT replaces")
+    elif size > MAX_REPLACEMENT_BYTES:
+        report(f"{where}.replacement", f"has {size} bytes, more than {MAX_REPLACEMENT_BYTES}")
+    elif _CONTROL.search(rule.replacement):
+        report(f"{where}.replacement", "holds a control character")

@@ -1,0 +1,97 @@
+"""Rates, sizes, quotas and deadlines.
+
+In `limits` 0 is a value: none at all, which stops a tenant without suspending it. A quota's 0 is a mistake: it would
+say the same less plainly.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+from google.protobuf.duration_pb2 import Duration
+from tenantry.config.v1 import tenant_pb2
+
+from services.config.rules.report import Report, Surroundings, between
+
+MAX_QUOTA_TOKENS = 1 << 50
+MAX_TIMEOUT_SECONDS = 3600
+DEFAULT_MAX_TIMEOUT_SECONDS = 600
+_NANOS = 1_000_000_000
+# google.protobuf.Duration's own range: about 10,000 years.
+_MAX_DURATION_SECONDS = 315_576_000_000
+_RANGES = (
+    ("requests_per_second", 1e6),
+    ("request_burst", 1_000_000),
+    ("concurrent_requests", 100_000),
+    ("input_bytes", 64 << 20),
+    ("input_tokens", 1 << 24),
+    ("tokens_per_minute", 1 << 50),
+)
+_WINDOWS = (tenant_pb2.QUOTA_WINDOW_HOUR, tenant_pb2.QUOTA_WINDOW_DAY, tenant_pb2.QUOTA_WINDOW_MONTH)
+
+
+def check_limits(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
+    """Each in its range; no more input tokens than any of the aliased models has context for."""
+    limits = config.limits
+    good = {name: between(limits, name, 0, high, "limits", report) for name, high in _RANGES}
+    contexts = [
+        around.models[alias.base_model] for alias in config.models if alias.base_model in around.models
+    ]
+    if good["input_tokens"] and contexts and limits.input_tokens > max(contexts):
+        what = f"is {limits.input_tokens}, more than {max(contexts)}, the longest context of its models"
+        report("limits.input_tokens", what)
+
+
+def check_quotas(config: tenant_pb2.TenantConfig, report: Report) -> None:
+    """At most one a window, each of at least a token, and none larger than that of a longer window."""
+    if len(config.quotas) > len(_WINDOWS):
+        report("quotas", f"has {len(config.quotas)}, more than {len(_WINDOWS)}: one a window")
+        return
+    seen: set[int] = set()
+    tokens_of: dict[int, tuple[int, int]] = {}
+    for number, quota in enumerate(config.quotas):
+        if quota.window == tenant_pb2.QUOTA_WINDOW_UNSPECIFIED:
+            report(f"quotas[{number}].window", "is missing")
+        elif quota.window in seen:
+            report(f"quotas[{number}].window", "is there twice")
+        if not 1 <= quota.tokens <= MAX_QUOTA_TOKENS:
+            report(f"quotas[{number}].tokens", f"is {quota.tokens}, not 1 to {MAX_QUOTA_TOKENS}")
+        elif quota.window not in seen:
+            tokens_of[quota.window] = (quota.tokens, number)
+        seen.add(quota.window)
+    ordered = [tokens_of[window] for window in _WINDOWS if window in tokens_of]
+    for (tokens, number), (most, _) in pairwise(ordered):
+        if tokens > most:
+            report(f"quotas[{number}].tokens", f"is {tokens}, more than {most}, a longer window's")
+
+
+def check_deadlines(config: tenant_pb2.TenantConfig, report: Report) -> None:
+    """Above 0 and at most an hour; a default that is set is no longer than the longest in force."""
+    deadlines = config.deadlines
+    default = _nanoseconds(deadlines, "default_timeout", report)
+    longest = _nanoseconds(deadlines, "max_timeout", report)
+    if longest is None and not deadlines.HasField("max_timeout"):
+        longest = DEFAULT_MAX_TIMEOUT_SECONDS * _NANOS
+    if default is not None and longest is not None and default > longest:
+        what = f"is {default / _NANOS:.12g} s, more than {longest / _NANOS:.12g} s, the longest granted"
+        report("deadlines.default_timeout", what)
+
+
+def _nanoseconds(
+    deadlines: tenant_pb2.Deadlines, name: Literal["default_timeout", "max_timeout"], report: Report
+) -> int | None:
+    """A deadline that is set and good."""
+    if not deadlines.HasField(name):
+        return None
+    given: Duration = getattr(deadlines, name)
+    where = f"deadlines.{name}"
+    whole = abs(given.seconds) <= _MAX_DURATION_SECONDS and abs(given.nanos) < _NANOS
+    if not whole or given.seconds * given.nanos < 0:
+        report(where, f"is no duration: {given.seconds} s and {given.nanos} ns")
+        return None
+    total = given.seconds * _NANOS + given.nanos
+    if not 0 < total <= MAX_TIMEOUT_SECONDS * _NANOS:
+        report(where, f"is {total / _NANOS:.12g} s, not above 0 and at most {MAX_TIMEOUT_SECONDS} s")
+        return None
+    return total

@@ -1,0 +1,71 @@
+"""Aliases, adapters and system prompts."""
+
+from __future__ import annotations
+
+import re
+
+from tenantry.config.v1 import tenant_pb2
+
+from services.config.rules.report import NAME, NAME_RULE, Report, Surroundings
+
+MAX_MODELS = 64
+MAX_PROMPT_BYTES = 16 << 10
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def check_models(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
+    """1 to 64 unique aliases of base models that are there, with adapters that fit; the default is one of them.
+
+    Whether a system prompt fits the model's context is not decided here: how many bytes a token covers is the
+    tokeniser's affair, which the router has. It refuses each request whose rendered prompt is too long.
+    """
+    if not 1 <= len(config.models) <= MAX_MODELS:
+        report("models", f"has {len(config.models)} aliases, not 1 to {MAX_MODELS}")
+    seen: set[str] = set()
+    for number, alias in enumerate(config.models[:MAX_MODELS]):
+        where = f"models[{number}]"
+        if not NAME.fullmatch(alias.alias):
+            report(f"{where}.alias", NAME_RULE)
+        elif alias.alias in seen:
+            report(f"{where}.alias", "is there twice")
+        seen.add(alias.alias)
+        if alias.base_model not in around.models:
+            report(f"{where}.base_model", "names no base model")
+        _adapter(alias, where, config.isolation_tier, around, report)
+        if alias.HasField("system_prompt"):
+            _prompt(alias.system_prompt, f"{where}.system_prompt", report)
+    if config.default_model and config.default_model not in seen:
+        report("default_model", "is none of the aliases")
+    _prompt(config.system_prompt, "system_prompt", report)
+
+
+def _adapter(
+    alias: tenant_pb2.ModelAlias,
+    where: str,
+    tier: tenant_pb2.IsolationTier.ValueType,
+    around: Surroundings,
+    report: Report,
+) -> None:
+    if not alias.adapter:
+        if alias.adapter_version:
+            report(f"{where}.adapter_version", "is set without an adapter")
+        return
+    if tier == tenant_pb2.ISOLATION_TIER_SHARED:
+        report(f"{where}.adapter", "is not for the tier SHARED, which uses the base model only")
+    versions = around.adapters.get(alias.adapter)
+    if not versions:
+        report(f"{where}.adapter", "names no adapter of this tenant")
+        return
+    if alias.adapter_version and alias.adapter_version not in versions:
+        report(f"{where}.adapter_version", f"is {alias.adapter_version}, which does not exist")
+        return
+    if versions[alias.adapter_version or max(versions)] != alias.base_model:
+        report(f"{where}.adapter", "was made for another base model")
+
+
+def _prompt(prompt: str, where: str, report: Report) -> None:
+    size = len(prompt.encode())
+    if size > MAX_PROMPT_BYTES:
+        report(where, f"has {size} bytes, more than {MAX_PROMPT_BYTES}")
+    if _CONTROL.search(prompt):
+        report(where, "holds a control character other than tab and line ends")

@@ -1,0 +1,40 @@
+"""How rules report what is wrong, and the checks that several subjects share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from google.protobuf.message import Message
+
+Report = Callable[[str, str], None]
+"""Takes a field's path below the config, and what is wrong with it: limit and actual value, never tenant text."""
+
+NAME = re.compile(r"[a-z0-9._-]{1,64}")
+NAME_RULE = "has to be 1 to 64 of a-z, 0-9, '.', '_' and '-'"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a tenant's config may refer to."""
+
+    tenant_name: str
+    models: Mapping[str, int]
+    """Base models by resource name, with their context in tokens."""
+    pools: Mapping[str, tuple[str, str]]
+    """Pools by resource name, with base model and the tenant they are dedicated to (or empty)."""
+    adapters: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """The tenant's adapters by id: version to base model."""
+
+
+def between(message: Message, name: str, low: float, high: float, where: str, report: Report) -> bool:
+    """Whether a field is unset or in its range; reported where it is not. NaN is in no range."""
+    if not message.HasField(name):
+        return True
+    value = getattr(message, name)
+    # Asks for what is right: a NaN fails every comparison.
+    if low <= value <= high:
+        return True
+    report(f"{where}.{name}", f"is {value:.12g}, not {low:.17g} to {high:.17g}")
+    return False
