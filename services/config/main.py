@@ -17,7 +17,9 @@ from services.common.metrics import serve_metrics
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
 from services.config.admin.edits import Edits
+from services.config.admin.propagation import PropagationAdmin
 from services.config.admin_servicer import admin_servicer
+from services.config.allocation_marks import MarkedStore
 from services.config.announced import AnnouncedChanges
 from services.config.announced_writes import AnnouncedWrites
 from services.config.bootstrap import (
@@ -29,11 +31,16 @@ from services.config.bootstrap import (
 from services.config.current_state import CurrentState
 from services.config.discovery_servicer import DiscoveryServicer
 from services.config.etcd.client import EtcdClient
+from services.config.etcd.lease import EtcdLeases
 from services.config.etcd.watch import EtcdWatch
 from services.config.intent_marks import IntentMarks
 from services.config.metrics import ConfigMetrics
 from services.config.operator_log import AuditedOperatorLog, OperatorLog, UnauditedOperatorLog
 from services.config.operators import OperatorCheck
+from services.config.quota.leases import QuotaLeases
+from services.config.quota.servicer import QuotaLeaseServicer
+from services.config.routers.registry import RouterRegistry
+from services.config.routers.status_keeper import RouterStatusKeeper
 from services.config.sealing import TenantKeys, load_root_key
 from services.config.servers import build_admin_server, build_discovery_server
 from services.config.settings import ConfigSettings
@@ -61,13 +68,20 @@ async def serve(settings: ConfigSettings) -> None:
     watch = EtcdWatch(etcd_channel, etcd, layout.LIVE, announced)
     verifier = TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock)
     check = OperatorCheck(verifier, lambda: current.state)
-    writes = AnnouncedWrites(etcd, operator_log, marks)
-    admin = admin_servicer(Edits(writes, current, check, clock), keys, issuer, artifacts, audit)
-    discovery = DiscoveryServicer(current, metrics)
+    writes = AnnouncedWrites(MarkedStore(etcd, settings.state_dir), operator_log, marks)
+    routers = RouterRegistry(clock, settings.router_expiry_seconds)
+    keeper = RouterStatusKeeper(
+        routers, etcd, EtcdLeases(etcd_channel), clock, settings.router_expiry_seconds
+    )
+    edits = Edits(writes, current, check, clock)
+    propagation = PropagationAdmin(edits, routers, keeper.recalled)
+    admin = admin_servicer(edits, keys, issuer, artifacts, audit, propagation)
+    discovery = DiscoveryServicer(current, metrics, routers)
     health = HealthBoard(["first-list", "first-operator"])
 
     admin_server = build_admin_server(settings, admin, health)
-    discovery_server = build_discovery_server(settings, discovery, health)
+    leases = QuotaLeaseServicer(QuotaLeases(etcd, current, clock))
+    discovery_server = build_discovery_server(settings, discovery, leases, health)
 
     async def become_ready() -> None:
         await current.listed.wait()
@@ -81,6 +95,7 @@ async def serve(settings: ConfigSettings) -> None:
     with serve_metrics(metrics.registry, settings.metrics_address):
         async with Lifetime() as lifetime:
             lifetime.own(watch.run(), "etcd-watch")
+            lifetime.own(keeper.run(), "router-status")
             lifetime.finish(become_ready(), "become-ready")
             if audit:
                 lifetime.own(audit.run(), "audit-writer")

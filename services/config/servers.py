@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import grpc
-from tenantry.config.v1 import config_admin_service_pb2_grpc, config_discovery_service_pb2_grpc
+from tenantry.config.v1 import (
+    config_admin_service_pb2_grpc,
+    config_discovery_service_pb2_grpc,
+    quota_lease_service_pb2_grpc,
+)
 
 from services.common.grpc_server import build_server
 from services.common.health import HealthBoard
 from services.config.admin_servicer import AdminServicer
 from services.config.discovery_servicer import DiscoveryServicer
+from services.config.quota.servicer import QuotaLeaseServicer
 from services.config.settings import ConfigSettings
 
 MAX_ADMIN_RPCS = 256
@@ -33,17 +38,21 @@ def build_admin_server(
 
 
 def build_discovery_server(
-    settings: ConfigSettings, discovery: DiscoveryServicer, health: HealthBoard
+    settings: ConfigSettings, discovery: DiscoveryServicer, leases: QuotaLeaseServicer, health: HealthBoard
 ) -> grpc.aio.Server:
     """For routers."""
 
     def register(server: grpc.aio.Server) -> None:
         config_discovery_service_pb2_grpc.add_ConfigDiscoveryServiceServicer_to_server(discovery, server)
+        quota_lease_service_pb2_grpc.add_QuotaLeaseServiceServicer_to_server(leases, server)
 
     return build_server(
         listen=[settings.discovery_listen],
         register=register,
-        service_names=["tenantry.config.v1.ConfigDiscoveryService"],
+        service_names=[
+            "tenantry.config.v1.ConfigDiscoveryService",
+            "tenantry.config.v1.QuotaLeaseService",
+        ],
         health=health,
         tls=settings.tls,
     )

@@ -1,0 +1,1 @@
+"""Quotas: what is left of them, and slices of them for routers."""

@@ -1,0 +1,127 @@
+"""Leases slices of quotas out of etcd: the debit is durable before the answer leaves.
+
+Each account is one key, changed by compare and swap: config services and requests at the same moment race, and one
+of them decides again. The keys are not watched, so that leases make no snapshots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from google.protobuf.message import DecodeError
+from tenantry.config.v1 import stored_pb2
+
+from services.common.backoff import Backoff
+from services.common.clock import Clock
+from services.config import layout
+from services.config.current_state import CurrentState
+from services.config.quota.ledger import Account, Claim, Grant, Slice, lease
+from services.config.quota.windows import Window, span_at
+from services.config.state import TenantRecord
+from services.config.store import ConfigStore, Expect, StoreUnavailableError
+
+_log = logging.getLogger(__name__)
+LEASE_SECONDS = 30.0
+CLAIM_SECONDS = 3.0
+_ATTEMPTS = 12
+
+
+class QuotaLeases:
+    """Every tenant's quotas."""
+
+    def __init__(
+        self, store: ConfigStore, current: CurrentState, clock: Clock, lease_seconds: float = LEASE_SECONDS
+    ) -> None:
+        self._store = store
+        self._current = current
+        self._clock = clock
+        self._lease_seconds = lease_seconds
+
+    async def lease(self, tenant_uid: str, window: Window, claim: Claim) -> Grant:
+        """Settle what a router says and grant what is free; a claim made again gets the same answer.
+
+        Raises:
+            StoreUnavailableError: not known to be written in time. Made again, the claim counts once.
+        """
+        backoff = Backoff(0.005, 0.1)
+        try:
+            async with asyncio.timeout(CLAIM_SECONDS):
+                for _ in range(_ATTEMPTS):
+                    answer = await self._attempt(tenant_uid, window, claim)
+                    if answer is not None:
+                        return answer
+                    await asyncio.sleep(backoff.next_delay_seconds())
+        except TimeoutError:
+            raise StoreUnavailableError("the config store does not answer") from None
+        raise StoreUnavailableError("too many claims on one quota at once")
+
+    async def _attempt(self, tenant_uid: str, window: Window, claim: Claim) -> Grant | None:
+        """One read and one write; None when another writer came in between."""
+        record = self._current.state.tenant_by_uid(tenant_uid)
+        key = layout.quota_key(tenant_uid, window.name.lower())
+        stored = await self._store.get(key)
+        now = self._clock.wall_seconds()
+        span = span_at(window, now)
+        quota_tokens = quota_of(record, window)
+        if stored is None and quota_tokens == 0:
+            return Grant(span, 0, now, 0)
+        try:
+            account = _opened(stored.value, window) if stored else None
+        except (DecodeError, ValueError):
+            _log.error("the value of %s is damaged: nothing of this quota is granted", key)
+            return Grant(span, 0, now, 0)
+        settled, grant = lease(account, claim, quota_tokens, span, now, self._lease_seconds)
+        if settled is None or settled is account:
+            return grant
+        conditions = [Expect(key, stored.mod_revision if stored else 0)]
+        if record is not None:
+            # With this the quota is the one in force at the write, not one that was lowered meanwhile.
+            conditions.append(Expect(layout.tenant_key(tenant_uid), record.mod_revision))
+        written = await self._store.write(conditions, {key: _packed(settled)})
+        return grant if written is not None else None
+
+
+def quota_of(record: TenantRecord | None, window: Window) -> int:
+    """Tokens a tenant may use in a window; 0 when it has no quota for it, or is not there."""
+    if record is None:
+        return 0
+    return min(
+        (quota.tokens for quota in record.config.quotas if int(quota.window) == window.value), default=0
+    )
+
+
+def _opened(value: bytes, window: Window) -> Account:
+    stored = stored_pb2.StoredQuota.FromString(value)
+    slices = tuple(
+        Slice(
+            part.router,
+            part.session_id,
+            part.held_tokens,
+            part.expire_time.ToNanoseconds() / 1e9,
+            part.sequence,
+            part.granted_tokens,
+        )
+        for part in stored.slices
+    )
+    start = stored.window_start.seconds
+    # The end follows from the start, so that there are not two truths about it.
+    span = span_at(window, start)
+    if span.start_seconds != start:
+        raise ValueError("no window begins there")
+    return Account(span, stored.used_tokens, slices)
+
+
+def _packed(account: Account) -> bytes:
+    stored = stored_pb2.StoredQuota(used_tokens=account.used_tokens)
+    stored.window_start.FromSeconds(account.span.start_seconds)
+    for part in account.slices:
+        kept = stored.slices.add(
+            router=part.router,
+            session_id=part.session_id,
+            held_tokens=part.held_tokens,
+            sequence=part.sequence,
+            granted_tokens=part.granted_tokens,
+        )
+        kept.expire_time.FromNanoseconds(int(part.expires_seconds * 1e9))
+    return stored.SerializeToString()

@@ -1,0 +1,1 @@
+"""Quotas: slices held by this router, and how it gets them."""

@@ -1,0 +1,56 @@
+"""What a request asks of quotas: reserve the most it can come to, settle what it used. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+
+class Window(IntEnum):
+    """How long a quota lasts; the numbers are those of `tenantry.config.v1.QuotaWindow`."""
+
+    HOUR = 1
+    DAY = 2
+    MONTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaTenant:
+    """Whose quotas, as the snapshot in force tells."""
+
+    tenant_uid: str
+    name: str
+    """`tenants/{tenant}`, for refusals."""
+    windows: Sequence[Window] = ()
+    """The windows its config has a quota for; none for a tenant without quotas, of which nothing is ever asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaReservation:
+    """Tokens taken for one request out of every quota of its tenant."""
+
+    tenant_uid: str
+    tokens: int
+    lots: tuple[tuple[Window, int], ...] = ()
+    """Which lot of which window they are of: a lot ends with its window, or when its lease runs out."""
+
+
+class QuotaLedger(Protocol):
+    """A tenant's quotas, as far as this router holds slices of them."""
+
+    async def reserve(self, tenant: QuotaTenant, tokens: int) -> QuotaReservation:
+        """Take tokens out of every quota of a tenant, or out of none.
+
+        Waits only where the slice is too small, and then for one answer of the config service at most.
+
+        Raises:
+            ResourceExhaustedError: QUOTA_EXHAUSTED; nobody holds enough free tokens in this window.
+            UnavailableError: QUOTA_UNAVAILABLE; the slice is used up and the config service grants none right now.
+        """
+        ...
+
+    def settle(self, reservation: QuotaReservation, used_tokens: int) -> None:
+        """Give back what was reserved and not used; exactly once for each reservation."""
+        ...

@@ -1,0 +1,238 @@
+"""The slice of one quota that this router holds: what it may spend, and how much to ask for. Pure.
+
+Time is the wall clock's, passed in: leases and windows end at moments that the config service names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SURPLUS = 4
+"""What is available beyond this many times the target is given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRules:
+    """How far ahead of need tokens are leased. A killed router's tenants lose at most what it held."""
+
+    ahead_seconds: float = 5.0
+    """Seconds of the recent spend a slice should last."""
+    min_tokens: int = 1024
+    """At least this much for a tenant that spends at all."""
+    max_tokens: int = 1 << 22
+    """At most this much, besides what a single request needs."""
+    rate_seconds: float = 5.0
+    """How long a token spent is remembered."""
+    idle_seconds: float = 30.0
+    """After this long without a request everything is given back."""
+    renew_seconds: float = 20.0
+    """A slice is renewed when it ends in less than this."""
+    dry_seconds: float = 1.0
+    """For how long an answer that nothing more is free is believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What to tell the config service of one quota."""
+
+    window_start_seconds: int
+    used_tokens: int
+    returned_tokens: int
+    wanted_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What the config service answered."""
+
+    window_start_seconds: int
+    window_end_seconds: int
+    granted_tokens: int
+    expires_seconds: float
+
+
+@dataclass(slots=True)
+class SpendRate:
+    """Tokens a second, older ones counting less and less."""
+
+    memory_seconds: float
+    _tokens: float = 0.0
+    _at_seconds: float = -math.inf
+
+    def add(self, tokens: int, now_seconds: float) -> None:
+        """Count tokens spent now."""
+        self._tokens = self._left(now_seconds) + tokens
+        self._at_seconds = now_seconds
+
+    def tokens_per_second(self, now_seconds: float) -> float:
+        """The present rate."""
+        return self._left(now_seconds) / self.memory_seconds
+
+    def _left(self, now_seconds: float) -> float:
+        age = max(0.0, now_seconds - self._at_seconds)
+        return self._tokens * math.exp(-age / self.memory_seconds) if self._tokens else 0.0
+
+
+class QuotaSlice:
+    """One tenant's tokens of one window in this router.
+
+    Tokens are available, reserved or used and not yet reported; the three together are what the config service
+    counts as held here. When a window or a lease ends they form a lot that is over: what requests still use of it was
+    counted already.
+    """
+
+    def __init__(self, rules: SliceRules, lots: Iterator[int]) -> None:
+        """Start empty; `lots` numbers the lots of all slices, so that none is taken for another's."""
+        self._rules = rules
+        self._lots = lots
+        self._rate = SpendRate(rules.rate_seconds)
+        self._start_seconds = self._end_seconds = 0
+        self._expires_seconds = 0.0
+        self._lot = next(lots)
+        self._available = self._reserved = self._unreported = 0
+        # Of lots that are over: what is still to be told of them.
+        self._over_used = self._over_returned = 0
+        self._largest = self._awaited = 0
+        self._largest_seconds = self._asked_seconds = self._dry_seconds = -math.inf
+
+    def fits(self, tokens: int, now_seconds: float) -> bool:
+        """Whether a request may take these tokens."""
+        self._turn(now_seconds)
+        self._asked_seconds = now_seconds
+        if tokens >= self._largest or now_seconds - self._largest_seconds > self._rules.idle_seconds:
+            self._largest, self._largest_seconds = tokens, now_seconds
+        return tokens <= self._available
+
+    def take(self, tokens: int) -> int:
+        """Reserve tokens that fit; returns the lot they are of."""
+        self._available -= tokens
+        self._reserved += tokens
+        return self._lot
+
+    def wait_for(self, tokens: int) -> None:
+        """A request waits for tokens: ask for them on top of the rest."""
+        self._awaited += tokens
+
+    def settle(self, lot: int, reserved_tokens: int, used_tokens: int, now_seconds: float) -> None:
+        """A request ended; what it used beyond its reservation is owed."""
+        self._turn(now_seconds)
+        self._rate.add(used_tokens, now_seconds)
+        if lot == self._lot:
+            self._reserved -= reserved_tokens
+            self._available += reserved_tokens - used_tokens
+            self._unreported += used_tokens
+        else:
+            beyond = max(0, used_tokens - reserved_tokens)
+            self._available -= beyond
+            self._unreported += beyond
+
+    def is_dry(self, now_seconds: float) -> bool:
+        """Whether it was said a moment ago that nothing more is free."""
+        return now_seconds < self._dry_seconds
+
+    def is_low(self, now_seconds: float) -> bool:
+        """Whether more should be asked for without waiting for the next turn."""
+        self._turn(now_seconds)
+        if self.is_dry(now_seconds):
+            return False
+        return self._awaited > 0 or 2 * self._available < self._target(now_seconds)
+
+    def is_idle(self, now_seconds: float) -> bool:
+        """Whether nothing is held, owed, told of or wanted: it can be forgotten."""
+        self._turn(now_seconds)
+        kept = self._available, self._reserved, self._unreported, self._over_used, self._over_returned
+        return not any(kept) and self._target(now_seconds) == 0
+
+    def demand(self, now_seconds: float) -> Demand | None:
+        """What to say now; None for nothing. What is given back is gone from here at once, whatever is answered."""
+        self._turn(now_seconds)
+        target, wanted = self._target(now_seconds), 0
+        if self.is_low(now_seconds):
+            wanted = max(0, target + self._awaited - self._available)
+        elif self._available > _SURPLUS * target:
+            self._over_returned += self._available - target
+            self._available = target
+        self._awaited = 0
+        used = self._reportable()
+        held = self._available + self._reserved + self._unreported
+        ends_soon = held > 0 and self._expires_seconds - now_seconds < self._rules.renew_seconds
+        over = self._over_used or self._over_returned
+        if not (wanted or over or ends_soon or (used and used == held)):
+            return None
+        return self._told(used, wanted)
+
+    def give_back(self, now_seconds: float) -> Demand | None:
+        """Everything that no request holds; None when there is nothing to say."""
+        self._turn(now_seconds)
+        self._over_returned += max(0, self._available)
+        self._available = min(0, self._available)
+        used = self._reportable()
+        return self._told(used, 0) if used or self._over_used or self._over_returned else None
+
+    def put(self, granted: Granted, wanted_tokens: int, now_seconds: float) -> None:
+        """The answer to a demand."""
+        if granted.window_start_seconds < self._start_seconds:
+            return
+        if granted.window_start_seconds > self._start_seconds:
+            self._end_window()
+        self._start_seconds = granted.window_start_seconds
+        self._end_seconds = granted.window_end_seconds
+        self._expires_seconds = granted.expires_seconds
+        self._available += granted.granted_tokens
+        dry = granted.granted_tokens < wanted_tokens
+        self._dry_seconds = now_seconds + self._rules.dry_seconds if dry else -math.inf
+        self._turn(now_seconds)
+
+    def seconds_left(self, now_seconds: float) -> float:
+        """Until the window ends."""
+        return max(0.0, self._end_seconds - now_seconds)
+
+    @property
+    def available_tokens(self) -> int:
+        """What requests may still reserve; below zero while a debt waits for a grant."""
+        return self._available
+
+    @property
+    def reserved_tokens(self) -> int:
+        """What requests hold."""
+        return self._reserved
+
+    def _told(self, used: int, wanted: int) -> Demand:
+        told = Demand(self._start_seconds, used + self._over_used, self._over_returned, wanted)
+        self._unreported -= used
+        self._over_used = self._over_returned = 0
+        return told
+
+    def _reportable(self) -> int:
+        """Used tokens that were granted: a debt is told of when a grant covers it."""
+        return max(0, self._unreported + min(0, self._available + self._reserved))
+
+    def _target(self, now_seconds: float) -> int:
+        """How much should be available."""
+        if now_seconds - self._asked_seconds > self._rules.idle_seconds:
+            return 0
+        spend = int(self._rules.ahead_seconds * self._rate.tokens_per_second(now_seconds))
+        return max(self._rules.min_tokens, min(self._rules.max_tokens, spend), self._largest)
+
+    def _turn(self, now_seconds: float) -> None:
+        """End the lot whose window or lease is over."""
+        if now_seconds >= self._end_seconds:
+            # Tokens of a window that is over are worth nothing, and its usage counts nowhere.
+            self._end_window()
+        elif now_seconds >= self._expires_seconds and (self._available or self._reserved or self._unreported):
+            # The config service counts them all as used, now or in a moment: said once more, it changes nothing.
+            self._over_used += self._reserved + self._reportable()
+            self._over_returned += max(0, self._available)
+            self._end_lot()
+
+    def _end_window(self) -> None:
+        if self._available or self._reserved or self._unreported:
+            self._end_lot()
+        self._over_used = self._over_returned = 0
+        self._dry_seconds = -math.inf
+
+    def _end_lot(self) -> None:
+        self._lot = next(self._lots)
+        self._available = self._reserved = self._unreported = 0
