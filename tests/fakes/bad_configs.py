@@ -43,40 +43,46 @@ def good_config(base_model: str = "models/m", adapter: str = "sea") -> tenant_pb
         ],
         default_model="plain",
         system_prompt=f"Be kind. {CANARY}",
-        parameter_defaults={"max_output_tokens": 128, "temperature": 0.5, "top_p": 0.9, "top_k": 40},
-        parameter_bounds={"max_output_tokens": 512, "min_temperature": 0.1, "max_temperature": 1.5},
-        limits={
-            "requests_per_second": 5.0,
-            "request_burst": 10,
-            "concurrent_requests": 4,
-            "input_bytes": 100_000,
-            "input_tokens": 1000,
-            "tokens_per_minute": 50_000,
-        },
+        parameter_defaults=tenant_pb2.ParameterDefaults(
+            max_output_tokens=128, temperature=0.5, top_p=0.9, top_k=40
+        ),
+        parameter_bounds=tenant_pb2.ParameterBounds(
+            max_output_tokens=512, min_temperature=0.1, max_temperature=1.5
+        ),
+        limits=tenant_pb2.Limits(
+            requests_per_second=5.0,
+            request_burst=10,
+            concurrent_requests=4,
+            input_bytes=100_000,
+            input_tokens=1000,
+            tokens_per_minute=50_000,
+        ),
         weight=200,
         isolation_tier=tenant_pb2.ISOLATION_TIER_ISOLATED,
         audit_policy=tenant_pb2.AUDIT_POLICY_BLOCKING,
         staleness_policy=tenant_pb2.STALENESS_POLICY_REFUSE,
-        deadlines={"default_timeout": Duration(seconds=30), "max_timeout": Duration(seconds=120)},
+        deadlines=tenant_pb2.Deadlines(
+            default_timeout=Duration(seconds=30), max_timeout=Duration(seconds=120)
+        ),
         guardrails=[
-            {
-                "rule_id": "card",
-                "action": "GUARDRAIL_ACTION_REDACT",
-                "pattern": r"\d{4}-\d{4}",
-                "replacement": "#",
-            },
-            {
-                "rule_id": "word",
-                "action": "GUARDRAIL_ACTION_DENY",
-                "stage": "GUARDRAIL_STAGE_OUTPUT",
-                "pattern": CANARY,
-            },
+            tenant_pb2.GuardrailRule(
+                rule_id="card",
+                action=tenant_pb2.GUARDRAIL_ACTION_REDACT,
+                pattern=r"\d{4}-\d{4}",
+                replacement="#",
+            ),
+            tenant_pb2.GuardrailRule(
+                rule_id="word",
+                action=tenant_pb2.GUARDRAIL_ACTION_DENY,
+                stage=tenant_pb2.GUARDRAIL_STAGE_OUTPUT,
+                pattern=CANARY,
+            ),
         ],
         quotas=[
-            {"window": "QUOTA_WINDOW_MONTH", "tokens": 9_000_000},
-            {"window": "QUOTA_WINDOW_HOUR", "tokens": 100_000},
+            tenant_pb2.Quota(window=tenant_pb2.QUOTA_WINDOW_MONTH, tokens=9_000_000),
+            tenant_pb2.Quota(window=tenant_pb2.QUOTA_WINDOW_HOUR, tokens=100_000),
         ],
-        priorities={"default_priority": 2, "max_priority": 3},
+        priorities=tenant_pb2.PriorityRules(default_priority=2, max_priority=3),
     )
 
 
@@ -229,5 +235,5 @@ def _too_much_together(config: tenant_pb2.TenantConfig, _: random.Random) -> Non
 
 @_by("quotas", "quotas")
 def _too_many_quotas(config: tenant_pb2.TenantConfig, _: random.Random) -> None:
-    for _ in range(2):
+    for _number in range(2):
         config.quotas.add(window=tenant_pb2.QUOTA_WINDOW_DAY, tokens=100_000)
