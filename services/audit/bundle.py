@@ -24,6 +24,20 @@ from services.audit.signed_note import NoteSigner
 RECORDS, CHECKPOINT, README = "records.jsonl", "checkpoint", "README.txt"
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MANIFEST_FORMAT = "tenantry/audit-bundle/v1"
+MANIFEST_NAMES = frozenset(
+    [
+        "format",
+        "tenant_uid",
+        "origin",
+        "first_index",
+        "size",
+        "root",
+        "created_ns",
+        "filters",
+        "counts",
+        "files",
+    ]
+)
 SECTION_NAMES = ("meta", "prompt", "answer")
 
 

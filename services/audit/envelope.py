@@ -26,8 +26,6 @@ from services.audit.entry import ABSENT_COMMITMENT, Entry, Header
 KEY_BYTES = 32
 SALT_BYTES = 32
 TAG_BYTES = 16
-# Counter nonces could go far higher (NIST SP 800-38D); a bound keeps what one key protects small.
-MAX_ENTRIES_PER_DEK = 1 << 20
 
 RandomBytes = Callable[[int], bytes]
 
@@ -143,6 +141,8 @@ def _decode_sections(plaintext: bytes) -> Sections:
         if present == b"\x00":
             found.append(None)
             continue
+        if present != b"\x01":
+            raise EnvelopeError("the plaintext does not hold three sections")
         salt = plaintext[place : place + SALT_BYTES]
         length = int.from_bytes(plaintext[place + SALT_BYTES : place + SALT_BYTES + 4], "big")
         place += SALT_BYTES + 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,8 @@ def verify_bundle(directory: Path, keys: PinnedKeys) -> VerificationReport:
     manifest = _manifest(directory, keys, report)
     _files(directory, manifest, report)
     checkpoint = _checkpoint(directory, keys, report)
-    complete = manifest is not None and not manifest.get("filters")
-    entries = _records(directory, report, complete=complete)
+    visible = _window(manifest, report)
+    entries = _records(directory, report, visible)
     if manifest is not None and checkpoint is not None:
         _agreement(manifest, checkpoint, entries, report)
     return report
@@ -117,7 +117,7 @@ def _manifest(directory: Path, keys: PinnedKeys, report: VerificationReport) -> 
         canonical = rfc8785.dumps(manifest) + b"\n" == data
         report.origin, report.tenant_uid = manifest["origin"], manifest["tenant_uid"]
         report.size, report.counts = manifest["size"], manifest["counts"]
-        canonical = canonical and isinstance(manifest["format"], str)
+        canonical = canonical and set(manifest) == bundle.MANIFEST_NAMES
     except (ValueError, KeyError, TypeError, RecursionError, rfc8785.CanonicalizationError):
         canonical = False
     if not canonical or manifest["format"] != bundle.MANIFEST_FORMAT:
@@ -133,10 +133,11 @@ def _files(directory: Path, manifest: dict[str, Any] | None, report: Verificatio
         report.damages.append(Damage(name, "does not belong to the bundle"))
     if manifest is None:
         return
-    listed = manifest.get("files", {})
-    if set(listed) != expected:
+    listed = manifest["files"]
+    if not isinstance(listed, dict) or set(listed) != expected:
         report.damages.append(Damage(bundle.MANIFEST, "lists other files than a bundle has"))
-    for name in sorted(expected & set(listed)):
+        return
+    for name in sorted(expected):
         data = _read(directory, name, report)
         if data is not None and listed[name] != {
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -156,7 +157,26 @@ def _checkpoint(directory: Path, keys: PinnedKeys, report: VerificationReport) -
         return None
 
 
-def _records(directory: Path, report: VerificationReport, *, complete: bool) -> list[Entry]:
+def _window(manifest: dict[str, Any] | None, report: VerificationReport) -> Callable[[int], bool] | None:
+    """Which times' content the bundle has to show; None where the manifest does not say."""
+    if manifest is None:
+        return None
+    filters = manifest["filters"]
+    try:
+        bounds = {name: int(value) for name, value in filters.items()}
+        canonical = {name: str(value) for name, value in bounds.items()} == filters
+    except (AttributeError, TypeError, ValueError):
+        canonical = False
+    if not canonical or not set(bounds) <= {"start_ns", "end_ns"}:
+        report.damages.append(Damage(bundle.MANIFEST, "states filters that are unknown"))
+        return None
+    start_ns, end_ns = bounds.get("start_ns"), bounds.get("end_ns")
+    return lambda time_ns: (start_ns is None or time_ns >= start_ns) and (end_ns is None or time_ns < end_ns)
+
+
+def _records(
+    directory: Path, report: VerificationReport, visible: Callable[[int], bool] | None
+) -> list[Entry]:
     data = _read(directory, bundle.RECORDS, report)
     entries: list[Entry] = []
     if data is None:
@@ -165,14 +185,14 @@ def _records(directory: Path, report: VerificationReport, *, complete: bool) -> 
         report.damages.append(Damage(bundle.RECORDS, "does not end with a whole line"))
     for number, line in enumerate(data.split(b"\n")[:-1]):
         try:
-            entries.append(_record(number, line, complete=complete))
+            entries.append(_record(number, line, visible))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = str(error) if isinstance(error, EntryFormatError) else "is not a canonical record"
             report.damages.append(Damage(bundle.RECORDS, f"line {number + 1} {what}"))
     return entries
 
 
-def _record(number: int, line: bytes, *, complete: bool) -> Entry:
+def _record(number: int, line: bytes, visible: Callable[[int], bool] | None) -> Entry:
     record = json.loads(line)
     try:
         canonical = rfc8785.dumps(record)
@@ -180,7 +200,7 @@ def _record(number: int, line: bytes, *, complete: bool) -> Entry:
         raise EntryFormatError("is not canonical JSON") from None
     if canonical != line or not set(record) <= {"entry", "index", "kind", "time_ns", *bundle.SECTION_NAMES}:
         raise EntryFormatError("is not canonical JSON of the known names")
-    entry = Entry.decode(bytes.fromhex(record["entry"]))
+    entry = Entry.decode(_bytes(record["entry"]))
     header = entry.header
     if (record["index"], record["kind"], record["time_ns"]) != (
         header.index,
@@ -190,17 +210,31 @@ def _record(number: int, line: bytes, *, complete: bool) -> Entry:
         raise EntryFormatError("shows another index, kind or time than its entry")
     if header.index != number:
         raise EntryFormatError(f"holds entry {header.index}: entries are missing, added or moved")
+    _sections(record, entry, visible)
+    return entry
+
+
+def _sections(record: dict[str, Any], entry: Entry, visible: Callable[[int], bool] | None) -> None:
+    in_window = visible is not None and visible(entry.header.time_ns)
+    has_sections = entry.header.kind is not EntryKind.DEK_OPEN
     for name, commitment in zip(bundle.SECTION_NAMES, entry.commitments, strict=True):
         if name not in record:
-            if complete and commitment != ABSENT_COMMITMENT and header.kind is not EntryKind.DEK_OPEN:
-                raise EntryFormatError(f"leaves out its {name}, though nothing was filtered")
+            if in_window and has_sections and commitment != ABSENT_COMMITMENT:
+                raise EntryFormatError(f"leaves out its {name}, though its time was asked for")
             continue
-        section = Section(rfc8785.dumps(record[name]["payload"]), bytes.fromhex(record[name]["salt"]))
-        if set(record[name]) != {"payload", "salt"} or commitment == ABSENT_COMMITMENT:
+        section = Section(rfc8785.dumps(record[name]["payload"]), _bytes(record[name]["salt"]))
+        if set(record[name]) != {"payload", "salt"} or commitment == ABSENT_COMMITMENT or not has_sections:
             raise EntryFormatError(f"shows a {name} the entry does not have")
         if section.commitment() != commitment:
             raise EntryFormatError(f"shows another {name} than the entry committed to")
-    return entry
+
+
+def _bytes(text: str) -> bytes:
+    """Bytes of lowercase hex; `bytes.fromhex` alone takes spaces and capitals too."""
+    data = bytes.fromhex(text)
+    if data.hex() != text:
+        raise EntryFormatError("is not spelled in lowercase hex")
+    return data
 
 
 def _agreement(
