@@ -21,6 +21,7 @@ from services.config.admin.adapters import AdapterAdmin
 from services.config.admin.catalog import CatalogAdmin
 from services.config.admin.edits import Context, Edits
 from services.config.admin.keys import KeyAdmin
+from services.config.admin.propagation import PropagationAdmin
 from services.config.admin.tenant_state import TenantStateAdmin
 from services.config.admin.tenants import TenantAdmin
 from services.config.admin.versions import VersionAdmin
@@ -38,6 +39,7 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
     keys: KeyAdmin
     adapters: AdapterAdmin
     catalog: CatalogAdmin
+    propagation: PropagationAdmin
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Context) -> tenant_pb2.Tenant:
         """Create a tenant."""
@@ -90,6 +92,16 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
     async def RollbackTenant(self, request: pb.RollbackTenantRequest, context: Context) -> tenant_pb2.Tenant:
         """Put an older config in force again."""
         return await self.versions.rollback(request, context)
+
+    async def WaitForPropagation(
+        self, request: pb.WaitForPropagationRequest, context: Context
+    ) -> pb.WaitForPropagationResponse:
+        """Wait until routers have a revision."""
+        return await self.propagation.wait(request, context)
+
+    async def ListRouters(self, request: pb.ListRoutersRequest, context: Context) -> pb.ListRoutersResponse:
+        """List routers."""
+        return await self.propagation.list_page(request, context)
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Context) -> pb.CreateKeyResponse:
         """Issue a key."""
@@ -153,7 +165,12 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
 
 
 def admin_servicer(
-    edits: Edits, keys: TenantKeys, issuer: TokenIssuer, artifacts: ArtifactStore, audit: ConfigAudit | None
+    edits: Edits,
+    keys: TenantKeys,
+    issuer: TokenIssuer,
+    artifacts: ArtifactStore,
+    audit: ConfigAudit | None,
+    propagation: PropagationAdmin,
 ) -> AdminServicer:
     """Put the modules of all nouns together."""
     tenants = TenantAdmin(edits, keys, audit)
@@ -164,4 +181,5 @@ def admin_servicer(
         keys=KeyAdmin(edits, issuer),
         adapters=AdapterAdmin(edits, artifacts),
         catalog=CatalogAdmin(edits, artifacts),
+        propagation=propagation,
     )

@@ -13,24 +13,34 @@ from grpc.aio import ServicerContext
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import config_discovery_service_pb2_grpc
 
-from services.common.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError, Reason
+from services.common.errors import (
+    AbortedError,
+    DeadlineExceededError,
+    FieldViolation,
+    InvalidArgumentError,
+    Reason,
+)
 from services.config.current_state import CurrentState
 from services.config.metrics import ConfigMetrics
+from services.config.routers.registry import RouterRegistry, Session
 from services.config.snapshot_messages import delta, full
 from services.config.state import State
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
 ANSWER_SECONDS = 30.0
+REPLACED_SECONDS = 1.0
+"""How long a replaced stream is held, without a word, before it is ended: two routers that were given one name by
+mistake take turns this slowly, and do not storm the service."""
 MAX_ROUTER_NAME = 128
 _OUTCOMES = frozenset({"ok", *Reason})
 
 
-class _Session:
+class _Delivery:
     """One router's stream: what it holds, and what it has yet to answer."""
 
-    def __init__(self, router: str) -> None:
-        self.router = router
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.held: State | None = None
         """The last state the router acknowledged; None before the first."""
         self.sent: State | None = None
@@ -39,24 +49,26 @@ class _Session:
         self.refused: State | None = None
         """The last state the router refused, until it accepts one."""
 
-    def settle(self, nonce: str, *, accepted: bool) -> None:
-        """The router answered; an answer to an older snapshot means nothing any more."""
+    def settle(self, nonce: str, *, accepted: bool) -> State | None:
+        """The router answered: to this state, or to an older snapshot, which means nothing any more."""
         if self.sent is None or nonce != self.nonce:
-            return
+            return None
+        answered, self.sent = self.sent, None
         if accepted:
-            self.held, self.refused = self.sent, None
+            self.held, self.refused = answered, None
         else:
             # What a refused snapshot changed is part of the next one: deltas start from what was accepted.
-            self.refused = self.sent
-        self.sent = None
+            self.refused = answered
+        return answered
 
 
 class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryServiceServicer):
     """Serves the mesh's own routers."""
 
-    def __init__(self, current: CurrentState, metrics: ConfigMetrics) -> None:
+    def __init__(self, current: CurrentState, metrics: ConfigMetrics, routers: RouterRegistry) -> None:
         self._current = current
         self._metrics = metrics
+        self._routers = routers
         self._nonces = itertools.count(1)
 
     async def StreamSnapshots(
@@ -72,12 +84,14 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             raise InvalidArgumentError(
                 [FieldViolation("hello.router", f"has to have 1 to {MAX_ROUTER_NAME} characters")]
             )
-        session = _Session(first.hello.router)
+        session = self._routers.connect(first.hello.router)
+        delivery = _Delivery(session)
         changed = self._current.subscribe()
         changed.set()
         answers = asyncio.create_task(
-            self._answers(request_iterator, session, changed), name="discovery-answers"
+            self._answers(request_iterator, delivery, changed), name="discovery-answers"
         )
+        answers.add_done_callback(lambda _: changed.set())
         self._metrics.routers.inc()
         try:
             while not answers.done():
@@ -85,41 +99,51 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
                         await changed.wait()
                 changed.clear()
-                for message in self._next(session):
+                await self._require_newest(session)
+                self._routers.newest(self._current.state.revision, self._current.state.records)
+                for message in self._next(delivery):
                     yield message
                 yield self._heartbeat()
             answers.result()
         finally:
+            self._routers.disconnect(session)
             self._metrics.routers.dec()
             self._current.unsubscribe(changed)
             answers.cancel()
             await asyncio.gather(answers, return_exceptions=True)
 
-    def _next(self, session: _Session) -> Iterator[pb.StreamSnapshotsResponse]:
+    async def _require_newest(self, session: Session) -> None:
+        if not self._routers.stands(session):
+            _log.warning("%s connected again; its older stream is ended", session.router)
+            await asyncio.sleep(REPLACED_SECONDS)
+            raise AbortedError("another stream was opened under this name", reason=Reason.CONCURRENT_CHANGE)
+
+    def _next(self, delivery: _Delivery) -> Iterator[pb.StreamSnapshotsResponse]:
         """The next snapshot, if the router lacks one and owes no answer.
 
         One at a time: a slow router gets the newest state next, never a queue of old ones.
         """
         state = self._current.state
         now = asyncio.get_running_loop().time()
-        if session.sent is not None:
-            if now - session.sent_at_seconds > ANSWER_SECONDS:
+        if delivery.sent is not None:
+            if now - delivery.sent_at_seconds > ANSWER_SECONDS:
                 raise DeadlineExceededError("no answer to a snapshot came in time")
             return
         if not self._current.listed.is_set():
             return
         # Revisions move without the records, too: what was answered already is not sent again for that.
         if any(
-            known is not None and known.records is state.records for known in (session.held, session.refused)
+            known is not None and known.records is state.records
+            for known in (delivery.held, delivery.refused)
         ):
             return
-        session.nonce = str(next(self._nonces))
-        session.sent, session.sent_at_seconds = state, now
-        self._metrics.snapshots.labels(kind="delta" if session.held else "full").inc()
-        if session.held is None:
-            yield from full(state, session.nonce)
+        delivery.nonce = str(next(self._nonces))
+        delivery.sent, delivery.sent_at_seconds = state, now
+        self._metrics.snapshots.labels(kind="delta" if delivery.held else "full").inc()
+        if delivery.held is None:
+            yield from full(state, delivery.nonce)
         else:
-            yield from delta(session.held, state, session.nonce)
+            yield from delta(delivery.held, state, delivery.nonce)
 
     def _heartbeat(self) -> pb.StreamSnapshotsResponse:
         return pb.StreamSnapshotsResponse(
@@ -133,16 +157,24 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
     async def _answers(
         self,
         requests: AsyncIterator[pb.StreamSnapshotsRequest],
-        session: _Session,
+        delivery: _Delivery,
         changed: asyncio.Event,
     ) -> None:
+        session = delivery.session
         async for request in requests:
+            self._routers.heard(session)
             kind = request.WhichOneof("message")
             if kind == "ack":
-                session.settle(request.ack.nonce, accepted=True)
+                applied = delivery.settle(request.ack.nonce, accepted=True)
+                if applied is not None:
+                    self._routers.applied(session, applied.revision, applied.records)
                 self._metrics.answers.labels(answer="ack").inc()
             elif kind == "nack":
-                session.settle(request.nack.nonce, accepted=False)
+                refused = delivery.settle(request.nack.nonce, accepted=False)
+                if refused is not None:
+                    self._routers.refused(
+                        session, refused.revision, refused.records, list(request.nack.reasons)
+                    )
                 self._metrics.answers.labels(answer="nack").inc()
                 reasons = "; ".join(request.nack.reasons[:5])
                 _log.error(
@@ -151,6 +183,8 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             elif kind == "outcomes":
                 for count in request.outcomes.counts:
                     self._metrics.outcomes.labels(outcome=_outcome(count.outcome)).inc(count.requests)
+                # A heartbeat is what a router answers with a report: a report must not call for a heartbeat.
+                continue
             changed.set()
 
 

@@ -64,24 +64,29 @@ async def serve(settings: ConfigSettings) -> None:
     audit_channel = open_channel(settings.audit_target, settings.tls) if settings.audit_target else None
     audit = AuditWriter(audit_channel, "config") if audit_channel else None
     operator_log: OperatorLog = AuditedOperatorLog(audit) if audit else UnauditedOperatorLog()
-    announced = AnnouncedChanges(current, marks, operator_log, metrics)
-    watch = EtcdWatch(etcd_channel, etcd, layout.LIVE, announced)
-    verifier = TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock)
-    check = OperatorCheck(verifier, lambda: current.state)
+    watch = EtcdWatch(
+        etcd_channel, etcd, layout.LIVE, AnnouncedChanges(current, marks, operator_log, metrics)
+    )
+    check = OperatorCheck(
+        TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock),
+        lambda: current.state,
+    )
     writes = AnnouncedWrites(MarkedStore(etcd, settings.state_dir), operator_log, marks)
     routers = RouterRegistry(clock, settings.router_expiry_seconds)
     keeper = RouterStatusKeeper(
         routers, etcd, EtcdLeases(etcd_channel), clock, settings.router_expiry_seconds
     )
     edits = Edits(writes, current, check, clock)
-    propagation = PropagationAdmin(edits, routers, keeper.recalled)
-    admin = admin_servicer(edits, keys, issuer, artifacts, audit, propagation)
+    admin = admin_servicer(
+        edits, keys, issuer, artifacts, audit, PropagationAdmin(edits, routers, keeper.recalled)
+    )
     discovery = DiscoveryServicer(current, metrics, routers)
     health = HealthBoard(["first-list", "first-operator"])
 
     admin_server = build_admin_server(settings, admin, health)
-    leases = QuotaLeaseServicer(QuotaLeases(etcd, current, clock))
-    discovery_server = build_discovery_server(settings, discovery, leases, health)
+    discovery_server = build_discovery_server(
+        settings, discovery, QuotaLeaseServicer(QuotaLeases(etcd, current, clock)), health
+    )
 
     async def become_ready() -> None:
         await current.listed.wait()

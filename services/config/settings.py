@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings
@@ -24,5 +26,9 @@ class ConfigSettings(ServiceSettings):
     """Root key, token signing key, published keys, the first operator's key."""
     artifact_dir: Path
     """The artifact store, shared with routers."""
+    known_good_max_age_seconds: float = Field(default=86_400.0, gt=0)
+    """How long ago a config on disk may have been current to be started from while etcd does not answer."""
     audit_target: str | None = None
     """gRPC target of the audit service, which is told of every applied config version; none to tell nobody."""
+    router_expiry_seconds: float = Field(default=60.0, ge=1.0)
+    """How long a router that is gone stays known, and is missed, after it was last heard."""

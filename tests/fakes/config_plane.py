@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from services.common.audit_writer import AuditEntry, AuditReceipt, AuditUnavaila
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
 from services.config.admin.edits import Edits
+from services.config.admin.propagation import PropagationAdmin
 from services.config.admin_servicer import admin_servicer
 from services.config.announced import AnnouncedChanges
 from services.config.announced_writes import AnnouncedWrites
@@ -23,6 +25,7 @@ from services.config.intent_marks import IntentMarks
 from services.config.metrics import ConfigMetrics
 from services.config.operator_log import AuditedOperatorLog
 from services.config.operators import OperatorCheck
+from services.config.routers.registry import RouterRegistry
 from services.config.sealing import TenantKeys
 from services.config.state import StateBuilder
 from tests.fakes.manual_clock import ManualClock
@@ -60,7 +63,11 @@ class ConfigPlane:
         check = OperatorCheck(verifier, lambda: self.current.state)
         writes = AnnouncedWrites(self.store, self.operator_log, self.marks)
         self.edits = Edits(writes, self.current, check, self.clock)
-        self.admin: Any = admin_servicer(self.edits, self.keys, issuer, self.artifacts, self)
+        self.routers = RouterRegistry(self.clock, expiry_seconds=60.0)
+        self.recalled = asyncio.Event()
+        self.recalled.set()
+        propagation = PropagationAdmin(self.edits, self.routers, self.recalled)
+        self.admin: Any = admin_servicer(self.edits, self.keys, issuer, self.artifacts, self, propagation)
         first = issue_first_operator(folder / "state", issuer, self.clock)
         self.store.put({layout.credential_key(first.key_id): first.credential.SerializeToString()})
         self.operator = Call((folder / "state" / "operator.key").read_text().strip())

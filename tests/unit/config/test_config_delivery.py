@@ -148,7 +148,7 @@ async def plane(tmp_path):
 @pytest.fixture
 async def stream(plane):
     metrics = ConfigMetrics(plane.current)
-    stream = Stream(DiscoveryServicer(plane.current, metrics))
+    stream = Stream(DiscoveryServicer(plane.current, metrics, plane.routers))
     stream.metrics = metrics
     await stream.hello()
     yield stream

@@ -219,3 +219,79 @@ class Watch:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class LeaseStub:
+    """Lets keys die with their writer.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.LeaseGrant = channel.unary_unary(
+                '/etcdserverpb.Lease/LeaseGrant',
+                request_serializer=tenantry_dot_etcdapi_dot_v1_dot_etcd__service__pb2.LeaseGrantRequest.SerializeToString,
+                response_deserializer=tenantry_dot_etcdapi_dot_v1_dot_etcd__service__pb2.LeaseGrantResponse.FromString,
+                _registered_method=True)
+
+
+class LeaseServicer:
+    """Lets keys die with their writer.
+    """
+
+    def LeaseGrant(self, request, context):
+        """Begin a lease: keys put under it are deleted when its time is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LeaseServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'LeaseGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseGrant,
+                    request_deserializer=tenantry_dot_etcdapi_dot_v1_dot_etcd__service__pb2.LeaseGrantRequest.FromString,
+                    response_serializer=tenantry_dot_etcdapi_dot_v1_dot_etcd__service__pb2.LeaseGrantResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'etcdserverpb.Lease', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('etcdserverpb.Lease', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Lease:
+    """Lets keys die with their writer.
+    """
+
+    @staticmethod
+    def LeaseGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/etcdserverpb.Lease/LeaseGrant',
+            tenantry_dot_etcdapi_dot_v1_dot_etcd__service__pb2.LeaseGrantRequest.SerializeToString,
+            tenantry_dot_etcdapi_dot_v1_dot_etcd__service__pb2.LeaseGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

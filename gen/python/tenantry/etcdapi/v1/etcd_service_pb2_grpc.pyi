@@ -101,3 +101,34 @@ class WatchServicer(metaclass=_abc_1.ABCMeta):
         """Follow ranges of keys from a revision on."""
 
 def add_WatchServicer_to_server(servicer: WatchServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class LeaseStub:
+    """Lets keys die with their writer."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> LeaseAsyncStub: ...
+    LeaseGrant: _grpc.UnaryUnaryMultiCallable[_etcd_service_pb2.LeaseGrantRequest, _etcd_service_pb2.LeaseGrantResponse]
+    """Begin a lease: keys put under it are deleted when its time is over."""
+
+@_typing.type_check_only
+class LeaseAsyncStub(LeaseStub):
+    """Lets keys die with their writer."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    LeaseGrant: _aio.UnaryUnaryMultiCallable[_etcd_service_pb2.LeaseGrantRequest, _etcd_service_pb2.LeaseGrantResponse]  # type: ignore[assignment]
+    """Begin a lease: keys put under it are deleted when its time is over."""
+
+class LeaseServicer(metaclass=_abc_1.ABCMeta):
+    """Lets keys die with their writer."""
+
+    @_abc_1.abstractmethod
+    def LeaseGrant(
+        self,
+        request: _etcd_service_pb2.LeaseGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_etcd_service_pb2.LeaseGrantResponse, _abc.Awaitable[_etcd_service_pb2.LeaseGrantResponse]]:
+        """Begin a lease: keys put under it are deleted when its time is over."""
+
+def add_LeaseServicer_to_server(servicer: LeaseServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

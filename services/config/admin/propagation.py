@@ -1,0 +1,150 @@
+"""How far config has come: which routers there are, and a wait until all of them have a revision."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tenantry.config.v1 import config_admin_service_pb2 as pb
+from tenantry.config.v1 import router_status_pb2 as status_pb
+
+from services.common.errors import FieldViolation, InvalidArgumentError, Reason, ResourceExhaustedError
+from services.config.admin.edits import Context, Edits
+from services.config.operators import PLATFORM_ADMIN, Operator
+from services.config.page_tokens import page
+from services.config.routers.registry import Progress, RouterRegistry
+from services.config.routers.standing import RouterView, Standing
+
+MAX_WAIT_SECONDS = 60.0
+ANSWER_SECONDS = 0.1
+"""The answer leaves this long before the caller's deadline."""
+MAX_WAITS = 64
+MAX_WAITS_OF_ONE_KEY = 8
+_LOOK_AGAIN_SECONDS = 0.2
+_STATES = {
+    Standing.CURRENT: status_pb.ROUTER_STATE_CURRENT,
+    Standing.APPLYING: status_pb.ROUTER_STATE_APPLYING,
+    Standing.REFUSED: status_pb.ROUTER_STATE_REFUSED,
+    Standing.UNREACHABLE: status_pb.ROUTER_STATE_UNREACHABLE,
+}
+
+
+class PropagationAdmin:
+    """The routers' part of the admin service."""
+
+    def __init__(self, edits: Edits, registry: RouterRegistry, recalled: asyncio.Event) -> None:
+        self._edits = edits
+        self._registry = registry
+        self._recalled = recalled
+        self._waits: Counter[str] = Counter()
+
+    async def wait(
+        self, request: pb.WaitForPropagationRequest, context: Context
+    ) -> pb.WaitForPropagationResponse:
+        """Wait until every known router has a revision, or until those that have not are known not to get it.
+
+        Being late is an answer, not an error.
+        """
+        operator = self._edits.operator(context, request)
+        if request.revision < 0:
+            raise InvalidArgumentError([FieldViolation("revision", f"is {request.revision}, less than 0")])
+        revision = request.revision or self._edits.state.revision
+        with self._counted(operator):
+            progress = await self._settled(revision, _seconds_to_wait(context))
+        with_reasons = operator.role == PLATFORM_ADMIN
+        return pb.WaitForPropagationResponse(
+            revision=revision,
+            complete=progress.complete,
+            missing=[_missing(router, with_reasons=with_reasons) for router in progress.missing],
+            applied_routers=progress.applied_routers,
+        )
+
+    async def list_page(self, request: pb.ListRoutersRequest, context: Context) -> pb.ListRoutersResponse:
+        """List the routers that are known."""
+        self._edits.operator(context, request).require_platform()
+        self._look()
+        found = [_status(router) for router in self._registry.routers()]
+        chosen, token = page(
+            found, lambda router: router.router, request.page_size, request.page_token, "routers"
+        )
+        return pb.ListRoutersResponse(routers=chosen, next_page_token=token)
+
+    async def _settled(self, revision: int, within_seconds: float) -> Progress:
+        changed = self._edits.current.subscribe()
+        stop_listening = self._registry.listen(changed.set)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within_seconds
+        try:
+            # Before that, a router that is gone for good is not known yet.
+            await _within(self._recalled, within_seconds)
+            while True:
+                changed.clear()
+                self._look()
+                progress = self._registry.progress(revision)
+                left = until - loop.time()
+                if progress.complete or progress.settled or left <= 0:
+                    return progress
+                # Time alone changes where a router stands, too.
+                await _within(changed, min(left, _LOOK_AGAIN_SECONDS))
+        finally:
+            stop_listening()
+            self._edits.current.unsubscribe(changed)
+
+    def _look(self) -> None:
+        state = self._edits.state
+        self._registry.newest(state.revision, state.records)
+
+    @contextmanager
+    def _counted(self, operator: Operator) -> Iterator[None]:
+        if self._waits.total() >= MAX_WAITS or self._waits[operator.key_id] >= MAX_WAITS_OF_ONE_KEY:
+            raise ResourceExhaustedError(
+                "too many wait for propagation already", reason=Reason.CONCURRENCY_LIMITED
+            )
+        self._waits[operator.key_id] += 1
+        try:
+            yield
+        finally:
+            self._waits[operator.key_id] -= 1
+            if not self._waits[operator.key_id]:
+                del self._waits[operator.key_id]
+
+
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(max(seconds, 0.0)):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def _seconds_to_wait(context: Context) -> float:
+    left = cast("float | None", context.time_remaining())
+    return MAX_WAIT_SECONDS if left is None else max(min(left - ANSWER_SECONDS, MAX_WAIT_SECONDS), 0.0)
+
+
+def _missing(router: RouterView, *, with_reasons: bool) -> status_pb.RouterStatus:
+    status = _status(router)
+    if status.state == status_pb.ROUTER_STATE_CURRENT:
+        # It has answered all there was; what is waited for has not come to this service yet.
+        status.state = status_pb.ROUTER_STATE_APPLYING
+    if not with_reasons:
+        # They name resources of every tenant.
+        del status.reasons[:]
+    return status
+
+
+def _status(router: RouterView) -> status_pb.RouterStatus:
+    heard = Timestamp()
+    heard.FromNanoseconds(int(router.heard_wall_seconds * 1e9))
+    return status_pb.RouterStatus(
+        router=router.name,
+        state=_STATES[router.standing],
+        applied_revision=router.applied_revision,
+        refused_revision=router.refused_revision,
+        reasons=router.reasons,
+        heard_time=heard,
+    )
