@@ -24,12 +24,19 @@ from services.router.metrics import RouterMetrics
 from services.router.outcomes import OutcomeCounts
 from services.router.snapshot import Snapshot
 from services.router.snapshot_assembly import Assembled, AssemblyError, SnapshotAssembler, apply_to
-from services.router.snapshot_compiler import LoadTextModel, SnapshotRefusedError, compile_snapshot
+from services.router.snapshot_compiler import (
+    Compiled,
+    LoadTextModel,
+    SnapshotRefusedError,
+    compile_snapshot,
+)
 
 _log = logging.getLogger(__name__)
 
 # Heartbeats come every 0.5 s.
 _SILENCE_SECONDS = 5.0
+# The config service asks etcd for a sign of life after one second without; this is a bound should it not notice.
+_ETCD_SILENCE_MS = 5_000
 _BACKOFF_BASE_SECONDS = 0.1
 _BACKOFF_CAP_SECONDS = 2.0
 _MAX_REASONS = 100
@@ -63,6 +70,7 @@ class ConfigClient:
         self._outcomes = outcomes
         self._metrics = metrics
         self._held: Mapping[str, pb.Resource] = {}
+        self._compiled: Compiled | None = None
         self._write = asyncio.Lock()
 
     async def run(self) -> NoReturn:
@@ -101,6 +109,7 @@ class ConfigClient:
 
     async def _read(self, call: Any, assembled: asyncio.Queue[Assembled], backoff: Backoff) -> NoReturn:
         assembler = SnapshotAssembler()
+        follows_etcd = False
         while True:
             try:
                 async with asyncio.timeout(_SILENCE_SECONDS):
@@ -109,7 +118,10 @@ class ConfigClient:
                 raise _SilentError from None
             if message is grpc.aio.EOF:
                 raise _SilentError
-            self._state.heard()
+            if message.HasField("heartbeat"):
+                follows_etcd = _follows_etcd(message.heartbeat)
+            if follows_etcd:
+                self._state.heard()
             if message.HasField("heartbeat"):
                 backoff.reset()
                 await self._report(call)
@@ -130,8 +142,14 @@ class ConfigClient:
             whole = await assembled.get()
             try:
                 resources = apply_to(self._held, self._state.revision, whole)
-                snapshot = await loop.run_in_executor(
-                    compiler, compile_snapshot, whole.revision, resources, self._load_text_model
+                compiled = await loop.run_in_executor(
+                    compiler,
+                    compile_snapshot,
+                    whole.revision,
+                    resources,
+                    self._load_text_model,
+                    self._compiled,
+                    whole.touched,
                 )
             except AssemblyError as error:
                 await self._refuse(call, whole.nonce, whole.revision, [str(error)])
@@ -143,7 +161,7 @@ class ConfigClient:
                 _log.error("compiling failed: %s at %s", type(error).__name__, where(error))
                 await self._refuse(call, whole.nonce, whole.revision, ["this router cannot compile it"])
                 continue
-            self._held = resources
+            self._held, self._compiled, snapshot = resources, compiled, compiled.snapshot
             self._state.put(snapshot)
             self._on_snapshot(snapshot)
             self._metrics.snapshot_applied(snapshot.revision)
@@ -158,13 +176,18 @@ class ConfigClient:
         await self._send(call, pb.StreamSnapshotsRequest(nack=nack))
 
     async def _report(self, call: Any) -> None:
-        report = self._outcomes.take()
-        if report is not None:
-            await self._send(call, pb.StreamSnapshotsRequest(outcomes=report))
+        # Sent without counts, too: the config service tells by it that this router lives.
+        report = self._outcomes.take() or pb.OutcomeReport()
+        await self._send(call, pb.StreamSnapshotsRequest(outcomes=report))
 
     async def _send(self, call: Any, message: pb.StreamSnapshotsRequest) -> None:
         async with self._write:
             await call.write(message)
+
+
+def _follows_etcd(heartbeat: pb.Heartbeat) -> bool:
+    """Whether the config service knows the newest config: one that lost etcd cannot say what it misses."""
+    return heartbeat.etcd_connected and heartbeat.etcd_silence_ms <= _ETCD_SILENCE_MS
 
 
 def _cause(broken: Exception) -> str:

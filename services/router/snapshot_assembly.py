@@ -23,6 +23,13 @@ class Assembled:
     resources: Mapping[str, pb.Resource]
     removed: frozenset[str]
 
+    @property
+    def touched(self) -> frozenset[str] | None:
+        """Keys that came, changed or went; None for everything."""
+        if self.kind == pb.SNAPSHOT_KIND_FULL:
+            return None
+        return self.removed | self.resources.keys()
+
 
 class SnapshotAssembler:
     """One stream's pieces, in the order they came."""

@@ -1,39 +1,26 @@
 """Compiles the config service's resources into a `Snapshot`, or says everything that is wrong with them.
 
-Runs in a thread, off the event loop. Reasons name resources by key; they never hold tenant text.
+Runs in a thread, off the event loop. After a change of tenants, adapters or keys only those tenants are compiled
+anew, so that one change among 10,000 tenants costs a few copies of dicts; a change of what tenants share compiles
+everything. Reasons name resources by key; they never hold tenant text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 
-from tenantry.config.v1 import adapter_pb2, config_discovery_service_pb2, credential_pb2, pool_pb2, tenant_pb2
+from tenantry.config.v1 import config_discovery_service_pb2, credential_pb2, pool_pb2, tenant_pb2
 
-from services.router.snapshot import (
-    LORA_SERIAL_BITS,
-    AdapterRendition,
-    AdapterVersion,
-    BaseModel,
-    KeyRecord,
-    ModelTarget,
-    PoolConfig,
-    Snapshot,
-    Tenant,
-    Tier,
-    bind_adapter,
-)
-from services.router.tenant_rules import durability, limits, parameter_rules, tier, timeouts
+from services.router.snapshot import BaseModel, KeyRecord, PoolConfig, Snapshot
+from services.router.tenant_compiler import DIALECTS, Catalog, compile_tenant
 from services.router.text_model import TextModel
-
-_DIALECTS = {
-    adapter_pb2.DIALECT_TRTLLM_ENGINE: "TRTLLM_ENGINE",
-    adapter_pb2.DIALECT_TRTLLM_LLMAPI: "TRTLLM_LLMAPI",
-    adapter_pb2.DIALECT_VLLM: "VLLM",
-}
 
 Resources = Mapping[str, config_discovery_service_pb2.Resource]
 LoadTextModel = Callable[[str, str], TextModel]
 """Tokeniser digest and chat template digest to a text model; raises `TextModelError`."""
+_SHARED = ("pools/", "models/")
+_OWNED = ("tenants/", "adapters/", "credentials/")
 
 
 class SnapshotRefusedError(Exception):
@@ -44,219 +31,197 @@ class SnapshotRefusedError(Exception):
         self.reasons = reasons
 
 
-def compile_snapshot(revision: int, resources: Resources, load_text_model: LoadTextModel) -> Snapshot:
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A snapshot, and what the next one is compiled from."""
+
+    snapshot: Snapshot
+    catalog: Catalog
+    adapter_keys: Mapping[str, frozenset[str]]
+    """The keys of each tenant's adapters, by tenant_uid."""
+    uid_of_ordinal: Mapping[int, str]
+    dedicated_names: frozenset[str]
+    """Names of the tenants that pools are dedicated to."""
+
+
+def compile_snapshot(
+    revision: int,
+    resources: Resources,
+    load_text_model: LoadTextModel,
+    before: Compiled | None = None,
+    touched: Collection[str] | None = None,
+) -> Compiled:
     """Compile, whole or not at all.
+
+    Args:
+        revision: the snapshot's.
+        resources: all of them.
+        load_text_model: opens tokenisers and templates.
+        before: the compiled snapshot this one builds on.
+        touched: keys that came, changed or went since `before`; None for everything.
 
     Raises:
         SnapshotRefusedError: names every resource that is wrong.
     """
-    compiler = _Compiler(resources, load_text_model)
-    snapshot = compiler.compile(revision)
-    if compiler.reasons:
-        raise SnapshotRefusedError(compiler.reasons)
-    return snapshot
+    reasons: list[str] = []
+    if before is None or touched is None or _shared(before, resources, touched):
+        compiled = _everything(revision, resources, load_text_model, reasons)
+    else:
+        compiled = _changed(revision, resources, before, touched, reasons)
+    if reasons:
+        raise SnapshotRefusedError(reasons)
+    return compiled
 
 
-class _Compiler:
-    def __init__(self, resources: Resources, load_text_model: LoadTextModel) -> None:
-        self._resources = resources
-        self._load_text_model = load_text_model
-        self.reasons: list[str] = []
-
-    def compile(self, revision: int) -> Snapshot:
-        by_kind: dict[str, list[config_discovery_service_pb2.Resource]] = {}
-        for key in sorted(self._resources):
-            resource = self._resources[key]
-            kind = resource.WhichOneof("resource")
-            if kind is None:
-                self.reasons.append(f"{key}: a kind of resource this router does not know")
-            else:
-                by_kind.setdefault(kind, []).append(resource)
-        models = self._base_models([r.base_model for r in by_kind.get("base_model", [])])
-        tenants = [r.tenant for r in by_kind.get("tenant", [])]
-        uid_of = {tenant.name: tenant.tenant_uid for tenant in tenants}
-        pools = self._pools([r.pool for r in by_kind.get("pool", [])], uid_of)
-        ordinal_of = self._ordinals(tenants)
-        adapters = self._adapters([r.adapter for r in by_kind.get("adapter", [])], ordinal_of)
-        compiled = {
-            tenant.tenant_uid: self._tenant(tenant, models, pools, adapters.get(tenant.tenant_uid, {}))
-            for tenant in tenants
-        }
-        keys = [_key_record(r.credential) for r in by_kind.get("credential", []) if r.credential.tenant_uid]
-        return Snapshot(revision, compiled, {key.key_id: key for key in keys}, pools)
-
-    def _base_models(self, found: list[pool_pb2.BaseModel]) -> dict[str, BaseModel]:
-        models = {}
-        for model in found:
-            try:
-                text = self._load_text_model(model.tokenizer_sha256, model.chat_template_sha256)
-            except ValueError as error:
-                self.reasons.append(f"{model.name}: {error}")
-                continue
-            models[model.name] = BaseModel(
-                name=model.name,
-                weights_sha256=model.weights_sha256,
-                context_tokens=model.context_tokens,
-                end_token_id=model.end_token_id,
-                pad_token_id=model.pad_token_id,
-                text=text,
-            )
-        return models
-
-    def _pools(self, found: list[pool_pb2.Pool], uid_of: dict[str, str]) -> dict[str, PoolConfig]:
-        pools = {}
-        for pool in found:
-            if pool.dialect not in _DIALECTS:
-                self.reasons.append(f"{pool.name}: a dialect this router does not know")
-                continue
-            pools[pool.name] = PoolConfig(
-                name=pool.name,
-                base_model=pool.base_model,
-                dialect=_DIALECTS[pool.dialect],
-                server_model=pool.server_model,
-                targets=tuple(dict.fromkeys(endpoint.target for endpoint in pool.endpoints)),
-                concurrent_requests=pool.capacity.concurrent_requests,
-                adapters=pool.capacity.adapters,
-                kv_tokens=pool.capacity.kv_tokens,
-                queued_requests=pool.capacity.queued_requests,
-                engine_sha256=pool.engine_sha256,
-                adapter_dtype=pool.adapter_dtype,
-                adapter_config_columns=pool.adapter_config_columns,
-                # A pool dedicated to a tenant that is gone serves nobody: no uid equals the empty string.
-                dedicated_to_uid=uid_of.get(pool.dedicated_to, "") if pool.dedicated_to else None,
-            )
-        return pools
-
-    def _ordinals(self, tenants: list[tenant_pb2.Tenant]) -> dict[str, int]:
-        ordinal_of: dict[str, int] = {}
-        owner_of: dict[int, str] = {}
-        for tenant in tenants:
-            if not 1 <= tenant.ordinal < 1 << 23 or owner_of.setdefault(
-                tenant.ordinal, tenant.tenant_uid
-            ) != (tenant.tenant_uid):
-                self.reasons.append(f"tenants/{tenant.tenant_uid}: the ordinal is out of range or taken")
-            ordinal_of[tenant.tenant_uid] = tenant.ordinal
-        return ordinal_of
-
-    def _adapters(
-        self, found: list[config_discovery_service_pb2.AdapterResource], ordinal_of: dict[str, int]
-    ) -> dict[str, dict[str, list[AdapterVersion]]]:
-        adapters: dict[str, dict[str, list[AdapterVersion]]] = {}
-        digest_of: dict[int, str] = {}
-        for resource in found:
-            adapter_id = resource.adapter.name.rsplit("/", 1)[-1]
-            versions = []
-            for version in resource.adapter.versions:
-                for rendition in version.renditions:
-                    if rendition.lora_id >> LORA_SERIAL_BITS != ordinal_of.get(resource.tenant_uid):
-                        self.reasons.append(
-                            f"adapters/{resource.tenant_uid}/{adapter_id}: a lora id of another tenant"
-                        )
-                    if digest_of.setdefault(rendition.lora_id, rendition.sha256) != rendition.sha256:
-                        self.reasons.append(
-                            f"adapters/{resource.tenant_uid}/{adapter_id}: one lora id, two weights"
-                        )
-                versions.append(_adapter_version(adapter_id, version, resource.artifact_key))
-            versions.sort(key=lambda version: version.version, reverse=True)
-            adapters.setdefault(resource.tenant_uid, {})[adapter_id] = versions
-        return adapters
-
-    def _tenant(
-        self,
-        tenant: tenant_pb2.Tenant,
-        models: dict[str, BaseModel],
-        pools: dict[str, PoolConfig],
-        adapters: dict[str, list[AdapterVersion]],
-    ) -> Tenant:
-        config = tenant.config
-        kept_apart = tier(config.isolation_tier)
-        usable = {} if kept_apart is Tier.SHARED else adapters
-        targets = {}
-        for alias in config.models:
-            model = models.get(alias.base_model)
-            if model is None:
-                self.reasons.append(
-                    f"tenants/{tenant.tenant_uid}: an alias names a base model that is not there"
-                )
-                continue
-            if alias.adapter and alias.adapter not in usable:
-                self.reasons.append(f"tenants/{tenant.tenant_uid}: an alias names an adapter it may not use")
-                continue
-            pool = _pool_for(tenant, kept_apart, model.name, pools)
-            binding = None
-            if alias.adapter and pool:
-                binding = bind_adapter(usable[alias.adapter], alias.adapter_version, model.name, pool)
-            own_prompt = alias.HasField("system_prompt")
-            targets[alias.alias] = ModelTarget(
-                alias=alias.alias,
-                base_model=model,
-                pool=pool,
-                adapter=alias.adapter,
-                binding=binding,
-                system_prompt=alias.system_prompt if own_prompt else config.system_prompt,
-            )
-        first = config.models[0].alias if config.models else ""
-        default_seconds, max_seconds = timeouts(config)
-        return Tenant(
-            tenant_uid=tenant.tenant_uid,
-            name=tenant.name,
-            ordinal=tenant.ordinal,
-            active=tenant.state == tenant_pb2.TENANT_STATE_ACTIVE,
-            config_version=tenant.config_version,
-            config_sha256=tenant.config_sha256,
-            tier=kept_apart,
-            weight=config.weight if config.HasField("weight") else 100,
-            durability=durability(config.audit_policy),
-            serve_stale=config.staleness_policy != tenant_pb2.STALENESS_POLICY_REFUSE,
-            default_timeout_seconds=default_seconds,
-            max_timeout_seconds=max_seconds,
-            limits=limits(config.limits),
-            parameters=parameter_rules(config),
-            targets=targets,
-            default_alias=config.default_model or first,
-            adapters=usable,
-        )
+def _shared(before: Compiled, resources: Resources, touched: Iterable[str]) -> bool:
+    """Whether the change is one of what tenants share: then everything is compiled."""
+    for key in touched:
+        if not key.startswith(_OWNED):
+            return True
+        if key.startswith("tenants/") and before.dedicated_names:
+            known = before.snapshot.tenants.get(key.removeprefix("tenants/"))
+            now = resources[key].tenant.name if key in resources else None
+            # Pools name tenants by name; who has a name may change.
+            if (known.name if known else None) != now:
+                return True
+    return False
 
 
-def _pool_for(
-    tenant: tenant_pb2.Tenant, kept_apart: Tier, base_model: str, pools: dict[str, PoolConfig]
-) -> PoolConfig | None:
-    named = tenant.config.pool
-    # Names are compared as text, so that the choice is the same at every router.
-    for name in [named] if named else sorted(pools):
-        pool = pools.get(name)
-        if pool is None or pool.base_model != base_model:
+def _everything(
+    revision: int, resources: Resources, load_text_model: LoadTextModel, reasons: list[str]
+) -> Compiled:
+    by_kind: dict[str, list[config_discovery_service_pb2.Resource]] = {}
+    adapter_keys: dict[str, set[str]] = {}
+    for key in sorted(resources):
+        resource = resources[key]
+        kind = resource.WhichOneof("resource")
+        if kind is None:
+            reasons.append(f"{key}: a kind of resource this router does not know")
             continue
-        own = pool.dedicated_to_uid == tenant.tenant_uid
-        if own or (pool.dedicated_to_uid is None and kept_apart is not Tier.DEDICATED):
-            return pool
-    return None
+        by_kind.setdefault(kind, []).append(resource)
+        if kind == "adapter":
+            adapter_keys.setdefault(resource.adapter.tenant_uid, set()).add(key)
+    tenants = [resource.tenant for resource in by_kind.get("tenant", [])]
+    found_pools = [resource.pool for resource in by_kind.get("pool", [])]
+    models = _base_models([r.base_model for r in by_kind.get("base_model", [])], load_text_model, reasons)
+    pools = _pools(found_pools, {tenant.name: tenant.tenant_uid for tenant in tenants}, reasons)
+    catalog, uid_of_ordinal = Catalog(models, pools), dict[int, str]()
+    compiled = {}
+    for tenant in tenants:
+        _take_ordinal(uid_of_ordinal, tenant, reasons)
+        own = (resources[key].adapter for key in sorted(adapter_keys.get(tenant.tenant_uid, ())))
+        compiled[tenant.tenant_uid] = compile_tenant(tenant, own, catalog, reasons)
+    _require_owners(adapter_keys, compiled, reasons)
+    credentials = [r.credential for r in by_kind.get("credential", []) if r.credential.tenant_uid]
+    keys = {key.key_id: key for key in map(_key_record, credentials)}
+    return Compiled(
+        Snapshot(revision, compiled, keys, pools),
+        catalog,
+        {uid: frozenset(own_keys) for uid, own_keys in adapter_keys.items()},
+        uid_of_ordinal,
+        frozenset(pool.dedicated_to for pool in found_pools if pool.dedicated_to),
+    )
 
 
-def _adapter_version(
-    adapter_id: str, version: adapter_pb2.AdapterVersion, artifact_key: bytes
-) -> AdapterVersion:
-    renditions = tuple(
-        AdapterRendition(
-            dialect=_DIALECTS.get(rendition.dialect, ""),
-            lora_id=rendition.lora_id,
-            sha256=rendition.sha256,
-            artifact_sha256=rendition.artifact_sha256,
-            size_bytes=rendition.size_bytes,
-            dtype=rendition.dtype,
-            config_columns=rendition.config_columns,
-            engine_sha256=rendition.engine_sha256,
+def _changed(
+    revision: int, resources: Resources, before: Compiled, touched: Collection[str], reasons: list[str]
+) -> Compiled:
+    tenants, keys = dict(before.snapshot.tenants), dict(before.snapshot.keys)
+    adapter_keys, uid_of_ordinal = dict(before.adapter_keys), dict(before.uid_of_ordinal)
+    anew: set[str] = set()
+    for key in touched:
+        kind, _, name = key.partition("/")
+        resource = resources.get(key)
+        if resource is not None and resource.WhichOneof("resource") is None:
+            reasons.append(f"{key}: a kind of resource this router does not know")
+        elif kind == "credentials":
+            keys.pop(name, None)
+            if resource is not None and resource.credential.tenant_uid:
+                record = _key_record(resource.credential)
+                keys[record.key_id] = record
+        else:
+            uid = name.partition("/")[0]
+            anew.add(uid)
+            if kind == "adapters":
+                own = adapter_keys.get(uid, frozenset())
+                adapter_keys[uid] = own | {key} if resource is not None else own - {key}
+    for uid in anew:
+        gone = tenants.pop(uid, None)
+        if gone is not None:
+            del uid_of_ordinal[gone.ordinal]
+    for uid in sorted(anew):
+        resource = resources.get(f"tenants/{uid}")
+        if resource is None:
+            continue
+        _take_ordinal(uid_of_ordinal, resource.tenant, reasons)
+        own_adapters = (resources[key].adapter for key in sorted(adapter_keys.get(uid, ())))
+        tenants[uid] = compile_tenant(resource.tenant, own_adapters, before.catalog, reasons)
+    adapter_keys = {uid: own for uid, own in adapter_keys.items() if own}
+    _require_owners({uid: adapter_keys[uid] for uid in anew if uid in adapter_keys}, tenants, reasons)
+    snapshot = Snapshot(revision, tenants, keys, before.snapshot.pools)
+    return Compiled(snapshot, before.catalog, adapter_keys, uid_of_ordinal, before.dedicated_names)
+
+
+def _base_models(
+    found: list[pool_pb2.BaseModel], load_text_model: LoadTextModel, reasons: list[str]
+) -> dict[str, BaseModel]:
+    models = {}
+    for model in found:
+        try:
+            text = load_text_model(model.tokenizer_sha256, model.chat_template_sha256)
+        except ValueError as error:
+            reasons.append(f"{model.name}: {error}")
+            continue
+        models[model.name] = BaseModel(
+            name=model.name,
+            weights_sha256=model.weights_sha256,
+            context_tokens=model.context_tokens,
+            end_token_id=model.end_token_id,
+            pad_token_id=model.pad_token_id,
+            text=text,
         )
-        for rendition in version.renditions
-    )
-    return AdapterVersion(
-        adapter=adapter_id,
-        version=version.version,
-        base_model=version.base_model,
-        source_sha256=version.source_sha256,
-        renditions=renditions,
-        artifact_key=artifact_key,
-    )
+    return models
+
+
+def _pools(
+    found: list[pool_pb2.Pool], uid_of: Mapping[str, str], reasons: list[str]
+) -> dict[str, PoolConfig]:
+    pools = {}
+    for pool in found:
+        if pool.dialect not in DIALECTS:
+            reasons.append(f"{pool.name}: a dialect this router does not know")
+            continue
+        pools[pool.name] = PoolConfig(
+            name=pool.name,
+            base_model=pool.base_model,
+            dialect=DIALECTS[pool.dialect],
+            server_model=pool.server_model,
+            targets=tuple(dict.fromkeys(endpoint.target for endpoint in pool.endpoints)),
+            concurrent_requests=pool.capacity.concurrent_requests,
+            adapters=pool.capacity.adapters,
+            kv_tokens=pool.capacity.kv_tokens,
+            queued_requests=pool.capacity.queued_requests,
+            engine_sha256=pool.engine_sha256,
+            adapter_dtype=pool.adapter_dtype,
+            adapter_config_columns=pool.adapter_config_columns,
+            # A pool dedicated to a tenant that is gone serves nobody: no uid equals the empty string.
+            dedicated_to_uid=uid_of.get(pool.dedicated_to, "") if pool.dedicated_to else None,
+        )
+    return pools
+
+
+def _take_ordinal(uid_of_ordinal: dict[int, str], tenant: tenant_pb2.Tenant, reasons: list[str]) -> None:
+    taken = uid_of_ordinal.setdefault(tenant.ordinal, tenant.tenant_uid) != tenant.tenant_uid
+    if taken or not 1 <= tenant.ordinal < 1 << 23:
+        reasons.append(f"tenants/{tenant.tenant_uid}: the ordinal is out of range or taken")
+
+
+def _require_owners(
+    adapter_keys: Mapping[str, Iterable[str]], tenants: Mapping[str, object], reasons: list[str]
+) -> None:
+    for uid, keys in adapter_keys.items():
+        if uid not in tenants:
+            reasons.extend(f"{key}: an adapter of no tenant" for key in keys)
 
 
 def _key_record(credential: config_discovery_service_pb2.CredentialResource) -> KeyRecord:

@@ -119,7 +119,7 @@ async def test_a_bad_snapshot_is_refused_with_reasons_and_the_old_one_stays(foll
 
 
 async def test_a_snapshot_that_nobody_foresaw_is_refused_and_following_goes_on(followed, monkeypatch):
-    def compiling(revision, resources, load_text_model):
+    def compiling(*_):
         raise RecursionError("/secret/template.j2")
 
     with monkeypatch.context() as patched:

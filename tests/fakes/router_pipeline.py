@@ -178,7 +178,7 @@ class PipelineWorld:
 
     def apply(self, revision: int = 1) -> None:
         """Put the config in force, every endpoint ready."""
-        snapshot = compile_snapshot(revision, self.config.resources, self._loader.load)
+        snapshot = compile_snapshot(revision, self.config.resources, self._loader.load).snapshot
         self.state.put(snapshot)
         self.state.heard()
         self.pools.configure(snapshot)

@@ -24,7 +24,7 @@ def world(tmp_path) -> ConfigWorld:
 
 
 def compiled(world: ConfigWorld) -> Snapshot:
-    return compile_snapshot(5, world.resources, TextModelLoader(world.artifacts).load)
+    return compile_snapshot(5, world.resources, TextModelLoader(world.artifacts).load).snapshot
 
 
 def refused(world: ConfigWorld) -> list[str]:
