@@ -1,117 +1,26 @@
-"""A config service that keeps everything in dicts, and how the fakes refuse."""
+"""A config service that keeps everything in dicts: keys, adapters, models and pools beside the tenants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
 
-import grpc
-from grpc_status import rpc_status
 from tenantry.config.v1 import config_admin_service_pb2 as admin
 from tenantry.config.v1.adapter_pb2 import Adapter, AdapterVersion
-from tenantry.config.v1.config_admin_service_pb2_grpc import ConfigAdminServiceServicer
 from tenantry.config.v1.credential_pb2 import Key, KeyState
 from tenantry.config.v1.pool_pb2 import BaseModel, Pool
-from tenantry.config.v1.tenant_pb2 import Tenant, TenantState
 
-from services.common.errors import AbortedError, Error, NotFoundError, UnauthenticatedError
-from services.common.rpc_status import to_status
-
-TENANT_KEY, OPERATOR_KEY, GRANT = "tenant-key", "operator-key", "grant"
-NOW_SECONDS = 1_795_510_800
-
-
-def abort(context: grpc.ServicerContext, error: Error) -> NoReturn:
-    """End the call as the services do."""
-    context.abort_with_status(_grpc_status(error))
-    raise AssertionError("abort returned")
-
-
-def _grpc_status(error: Error) -> Any:
-    return rpc_status.to_status(to_status(error))
-
-
-def authenticate(context: grpc.ServicerContext, key: str) -> None:
-    if ("authorization", f"Bearer {key}") not in context.invocation_metadata():
-        abort(context, UnauthenticatedError())
+from tests.fakes.cli_tenants import NOW_SECONDS, FakeTenants
 
 
 @dataclass
-class FakeAdmin(ConfigAdminServiceServicer):
-    """Keeps tenants, keys, adapters, models and pools in dicts, two a page."""
+class FakeAdmin(FakeTenants):
+    """The whole service."""
 
-    tenants: dict[str, Tenant] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     adapters: dict[str, Adapter] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, BaseModel] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
-    updates: list[admin.UpdateTenantRequest] = field(default_factory=list)
-    error: Error | None = None
-    before_update: Callable[[], None] = lambda: None
-
-    def _enter(self, context) -> None:
-        authenticate(context, OPERATOR_KEY)
-        if self.error:
-            abort(context, self.error)
-
-    def _found(self, kept, name, context):
-        if name not in kept:
-            abort(context, NotFoundError("no such resource"))
-        return kept[name]
-
-    def add_tenant(self, tenant_id: str, **fields: Any) -> Tenant:
-        tenant = Tenant(name=f"tenants/{tenant_id}", tenant_uid=f"uid-{tenant_id}", **fields)
-        tenant.state, tenant.config_version, tenant.etag = TenantState.TENANT_STATE_ACTIVE, 1, '"1"'
-        tenant.config_sha256 = "ab" * 32
-        tenant.create_time.seconds = tenant.update_time.seconds = NOW_SECONDS
-        if not tenant.config.models:
-            tenant.config.models.add(alias="smollm2", base_model="models/smollm2")
-        self.tenants[tenant.name] = tenant
-        return tenant
-
-    def CreateTenant(self, request, context):
-        self._enter(context)
-        tenant = self.add_tenant(
-            request.tenant_id, config=request.tenant.config, display_name=request.tenant.display_name
-        )
-        if request.validate_only:
-            del self.tenants[tenant.name]
-        return tenant
-
-    def GetTenant(self, request, context):
-        self._enter(context)
-        return self._found(self.tenants, request.name, context)
-
-    def ListTenants(self, request, context):
-        self._enter(context)
-        start = int(request.page_token or 0)
-        page = [self.tenants[name] for name in sorted(self.tenants)][start : start + 2]
-        token = str(start + 2) if start + 2 < len(self.tenants) else ""
-        return admin.ListTenantsResponse(tenants=page, next_page_token=token)
-
-    def UpdateTenant(self, request, context):
-        self._enter(context)
-        self.updates.append(request)
-        self.before_update()
-        kept = self._found(self.tenants, request.tenant.name, context)
-        if request.tenant.etag != kept.etag:
-            abort(context, AbortedError("the tenant changed since it was read"))
-        updated = Tenant()
-        updated.CopyFrom(kept)
-        for path in request.update_mask.paths:
-            updated.ClearField(path)
-            if path == "config":
-                updated.config.CopyFrom(request.tenant.config)
-            else:
-                setattr(updated, path, getattr(request.tenant, path))
-        if updated.config != kept.config:
-            updated.config_version += 1
-        updated.etag = f'"{updated.config_version}"'
-        if not request.validate_only:
-            self.tenants[updated.name] = updated
-        return updated
 
     def CreateKey(self, request, context):
         self._enter(context)
@@ -122,7 +31,13 @@ class FakeAdmin(ConfigAdminServiceServicer):
         if not key.HasField("expire_time"):
             key.expire_time.seconds = NOW_SECONDS + 90 * 86_400
         self.keys[key.name] = key
+        self._note_change("CreateKey", key, request.reason)
         return admin.CreateKeyResponse(key=key, secret="the.new.secret")
+
+    def _note_change(self, method: str, key: Key, reason: str) -> None:
+        self.revision += 1
+        key.revision = self.revision
+        self.changes.append((method, key.name, reason))
 
     def ListKeys(self, request, context):
         self._enter(context)
@@ -135,6 +50,7 @@ class FakeAdmin(ConfigAdminServiceServicer):
         key = self._found(self.keys, request.name, context)
         key.state = KeyState.KEY_STATE_REVOKED
         key.revoke_time.seconds = NOW_SECONDS
+        self._note_change("RevokeKey", key, request.reason)
         return key
 
     def RegisterAdapter(self, request_iterator, context):
@@ -155,6 +71,7 @@ class FakeAdmin(ConfigAdminServiceServicer):
             )
         )
         adapter.versions[-1].renditions.add(lora_id=(1 << 40) + 1, size_bytes=1_500_000)
+        self.changes.append(("RegisterAdapter", name, header.reason))
         return adapter
 
     def GetAdapter(self, request, context):
@@ -169,6 +86,7 @@ class FakeAdmin(ConfigAdminServiceServicer):
         self._enter(context)
         request.base_model.name = f"models/{request.base_model_id}"
         self.models[request.base_model.name] = request.base_model
+        self.changes.append(("CreateBaseModel", request.base_model.name, request.reason))
         return request.base_model
 
     def GetBaseModel(self, request, context):
@@ -183,6 +101,7 @@ class FakeAdmin(ConfigAdminServiceServicer):
         self._enter(context)
         request.pool.name = f"pools/{request.pool_id}"
         self.pools[request.pool.name] = request.pool
+        self.changes.append(("CreatePool", request.pool.name, request.reason))
         return request.pool
 
     def GetPool(self, request, context):

@@ -24,7 +24,8 @@ from tenantry.inference.v1.inference_service_pb2_grpc import (
 
 from services.cli.profile import Endpoints
 from services.common.errors import Error
-from tests.fakes.cli_admin import GRANT, OPERATOR_KEY, TENANT_KEY, FakeAdmin, abort, authenticate
+from tests.fakes.cli_admin import FakeAdmin
+from tests.fakes.cli_calls import GRANT, OPERATOR_KEY, TENANT_KEY, abort, authenticate
 
 
 @dataclass

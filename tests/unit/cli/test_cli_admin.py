@@ -62,7 +62,7 @@ def test_update_changes_what_is_given_and_nothing_else(shell, admin):
     tenant.config.limits.concurrent_requests = 3
     tenant.config.models[0].adapter_version = 4
     result = shell("tenant", "update", "acme", "--system-prompt", "Be calm.", "--adapter", "pirate")
-    assert result.stdout == "tenants/acme: config version 2 (was 1), sha256 abababababab.\n"
+    assert result.stdout == "tenants/acme: config version 2 (was 1), sha256 020202020202.\n"
     sent = admin.updates[0]
     assert list(sent.update_mask.paths) == ["display_name", "config"]
     assert sent.tenant.etag == '"1"'

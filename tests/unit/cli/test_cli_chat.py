@@ -18,7 +18,7 @@ from services.cli.conversation import AskingOptions, Conversation
 from services.cli.output import Output, printable
 from services.cli.provenance import summary
 from services.common.errors import QuotaViolation, ResourceExhaustedError, UnavailableError
-from tests.fakes.cli_admin import TENANT_KEY
+from tests.fakes.cli_calls import TENANT_KEY
 
 
 def test_one_question_is_answered_on_stdout_and_explained_on_stderr(shell, inference):
