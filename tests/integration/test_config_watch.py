@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import random
 import signal
-import time
 
 import pytest
 
 from services.config.etcd import watch, watch_state
 from services.config.etcd.client import EtcdClient
-from services.config.store import StoreUnavailableError
 from tests.fakes.cutting_proxy import CuttingProxy
 from tests.fakes.etcd_process import EtcdProcess
 from tests.fakes.mutants import mutant
+from tests.fakes.watch_faults import Replay, live_through_kills, replay_over_cuts
 from tests.fakes.watch_recorder import following
 
 pytestmark = pytest.mark.integration
-RUNS, EVENTS, CUTS = 10, 300, 8
+RUNS, EVENTS, CUTS = 10, 600, 8
 
 
 @pytest.fixture
@@ -41,40 +37,14 @@ def decide_with(monkeypatch, rules):
         monkeypatch.setattr(watch, name, getattr(rules, name))
 
 
-async def replay_over_cuts(etcd, writer, module, seed, reaches_seconds=20.0):
-    """Follow a replay while connections are cut at random bytes.
-
-    Returns what came, what was written, and the cuts.
-    """
-    rng, prefix, cuts_left = random.Random(seed), f"/run{seed}/", CUTS
-
-    def budget():
-        nonlocal cuts_left
-        cuts_left -= 1
-        return rng.randrange(200, 12_000) if cuts_left >= 0 else None
-
-    async with (
-        CuttingProxy(etcd.target, budget) as proxy,
-        following(module, proxy.target, prefix) as recorder,
-    ):
-        written, last = [], 0
-        for number in range(EVENTS):
-            key = f"{prefix}{number % 40}"
-            last = await writer.write([], {key: b"x" * 50, f"{key}/twin": b"y"})
-            written += [(key, last), (f"{key}/twin", last)]
-        with contextlib.suppress(TimeoutError):
-            await recorder.reaches(last, reaches_seconds)
-        return recorder, written, proxy.cuts
-
-
 async def test_cut_connections_lose_and_repeat_nothing(etcd, writer):
     cuts = 0
     for seed in range(RUNS):
-        recorder, written, cut = await replay_over_cuts(etcd, writer, watch, seed)
-        assert recorder.lists == 1
-        assert recorder.changes == written
-        assert all(count == 2 for batch in recorder.batches for count in batch.values()), "a torn revision"
-        cuts += cut
+        run = await replay_over_cuts(etcd, writer, watch, Replay(seed, EVENTS, CUTS))
+        assert run.recorder.lists == 1
+        assert run.recorder.changes == run.written
+        assert run.whole, "a torn revision"
+        cuts += run.cuts
     assert cuts >= 3 * RUNS
 
 
@@ -87,64 +57,24 @@ async def test_mutant_resuming_from_a_created_header_loses_events(etcd, writer, 
     decide_with(monkeypatch, mutant(watch_state, ignore, advance))
     lost = came = 0
     for seed in range(3):
-        recorder, written, _ = await replay_over_cuts(etcd, writer, watch, seed, 1.0)
-        lost += len(set(written) - set(recorder.changes))
-        came += len(recorder.changes)
+        run = await replay_over_cuts(etcd, writer, watch, Replay(seed, EVENTS, CUTS, reaches_seconds=1.0))
+        lost += run.missing
+        came += len(run.recorder.changes)
     assert lost > 0
     assert came > 0
 
 
-async def live_through_kills(etcd, module, kills):
-    """A writer that never rests, while etcd is killed; returns the recorder's state, etcd's, and the worst recovery."""
-    prefix, acknowledged, progress, worst_seconds = "/live/", [], asyncio.Event(), 0.0
-    channel = etcd.channel()
-    client = EtcdClient(channel)
-
-    async def write_on():
-        number = 0
-        while True:
-            number += 1
-            try:
-                await client.write([], {f"{prefix}{number}": b"v"})
-            except StoreUnavailableError:
-                await asyncio.sleep(0.01)
-            else:
-                acknowledged.append(f"{prefix}{number}")
-                progress.set()
-
-    async with following(module, etcd.target, prefix, 0.5) as recorder:
-        writing = asyncio.create_task(write_on())
-        for _ in range(kills):
-            target = len(acknowledged) + 30
-            while len(acknowledged) < target:
-                progress.clear()
-                await progress.wait()
-            await etcd.kill()
-            await etcd.start()
-            ready = time.monotonic()
-            after = await client.write([], {f"{prefix}ready": b"v"})
-            await recorder.reaches(after)
-            worst_seconds = max(worst_seconds, time.monotonic() - ready)
-        writing.cancel()
-        await asyncio.gather(writing, return_exceptions=True)
-        await recorder.reaches(await client.write([], {f"{prefix}end": b"v"}))
-        listed, _ = await client.list(prefix)
-    await channel.close()
-    theirs = {key: stored.mod_revision for key, stored in listed.items()}
-    assert set(acknowledged) <= theirs.keys(), "etcd itself lost what it had acknowledged"
-    return recorder.state, theirs, worst_seconds
-
-
 async def test_killed_etcd_ends_in_its_own_state(etcd):
-    ours, theirs, worst_seconds = await live_through_kills(etcd, watch, kills=3)
-    assert ours == theirs
-    assert worst_seconds <= 3.0
+    survived = await live_through_kills(etcd, watch, kills=3)
+    assert survived.ours == survived.theirs
+    assert not survived.lost_by_etcd, "etcd itself lost what it had acknowledged"
+    assert max(survived.recovery_seconds) <= 3.0
 
 
 async def test_mutant_watching_from_now_on_misses_what_came_meanwhile(etcd):
     forgetful = mutant(watch, "start_revision=state.next_revision", "start_revision=0")
-    ours, theirs, _ = await live_through_kills(etcd, forgetful, kills=3)
-    assert ours != theirs
+    survived = await live_through_kills(etcd, forgetful, kills=3)
+    assert survived.ours != survived.theirs
 
 
 async def compacted_while_away(etcd, writer, module, reaches_seconds):
