@@ -1,4 +1,4 @@
-"""The snapshot in force, and how long ago the config service was last heard."""
+"""The snapshot in force, and how long ago the config service, following etcd, was last heard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ConfigState:
         self._snapshot = snapshot
 
     def heard(self) -> None:
-        """The config service spoke."""
+        """The config service spoke, and follows etcd: what is in force, or on its way, is the newest there is."""
         self._heard_at_seconds = self._clock.monotonic_seconds()
 
     @property

@@ -185,6 +185,9 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
         self.nacks: list[pb.SnapshotNack] = []
         self.outcomes: list[pb.OutcomeCount] = []
         self.silent = False
+        self.etcd_connected = True
+        self.etcd_silence_ms = 0
+        self.reports = 0
         self._to_send: list[pb.SnapshotChunk] = []
         self._revision = 0
         self._pushed = asyncio.Condition()
@@ -227,7 +230,7 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
                     for chunk in sent:
                         yield pb.StreamSnapshotsResponse(chunk=chunk)
                 elif not self.silent:
-                    yield pb.StreamSnapshotsResponse(heartbeat=pb.Heartbeat(revision=self._revision))
+                    yield pb.StreamSnapshotsResponse(heartbeat=self._heartbeat())
                 try:
                     async with asyncio.timeout(self.heartbeat_seconds), self._pushed:
                         await self._pushed.wait()
@@ -236,6 +239,13 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    def _heartbeat(self) -> pb.Heartbeat:
+        return pb.Heartbeat(
+            revision=self._revision,
+            etcd_connected=self.etcd_connected,
+            etcd_silence_ms=self.etcd_silence_ms,
+        )
 
     async def _read(self, requests: AsyncIterator[pb.StreamSnapshotsRequest]) -> None:
         async for request in requests:
@@ -247,4 +257,5 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
             elif kind == "nack":
                 self.nacks.append(request.nack)
             elif kind == "outcomes":
+                self.reports += 1
                 self.outcomes.extend(request.outcomes.counts)

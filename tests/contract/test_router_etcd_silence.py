@@ -1,0 +1,138 @@
+"""A config service that lives and has lost etcd: what a router then knows of its config."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
+from tenantry.config.v1 import tenant_pb2
+
+from services.common.artifacts import DirectoryArtifactStore
+from services.common.clock import SystemClock
+from services.common.errors import Reason, UnavailableError
+from services.common.grpc_channel import open_channel
+from services.router import config_client
+from services.router.config_state import STALE_AFTER_SECONDS, ConfigState
+from services.router.metrics import RouterMetrics
+from services.router.outcomes import OutcomeCounts
+from services.router.text_model import TextModelLoader
+from tests.fakes.mutants import mutant
+from tests.fakes.router_config import ConfigWorld, ScriptedConfigService
+from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
+
+
+async def until(true: Callable[[], object], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 - looks at plain state of several objects
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def following(folder, module=config_client, *, etcd_connected=True):
+    """A router's config client behind a scripted config service; two tenants, one of which wants no stale answers."""
+    artifacts = DirectoryArtifactStore(folder / "artifacts")
+    world = ConfigWorld(
+        artifacts, artifacts.put(tiny_tokeniser_json()), artifacts.put(CHAT_TEMPLATE.encode())
+    )
+    world.base_model()
+    world.pool(["a:1"])
+    world.tenant("serves", 7)
+    world.tenant("refuses", 8, staleness_policy=tenant_pb2.STALENESS_POLICY_REFUSE)
+    service = ScriptedConfigService(heartbeat_seconds=0.05)
+    service.etcd_connected = etcd_connected
+    server = grpc.aio.server()
+    rpc.add_ConfigDiscoveryServiceServicer_to_server(service, server)
+    server.add_insecure_port(f"unix:{folder}/config.sock")
+    await server.start()
+    state = ConfigState(SystemClock())
+    async with open_channel(f"unix:{folder}/config.sock") as channel:
+        client = module.ConfigClient(
+            channel,
+            router="router-9",
+            state=state,
+            load_text_model=TextModelLoader(artifacts).load,
+            on_snapshot=lambda snapshot: None,
+            outcomes=OutcomeCounts(),
+            metrics=RouterMetrics(CollectorRegistry()),
+        )
+        running = asyncio.create_task(client.run())
+        try:
+            await service.push(world.resources)
+            await until(lambda: state.revision == 1)
+            yield SimpleNamespace(service=service, state=state, world=world)
+            assert not running.done()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await server.stop(0)
+
+
+def tenant(router, name):
+    return router.state.snapshot().tenants[f"uid-{name}"]
+
+
+async def test_once_the_loss_of_etcd_is_known_stale_answers_are_refused_or_flagged_within_two_seconds(
+    tmp_path,
+):
+    async with following(tmp_path) as router:
+        await until(lambda: not router.state.stale)
+        assert router.state.check_fresh(tenant(router, "refuses")) is False
+        router.service.etcd_connected = False
+        lost = time.monotonic()
+        await until(lambda: router.state.stale)
+        assert time.monotonic() - lost < STALE_AFTER_SECONDS + 0.2
+        assert router.state.check_fresh(tenant(router, "serves")) is True
+        with pytest.raises(UnavailableError) as refusal:
+            router.state.check_fresh(tenant(router, "refuses"))
+        assert refusal.value.reason is Reason.CONFIG_STALE
+        router.service.etcd_connected = True
+        await until(lambda: not router.state.stale, seconds=0.5)
+
+
+async def test_etcd_silent_for_long_is_lost_even_if_the_config_service_has_not_noticed(tmp_path):
+    async with following(tmp_path) as router:
+        router.service.etcd_silence_ms = 6_000
+        await until(lambda: router.state.stale)
+
+
+async def test_an_etcd_with_nothing_to_tell_makes_nothing_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr("services.router.config_state.STALE_AFTER_SECONDS", 0.3)
+    async with following(tmp_path) as router:
+        await until(lambda: not router.state.stale)
+        # As long as the config service leaves etcd alone before it asks.
+        router.service.etcd_silence_ms = 1_600
+        until_seconds = time.monotonic() + 1.0
+        while time.monotonic() < until_seconds:
+            assert not router.state.stale
+            await asyncio.sleep(0.02)
+
+
+async def test_config_that_comes_without_etcd_is_in_force_and_stale(tmp_path):
+    async with following(tmp_path, etcd_connected=False) as router:
+        assert router.state.stale
+        router.world.tenant("serves", 7, version=2)
+        await router.service.push(router.world.resources)
+        await until(lambda: router.state.revision == 2)
+        assert router.state.stale
+
+
+async def test_a_router_that_asks_for_no_more_than_a_live_config_service_never_notices(tmp_path, monkeypatch):
+    monkeypatch.setattr("services.router.config_state.STALE_AFTER_SECONDS", 0.3)
+    broken = mutant(config_client, "            if follows_etcd:\n", "            if True:\n")
+    async with following(tmp_path, broken) as router:
+        router.service.etcd_connected = False
+        with pytest.raises(TimeoutError):
+            await until(lambda: router.state.stale, seconds=1.5)
+
+
+async def test_a_router_gives_a_sign_of_life_with_every_heartbeat(tmp_path):
+    async with following(tmp_path) as router:
+        first = router.service.reports
+        await until(lambda: router.service.reports >= first + 3)
