@@ -1,0 +1,164 @@
+"""What docs/formats says is what the service writes: a reader made from those pages reads a log and a bundle."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import hmac
+import json
+import re
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.audit.entry import EntryKind
+from services.audit.frame import SessionMark
+from tests.unit.audit import documented_log as documented
+from tests.unit.audit.audit_state import abandon, export, new_entry, open_store
+
+ROOT = Path(__file__).parents[3]
+PAGES = {
+    name: (ROOT / "docs" / "formats" / f"{name}.md").read_text() for name in ("audit-log", "audit-bundle")
+}
+
+
+@pytest.fixture
+def state(tmp_path):
+    """Two tenants' logs in a journal that was not folded."""
+    store = open_store(tmp_path)
+    store.commit([new_entry("a", "one", key_id="key-1"), new_entry("b", "two")], [SessionMark(b"s" * 16, 2)])
+    outcome = new_entry("a", "three", EntryKind.OUTCOME, admit_record_id=b"1" * 16)
+    store.commit([outcome], [], ["a"])
+    abandon(store)
+    return tmp_path
+
+
+def log_key(state: Path) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes((state / "keys" / "log.ed25519").read_bytes())
+
+
+def verifier_key(name: str, key: Ed25519PrivateKey) -> str:
+    public = b"\x01" + key.public_key().public_bytes_raw()
+    key_id = hashlib.sha256(name.encode() + b"\n" + public).digest()[:4].hex()
+    return f"{name}+{key_id}+{base64.b64encode(public).decode()}"
+
+
+def entries_of(frames, log_id: bytes) -> list[bytes]:
+    bodies = [body for kind, body, _ in frames if kind in (documented.DATA, documented.DEK_OPEN)]
+    return [body for body in bodies if body[2:18] == log_id]
+
+
+def test_a_journal_reads_as_documented(state):
+    (path,) = (state / "wal").iterdir()
+    frames = documented.read_journal(path)
+    assert documented.check_batches(frames, log_key(state).public_key()) == 2
+    assert [body for kind, body, _ in frames if kind == documented.SESSION] == [
+        b"s" * 16 + b"\0" * 7 + b"\x02"
+    ]
+    log_id = bytes.fromhex(json.loads((state / "logs" / "tenants.json").read_bytes())["a"])
+    bodies = entries_of(frames, log_id)
+    headers = [documented.header(body) for body in bodies]
+    assert [(one["version"], one["kind"], one["index"], one["counter"]) for one in headers] == [
+        (1, 10, 0, 0),
+        (1, 1, 1, 1),
+        (1, 2, 2, 2),
+    ]
+    opening, admit, outcome = headers
+    assert opening["record_id"] == opening["dek_id"] == admit["dek_id"]
+    assert admit["key_digest"] == hashlib.sha256(b"key-1").digest()[:16]
+    assert outcome["admit_record_id"] == b"1" * 16
+    (checkpoint,) = [body for kind, body, _ in frames if kind == documented.CHECKPOINT]
+    assert checkpoint[:16] == log_id
+    origin = f"tenantry/audit/{log_id.hex()}"
+    lines = documented.open_note(checkpoint[16:], verifier_key(origin, log_key(state)))
+    root = documented.root_of([documented.leaf(body[:234]) for body in bodies])
+    assert lines == [origin, "3", base64.b64encode(root).decode()]
+
+
+def test_an_entry_opens_as_documented(state):
+    (path,) = (state / "wal").iterdir()
+    log_id = bytes.fromhex(json.loads((state / "logs" / "tenants.json").read_bytes())["a"])
+    opening, admit, _ = entries_of(documented.read_journal(path), log_id)
+    root_kek = (state / "keys" / "root.kek").read_bytes()
+    keyring = (state / "keyring" / log_id.hex()).read_bytes()
+    key, commitment = documented.derived_keys(root_kek, keyring, documented.header(admit)["dek_id"])
+    assert opening[106:] == hashlib.sha256(b"").digest() + commitment + bytes(64)
+    assert documented.open_content(key, admit) == [b'{"a":1}', b'{"text":"one"}', None]
+
+
+def test_segments_read_as_documented(state):
+    (path,) = (state / "wal").iterdir()
+    log_id = bytes.fromhex(json.loads((state / "logs" / "tenants.json").read_bytes())["a"])
+    before = entries_of(documented.read_journal(path), log_id)
+    store = open_store(state)  # folds what it finds
+    store.commit([new_entry("a", "four")], [])
+    store.close()
+    segments = state / "logs" / log_id.hex() / "segments"
+    frames = [documented.read_segment(segments / f"{number:08d}.seg") for number in (1, 2)]
+    assert [kind for kind, _, _ in frames[0]] == [documented.DEK_OPEN, documented.DATA, documented.DATA]
+    assert [kind for kind, _, _ in frames[1]] == [documented.DEK_OPEN, documented.DATA]
+    assert entries_of(frames[0], log_id) == before
+
+
+def test_a_bundle_reads_as_documented(tmp_path):
+    store = open_store(tmp_path)
+    store.commit([new_entry("a", "one"), new_entry("a", "two")], [])
+    keys = export(store, tmp_path, "a", tmp_path / "bundle")
+    store.close()
+    files = {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
+    manifest = json.loads(files["manifest.json"])
+    signed = documented.open_note(files["manifest.sig"], str(keys.manifest[0]))
+    assert signed == ["tenantry/audit-bundle/v1", hashlib.sha256(files["manifest.json"]).hexdigest()]
+    assert set(files) - set(manifest["files"]) == {"manifest.json", "manifest.sig"}
+    for name, listed in manifest["files"].items():
+        assert listed == {"sha256": hashlib.sha256(files[name]).hexdigest(), "bytes": len(files[name])}
+    leaves = []
+    for number, line in enumerate(files["records.jsonl"].splitlines()):
+        record = json.loads(line)
+        assert line.decode() == json.dumps(record, sort_keys=True, separators=(",", ":"))
+        entry = bytes.fromhex(record["entry"])
+        leaves.append(documented.leaf(entry))
+        assert record["index"] == documented.header(entry)["index"] == number
+        for place, name in enumerate(("meta", "prompt", "answer")):
+            if name in record:
+                payload = json.dumps(record[name]["payload"], sort_keys=True, separators=(",", ":")).encode()
+                expected = hmac.new(bytes.fromhex(record[name]["salt"]), payload, "sha256").digest()
+                assert entry[138 + 32 * place :][:32] == expected
+    root = documented.root_of(leaves)
+    lines = documented.open_note(files["checkpoint"], str(keys.log[0]))
+    assert lines == [manifest["origin"], "3", base64.b64encode(root).decode()]
+    assert manifest["root"] == root.hex()
+
+
+def test_the_reader_knows_nothing_of_the_service():
+    source = Path(documented.__file__).read_text()
+    assert not re.search(
+        r"^\s*(from|import) (services|tenantry|tests|google_crc32c|rfc8785)", source, re.MULTILINE
+    )
+    assert documented.crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C
+
+
+def texts_of(module: str) -> set[str]:
+    """The constant parts of what a module says of damage."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / "services" / "audit" / f"{module}.py").read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+            "Damage", "NoteError", "EntryFormatError"
+        ):  # fmt: skip
+            for part in ast.walk(node):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    found.add(part.value.strip(" ,"))
+    return {text for text in found if len(text) > 8 and "verifier key" not in text}
+
+
+def test_every_damage_the_verifier_names_is_documented():
+    texts = texts_of("verify") | texts_of("signed_note")
+    assert len(texts) > 20
+    assert [text for text in sorted(texts) if text not in PAGES["audit-bundle"]] == []
+
+
+def test_the_pages_say_every_kind_of_entry():
+    for kind in EntryKind:
+        assert f"{kind.value} `{kind.name.lower()}`" in PAGES["audit-log"]
