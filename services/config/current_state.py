@@ -24,7 +24,9 @@ class CurrentState:
         self._waiters: set[asyncio.Event] = set()
         self.state = State()
         self.listed = asyncio.Event()
-        """Set once the first list has been applied."""
+        """Set once there is a state to serve: etcd's first list, or what a file held."""
+        self.live = asyncio.Event()
+        """Set once etcd itself was listed; what is in force before that is out of a file."""
         self.connected = False
         self._heard_at_seconds = clock.monotonic_seconds()
 
@@ -39,9 +41,25 @@ class CurrentState:
         Raises:
             SealError: it is the first, and no tenant of it opens: with another root key, every tenant would vanish.
         """
-        state = self._builder.full(items, revision, self.state)
-        if not self.listed.is_set() and state.lost_every_tenant:
+        # A file's values, or those from before etcd was set back, may differ from etcd's at the same revision.
+        same_history = self.live.is_set() and revision >= self.state.revision
+        state = self._builder.full(items, revision, self.state if same_history else State())
+        if not self.live.is_set() and state.lost_every_tenant:
             raise SealError("no tenant's config opens under this root key")
+        self._swap(state)
+        self.live.set()
+        self.listed.set()
+
+    def restore(self, items: dict[str, Stored], revision: int, age_seconds: float) -> None:
+        """Put in force what a file held, last known to be current so long ago, until etcd is listed.
+
+        Raises:
+            SealError: no tenant of it opens.
+        """
+        state = self._builder.full(items, revision, State())
+        if state.lost_every_tenant:
+            raise SealError("no tenant's config opens under this root key")
+        self._heard_at_seconds = self._clock.monotonic_seconds() - age_seconds
         self._swap(state)
         self.listed.set()
 

@@ -7,14 +7,14 @@ import asyncio
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.audit_writer import AuditWriter
 from services.common.backoff import Backoff
-from services.common.clock import SystemClock
+from services.common.clock import Clock, SystemClock
 from services.common.errors import UnavailableError
 from services.common.grpc_channel import open_channel
 from services.common.health import HealthBoard
 from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging
 from services.common.metrics import serve_metrics
-from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
+from services.common.tokens import CONFIG_ISSUER, Audience, TokenIssuer, TokenVerifier
 from services.config import layout
 from services.config.admin.edits import Edits
 from services.config.admin.propagation import PropagationAdmin
@@ -34,6 +34,7 @@ from services.config.etcd.client import EtcdClient
 from services.config.etcd.lease import EtcdLeases
 from services.config.etcd.watch import EtcdWatch
 from services.config.intent_marks import IntentMarks
+from services.config.last_known_good import LastKnownGood
 from services.config.metrics import ConfigMetrics
 from services.config.operator_log import AuditedOperatorLog, OperatorLog, UnauditedOperatorLog
 from services.config.operators import OperatorCheck
@@ -64,9 +65,17 @@ async def serve(settings: ConfigSettings) -> None:
     audit_channel = open_channel(settings.audit_target, settings.tls) if settings.audit_target else None
     audit = AuditWriter(audit_channel, "config") if audit_channel else None
     operator_log: OperatorLog = AuditedOperatorLog(audit) if audit else UnauditedOperatorLog()
-    watch = EtcdWatch(
-        etcd_channel, etcd, layout.LIVE, AnnouncedChanges(current, marks, operator_log, metrics)
+    known_good = LastKnownGood(
+        AnnouncedChanges(current, marks, operator_log, metrics),
+        current,
+        lambda: etcd.cluster_id,
+        state_dir=settings.state_dir,
+        key=keys.known_good_key,
+        max_age_seconds=settings.known_good_max_age_seconds,
+        clock=clock,
+        registry=metrics.registry,
     )
+    watch = EtcdWatch(etcd_channel, etcd, layout.LIVE, known_good)
     check = OperatorCheck(
         TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock),
         lambda: current.state,
@@ -91,15 +100,13 @@ async def serve(settings: ConfigSettings) -> None:
     async def become_ready() -> None:
         await current.listed.wait()
         await health.set("first-list", ready=True)
-        if issuer_is_new or not has_platform_admin(current.state, clock):
-            first = issue_first_operator(settings.state_dir, issuer, clock)
-            await _record(first, writes)
-            await current.until(lambda state: state.credential(first.key_id) is not None)
+        await _have_operator(settings, issuer, issuer_is_new, current, writes, clock)
         await health.set("first-operator", ready=True)
 
     with serve_metrics(metrics.registry, settings.metrics_address):
         async with Lifetime() as lifetime:
             lifetime.own(watch.run(), "etcd-watch")
+            lifetime.own(known_good.run(), "last-known-good")
             lifetime.own(keeper.run(), "router-status")
             lifetime.finish(become_ready(), "become-ready")
             if audit:
@@ -110,11 +117,30 @@ async def serve(settings: ConfigSettings) -> None:
                 await lifetime.wait()
             finally:
                 await asyncio.gather(admin_server.stop(STOP_SECONDS), discovery_server.stop(STOP_SECONDS))
+                await known_good.finish(STOP_SECONDS)
                 if audit:
                     await audit.flush(STOP_SECONDS)
     for channel in (etcd_channel, audit_channel):
         if channel:
             await channel.close()
+
+
+async def _have_operator(
+    settings: ConfigSettings,
+    issuer: TokenIssuer,
+    issuer_is_new: bool,
+    current: CurrentState,
+    writes: AnnouncedWrites,
+    clock: Clock,
+) -> None:
+    """Make a platform-admin's key, if none opens the admin service."""
+    if issuer_is_new or not has_platform_admin(current.state, clock):
+        # Out of a file, it is not known who became one since.
+        await current.live.wait()
+    if issuer_is_new or not has_platform_admin(current.state, clock):
+        first = issue_first_operator(settings.state_dir, issuer, clock)
+        await _record(first, writes)
+        await current.until(lambda state: state.credential(first.key_id) is not None)
 
 
 async def _record(operator: FirstOperator, writes: AnnouncedWrites) -> None:

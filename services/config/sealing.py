@@ -90,6 +90,8 @@ class TenantKeys:
         self._root_key = root_key
         self.intent_key = _derive(root_key, b"intent-marks")
         """Authenticates the marks of admin edits."""
+        self.known_good_key = _derive(root_key, b"last-known-good")
+        """Seals the last known good files."""
 
     def create(self, tenant_uid: str) -> tuple[TenantKey, bytes]:
         """A fresh key, and its wrapped form for etcd."""

@@ -88,6 +88,11 @@ class Edits:
             AbortedError: something changed since it was read; nothing was written.
             StoreUnavailableError: etcd does not answer, or does not tell of the write.
         """
+        if not self.current.live.is_set():
+            # What the change was decided on is out of a file: etcd may be at the same revisions with other values.
+            raise StoreUnavailableError(
+                "the config store does not answer; the config shown may be out of date"
+            )
         revision = await self.writes.write(change, conditions, puts, deletes)
         if revision is None:
             raise AbortedError("another write came in between; read again", reason=Reason.CONCURRENT_CHANGE)

@@ -43,6 +43,8 @@ class EtcdClient:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._kv = rpc.KVStub(channel)
+        self.cluster_id = 0
+        """Of the etcd that answered last; 0 before the first answer."""
 
     async def get(self, key: str) -> Stored | None:
         """One key, linearizable; None when it is not there.
@@ -95,7 +97,7 @@ class EtcdClient:
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:
-            return await method(request, timeout=CALL_SECONDS)
+            response = await method(request, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.OUT_OF_RANGE:
                 raise CompactedError from None
@@ -104,6 +106,8 @@ class EtcdClient:
                 _log.error("etcd refuses a %s of %d bytes", type(request).__name__, request.ByteSize())
                 raise InternalError from None
             raise StoreUnavailableError("the config store does not answer") from None
+        self.cluster_id = response.header.cluster_id
+        return response
 
 
 def _compare(condition: Expect | Unchanged) -> pb.Compare:

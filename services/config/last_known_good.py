@@ -1,0 +1,189 @@
+"""Keeps etcd's live values in a sealed file, and starts from it while etcd does not answer.
+
+The values are kept as etcd has them: what is sensitive in them is sealed under its tenant's key already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from services.common.clock import Clock
+from services.common.known_good import Expected, Header, Kind
+from services.common.known_good_files import DiskOps, Generations
+from services.common.known_good_writer import Content, KnownGoodWriter
+from services.config.current_state import CurrentState
+from services.config.etcd.watch import Follower
+from services.config.etcd.watch_state import Change
+from services.config.sealing import SealError
+from services.config.store import Stored
+
+_log = logging.getLogger(__name__)
+
+NAME = "known-good"
+OWNER = "config"
+START_SECONDS = 1.0
+"""How long etcd has to answer a service that starts."""
+_CLUSTER_FILE = "etcd-cluster-id"
+_REVISION_BYTES = 8
+_PARTS = 3
+"""Of each item: key, revision, value."""
+
+
+class LastKnownGood:
+    """A `Follower` that passes everything on. What etcd says always wins over the file."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        current: CurrentState,
+        cluster_id: Callable[[], int],
+        *,
+        state_dir: Path,
+        key: bytes,
+        max_age_seconds: float,
+        clock: Clock,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._follower = follower
+        self._current = current
+        self._cluster_id = cluster_id
+        self._max_age_seconds = max_age_seconds
+        self._clock = clock
+        self._files = Generations(state_dir, NAME, key)
+        self._cluster_path = state_dir / _CLUSTER_FILE
+        self._cluster = self._recorded_cluster()
+        self._items: dict[str, Stored] = {}
+        self._writer = KnownGoodWriter(self._files, self._content, registry)
+        self._replaced = Counter(
+            "tenantry_config_etcd_replaced_total",
+            "Times etcd came back as another cluster, or at an older revision than was known.",
+            ["how"],
+            registry=registry,
+        )
+        from_file = Gauge(
+            "tenantry_config_from_file",
+            "1 while the config in force is out of the last known good file.",
+            registry=registry,
+        )
+        from_file.set_function(lambda: current.listed.is_set() and not current.live.is_set())
+
+    async def start_without_etcd(self) -> None:
+        """Put the file's config in force if etcd does not answer in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                await self._current.live.wait()
+        candidates = self._files.readable(
+            Expected(Kind.CONFIG, OWNER, self._max_age_seconds, self._cluster), self._clock.wall_seconds()
+        )
+        while not self._current.live.is_set():
+            known = await asyncio.to_thread(next, candidates, None)
+            if self._current.live.is_set():
+                return
+            if known is None:
+                _log.error("etcd does not answer, and there is no last known good config to start from")
+                return
+            age_seconds = known.header.age_seconds(self._clock.wall_seconds())
+            try:
+                self._current.restore(_items(known.parts), known.header.revision, age_seconds)
+            except (SealError, ValueError) as error:
+                _log.error("LAST KNOWN GOOD REFUSED: %s: %s", known.path, type(error).__name__)
+                continue
+            self._cluster = known.header.cluster_id
+            _log.error(
+                "ALARM: etcd does not answer; serving revision %d, which was current %.0f s ago, from %s",
+                known.header.revision,
+                age_seconds,
+                known.path,
+            )
+            return
+
+    async def run(self) -> None:
+        """Start, and keep the file near what is in force, for as long as the process lives."""
+        await self.start_without_etcd()
+        await self._writer.run()
+
+    async def finish(self, within_seconds: float) -> None:
+        """Write what is not written yet, on a clean stop."""
+        await self._writer.finish(within_seconds)
+
+    def replace(self, items: dict[str, Stored], revision: int) -> None:
+        """The whole state. It replaces what a file held, be it newer or of another cluster; that is told loudly."""
+        cluster = f"{self._cluster_id():x}"
+        if self._cluster and cluster != self._cluster:
+            self._replaced.labels(how="cluster").inc()
+            _log.error(
+                "ALARM: etcd is cluster %s, not %s as before; its config is used", cluster, self._cluster
+            )
+        elif revision < self._current.state.revision:
+            self._replaced.labels(how="revision").inc()
+            _log.error(
+                "ALARM: etcd is at revision %d, older than %d as before: was it restored? Its config is used",
+                revision,
+                self._current.state.revision,
+            )
+        self._follower.replace(items, revision)
+        self._cluster, self._items = cluster, dict(items)
+        self._writer.changed()
+
+    def apply(self, changes: Iterable[Change], revision: int) -> None:
+        """Whole revisions."""
+        changes = list(changes)
+        self._follower.apply(changes, revision)
+        for change in changes:
+            if change.stored is None:
+                self._items.pop(change.key, None)
+            else:
+                self._items[change.key] = change.stored
+        if changes:
+            self._writer.changed()
+
+    def heard(self) -> None:
+        """Etcd gave a sign of life."""
+        self._follower.heard()
+
+    def lost(self) -> None:
+        """The connection to etcd is gone."""
+        self._follower.lost()
+
+    def _content(self) -> Content | None:
+        if not self._current.live.is_set():
+            return None
+        current_ms = int(1000 * self._clock.wall_seconds()) - self._current.silence_ms
+        header = Header(Kind.CONFIG, self._cluster, OWNER, self._current.state.revision, current_ms)
+        items, cluster = dict(self._items), self._cluster
+        return Content(header, lambda: _parts(items), lambda: self._record_cluster(cluster))
+
+    def _recorded_cluster(self) -> str:
+        try:
+            return self._cluster_path.read_text("ascii").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _record_cluster(self, cluster: str) -> None:
+        """Before the file is written: one of another cluster is refused at the next start, come what may."""
+        if self._recorded_cluster() == cluster:
+            return
+        disk, scratch = DiskOps(), self._cluster_path.with_name(f".{_CLUSTER_FILE}.new")
+        disk.write(scratch, [cluster.encode() + b"\n"])
+        disk.rename(scratch, self._cluster_path)
+        disk.sync_directory(self._cluster_path.parent)
+
+
+def _parts(items: Mapping[str, Stored]) -> list[bytes]:
+    triples = (
+        (key.encode(), stored.mod_revision.to_bytes(_REVISION_BYTES, "big"), stored.value)
+        for key, stored in items.items()
+    )
+    return list(itertools.chain.from_iterable(triples))
+
+
+def _items(parts: Sequence[bytes]) -> dict[str, Stored]:
+    triples = zip(parts[::_PARTS], parts[1::_PARTS], parts[2::_PARTS], strict=True)
+    return {key.decode(): Stored(value, int.from_bytes(revision, "big")) for key, revision, value in triples}
