@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 import pytest
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import credential_pb2, pool_pb2, stored_pb2
@@ -18,6 +15,7 @@ from services.config.snapshot_messages import CHUNK_BYTES, delta, full
 from services.config.state import State, StateBuilder
 from services.config.store import Stored
 from tests.fakes.config_plane import ConfigPlane
+from tests.fakes.discovery_stream import Stream
 from tests.fakes.manual_clock import ManualClock
 
 KEYS = TenantKeys(b"r" * 32)
@@ -98,43 +96,6 @@ def test_another_root_key_stops_the_service_instead_of_taking_every_tenant_away(
         current.replace(items, 5)
     assert not current.listed.is_set()
     CurrentState(StateBuilder(KEYS), ManualClock()).replace(items, 5)
-
-
-class Stream:
-    """One router's stream of an in-process discovery servicer."""
-
-    def __init__(self, servicer: DiscoveryServicer) -> None:
-        self.requests: asyncio.Queue[pb.StreamSnapshotsRequest] = asyncio.Queue()
-        context: Any = None  # the servicer does not look at it
-        self.answers = servicer.StreamSnapshots(self._sent(), context)
-
-    async def _sent(self):
-        while True:
-            yield await self.requests.get()
-
-    async def hello(self) -> None:
-        await self.requests.put(pb.StreamSnapshotsRequest(hello=pb.RouterHello(router="r1")))
-
-    async def next(self, kind: str):
-        """The next message of a kind; the other kind is skipped, a chunk never silently."""
-        async with asyncio.timeout(5):
-            async for message in self.answers:
-                if message.WhichOneof("message") == kind:
-                    return getattr(message, kind)
-                assert kind == "chunk", f"a chunk of revision {message.chunk.revision} came instead"
-        raise AssertionError("the stream ended")
-
-    async def ack(self, chunk) -> None:
-        await self.requests.put(
-            pb.StreamSnapshotsRequest(ack=pb.SnapshotAck(nonce=chunk.nonce, revision=chunk.revision))
-        )
-
-    async def nack(self, chunk) -> None:
-        await self.requests.put(
-            pb.StreamSnapshotsRequest(
-                nack=pb.SnapshotNack(nonce=chunk.nonce, revision=chunk.revision, reasons=["no"])
-            )
-        )
 
 
 @pytest.fixture
