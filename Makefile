@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv up test lint fix protos protos-check bench clean
+.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-audit chaos clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,15 @@ protos-check: venv ## fail if the committed stubs differ from the protos
 
 bench: venv ## measure the router against a bare relay
 	@$(BIN)/python scripts/bench_router.py
+
+bench-config: venv ## measure the control plane with 10,000 tenants
+	@$(BIN)/python scripts/bench_config.py
+
+bench-audit: venv ## measure durable audit entries a second, and their acks
+	@$(BIN)/python scripts/bench_audit.py
+
+chaos: venv ## the long versions of the fault tests
+	@$(BIN)/pytest tests/chaos --run-chaos
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
