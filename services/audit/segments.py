@@ -14,7 +14,6 @@ from services.audit.entry import Entry, EntryFormatError
 from services.audit.file_ops import append_durably, make_directory, replace_file
 from services.audit.frame import PLACE_BYTES, Frame, FrameError, FrameKind, Place, decode_frame, split_entry
 from services.audit.log import FoldedState, TenantLog
-from services.audit.merkle import Frontier, leaf_hash
 
 
 class SegmentDamagedError(Exception):
@@ -33,12 +32,10 @@ def fold_log(folder: Path, log: TenantLog, pending: Sequence[tuple[Frame, bytes]
     """
     make_directory(folder / "segments")
     old = log.folded
-    segment, offset, frontier, last_time_ns = (
-        old.segment,
-        old.segment_bytes,
-        Frontier(old.size, old.frontier),
-        0,
-    )
+    # All that is not folded yet is pending, so the log's own edge is the segments' edge. Hashing every entry again
+    # here would stop commits for the longest part of a fold.
+    assert old.size + len(pending) == log.frontier.size
+    segment, offset = old.segment, old.segment_bytes
     buffered: list[bytes] = []
 
     def flush() -> None:
@@ -53,19 +50,16 @@ def fold_log(folder: Path, log: TenantLog, pending: Sequence[tuple[Frame, bytes]
         if frame.kind is FrameKind.DEK_OPEN:
             flush()
             segment, offset = segment + 1, 0
-        entry, _ = split_entry(frame)
-        frontier.push(leaf_hash(entry.encode()))
-        last_time_ns = entry.header.time_ns
         buffered.append(placed)
     flush()
     state = FoldedState(
         old.tenant_uid,
         old.log_id,
-        frontier.size,
-        list(frontier.hashes),
+        log.frontier.size,
+        list(log.frontier.hashes),
         segment,
         offset,
-        max(old.last_time_ns, last_time_ns),
+        log.last_time_ns,
     )
     replace_file(folder / "state.json", state.encode())
     if log.checkpoint_note is not None and log.checkpoint_size <= state.size:
