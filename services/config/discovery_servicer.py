@@ -101,9 +101,10 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                 changed.clear()
                 await self._require_newest(session)
                 self._routers.newest(self._current.state.revision, self._current.state.records)
+                # First, so that a router knows of a snapshot whether it is etcd's or a file's.
+                yield self._heartbeat()
                 for message in self._next(delivery):
                     yield message
-                yield self._heartbeat()
             answers.result()
         finally:
             self._routers.disconnect(session)

@@ -42,6 +42,8 @@ _BACKOFF_CAP_SECONDS = 2.0
 _MAX_REASONS = 100
 
 OnSnapshot = Callable[[Snapshot], None]
+OnHeld = Callable[[int, Mapping[str, pb.Resource]], None]
+"""Sees every revision that came into force, with its resources."""
 
 
 class _SilentError(Exception):
@@ -59,6 +61,7 @@ class ConfigClient:
         state: ConfigState,
         load_text_model: LoadTextModel,
         on_snapshot: OnSnapshot,
+        on_held: OnHeld | None = None,
         outcomes: OutcomeCounts,
         metrics: RouterMetrics,
     ) -> None:
@@ -67,6 +70,7 @@ class ConfigClient:
         self._state = state
         self._load_text_model = load_text_model
         self._on_snapshot = on_snapshot
+        self._on_held = on_held
         self._outcomes = outcomes
         self._metrics = metrics
         self._held: Mapping[str, pb.Resource] = {}
@@ -83,6 +87,13 @@ class ConfigClient:
                 except (grpc.aio.AioRpcError, _SilentError, asyncio.InvalidStateError) as broken:
                     _log.warning("config stream ended: %s", _cause(broken))
                 await asyncio.sleep(backoff.next_delay_seconds())
+
+    def start_from(self, resources: Mapping[str, pb.Resource], compiled: Compiled) -> None:
+        """Put in force what a file held, until the config service sends something."""
+        self._held, self._compiled, snapshot = resources, compiled, compiled.snapshot
+        self._state.put(snapshot, from_file=True)
+        self._on_snapshot(snapshot)
+        self._metrics.snapshot_applied(snapshot.revision)
 
     async def _follow(self, compiler: ThreadPoolExecutor, backoff: Backoff) -> None:
         call = self._stub.StreamSnapshots()
@@ -131,8 +142,15 @@ class ConfigClient:
             except AssemblyError as error:
                 await self._refuse(call, message.chunk.nonce, message.chunk.revision, [str(error)])
                 continue
-            if whole is not None:
-                await assembled.put(whole)
+            if whole is None:
+                continue
+            if whole.revision < self._state.revision and not follows_etcd:
+                # It started from a file, before etcd. Ours may hold a revocation that its does not.
+                await self._refuse(
+                    call, whole.nonce, whole.revision, ["older than what is in force, and stale"]
+                )
+                continue
+            await assembled.put(whole)
 
     async def _apply(
         self, call: Any, assembled: asyncio.Queue[Assembled], compiler: ThreadPoolExecutor
@@ -165,6 +183,8 @@ class ConfigClient:
             self._state.put(snapshot)
             self._on_snapshot(snapshot)
             self._metrics.snapshot_applied(snapshot.revision)
+            if self._on_held is not None:
+                self._on_held(snapshot.revision, resources)
             _log.info("config revision %d is in force", snapshot.revision)
             ack = pb.SnapshotAck(nonce=whole.nonce, revision=whole.revision)
             await self._send(call, pb.StreamSnapshotsRequest(ack=ack))

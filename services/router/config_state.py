@@ -17,10 +17,12 @@ class ConfigState:
         self._clock = clock
         self._snapshot: Snapshot | None = None
         self._heard_at_seconds = float("-inf")
+        self.from_file = False
+        """Whether what is in force is out of a file: stale, whoever is heard."""
 
-    def put(self, snapshot: Snapshot) -> None:
+    def put(self, snapshot: Snapshot, *, from_file: bool = False) -> None:
         """Put a snapshot in force for every request from now on."""
-        self._snapshot = snapshot
+        self._snapshot, self.from_file = snapshot, from_file
 
     def heard(self) -> None:
         """The config service spoke, and follows etcd: what is in force, or on its way, is the newest there is."""
@@ -42,9 +44,16 @@ class ConfigState:
         return self._snapshot
 
     @property
+    def silence_seconds(self) -> float | None:
+        """Since a config service that follows etcd was heard; None for never."""
+        silence_seconds = self._clock.monotonic_seconds() - self._heard_at_seconds
+        return silence_seconds if silence_seconds < float("inf") else None
+
+    @property
     def stale(self) -> bool:
         """Whether touch is lost."""
-        return self._clock.monotonic_seconds() - self._heard_at_seconds > STALE_AFTER_SECONDS
+        silence_seconds = self._clock.monotonic_seconds() - self._heard_at_seconds
+        return self.from_file or silence_seconds > STALE_AFTER_SECONDS
 
     def check_fresh(self, tenant: Tenant) -> bool:
         """Whether this tenant's answers must be flagged stale.

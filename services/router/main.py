@@ -30,6 +30,7 @@ from services.router.backends.triton_stream import TritonStreamBackend
 from services.router.config_client import ConfigClient
 from services.router.config_state import ConfigState
 from services.router.dispatch import Dispatcher
+from services.router.last_known_good import open_last_known_good
 from services.router.limits import TenantLimiter
 from services.router.metrics import RouterMetrics
 from services.router.outcomes import OutcomeCounts
@@ -47,6 +48,7 @@ _log = logging.getLogger(__name__)
 _CONFIG = "config"
 _AUDIT_DRAIN_SECONDS = 1.0
 _ANSWER_SECONDS = 0.5
+_KNOWN_GOOD_SECONDS = 1.0
 
 
 def main() -> None:
@@ -81,12 +83,15 @@ async def serve(settings: RouterSettings) -> None:
         state, limiter = ConfigState(clock), TenantLimiter()
         pools = PoolDirectory(TritonProbe(endpoint_channels))
         follower = SnapshotFollower(pools, limiter, endpoint_channels, health, _CONFIG)
+        loader = TextModelLoader(artifacts)
+        known_good = open_last_known_good(settings, state, loader.load, clock, registry)
         config = ConfigClient(
             config_channel,
             router=settings.router,
             state=state,
-            load_text_model=TextModelLoader(artifacts).load,
+            load_text_model=loader.load,
             on_snapshot=follower.follow,
+            on_held=known_good.hold if known_good else None,
             outcomes=outcomes,
             metrics=metrics,
         )
@@ -122,6 +127,8 @@ async def serve(settings: RouterSettings) -> None:
         await server.start()
         try:
             lifetime.own(config.run(), "follow config")
+            if known_good:
+                lifetime.own(known_good.run(config.start_from), "last known good")
             lifetime.own(pools.run(), "probe endpoints")
             lifetime.own(follower.run(), "close channels")
             lifetime.own(refusals.run(), "count refusals")
@@ -134,5 +141,7 @@ async def serve(settings: RouterSettings) -> None:
             await asyncio.gather(
                 server.stop(settings.drain_seconds + _ANSWER_SECONDS), pipeline.stop(settings.drain_seconds)
             )
+            if known_good:
+                await known_good.finish(_KNOWN_GOOD_SECONDS)
             refusals.flush()
             await recorder.drain(_AUDIT_DRAIN_SECONDS)

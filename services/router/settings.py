@@ -28,6 +28,10 @@ class RouterSettings(ServiceSettings):
     """The artifact store."""
     jwks_path: Path
     """The public keys that callers' tokens are signed with."""
+    state_dir: Path | None = None
+    """This router's own directory, for the last known good config and its key; none to start from nothing."""
+    known_good_max_age_seconds: float = Field(default=86_400.0, gt=0)
+    """How long ago a config on disk may have been current to be started from."""
     tokeniser_threads: int = Field(default=2, ge=1)
     """Long prompts encoded at once."""
     adapter_cache_bytes: int = Field(default=1 << 30, ge=0)

@@ -43,6 +43,10 @@ class StateLayout:
         """The config service's state."""
         return self.state_dir / "config"
 
+    def router_dir(self, name: str) -> Path:
+        """One router's state."""
+        return self.state_dir / "routers" / name
+
     @property
     def artifact_dir(self) -> Path:
         """The artifact store, shared by config service and routers."""

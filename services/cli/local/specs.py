@@ -121,6 +121,7 @@ def router(layout: StateLayout, ports: Ports, name: str) -> ProcessSpec:
         "audit_target": layout.target("audit-append"),
         "artifact_dir": layout.artifact_dir,
         "jwks_path": layout.config_dir / "jwks.json",
+        "state_dir": layout.router_dir(name),
         "drain_seconds": "1.0",
     }
     return _service(name, "services.router", ports, settings, layout.target(name))
