@@ -78,11 +78,11 @@ class LastKnownGood:
     async def start_without_config(self, start_from: StartFrom) -> None:
         """Put the file's config in force if the config service sends none in time."""
         await asyncio.sleep(START_SECONDS)
-        if self._state.revision:
+        if self._has_config():
             return
         candidates = self._compiled()
         found = await asyncio.to_thread(next, candidates, None)
-        if self._state.revision:
+        if self._has_config():
             return
         if found is None:
             _log.error("the config service sends none, and there is no last known good config to start from")
@@ -95,6 +95,9 @@ class LastKnownGood:
             known.header.age_seconds(self._clock.wall_seconds()),
             known.path,
         )
+
+    def _has_config(self) -> bool:
+        return self._state.revision > 0
 
     def _compiled(self) -> Iterator[tuple[KnownGood, Resources, Compiled]]:
         expected = Expected(Kind.ROUTER, self._router, self._max_age_seconds)

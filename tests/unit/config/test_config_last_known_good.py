@@ -1,0 +1,236 @@
+"""The config service's file: what is kept of etcd, when it is started from, and that etcd wins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from tenantry.config.v1 import config_admin_service_pb2 as pb
+from tenantry.config.v1 import pool_pb2, tenant_pb2
+
+from services.common.known_good import Expected, Kind
+from services.config import current_state, last_known_good, layout
+from services.config.sealing import TenantKeys
+from services.config.state import StateBuilder
+from services.config.store import Stored, StoreUnavailableError
+from tests.fakes.config_plane import ConfigPlane
+from tests.fakes.manual_clock import ManualClock
+from tests.fakes.mutants import mutant
+
+KEYS = TenantKeys(b"r" * 32)
+CLUSTER = 0xCDF818194E3A8C32
+DAY_SECONDS = 86_400.0
+
+
+@pytest.fixture(autouse=True)
+def etcd_gets_no_time(monkeypatch):
+    monkeypatch.setattr(last_known_good, "START_SECONDS", 0.0)
+
+
+class Process:
+    """One run of a config service over a state directory, as far as the file is concerned."""
+
+    def __init__(
+        self, folder: Path, clock: ManualClock, *, key: bytes = KEYS.known_good_key, **modules
+    ) -> None:
+        self.clock, self.cluster, self.registry = clock, CLUSTER, CollectorRegistry()
+        states = modules.get("current_state", current_state)
+        self.current = states.CurrentState(StateBuilder(KEYS), clock)
+        self.known_good = modules.get("last_known_good", last_known_good).LastKnownGood(
+            self.current,
+            self.current,
+            lambda: self.cluster,
+            state_dir=folder,
+            key=key,
+            max_age_seconds=DAY_SECONDS,
+            clock=clock,
+            registry=self.registry,
+        )
+
+    def etcd_lists(self, items: dict[str, Stored], revision: int) -> None:
+        self.known_good.replace(items, revision)
+        self.known_good.heard()
+
+    async def starts(self):
+        await self.known_good.start_without_etcd()
+        return self
+
+    async def stops(self) -> None:
+        await self.known_good.finish(5)
+
+    def alarms(self, how: str) -> float | None:
+        return self.registry.get_sample_value("tenantry_config_etcd_replaced_total", {"how": how})
+
+    def model_of(self, pool: str) -> str:
+        record = self.current.state.pool(f"pools/{pool}")
+        assert record is not None
+        return str(record.pool.server_model)
+
+
+def pools(revision: int, **models: str) -> dict[str, Stored]:
+    return {
+        layout.pool_key(name): Stored(pool_pb2.Pool(server_model=model).SerializeToString(), revision)
+        for name, model in models.items()
+    }
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+async def kept(tmp_path, clock):
+    """A state directory that a config service left on a clean stop, at revision 9."""
+    process = Process(tmp_path, clock)
+    process.etcd_lists(pools(5, a="one", b="one"), 7)
+    changed = {**pools(9, a="two"), layout.pool_key("b"): None}
+    changes = [last_known_good.Change(key, stored, 9) for key, stored in changed.items()]
+    process.known_good.apply(changes, 9)
+    await process.stops()
+    return tmp_path
+
+
+async def test_what_etcd_held_is_in_force_after_a_start_without_it(kept, clock, caplog):
+    clock.advance(3_600)
+    process = await Process(kept, clock).starts()
+    assert process.current.state.revision == 9
+    assert (process.model_of("a"), process.current.state.pool("pools/b")) == ("two", None)
+    assert process.current.listed.is_set()
+    assert not process.current.connected
+    assert not process.current.live.is_set()
+    assert process.current.silence_ms == 3_600_000
+    assert process.registry.get_sample_value("tenantry_config_from_file") == 1
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "serving revision 9, which was current 3600 s ago" in record.getMessage()
+
+
+async def test_when_etcd_answers_in_time_the_file_is_not_looked_at(kept, clock, caplog):
+    process = Process(kept, clock)
+    process.etcd_lists(pools(11, c="three"), 12)
+    await process.starts()
+    assert process.current.state.revision == 12
+    assert not caplog.records
+
+
+async def test_etcds_list_replaces_what_the_file_held(kept, clock, caplog):
+    process = await Process(kept, clock).starts()
+    caplog.clear()
+    process.etcd_lists(pools(11, c="three"), 12)
+    assert process.current.state.pool("pools/a") is None
+    assert (process.model_of("c"), process.current.silence_ms) == ("three", 0)
+    assert (process.alarms("cluster"), process.alarms("revision")) == (None, None)
+    assert process.registry.get_sample_value("tenantry_config_from_file") == 0
+    assert not caplog.records
+
+
+async def test_an_etcd_that_was_set_back_wins_loudly_even_at_equal_revisions(kept, clock, caplog):
+    process = await Process(kept, clock).starts()
+    process.etcd_lists(pools(9, a="another history"), 8)
+    assert (process.model_of("a"), process.current.state.revision) == ("another history", 8)
+    assert process.alarms("revision") == 1
+    assert "etcd is at revision 8, older than 9 as before" in caplog.text
+
+
+async def test_mutant_that_trusts_equal_revisions_keeps_the_files_value(kept, clock):
+    broken = mutant(current_state, "self.state if same_history else State()", "self.state")
+    process = await Process(kept, clock, current_state=broken).starts()
+    process.etcd_lists(pools(9, a="another history"), 8)
+    assert process.model_of("a") == "two"
+
+
+async def test_another_cluster_wins_loudly_and_is_the_expected_one_from_then_on(kept, clock, caplog):
+    process = await Process(kept, clock).starts()
+    process.cluster = 0xBEEF
+    process.etcd_lists(pools(3, z="elsewhere"), 50)
+    assert process.alarms("cluster") == 1
+    assert "etcd is cluster beef, not cdf818194e3a8c32 as before" in caplog.text
+    await process.stops()
+    again = await Process(kept, clock).starts()
+    assert again.model_of("z") == "elsewhere"
+
+
+async def test_a_file_of_another_cluster_is_refused_at_a_start(kept, clock, caplog):
+    (kept / "etcd-cluster-id").write_text("beef\n")
+    process = await Process(kept, clock).starts()
+    assert not process.current.listed.is_set()
+    assert "is of etcd cluster cdf818194e3a8c32, not of beef" in caplog.text
+
+
+async def test_mutant_that_expects_any_cluster_starts_from_another_ones_file(kept, clock):
+    (kept / "etcd-cluster-id").write_text("beef\n")
+    broken = mutant(
+        last_known_good, "OWNER, self._max_age_seconds, self._cluster)", 'OWNER, self._max_age_seconds, "")'
+    )
+    process = await Process(kept, clock, last_known_good=broken).starts()
+    assert process.current.listed.is_set()
+
+
+async def test_a_file_that_is_too_old_or_under_another_key_is_refused(kept, clock, caplog):
+    foreign = await Process(kept, clock, key=TenantKeys(b"x" * 32).known_good_key).starts()
+    clock.advance(DAY_SECONDS + 1)
+    old = await Process(kept, clock).starts()
+    assert not foreign.current.listed.is_set()
+    assert not old.current.listed.is_set()
+    assert "sealed under another key" in caplog.text
+    assert "more than the 86400 s allowed" in caplog.text
+
+
+async def test_a_damaged_newest_generation_gives_way_to_the_one_before(tmp_path, clock, caplog):
+    process = Process(tmp_path, clock)
+    for revision in (7, 8):
+        process.etcd_lists(pools(revision, a="x"), revision)
+        await process.known_good._writer._save()
+    await process.stops()
+    newest = tmp_path / "known-good.1"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    again = await Process(tmp_path, clock).starts()
+    assert again.current.state.revision == 7
+    assert "known-good.1: ends early" in caplog.text
+
+
+async def test_a_service_that_heard_nothing_since_does_not_make_its_file_look_newer(kept, clock):
+    process = await Process(kept, clock).starts()
+    clock.advance(3_600)
+    await process.stops()
+    again = await Process(kept, clock).starts()
+    assert again.current.silence_ms == 3_600_000
+
+
+async def test_a_stop_long_after_etcd_fell_silent_dates_the_file_back(tmp_path, clock):
+    process = Process(tmp_path, clock)
+    process.etcd_lists(pools(5, a="one"), 7)
+    clock.advance(600)
+    await process.stops()
+    files = process.known_good._files
+    (known,) = files.readable(Expected(Kind.CONFIG, "config", DAY_SECONDS), clock.wall_seconds())
+    assert known.header.age_seconds(clock.wall_seconds()) == pytest.approx(600)
+
+
+async def test_edits_wait_for_etcd_itself_and_leave_no_intent(tmp_path):
+    plane = ConfigPlane(tmp_path)
+    await plane.new_model()
+    await plane.new_pool()
+    tenant: tenant_pb2.Tenant = await plane.new_tenant("acme")
+    entries, revision = len(plane.entries), plane.current.state.revision
+    plane.current.live.clear()
+    tenant.config.weight = 3
+    with pytest.raises(StoreUnavailableError):
+        await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant))
+    read = await plane.call("GetTenant", pb.GetTenantRequest(name="tenants/acme"))
+    assert read.config.weight == 0
+    assert (len(plane.entries), plane.current.state.revision) == (entries, revision)
+
+
+async def test_a_start_without_etcd_waits_for_it_a_moment(kept, clock, monkeypatch):
+    monkeypatch.setattr(last_known_good, "START_SECONDS", 30.0)
+    process = Process(kept, clock)
+    starting = asyncio.create_task(process.known_good.start_without_etcd())
+    await asyncio.sleep(0)
+    process.etcd_lists(pools(11, c="three"), 12)
+    await asyncio.wait_for(starting, 2)
+    assert process.current.state.revision == 12
