@@ -13,6 +13,7 @@ from services.common.grpc_channel import open_channel
 from services.common.health import HealthBoard
 from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging
+from services.common.long_lived import forgo_collecting
 from services.common.metrics import serve_metrics
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenIssuer, TokenVerifier
 from services.config import layout
@@ -99,6 +100,7 @@ async def serve(settings: ConfigSettings) -> None:
 
     async def become_ready() -> None:
         await current.listed.wait()
+        forgo_collecting()
         await health.set("first-list", ready=True)
         await _have_operator(settings, issuer, issuer_is_new, current, writes, clock)
         await health.set("first-operator", ready=True)

@@ -19,6 +19,7 @@ from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 
 from services.common.backoff import Backoff
 from services.common.interceptors import where
+from services.common.long_lived import forgo_collecting
 from services.router.config_state import ConfigState
 from services.router.metrics import RouterMetrics
 from services.router.outcomes import OutcomeCounts
@@ -185,6 +186,8 @@ class ConfigClient:
             self._metrics.snapshot_applied(snapshot.revision)
             if self._on_held is not None:
                 self._on_held(snapshot.revision, resources)
+            if whole.touched is None:
+                forgo_collecting()
             _log.info("config revision %d is in force", snapshot.revision)
             ack = pb.SnapshotAck(nonce=whole.nonce, revision=whole.revision)
             await self._send(call, pb.StreamSnapshotsRequest(ack=ack))

@@ -1,0 +1,14 @@
+"""Objects that live as long as the config they are of."""
+
+from __future__ import annotations
+
+import gc
+
+
+def forgo_collecting() -> None:
+    """Keep the collector of cycles away from everything there is now.
+
+    It would visit the million objects of 10,000 tenants again and again, holding up every request for a tenth of a
+    second each time, and find nothing: configs hold no cycles, and go by their reference counts.
+    """
+    gc.freeze()
