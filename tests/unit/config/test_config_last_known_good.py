@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from tenantry.config.v1 import config_admin_service_pb2 as pb
-from tenantry.config.v1 import pool_pb2, tenant_pb2
+from tenantry.config.v1 import pool_pb2
 
 from services.common.known_good import Expected, Kind
 from services.config import current_state, last_known_good, layout
@@ -215,7 +215,7 @@ async def test_edits_wait_for_etcd_itself_and_leave_no_intent(tmp_path):
     plane = ConfigPlane(tmp_path)
     await plane.new_model()
     await plane.new_pool()
-    tenant: tenant_pb2.Tenant = await plane.new_tenant("acme")
+    tenant = await plane.new_tenant("acme")
     entries, revision = len(plane.entries), plane.current.state.revision
     plane.current.live.clear()
     tenant.config.weight = 3
