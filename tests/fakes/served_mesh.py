@@ -42,8 +42,9 @@ _PLENTY = 1_000_000
 class ServedMesh:
     """`async with ServedMesh(folder) as mesh`; tenants are made with `new_tenant` and served at once."""
 
-    def __init__(self, folder: Path, routers: int = 3) -> None:
+    def __init__(self, folder: Path, routers: int = 3, *, router_module: str = "services.router") -> None:
         self._folder = folder
+        self._router_module = router_module
         self.plane = ConfigServicePlane(folder)
         self.triton_target = f"unix:{folder}/t.sock"
         self.routers = [self._router(f"r{number}") for number in range(1, routers + 1)]
@@ -60,7 +61,7 @@ class ServedMesh:
             "STATE_DIR": str(self._folder / f"state-{name}"),
         }
         return ServiceProcess(
-            "services.router",
+            self._router_module,
             {f"TENANTRY_ROUTER_{setting}": value for setting, value in settings.items()},
             f"unix:{self._folder}/{name}.sock",
             self._folder / f"{name}.log",
@@ -193,4 +194,4 @@ class ServedMesh:
         request = admin_pb.WaitForPropagationRequest(revision=revision)
         answer = await self.plane.call("WaitForPropagation", request, timeout_seconds=20)
         assert answer.complete, answer
-        assert answer.applied_routers == len(self.routers), answer
+        assert answer.applied_routers >= len(self.routers), answer
