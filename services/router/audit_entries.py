@@ -34,12 +34,13 @@ def check_entry_sizes(exchange: Exchange) -> None:
         InvalidArgumentError: names limit and actual.
     """
     assert exchange.shape is not None
-    request, prompt = exchange.request, exchange.shape.prompt
+    request, prompt = exchange.request, exchange.shape.asked
     told = [
         request.correlation_id,
         *request.client_metadata.keys(),
         *request.client_metadata.values(),
         *exchange.shape.parameters.stop_sequences,
+        *exchange.input_rule_ids,
     ]
     # Few requests come near a limit: only those are put into JSON to be measured.
     if _FIXED_META_BYTES + _WORST_BYTES * sum(len(text.encode()) for text in told) > MAX_META_BYTES:
@@ -99,13 +100,18 @@ def admit_meta(exchange: Exchange) -> dict[str, Any]:
         meta["correlation_id"] = exchange.request.correlation_id
     if exchange.request.client_metadata:
         meta["client_metadata"] = dict(exchange.request.client_metadata)
+    if exchange.input_rule_ids:
+        meta["guardrails"] = list(exchange.input_rule_ids)
     return meta
 
 
 def prompt_section(exchange: Exchange) -> dict[str, Any]:
-    """What was put to the model, the tenant's system prompt included."""
+    """What was asked, the tenant's system prompt included, before guardrails replaced anything in it.
+
+    What the model was given follows from it: the entry names the config version, which holds the guardrails.
+    """
     assert exchange.shape is not None
-    prompt = exchange.shape.prompt
+    prompt = exchange.shape.asked
     if prompt.raw is not None:
         return {"prompt": prompt.raw}
     return {"messages": [{"role": turn.role, "content": turn.content} for turn in prompt.turns]}
@@ -133,14 +139,16 @@ def outcome_meta(exchange: Exchange, status: str) -> dict[str, Any]:
     }
     if exchange.finish_reason is not None:
         meta["finish_reason"] = exchange.finish_reason.name
+    if exchange.output_rule_ids:
+        meta["guardrails"] = list(exchange.output_rule_ids)
     return meta
 
 
 def answer_section(exchange: Exchange) -> dict[str, Any] | None:
-    """What the model said, as far as it came; `cut` where it is longer than the audit service takes."""
+    """What the model said, as far as it came, given or withheld; `cut` where the audit service takes no more."""
     if not exchange.text_parts:
         return None
-    text = exchange.text
+    text = exchange.generated_text
     if _WORST_BYTES * len(text.encode()) + _TURN_BYTES <= MAX_CONTENT_BYTES:
         return {"text": text}
     room = MAX_CONTENT_BYTES - _TURN_BYTES

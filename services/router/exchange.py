@@ -41,6 +41,13 @@ class Exchange:
     ended_at: float | None = None
     output_tokens: int = 0
     text_parts: list[str] = field(default_factory=list)
+    """What the model says, as it comes."""
+    guarded_text: str | None = None
+    """The answer with what guardrails replaced; None where they did not."""
+    input_rule_ids: tuple[str, ...] = ()
+    """Guardrails that matched what the caller said."""
+    output_rule_ids: tuple[str, ...] = ()
+    """Guardrails that matched the answer."""
     finish_reason: FinishReason | None = None
     admit_begun: bool = False
     """Whether an admit entry may have left: from here on there must be an outcome entry."""
@@ -49,5 +56,10 @@ class Exchange:
 
     @property
     def text(self) -> str:
-        """The answer so far."""
+        """The answer so far, as the caller may see it."""
+        return self.generated_text if self.guarded_text is None else self.guarded_text
+
+    @property
+    def generated_text(self) -> str:
+        """The answer so far, as the model gave it: for guardrails and the audit log."""
         return "".join(self.text_parts)

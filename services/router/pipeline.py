@@ -27,6 +27,7 @@ from services.router.config_state import ConfigState
 from services.router.dispatch import Dispatcher
 from services.router.drain import Drain
 from services.router.exchange import Exchange
+from services.router.guardrails import Guardrails, denied
 from services.router.identity import Caller, identify
 from services.router.limits import check_input_bytes
 from services.router.metrics import RouterMetrics
@@ -37,7 +38,7 @@ from services.router.prompt_encoding import PromptEncoder
 from services.router.refusals import RefusalLog
 from services.router.relay import relay
 from services.router.request_fields import check_fields, text_bytes
-from services.router.shaping import shape
+from services.router.shaping import Shape, caller_texts, shape
 from services.router.templates import TemplateError
 
 OK = "ok"
@@ -87,6 +88,7 @@ class Pipeline:
         self._clock = clock
         self._rng = rng
         self._drain = Drain()
+        self._guardrails = Guardrails(clock)
 
     def caller(self, authorization: str | None) -> Caller:
         """Know who calls, under the snapshot in force.
@@ -110,6 +112,7 @@ class Pipeline:
     async def stop(self, within_seconds: float) -> None:
         """Let requests end by themselves; those that are left then are told that the router shuts down."""
         await self._drain.finish(within_seconds)
+        self._guardrails.close()
 
     async def _run(self, call: Call, outbox: Outbox | None) -> Exchange:
         arrived_at = self._clock.monotonic_seconds()
@@ -154,7 +157,7 @@ class Pipeline:
             with self._admission.entered(tenant):
                 check_fields(request)
                 check_input_bytes(request.WhichOneof("input") or "", text_bytes(request), tenant.limits)
-                exchange.shape = shape(tenant, request, self._rng)
+                exchange.shape = await self._shape(exchange)
                 input_ids = await self._encode(exchange)
                 exchange.cost = cost_of(tenant, exchange.shape, len(input_ids))
                 with self._admission.reserved(tenant, exchange.cost) as reservation:
@@ -163,6 +166,15 @@ class Pipeline:
             if not exchange.admit_begun:
                 self._refusals.count(tenant.tenant_uid, exchange.caller.key_id, error.reason)
             raise
+
+    async def _shape(self, exchange: Exchange) -> Shape:
+        tenant, request = exchange.caller.tenant, exchange.request
+        texts = caller_texts(request)
+        guarded = await self._guardrails.check_input(tenant, texts)
+        if guarded.denied_by is not None:
+            raise denied(guarded.denied_by)
+        exchange.input_rule_ids = guarded.rule_ids
+        return shape(tenant, request, self._rng, texts, guarded.texts)
 
     async def _encode(self, exchange: Exchange) -> list[int]:
         assert exchange.shape is not None
@@ -206,6 +218,7 @@ class Pipeline:
         assert exchange.shape is not None
         assert exchange.cost is not None
         tenant, binding = exchange.caller.tenant, exchange.shape.binding
+        held_back = bool(tenant.guardrails.output.rules)
         pool = self._pools.pool(exchange.shape.pool)
         lora_id = binding.rendition.lora_id if binding else None
         if not self._audit.reachable:
@@ -217,8 +230,22 @@ class Pipeline:
             exchange.dispatched_at = self._clock.monotonic_seconds()
             reservation.used_tokens = exchange.cost.input_tokens
             chunks = self._dispatcher.send(exchange, input_ids, grant, deadline)
-            exchange.finish_reason = await relay(exchange, chunks, grant, reservation, outbox, self._clock)
+            heard = None if held_back else outbox
+            exchange.finish_reason = await relay(exchange, chunks, grant, reservation, heard, self._clock)
             exchange.last_token_at = self._clock.monotonic_seconds()
+        if held_back:
+            await self._give_guarded(exchange, outbox)
+
+    async def _give_guarded(self, exchange: Exchange, outbox: Outbox | None) -> None:
+        """Judge the whole answer, and give it as one piece."""
+        guarded = await self._guardrails.check_output(exchange.caller.tenant, exchange.generated_text)
+        exchange.output_rule_ids = guarded.rule_ids
+        if guarded.denied_by is not None:
+            raise denied(guarded.denied_by)
+        if guarded.texts is not None:
+            (exchange.guarded_text,) = guarded.texts
+        if outbox is not None and exchange.text:
+            await outbox.put(exchange.text, exchange.output_tokens)
 
     def _status(self, error: BaseException, deadline: float) -> str:
         if isinstance(error, Error):

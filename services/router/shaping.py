@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenantry.inference.v1 import inference_service_pb2 as pb
@@ -20,6 +21,7 @@ from services.router.snapshot import (
     BaseModel,
     ParameterRules,
     PoolConfig,
+    PriorityRules,
     Tenant,
     bind_adapter,
 )
@@ -61,11 +63,31 @@ class Shape:
     pool: PoolConfig
     binding: AdapterBinding | None
     prompt: Prompt
+    """What the model is given."""
+    asked: Prompt
+    """The same before guardrails replaced anything: what the audit log keeps."""
     parameters: Parameters
+    priority: int
+    """1 low, 2 normal, 3 high; among the tenant's own requests."""
 
 
-def shape(tenant: Tenant, request: pb.GenerateRequest, rng: random.Random) -> Shape:
+def caller_texts(request: pb.GenerateRequest) -> tuple[str, ...]:
+    """What a caller says: one text a message, its pieces joined as the model will see them."""
+    if request.WhichOneof("input") == "prompt":
+        return (request.prompt,)
+    return tuple("".join(part.text for part in message.content) for message in request.conversation.messages)
+
+
+def shape(
+    tenant: Tenant,
+    request: pb.GenerateRequest,
+    rng: random.Random,
+    texts: Sequence[str],
+    guarded: Sequence[str] | None = None,
+) -> Shape:
     """Resolve and clamp a request that `check_fields` let through.
+
+    `texts` are its `caller_texts`; `guarded` the same with what guardrails replaced, None where they did not.
 
     Raises:
         InvalidArgumentError: the adapter does not fit the model.
@@ -93,22 +115,29 @@ def shape(tenant: Tenant, request: pb.GenerateRequest, rng: random.Random) -> Sh
     if adapter and binding is None:
         # Never the bare base model instead: its answer would look like the adapter's.
         raise UnavailableError("no pool serves this adapter", reason=Reason.NO_READY_ENDPOINT)
+    asked = _prompt(request, texts, target.system_prompt)
     return Shape(
         alias=target.alias,
         base_model=target.base_model,
         pool=target.pool,
         binding=binding,
-        prompt=_prompt(request, target.system_prompt),
+        prompt=asked if guarded is None else _prompt(request, guarded, target.system_prompt),
+        asked=asked,
         parameters=_parameters(request.parameters, tenant.parameters, rng),
+        priority=_priority(request.priority, tenant.priorities),
     )
 
 
-def _prompt(request: pb.GenerateRequest, system_prompt: str) -> Prompt:
+def _priority(wanted: int, rules: PriorityRules) -> int:
+    return min(wanted or rules.default_priority, rules.max_priority)
+
+
+def _prompt(request: pb.GenerateRequest, texts: Sequence[str], system_prompt: str) -> Prompt:
     if request.WhichOneof("input") == "prompt":
-        return Prompt((), request.prompt, "prompt", len(request.prompt.encode()))
+        return Prompt((), texts[0], "prompt", len(texts[0].encode()))
     said = [
-        Turn(ROLES[message.role], "".join(part.text for part in message.content))
-        for message in request.conversation.messages
+        Turn(ROLES[message.role], text)
+        for message, text in zip(request.conversation.messages, texts, strict=True)
     ]
     # Templates know one system turn, the first: the tenant's words come before the caller's in it.
     first = 0

@@ -61,6 +61,42 @@ class ParameterRules:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorityRules:
+    """How a tenant's callers may rank their own requests: 1 low, 2 normal, 3 high."""
+
+    default_priority: int = 2
+    max_priority: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailRule:
+    """A pattern, and what to do where it matches. Patterns are the tenant's own: never logged."""
+
+    rule_id: str
+    denies: bool
+    """Whether a match is refused; otherwise it is replaced."""
+    pattern: str = field(repr=False)
+    replacement: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StageRules:
+    """What is done to one kind of text, in the rules' order."""
+
+    rules: tuple[GuardrailRule, ...] = ()
+    patterns_sha256: bytes = b""
+    """What compiled patterns are found by: the same for the same patterns, whoever's they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailRules:
+    """A tenant's guardrails; nothing is compiled before its first use."""
+
+    input: StageRules = StageRules()
+    output: StageRules = StageRules()
+
+
+@dataclass(frozen=True, slots=True)
 class BaseModel:
     """A base model as a request needs it."""
 
@@ -174,6 +210,8 @@ class Tenant:
     default_alias: str
     adapters: Mapping[str, Sequence[AdapterVersion]]
     """By adapter id, newest version first."""
+    guardrails: GuardrailRules = GuardrailRules()
+    priorities: PriorityRules = PriorityRules()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,15 @@ from services.router.snapshot import (
     Tier,
     bind_adapter,
 )
-from services.router.tenant_rules import durability, limits, parameter_rules, tier, timeouts
+from services.router.tenant_rules import (
+    durability,
+    guardrail_rules,
+    limits,
+    parameter_rules,
+    priority_rules,
+    tier,
+    timeouts,
+)
 
 DIALECTS = {
     adapter_pb2.DIALECT_TRTLLM_ENGINE: "TRTLLM_ENGINE",
@@ -92,6 +100,8 @@ def compile_tenant(
         targets=targets,
         default_alias=config.default_model or first,
         adapters=usable,
+        guardrails=guardrail_rules(config),
+        priorities=priority_rules(config.priorities),
     )
 
 

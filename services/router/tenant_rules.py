@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+
 from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
 
-from services.router.snapshot import Durability, Limits, ParameterRules, Tier
+from services.router.snapshot import (
+    Durability,
+    GuardrailRule,
+    GuardrailRules,
+    Limits,
+    ParameterRules,
+    PriorityRules,
+    StageRules,
+    Tier,
+)
 
 _DURABILITY = {
     tenant_pb2.AUDIT_POLICY_BATCH: Durability.BATCH,
@@ -15,6 +27,7 @@ _TIER = {
     tenant_pb2.ISOLATION_TIER_SHARED: Tier.SHARED,
     tenant_pb2.ISOLATION_TIER_DEDICATED: Tier.DEDICATED,
 }
+_DEFAULT_REPLACEMENT = "[redacted]"
 _DEFAULT_TIMEOUT_SECONDS = 60.0
 _MAX_TIMEOUT_SECONDS = 600.0
 
@@ -74,6 +87,41 @@ def parameter_rules(config: tenant_pb2.TenantConfig) -> ParameterRules:
             bounds.max_temperature if bounds.HasField("max_temperature") else plain.max_temperature
         ),
     )
+
+
+def guardrail_rules(config: tenant_pb2.TenantConfig) -> GuardrailRules:
+    """The rules of each stage; unset is both, and whatever a newer config service may add denies in both."""
+    return GuardrailRules(
+        input=_stage(rule for rule in config.guardrails if rule.stage != tenant_pb2.GUARDRAIL_STAGE_OUTPUT),
+        output=_stage(rule for rule in config.guardrails if rule.stage != tenant_pb2.GUARDRAIL_STAGE_INPUT),
+    )
+
+
+def _stage(found: Iterable[tenant_pb2.GuardrailRule]) -> StageRules:
+    rules = tuple(
+        GuardrailRule(
+            rule_id=rule.rule_id,
+            denies=rule.action != tenant_pb2.GUARDRAIL_ACTION_REDACT,
+            pattern=rule.pattern,
+            replacement=rule.replacement if rule.HasField("replacement") else _DEFAULT_REPLACEMENT,
+        )
+        for rule in found
+    )
+    if not rules:
+        return StageRules()
+    digest = hashlib.sha256()
+    for rule in rules:
+        pattern = rule.pattern.encode()
+        digest.update(len(pattern).to_bytes(8, "big") + pattern)
+    return StageRules(rules, digest.digest())
+
+
+def priority_rules(given: tenant_pb2.PriorityRules) -> PriorityRules:
+    """The effective default and maximum; a default above the maximum gives way to it."""
+    plain = PriorityRules()
+    most = given.max_priority if given.HasField("max_priority") else plain.max_priority
+    default = given.default_priority if given.HasField("default_priority") else plain.default_priority
+    return PriorityRules(default_priority=min(default, most), max_priority=most)
 
 
 def timeouts(config: tenant_pb2.TenantConfig) -> tuple[float, float]:
