@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 
 from tenantry.config.v1 import credential_pb2, stored_pb2
 
+from services.common.backoff import Backoff
 from services.common.clock import Clock
+from services.common.errors import UnavailableError
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
 from services.config import layout
 from services.config.announced_writes import AnnouncedWrites
+from services.config.current_state import CurrentState
 from services.config.operator_log import Change
 from services.config.operators import PLATFORM_ADMIN, Operator
 from services.config.state import CredentialRecord, State
@@ -38,26 +42,49 @@ def load_issuer(state_dir: Path) -> tuple[TokenIssuer, bool]:
 
 @dataclass(frozen=True, slots=True)
 class FirstOperator:
-    """A platform-admin's key on its way into the store; its secret is in the state directory already."""
+    """Sees to it that some platform-admin's key opens the admin service."""
 
-    key_id: str
-    credential: stored_pb2.StoredCredential
+    state_dir: Path
+    issuer: TokenIssuer
+    issuer_is_new: bool
+    """Then no older key opens anything."""
+    current: CurrentState
+    writes: AnnouncedWrites
+    clock: Clock
 
-    async def record(self, writes: AnnouncedWrites) -> None:
-        """Record the key; recording it again changes nothing.
+    async def ensure(self) -> None:
+        """Issue one where there is none; returns once it is in force."""
+        if self._is_missing():
+            # Out of a file, it is not known who became one since.
+            await self.current.live.wait()
+        if not self._is_missing():
+            return
+        credential = issue_first_operator(self.state_dir, self.issuer, self.clock)
+        key_id = credential.key.name.rsplit("/", 1)[1]
+        backoff = Backoff(0.1, 2.0)
+        while True:
+            try:
+                await self._record(key_id, credential)
+            except UnavailableError:
+                await asyncio.sleep(backoff.next_delay_seconds())
+            else:
+                break
+        await self.current.until(lambda state: state.credential(key_id) is not None)
 
-        Raises:
-            UnavailableError: the store or the operator audit log does not answer.
-        """
-        etcd_key, operator = layout.credential_key(self.key_id), Operator("", OPERATOR, PLATFORM_ADMIN, "")
+    def _is_missing(self) -> bool:
+        return self.issuer_is_new or not has_platform_admin(self.current.state, self.clock)
+
+    async def _record(self, key_id: str, credential: stored_pb2.StoredCredential) -> None:
+        etcd_key, operator = layout.credential_key(key_id), Operator("", OPERATOR, PLATFORM_ADMIN, "")
         change = Change(
-            operator, "CreateKey", f"operators/{OPERATOR}", "no platform-admin's key", {"key_id": self.key_id}
+            operator, "CreateKey", f"operators/{OPERATOR}", "no platform-admin's key", {"key_id": key_id}
         )
-        await writes.write(change, [Expect(etcd_key, 0)], {etcd_key: self.credential.SerializeToString()})
+        # Written by an attempt whose answer was lost: the same key, so that is as good.
+        await self.writes.write(change, [Expect(etcd_key, 0)], {etcd_key: credential.SerializeToString()})
 
 
-def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> FirstOperator:
-    """Make a platform-admin's key and write its secret to `operator.key`, mode 0600."""
+def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> stored_pb2.StoredCredential:
+    """Make a platform-admin's key and write its secret to `operator.key`, mode 0600; returns its record."""
     now = int(clock.wall_seconds())
     key_id = secrets.token_hex(8)
     key = credential_pb2.Key(
@@ -71,7 +98,7 @@ def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> 
     claims = Claims(key_id, OPERATOR, (), now + OPERATOR_SECONDS, PLATFORM_ADMIN, "")
     secret = issuer.issue(Audience.OPERATOR, claims, now)
     _write_private(state_dir / "operator.key", secret.encode() + b"\n", 0o600)
-    return FirstOperator(key_id, stored_pb2.StoredCredential(key=key))
+    return stored_pb2.StoredCredential(key=key)
 
 
 def has_platform_admin(state: State, clock: Clock) -> bool:

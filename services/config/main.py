@@ -6,16 +6,14 @@ import asyncio
 
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.audit_writer import AuditWriter
-from services.common.backoff import Backoff
-from services.common.clock import Clock, SystemClock
-from services.common.errors import UnavailableError
+from services.common.clock import SystemClock
 from services.common.grpc_channel import open_channel
 from services.common.health import HealthBoard
 from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging
 from services.common.long_lived import forgo_collecting
 from services.common.metrics import serve_metrics
-from services.common.tokens import CONFIG_ISSUER, Audience, TokenIssuer, TokenVerifier
+from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
 from services.config.admin.edits import Edits
 from services.config.admin.propagation import PropagationAdmin
@@ -25,8 +23,6 @@ from services.config.announced import AnnouncedChanges
 from services.config.announced_writes import AnnouncedWrites
 from services.config.bootstrap import (
     FirstOperator,
-    has_platform_admin,
-    issue_first_operator,
     load_issuer,
 )
 from services.config.current_state import CurrentState
@@ -98,19 +94,13 @@ async def serve(settings: ConfigSettings) -> None:
         settings, discovery, QuotaLeaseServicer(QuotaLeases(etcd, current, clock)), health
     )
 
-    async def become_ready() -> None:
-        await current.listed.wait()
-        forgo_collecting()
-        await health.set("first-list", ready=True)
-        await _have_operator(settings, issuer, issuer_is_new, current, writes, clock)
-        await health.set("first-operator", ready=True)
-
     with serve_metrics(metrics.registry, settings.metrics_address):
         async with Lifetime() as lifetime:
             lifetime.own(watch.run(), "etcd-watch")
             lifetime.own(known_good.run(), "last-known-good")
             lifetime.own(keeper.run(), "router-status")
-            lifetime.finish(become_ready(), "become-ready")
+            first = FirstOperator(settings.state_dir, issuer, issuer_is_new, current, writes, clock)
+            lifetime.finish(_become_ready(current, first, health), "become-ready")
             if audit:
                 lifetime.own(audit.run(), "audit-writer")
             await admin_server.start()
@@ -127,33 +117,12 @@ async def serve(settings: ConfigSettings) -> None:
             await channel.close()
 
 
-async def _have_operator(
-    settings: ConfigSettings,
-    issuer: TokenIssuer,
-    issuer_is_new: bool,
-    current: CurrentState,
-    writes: AnnouncedWrites,
-    clock: Clock,
-) -> None:
-    """Make a platform-admin's key, if none opens the admin service."""
-    if issuer_is_new or not has_platform_admin(current.state, clock):
-        # Out of a file, it is not known who became one since.
-        await current.live.wait()
-    if issuer_is_new or not has_platform_admin(current.state, clock):
-        first = issue_first_operator(settings.state_dir, issuer, clock)
-        await _record(first, writes)
-        await current.until(lambda state: state.credential(first.key_id) is not None)
-
-
-async def _record(operator: FirstOperator, writes: AnnouncedWrites) -> None:
-    backoff = Backoff(0.1, 2.0)
-    while True:
-        try:
-            await operator.record(writes)
-        except UnavailableError:
-            await asyncio.sleep(backoff.next_delay_seconds())
-        else:
-            return
+async def _become_ready(current: CurrentState, first: FirstOperator, health: HealthBoard) -> None:
+    await current.listed.wait()
+    forgo_collecting()
+    await health.set("first-list", ready=True)
+    await first.ensure()
+    await health.set("first-operator", ready=True)
 
 
 def main() -> None:

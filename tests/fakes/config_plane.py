@@ -69,7 +69,8 @@ class ConfigPlane:
         propagation = PropagationAdmin(self.edits, self.routers, self.recalled)
         self.admin: Any = admin_servicer(self.edits, self.keys, issuer, self.artifacts, self, propagation)
         first = issue_first_operator(folder / "state", issuer, self.clock)
-        self.store.put({layout.credential_key(first.key_id): first.credential.SerializeToString()})
+        key_id = first.key.name.rsplit("/", 1)[1]
+        self.store.put({layout.credential_key(key_id): first.SerializeToString()})
         self.operator = Call((folder / "state" / "operator.key").read_text().strip())
 
     def append_soon(self, entry: AuditEntry) -> bool:

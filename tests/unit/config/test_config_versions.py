@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from tenantry.config.v1 import config_admin_service_pb2 as pb
-from tenantry.config.v1 import credential_pb2, pool_pb2, tenant_pb2, tenant_version_pb2
+from tenantry.config.v1 import credential_pb2, tenant_pb2, tenant_version_pb2
 
-from services.common.audit_writer import EntryKind
 from services.common.errors import (
     AbortedError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
-    UnavailableError,
 )
-from services.config import announced_writes, layout
-from services.config.admin import tenant_config, tenants
-from services.config.operator_log import OPERATOR_LOG
+from services.config.admin import tenant_config
 from tests.fakes.config_plane import Call, ConfigPlane
-from tests.fakes.mutants import mutant
 
 CANARY = "a-prompt-nobody-else-may-read"
 
@@ -215,86 +209,6 @@ async def test_a_tenant_with_a_pool_of_its_own_is_not_deleted(plane):
     await plane.call("SuspendTenant", pb.SuspendTenantRequest(name="tenants/acme"))
     with pytest.raises(FailedPreconditionError):
         await plane.call("DeleteTenant", pb.DeleteTenantRequest(name="tenants/acme"))
-
-
-async def test_intents_come_first_and_outcomes_name_their_revision(plane):
-    plane.entries.clear()
-    tenant = await plane.new_tenant("acme", system_prompt=CANARY)
-    intent, outcome = [entry for entry in plane.entries if entry.tenant_uid == OPERATOR_LOG]
-    assert intent.kind is EntryKind.ADMIN_INTENT
-    assert (intent.meta["method"], intent.meta["resource"]) == ("CreateTenant", "tenants/acme")
-    assert outcome.admit_record_id == intent.record_id
-    assert outcome.meta == {"outcome": "written", "revision": tenant.revision}
-    assert CANARY not in str(intent) + str(outcome)
-
-
-async def edit_without_audit(plane, module):
-    plane.audit_down = True
-    writes = module.AnnouncedWrites(plane.store, plane.operator_log, plane.marks)
-    tenant = await plane.call("GetTenant", pb.GetTenantRequest(name="tenants/acme"))
-    tenant.config.weight = 9
-    admin = tenants.TenantAdmin(replace(plane.edits, writes=writes), plane.keys, None)
-    return await admin.update(pb.UpdateTenantRequest(tenant=tenant), plane.operator)
-
-
-async def test_without_a_durable_intent_nothing_is_written(plane):
-    await plane.new_tenant("acme")
-    revision = plane.current.state.revision
-    with pytest.raises(UnavailableError):
-        await edit_without_audit(plane, announced_writes)
-    assert plane.current.state.revision == revision
-
-
-async def test_mutant_that_does_not_wait_for_the_intent_writes(plane):
-    await plane.new_tenant("acme")
-    hasty = mutant(
-        announced_writes,
-        "        intent_id = await self.operator_log.intend(change)\n",
-        '        intent_id = b"0" * 16\n',
-    )
-    assert (await edit_without_audit(plane, hasty)).config.weight == 9
-
-
-async def test_a_revision_nobody_intended_raises_the_alarm(plane, caplog):
-    await plane.new_tenant("acme")
-    alarms = plane.metrics.unannounced._value.get
-    before = alarms()
-    plane.store.put({layout.pool_key("evil"): pool_pb2.Pool(name="pools/evil").SerializeToString()})
-    assert alarms() == before + 1
-    assert "ALARM" in caplog.text
-    # A mark that was seen before does not cover other keys.
-    seen = await plane.store.get(layout.INTENT)
-    plane.store.put({layout.pool_key("evil"): b"", layout.INTENT: seen.value})
-    assert alarms() == before + 2
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("", ["acme", "globex"]),
-        ("state = SUSPENDED", ["globex"]),
-        ('state=ACTIVE AND display_name : "AC"', ["acme"]),
-        ("pool = pools/p", ["acme"]),
-        ("display_name = Acme", []),
-    ],
-)
-async def test_lists_are_filtered(plane, text, names):
-    tenant = await plane.new_tenant("acme", pool="pools/p")
-    tenant.display_name = "The Acme company"
-    await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant))
-    await plane.new_tenant("globex")
-    await plane.call("SuspendTenant", pb.SuspendTenantRequest(name="tenants/globex"))
-    listed = await plane.call("ListTenants", pb.ListTenantsRequest(filter=text))
-    assert [one.name.removeprefix("tenants/") for one in listed.tenants] == names
-
-
-@pytest.mark.parametrize(
-    "text", ["state", "state = GONE", "weight = 3", "state = ACTIVE OR state = SUSPENDED", "x" * 600, "AND"]
-)
-async def test_what_is_no_filter_is_refused(plane, text):
-    with pytest.raises(InvalidArgumentError) as refused:
-        await plane.call("ListTenants", pb.ListTenantsRequest(filter=text))
-    assert [violation.field for violation in refused.value.violations] == ["filter"]
 
 
 async def test_reasons_have_a_limit(plane):
