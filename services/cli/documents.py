@@ -7,6 +7,7 @@ people edit these documents. The only module that knows YAML.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ _WIDE = {
     FieldDescriptor.TYPE_FIXED64,
     FieldDescriptor.TYPE_SFIXED64,
 }
-MAX_DOCUMENT_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 26
 
 
 def to_plain(message: Message) -> Plain:
@@ -81,27 +82,70 @@ def to_yaml(value: object) -> str:
     return text
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # its base is untyped
+    """Refuses a field that is there twice, of which YAML itself would silently drop the first."""
+
+
+def _construct_mapping(loader: Any, node: Any) -> Plain:
+    seen: set[object] = set()
+    for key_node, _ in node.value:
+        key = getattr(key_node, "value", None)
+        if isinstance(key, str) and key_node.tag != "tag:yaml.org,2002:merge":
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the field {key} is there twice", key_node.start_mark
+                )
+            seen.add(key)
+    loader.flatten_mapping(node)
+    mapping: Plain = loader.construct_mapping(node, deep=True)
+    return mapping
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+
+
 def read_document(path: Path) -> Plain:
     """A YAML or JSON file holding one mapping.
 
     Raises:
         UsageError: not readable, too large, or not a mapping.
     """
+    documents = read_documents(path)
+    if len(documents) != 1:
+        raise UsageError(f"{path} holds {len(documents)} documents where one is expected.")
+    return documents[0]
+
+
+def read_documents(path: Path) -> list[Plain]:
+    """The mappings in a YAML or JSON file, `---` between them; `-` reads stdin.
+
+    Raises:
+        UsageError: not readable, too large, or something else than mappings.
+    """
+    documents = [value for value in _values(path) if value is not None]
+    if not all(isinstance(value, dict) for value in documents):
+        raise UsageError(f"{path} holds no mapping of fields to values.")
+    return documents
+
+
+def _values(path: Path) -> list[Any]:
     try:
-        data = path.read_bytes()
+        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}.") from None
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise UsageError(f"{path} has {len(data)} bytes; a document has at most {MAX_DOCUMENT_BYTES}.")
+    if len(data) > MAX_FILE_BYTES:
+        raise UsageError(f"{path} has more than {MAX_FILE_BYTES} bytes.")
     try:
-        value = yaml.safe_load(data)
+        return list(yaml.load_all(data, Loader=_Loader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path} is not YAML{where}.") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} holds no mapping of fields to values.")
-    return value
+        problem = (
+            getattr(error, "problem", "") or ""
+            if isinstance(error, yaml.constructor.ConstructorError)
+            else ""
+        )
+        raise UsageError(f"{path} is not YAML{where}{': ' if problem else ''}{problem}.") from None
 
 
 def to_message(plain: Plain, message: AnyMessage, source: str) -> AnyMessage:

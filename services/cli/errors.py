@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 FAILURE_STATUS = 1
 USAGE_STATUS = 2
 
 
 class CommandError(Exception):
-    """Ends a command. `message` says what is wrong, `hint` what to do next; neither holds a secret."""
+    """Ends a command. None of its parts holds a secret.
+
+    `message` says what is wrong, `hint` what to do next, `details` where exactly: pairs of a place (a field, a
+    file, a router; may be empty) and what is the matter there.
+    """
 
     exit_status = FAILURE_STATUS
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", details: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details = tuple(details)
 
 
 class UsageError(CommandError):

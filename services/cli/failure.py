@@ -13,17 +13,18 @@ _NEXT: dict[Reason, str] = {
     Reason.KEY_REFUSED: "Give another key with --key-file: `chat` takes a tenant's (`tenantry key create`), "
     "`audit` a reviewer's grant, all else an operator's.",
     Reason.ROLE_FORBIDS: "Ask somebody whose key has the role, for example a platform-admin.",
-    Reason.RESOURCE_NOT_FOUND: "See what there is with `list`.",
+    Reason.RESOURCE_NOT_FOUND: "See what there is with `list`, a tenant's config versions with `tenant versions`.",
     Reason.MODEL_NOT_FOUND: "See the tenant's models with `tenantry chat --models`.",
     Reason.ADAPTER_NOT_FOUND: "See the tenant's adapters with `tenantry adapter list`.",
     Reason.RESOURCE_EXISTS: "Choose another name, or update the one there is.",
     Reason.ETAG_MISMATCH: "Somebody else changed it meanwhile. Get it again, then repeat the change.",
     Reason.CONCURRENT_CHANGE: "Somebody else changed it meanwhile. Get it again, then repeat the change.",
+    Reason.RESOURCE_IN_USE: "Nothing was changed. Do what is named first, then repeat.",
     Reason.TENANT_SUSPENDED: "An operator suspended the tenant; ask them.",
     Reason.STORE_UNAVAILABLE: "Config cannot be edited until etcd is back; requests go on being served.",
     Reason.NO_SNAPSHOT: "The router is starting.",
-    Reason.AUDIT_UNAVAILABLE: "The tenant's audit policy asks for a durable record first, and the audit "
-    "service cannot write one.",
+    Reason.AUDIT_UNAVAILABLE: "A durable record comes first, for every edit and by the tenant's audit policy for "
+    "its requests, and the audit service cannot write one.",
     Reason.DEADLINE_PASSED: "Give it longer with --timeout, or ask for less.",
     Reason.LOG_DAMAGED: "Keep the state directory as it is and call whoever runs the mesh.",
 }
@@ -87,6 +88,8 @@ def _message(error: Error | CommandError) -> str:
 def _fields(error: Error | CommandError) -> list[tuple[str, str]]:
     if isinstance(error, InvalidArgumentError):
         return [(violation.field, violation.description) for violation in error.violations]
+    if isinstance(error, CommandError):
+        return list(error.details)
     if isinstance(error, ResourceExhaustedError):
         return [(violation.subject, violation.description) for violation in error.violations]
     return []

@@ -24,6 +24,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "adapter": ("services.cli.commands.adapter:app", "Register and show a tenant's LoRA adapters."),
     "model": ("services.cli.commands.model:app", "Register and show base models."),
     "pool": ("services.cli.commands.pool:app", "Register and show pools of model servers."),
+    "router": ("services.cli.commands.router:app", "Show which routers there are and where they stand."),
     "audit": ("services.cli.commands.audit:app", "Export a tenant's audit log and verify it offline."),
 }
 

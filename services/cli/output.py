@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 from rich.console import Console
@@ -30,6 +31,16 @@ def printable(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
+class Styled(NamedTuple):
+    """A cell with a colour, for terminals."""
+
+    text: str
+    style: str
+
+
+Cell = str | Styled
+
+
 class Output:
     """Where a command's results go."""
 
@@ -42,6 +53,16 @@ class Output:
     def interactive(self) -> bool:
         """Whether a person sees stdout."""
         return self._stdout.is_terminal
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person sees what is asked and can answer."""
+        return not self.json and self._stderr.is_terminal and sys.stdin.isatty()
+
+    def ask(self, question: str) -> str:
+        """What a person answers, without the spaces around it; empty for nothing."""
+        self._stderr.print(Text(printable(question), style="bold"), end=" ", soft_wrap=True)
+        return sys.stdin.readline().strip()
 
     @property
     def progress_console(self) -> Console:
@@ -63,7 +84,7 @@ class Output:
         sys.stdout.flush()
 
     def table(
-        self, messages: Sequence[Message], columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str
+        self, messages: Sequence[Message], columns: Sequence[str], rows: Iterable[Sequence[Cell]], empty: str
     ) -> None:
         """A listing: an aligned table, or one line of JSON a resource.
 
@@ -80,11 +101,20 @@ class Output:
         if not messages:
             self.note(empty)
             return
+        self.rows(columns, rows)
+
+    def rows(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+        """An aligned table, for people.
+
+        Args:
+            columns: headings.
+            rows: as many cells each.
+        """
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
+            table.add_row(*(_cell_text(cell) for cell in row))
         self._stdout.print(table)
 
     def text(self, text: str) -> None:
@@ -120,6 +150,12 @@ class Output:
     def failure(self, text: str, style: str = "") -> None:
         """Something said about a failure, to people and machines alike."""
         self._stderr.print(Text(printable(text), style=style), soft_wrap=self.json)
+
+
+def _cell_text(cell: Cell) -> Text:
+    if isinstance(cell, Styled):
+        return Text(printable(cell.text), style=cell.style)
+    return Text(printable(cell))
 
 
 def _as_called() -> str:

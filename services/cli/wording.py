@@ -29,6 +29,18 @@ def when(time: Timestamp) -> str:
     return time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%MZ")
 
 
+def when_exactly(time: Timestamp) -> str:
+    """Seconds, UTC; empty where it is not set."""
+    if not time.seconds:
+        return ""
+    return time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 tenant`, `2 tenants`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def short_digest(sha256: str) -> str:
     """Enough of a digest to tell two apart by eye."""
     return sha256[:12]

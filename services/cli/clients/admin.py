@@ -1,4 +1,4 @@
-"""What an operator can do: tenants and keys here, adapters, models and pools in `admin_catalog`."""
+"""What an operator can do: tenants and keys here; the catalogue, versions and routers in modules of their own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from tenantry.config.v1.config_admin_service_pb2 import (
     CreateKeyRequest,
     CreateKeyResponse,
     CreateTenantRequest,
+    DeleteTenantRequest,
     GetTenantRequest,
     ListKeysRequest,
     ListTenantsRequest,
+    ResumeTenantRequest,
     RevokeKeyRequest,
+    SuspendTenantRequest,
     UpdateTenantRequest,
 )
 from tenantry.config.v1.config_admin_service_pb2_grpc import ConfigAdminServiceStub
@@ -22,6 +25,8 @@ from tenantry.config.v1.credential_pb2 import Key
 from tenantry.config.v1.tenant_pb2 import Tenant, TenantConfig
 
 from services.cli.clients.admin_catalog import CatalogClient
+from services.cli.clients.admin_routers import RoutersClient
+from services.cli.clients.admin_versions import VersionsClient
 from services.cli.clients.listener import Caller, Listener, bearer
 from services.cli.clients.names import tenant_name
 from services.cli.clients.paging import collect_pages
@@ -33,13 +38,16 @@ class AdminClient:
     """Calls `ConfigAdminService` with one operator's key.
 
     Every method raises `services.common.errors.Error`. `catalog` holds the calls about adapters, base models
-    and pools.
+    and pools, `versions` those about config versions, `routers` those about routers. `reason` says why, for
+    people and for the operator audit log.
     """
 
     def __init__(self, channel: grpc.aio.Channel, address: str, key: str) -> None:
         self._stub = ConfigAdminServiceStub(channel)
         self._caller = Caller(address, bearer(key))
         self.catalog = CatalogClient(channel, address, key)
+        self.versions = VersionsClient(channel, address, key)
+        self.routers = RoutersClient(channel, address, key)
 
     @classmethod
     @asynccontextmanager
@@ -49,13 +57,20 @@ class AdminClient:
             yield cls(channel, listener.address, key)
 
     async def create_tenant(
-        self, tenant_id: str, config: TenantConfig, *, display_name: str = "", validate_only: bool = False
+        self,
+        tenant_id: str,
+        config: TenantConfig,
+        *,
+        display_name: str = "",
+        reason: str = "",
+        validate_only: bool = False,
     ) -> Tenant:
         """Create a tenant with its first config version."""
         request = CreateTenantRequest(
             tenant_id=tenant_id,
             tenant=Tenant(display_name=display_name, config=config),
             validate_only=validate_only,
+            reason=reason,
         )
         return await self._caller.unary(self._stub.CreateTenant, request, CALL_TIMEOUT_SECONDS)
 
@@ -65,39 +80,67 @@ class AdminClient:
             self._stub.GetTenant, GetTenantRequest(name=tenant_name(tenant)), CALL_TIMEOUT_SECONDS
         )
 
-    async def list_tenants(self) -> list[Tenant]:
-        """Every tenant, by name."""
+    async def list_tenants(self, filter_text: str = "") -> list[Tenant]:
+        """Every tenant a filter (of AIP-160's form) lets through, by name."""
 
         async def page(token: str) -> tuple[list[Tenant], str]:
             response = await self._caller.unary(
-                self._stub.ListTenants, ListTenantsRequest(page_token=token), CALL_TIMEOUT_SECONDS
+                self._stub.ListTenants,
+                ListTenantsRequest(page_token=token, filter=filter_text),
+                CALL_TIMEOUT_SECONDS,
             )
             return list(response.tenants), response.next_page_token
 
         return await collect_pages(page)
 
     async def update_tenant(
-        self, tenant: Tenant, *, paths: Sequence[str] = (), validate_only: bool = False
+        self, tenant: Tenant, *, paths: Sequence[str] = (), reason: str = "", validate_only: bool = False
     ) -> Tenant:
         """Write a tenant that was read before; its etag guards against a lost update.
 
         Args:
             tenant: with the etag of the state it was read in.
             paths: the fields to change; none means every populated one.
+            reason: why.
             validate_only: check everything, change nothing.
         """
         request = UpdateTenantRequest(
             tenant=tenant,
             update_mask=FieldMask(paths=paths) if paths else None,
             validate_only=validate_only,
+            reason=reason,
         )
         return await self._caller.unary(self._stub.UpdateTenant, request, CALL_TIMEOUT_SECONDS)
 
+    async def suspend_tenant(
+        self, tenant: str, *, etag: str = "", reason: str = "", validate_only: bool = False
+    ) -> Tenant:
+        """Refuse a tenant's requests until it is resumed; an empty etag means whatever its state is."""
+        request = SuspendTenantRequest(
+            name=tenant_name(tenant), etag=etag, reason=reason, validate_only=validate_only
+        )
+        return await self._caller.unary(self._stub.SuspendTenant, request, CALL_TIMEOUT_SECONDS)
+
+    async def resume_tenant(self, tenant: str, *, reason: str = "") -> Tenant:
+        """Serve a suspended tenant again."""
+        request = ResumeTenantRequest(name=tenant_name(tenant), reason=reason)
+        return await self._caller.unary(self._stub.ResumeTenant, request, CALL_TIMEOUT_SECONDS)
+
+    async def delete_tenant(
+        self, tenant: str, *, etag: str, reason: str = "", validate_only: bool = False
+    ) -> int:
+        """Delete a suspended tenant for good, with its keys and adapters; the revision from which on it is gone."""
+        request = DeleteTenantRequest(
+            name=tenant_name(tenant), etag=etag, reason=reason, validate_only=validate_only
+        )
+        response = await self._caller.unary(self._stub.DeleteTenant, request, CALL_TIMEOUT_SECONDS)
+        return response.revision
+
     async def create_key(
-        self, parent: str, key: Key | None = None, *, validate_only: bool = False
+        self, parent: str, key: Key | None = None, *, reason: str = "", validate_only: bool = False
     ) -> CreateKeyResponse:
         """Issue a key of `tenants/{tenant}` or `operators/{operator}`; the only time its secret is seen."""
-        request = CreateKeyRequest(parent=parent, key=key, validate_only=validate_only)
+        request = CreateKeyRequest(parent=parent, key=key, reason=reason, validate_only=validate_only)
         return await self._caller.unary(self._stub.CreateKey, request, CALL_TIMEOUT_SECONDS)
 
     async def list_keys(self, parent: str) -> list[Key]:
@@ -111,8 +154,8 @@ class AdminClient:
 
         return await collect_pages(page)
 
-    async def revoke_key(self, name: str) -> Key:
+    async def revoke_key(self, name: str, *, reason: str = "") -> Key:
         """Revoke a key for good, by its full name."""
         return await self._caller.unary(
-            self._stub.RevokeKey, RevokeKeyRequest(name=name), CALL_TIMEOUT_SECONDS
+            self._stub.RevokeKey, RevokeKeyRequest(name=name, reason=reason), CALL_TIMEOUT_SECONDS
         )

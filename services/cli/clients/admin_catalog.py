@@ -41,7 +41,13 @@ class CatalogClient:
         self._caller = Caller(address, bearer(key))
 
     async def register_adapter(
-        self, tenant: str, adapter_id: str, base_model: str, files: Mapping[str, bytes]
+        self,
+        tenant: str,
+        adapter_id: str,
+        base_model: str,
+        files: Mapping[str, bytes],
+        *,
+        reason: str = "",
     ) -> Adapter:
         """Register an adapter, or one more version of it.
 
@@ -50,9 +56,13 @@ class CatalogClient:
             adapter_id: the last part of the adapter's name.
             base_model: the model it was trained on, name or id.
             files: `adapter_config.json` and `adapter_model.safetensors`.
+            reason: why.
         """
         header = AdapterHeader(
-            parent=tenant_name(tenant), adapter_id=adapter_id, base_model=model_name(base_model)
+            parent=tenant_name(tenant),
+            adapter_id=adapter_id,
+            base_model=model_name(base_model),
+            reason=reason,
         )
         with typed_errors(self._caller.address):
             return await self._stub.RegisterAdapter(
@@ -82,9 +92,11 @@ class CatalogClient:
 
         return await collect_pages(page)
 
-    async def create_base_model(self, base_model_id: str, base_model: BaseModel) -> BaseModel:
+    async def create_base_model(
+        self, base_model_id: str, base_model: BaseModel, *, reason: str = ""
+    ) -> BaseModel:
         """Register a base model whose artifacts are in the artifact store."""
-        request = CreateBaseModelRequest(base_model_id=base_model_id, base_model=base_model)
+        request = CreateBaseModelRequest(base_model_id=base_model_id, base_model=base_model, reason=reason)
         return await self._caller.unary(self._stub.CreateBaseModel, request, CALL_TIMEOUT_SECONDS)
 
     async def get_base_model(self, model: str) -> BaseModel:
@@ -104,10 +116,12 @@ class CatalogClient:
 
         return await collect_pages(page)
 
-    async def create_pool(self, pool_id: str, pool: Pool) -> Pool:
+    async def create_pool(self, pool_id: str, pool: Pool, *, reason: str = "") -> Pool:
         """Register a pool of endpoints."""
         return await self._caller.unary(
-            self._stub.CreatePool, CreatePoolRequest(pool_id=pool_id, pool=pool), CALL_TIMEOUT_SECONDS
+            self._stub.CreatePool,
+            CreatePoolRequest(pool_id=pool_id, pool=pool, reason=reason),
+            CALL_TIMEOUT_SECONDS,
         )
 
     async def get_pool(self, pool: str) -> Pool:

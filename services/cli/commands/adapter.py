@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.adapter_pb2 import Adapter
 
+from services.cli.change_options import Reason, TenantId
 from services.cli.clients.names import short
 from services.cli.errors import UsageError
 from services.cli.invocation import shared_options
@@ -20,7 +21,6 @@ app = typer.Typer(
 )
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name, for example acme.")]
 AdapterId = Annotated[str, typer.Argument(metavar="ADAPTER", help="The adapter's name within the tenant.")]
 
 
@@ -36,11 +36,14 @@ async def register(
     ],
     *,
     base_model: Annotated[str, typer.Option(metavar="MODEL", help="The base model it was trained on.")],
+    reason: Reason = "",
 ) -> None:
     """Register an adapter; one that is there already gets one more version."""
     files = read_adapter(folder)
     async with mesh.admin() as admin:
-        registered = await admin.catalog.register_adapter(tenant, short(adapter), base_model, files)
+        registered = await admin.catalog.register_adapter(
+            tenant, short(adapter), base_model, files, reason=reason
+        )
     if output.json:
         output.result(registered)
         return

@@ -11,6 +11,7 @@ import typer
 from tenantry.config.v1.config_admin_service_pb2 import CreateKeyResponse
 from tenantry.config.v1.credential_pb2 import Key, OperatorRole
 
+from services.cli.change_options import Reason, Waiting
 from services.cli.clients.names import operator_name, short, tenant_name
 from services.cli.documents import to_plain
 from services.cli.errors import CommandError, UsageError
@@ -18,6 +19,7 @@ from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.output import Output
 from services.cli.private_files import create_private
+from services.cli.propagation import await_routers
 from services.cli.wording import enum_word, when
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Issue, list and revoke keys.")
@@ -55,6 +57,7 @@ async def create(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the secret there (mode 0600), not to stdout.")
     ] = None,
+    reason: Reason = "",
 ) -> None:
     """Issue a key. Its secret is shown once: nobody, the mesh included, can show it again."""
     if operator and role is None:
@@ -71,7 +74,7 @@ async def create(
     if days is not None:
         key.expire_time.FromDatetime(datetime.now(UTC) + timedelta(days=days))
     async with mesh.admin() as admin:
-        answer = await admin.create_key(_parent(name, operator=operator), key)
+        answer = await admin.create_key(_parent(name, operator=operator), key, reason=reason)
         if out is not None:
             try:
                 create_private(out, answer.secret.encode() + b"\n")
@@ -115,15 +118,21 @@ async def revoke(
     output: Output,
     name: Principal,
     key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, as `key list` shows it.")],
+    waiting: Waiting,
+    *,
     operator: IsOperator = False,
+    reason: Reason = "",
 ) -> None:
     """Revoke a key for good; connected routers refuse it within two seconds."""
     async with mesh.admin() as admin:
-        revoked = await admin.revoke_key(f"{_parent(name, operator=operator)}/keys/{short(key)}")
-    if output.json:
-        output.result(revoked)
-    else:
-        output.line(f"{revoked.name}: revoked {when(revoked.revoke_time)}.")
+        revoked = await admin.revoke_key(
+            f"{_parent(name, operator=operator)}/keys/{short(key)}", reason=reason
+        )
+        if output.json:
+            output.result(revoked)
+        else:
+            output.line(f"{revoked.name}: revoked {when(revoked.revoke_time)}.")
+        await await_routers(admin, output, revoked.revision, waiting)
 
 
 def _parent(name: str, *, operator: bool) -> str:

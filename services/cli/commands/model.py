@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.pool_pb2 import BaseModel
 
+from services.cli.change_options import Reason
 from services.cli.clients.names import short
 from services.cli.documents import read_document, to_message
 from services.cli.invocation import shared_options
@@ -27,11 +28,12 @@ async def create(
     output: Output,
     model: ModelId,
     file: Annotated[Path, typer.Option(metavar="YAML", help="The model, as `model get` prints one.")],
+    reason: Reason = "",
 ) -> None:
     """Register a base model whose artifacts are in the artifact store."""
     wanted = to_message(read_document(file), BaseModel(), str(file))
     async with mesh.admin() as admin:
-        output.result(await admin.catalog.create_base_model(short(model), wanted))
+        output.result(await admin.catalog.create_base_model(short(model), wanted, reason=reason))
 
 
 @app.command()

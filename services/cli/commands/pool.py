@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.pool_pb2 import Pool
 
+from services.cli.change_options import Reason
 from services.cli.clients.names import short
 from services.cli.documents import read_document, to_message
 from services.cli.invocation import shared_options
@@ -29,11 +30,12 @@ async def create(
     output: Output,
     pool: PoolId,
     file: Annotated[Path, typer.Option(metavar="YAML", help="The pool, as `pool get` prints one.")],
+    reason: Reason = "",
 ) -> None:
     """Register a pool of endpoints that serve one base model the same way."""
     wanted = to_message(read_document(file), Pool(), str(file))
     async with mesh.admin() as admin:
-        output.result(await admin.catalog.create_pool(short(pool), wanted))
+        output.result(await admin.catalog.create_pool(short(pool), wanted, reason=reason))
 
 
 @app.command()

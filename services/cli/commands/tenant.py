@@ -1,4 +1,4 @@
-"""`tenantry tenant`: create, get, list, update."""
+"""`tenantry tenant`: create, get, list, update; the rest is in the modules beside this one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.tenant_pb2 import Tenant, TenantConfig
 
+from services.cli.change_options import DryRun, Reason, TenantId, Waiting
 from services.cli.clients.names import short
+from services.cli.commands import tenant_documents, tenant_states, tenant_versions
 from services.cli.documents import read_document, to_message
 from services.cli.errors import UsageError
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.output import Output
+from services.cli.propagation import await_routers
 from services.cli.tenant_changes import TenantChanges
 from services.cli.wording import enum_word, when
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, show and change tenants.")
 
-TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name, for example acme.")]
 File = Annotated[Path | None, typer.Option(metavar="YAML", help="A tenant as `tenant get` prints it.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, change nothing.")]
 
 
 @app.command()
@@ -34,6 +35,7 @@ async def create(
     changes: TenantChanges,
     *,
     file: File = None,
+    reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
     """Create a tenant. Its adapters come next: `adapter register`, then `tenant update --adapter`."""
@@ -48,7 +50,11 @@ async def create(
         raise UsageError("a tenant needs a model.", "Give --base-model; `tenantry model list` shows them.")
     async with mesh.admin() as admin:
         created = await admin.create_tenant(
-            short(tenant), draft.config, display_name=draft.display_name, validate_only=dry_run
+            short(tenant),
+            draft.config,
+            display_name=draft.display_name,
+            reason=reason,
+            validate_only=dry_run,
         )
     output.result(created)
     if dry_run:
@@ -74,10 +80,19 @@ async def get(
 
 @app.command("list")
 @shared_options
-async def list_(mesh: Mesh, output: Output) -> None:
-    """List tenants."""
+async def list_(
+    mesh: Mesh,
+    output: Output,
+    wanted: Annotated[
+        str,
+        typer.Option(
+            "--filter", metavar="TERMS", help="""For example 'state = SUSPENDED AND pool = "pools/x"'."""
+        ),
+    ] = "",
+) -> None:
+    """List tenants: all, or those with a `state`, a `pool` or a `display_name` (= whole, : part)."""
     async with mesh.admin() as admin:
-        tenants = await admin.list_tenants()
+        tenants = await admin.list_tenants(wanted)
     output.table(
         tenants,
         ("TENANT", "STATE", "CONFIG", "TIER", "MODELS", "UPDATED"),
@@ -92,7 +107,9 @@ async def list_(mesh: Mesh, output: Output) -> None:
             )
             for tenant in tenants
         ),
-        empty="There are no tenants yet. Create one: tenantry tenant create acme --base-model smollm2",
+        empty="No tenant is like that."
+        if wanted
+        else "There are no tenants yet. Create one: tenantry tenant create acme --base-model smollm2",
     )
 
 
@@ -104,7 +121,9 @@ async def update(
     tenant: TenantId,
     changes: TenantChanges,
     *,
+    waiting: Waiting,
     file: File = None,
+    reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
     """Change a tenant: what is given, and nothing else. A changed config becomes the next version."""
@@ -115,11 +134,15 @@ async def update(
     async with mesh.admin() as admin:
         before = await admin.get_tenant(tenant)
         after = _next_state(before, wanted, changes)
-        updated = await admin.update_tenant(after, paths=("display_name", "config"), validate_only=dry_run)
-    if output.json:
-        output.result(updated)
-    else:
-        output.line(_outcome(before, updated, dry_run=dry_run))
+        updated = await admin.update_tenant(
+            after, paths=("display_name", "config"), reason=reason, validate_only=dry_run
+        )
+        if output.json:
+            output.result(updated)
+        else:
+            output.line(_outcome(before, updated, dry_run=dry_run))
+        if not dry_run:
+            await await_routers(admin, output, updated.revision, waiting)
 
 
 def _next_state(before: Tenant, wanted: Tenant | None, changes: TenantChanges) -> Tenant:
@@ -171,3 +194,8 @@ def _model_words(tenant: Tenant) -> list[str]:
         + (f"+{model.adapter}" if model.adapter else "")
         for model in tenant.config.models
     ]
+
+
+for _part in (tenant_versions.app, tenant_states.app, tenant_documents.app):
+    # Without a name: their commands stand beside these.
+    app.add_typer(_part)

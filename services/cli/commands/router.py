@@ -1,0 +1,43 @@
+"""`tenantry router`: list."""
+
+from __future__ import annotations
+
+import typer
+
+from services.cli.invocation import shared_options
+from services.cli.mesh import Mesh
+from services.cli.output import Output
+from services.cli.propagation import standing
+from services.cli.wording import enum_word, when_exactly
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Show which routers there are and where they stand."
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Show which routers there are and where they stand."""
+
+
+@app.command("list")
+@shared_options
+async def list_(mesh: Mesh, output: Output) -> None:
+    """List routers: the revision of the config each one has applied, and when it was last heard."""
+    async with mesh.admin() as admin:
+        routers = await admin.routers.list_routers()
+    output.table(
+        routers,
+        ("ROUTER", "STATE", "REVISION", "LAST HEARD", ""),
+        (
+            (
+                router.router,
+                enum_word(router, "state"),
+                str(router.applied_revision),
+                when_exactly(router.heard_time),
+                standing(router) if router.refused_revision else "",
+            )
+            for router in routers
+        ),
+        empty="No router has connected to the config service yet.",
+    )
