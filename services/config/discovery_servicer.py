@@ -29,6 +29,7 @@ from services.config.state import State
 _log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
 ANSWER_SECONDS = 30.0
+HELLO_SECONDS = 10.0
 REPLACED_SECONDS = 1.0
 """How long a replaced stream is held, without a word, before it is ended: two routers that were given one name by
 mistake take turns this slowly, and do not storm the service."""
@@ -77,7 +78,11 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         context: ServicerContext[Any, Any],  # noqa: ARG002 - gRPC passes it
     ) -> AsyncIterator[pb.StreamSnapshotsResponse]:
         """Follow the config for as long as the router lives."""
-        first = await anext(request_iterator, None)
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                first = await anext(request_iterator, None)
+        except TimeoutError:
+            raise DeadlineExceededError("no hello came in time") from None
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidArgumentError([FieldViolation("hello", "has to be the first message")])
         if not 0 < len(first.hello.router) <= MAX_ROUTER_NAME:

@@ -6,7 +6,8 @@ import pytest
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import credential_pb2, pool_pb2, stored_pb2
 
-from services.config import layout
+from services.common.errors import DeadlineExceededError
+from services.config import discovery_servicer, layout
 from services.config.current_state import CurrentState
 from services.config.discovery_servicer import DiscoveryServicer
 from services.config.metrics import ConfigMetrics
@@ -114,6 +115,14 @@ async def stream(plane):
     await stream.hello()
     yield stream
     await stream.answers.aclose()
+
+
+async def test_a_stream_without_a_hello_is_ended(plane, monkeypatch):
+    monkeypatch.setattr(discovery_servicer, "HELLO_SECONDS", 0.05)
+    mute = Stream(DiscoveryServicer(plane.current, plane.metrics, plane.routers))
+    with pytest.raises(DeadlineExceededError):
+        await mute.next("heartbeat")
+    assert plane.routers.routers() == []
 
 
 async def test_a_slow_router_gets_the_newest_state_and_nothing_between(plane, stream):
