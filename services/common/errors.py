@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 DOMAIN = "tenantry"
+# In the message; the details name them all.
+_SPELLED_OUT = 5
 
 
 class Code(IntEnum):
@@ -132,7 +134,10 @@ class InvalidArgumentError(Error):
     default_reason = Reason.INVALID_FIELD
 
     def __init__(self, violations: Sequence[FieldViolation], *, reason: Reason | None = None) -> None:
-        named = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        first = violations[:_SPELLED_OUT]
+        named = "; ".join(f"{violation.field}: {violation.description}" for violation in first)
+        if len(violations) > len(first):
+            named += f"; and {len(violations) - len(first)} more"
         super().__init__(named or "the request is invalid", reason=reason)
         self.violations = tuple(violations)
 

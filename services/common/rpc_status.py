@@ -6,6 +6,10 @@ apply (AIP-193). The only module that knows the detail messages.
 
 from __future__ import annotations
 
+import bisect
+import itertools
+from collections.abc import Sequence
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -45,10 +49,34 @@ _BY_CODE: dict[int, type[Error]] = {
 }
 
 
+# The trailer is base64, and holds the message too.
+_DETAIL_BYTES = 4_600
+_OVERHEAD_BYTES = 6
+
+
 def _duration(seconds: float) -> duration_pb2.Duration:
     duration = duration_pb2.Duration()
     duration.FromNanoseconds(int(seconds * 1e9))
     return duration
+
+
+def fitting(violations: Sequence[FieldViolation]) -> list[FieldViolation]:
+    """All violations, as far as they fit into a status.
+
+    A status travels in trailers, of which gRPC's callers take 8 KiB by default: what is too long loses its
+    descriptions first, then its end.
+    """
+    names = [len(violation.field.encode()) + _OVERHEAD_BYTES for violation in violations]
+    whole = list(itertools.accumulate(names))
+    count = bisect.bisect_right(whole, _DETAIL_BYTES)
+    left = _DETAIL_BYTES - (whole[count - 1] if count else 0)
+    found: list[FieldViolation] = []
+    for violation in violations[:count]:
+        left -= len(violation.description.encode())
+        found.append(violation if left >= 0 else FieldViolation(violation.field, ""))
+    if count < len(violations):
+        found.append(FieldViolation("", f"and {len(violations) - count} more"))
+    return found
 
 
 def to_status(error: Error) -> status_pb2.Status:
@@ -65,7 +93,7 @@ def to_status(error: Error) -> status_pb2.Status:
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                    for v in error.violations
+                    for v in fitting(error.violations)
                 ]
             )
         )
