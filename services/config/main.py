@@ -103,6 +103,7 @@ async def serve(settings: ConfigSettings) -> None:
             lifetime.finish(_become_ready(current, first, health), "become-ready")
             if audit:
                 lifetime.own(audit.run(), "audit-writer")
+            await health.publish()
             await admin_server.start()
             await discovery_server.start()
             try:
