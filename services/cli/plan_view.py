@@ -30,10 +30,10 @@ def show_plan(output: Output, plan: Sequence[Step]) -> None:
         output.line(f"Nothing to do: {counted(len(plan), 'tenant')} as declared.")
     else:
         output.rows(("TENANT", "ACTION", *COLUMNS), (row for step in plan for row in _rows(step)))
-        output.line(f"{summary(plan)}.")
+        output.line(f"{_summary(plan)}.")
 
 
-def summary(plan: Sequence[Step]) -> str:
+def _summary(plan: Sequence[Step]) -> str:
     """`1 to create, 2 to update, 1 unchanged`; what there is none of is left out."""
     parts = []
     for action in Action:

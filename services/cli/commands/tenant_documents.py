@@ -20,7 +20,7 @@ from services.cli.errors import CommandError, UsageError
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.output import Output
-from services.cli.plan_view import show_done, show_plan, summary
+from services.cli.plan_view import show_done, show_plan
 from services.cli.private_files import write_private
 from services.cli.propagation import await_routers
 from services.cli.tenant_plan import Action, Step, count, make_plan
@@ -111,8 +111,7 @@ async def apply(
 ) -> None:
     """Make tenants as files describe them. Shows a plan first; a second run finds nothing to do.
 
-    A file describes the whole: what it leaves out has its default. The service checks every tenant before the
-    first one is changed.
+    A file describes the whole tenant: what it leaves out has its default. All are checked before any is changed.
     """
     if prune and not path.is_dir():
         raise UsageError("--prune compares with a whole directory.", "Give the directory with -f.")
@@ -142,7 +141,7 @@ def _require_yes(output: Output, plan: Sequence[Step], *, yes: bool) -> None:
             f"nothing was changed: the plan deletes {counted(deletions, 'tenant')} for good.",
             "Repeat with --yes if that is meant.",
         )
-    require_yes(output, f"{summary(plan)}.", yes=yes)
+    require_yes(output, "Apply this plan?", yes=yes)
 
 
 async def _live(admin: AdminClient, declared: Sequence[Declared], *, everything: bool) -> dict[str, Tenant]:
