@@ -20,7 +20,7 @@ from services.audit.verify import PinnedKeys, VerificationReport, verify_bundle
 from services.common.grpc_channel import open_channel
 from tests.fakes.service_process import REPOSITORY, ServiceProcess
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 
 def log_name(tenant_uid: str) -> str:
