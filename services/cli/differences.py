@@ -14,16 +14,16 @@ UNSET = Styled("(unset)", "dim")
 # A text this long is shown from a little before to a little after what differs.
 _LONG = 60
 _AROUND = 16
+_ON_ONE_LINE = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 def difference_cells(difference: Difference) -> tuple[str, Styled, Styled]:
     """A row of a table."""
-    before, after = _words(difference.before_json), _words(difference.after_json)
     if difference.kind == DifferenceKind.DIFFERENCE_KIND_ADDED:
-        return difference.field, UNSET, Styled(after, "green")
+        return difference.field, UNSET, Styled(_words(difference.after_json), "green")
     if difference.kind == DifferenceKind.DIFFERENCE_KIND_REMOVED:
-        return difference.field, Styled(before, "red"), UNSET
-    before, after = _apart(before, after)
+        return difference.field, Styled(_words(difference.before_json), "red"), UNSET
+    before, after = _apart(_words(difference.before_json), _words(difference.after_json))
     return difference.field, Styled(before, "red"), Styled(after, "green")
 
 
@@ -42,8 +42,11 @@ def difference_records(differences: Iterable[Difference]) -> list[dict[str, obje
 
 def _words(value_json: str) -> str:
     """A value on one line: texts without their quotes, unless nothing would be left."""
-    if value_json.startswith('"') and len(value_json) > 2:
-        return value_json[1:-1].replace('\\"', '"')
+    value = json.loads(value_json)
+    if isinstance(value, str) and value:
+        return value.translate(_ON_ONE_LINE)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return value_json
 
 

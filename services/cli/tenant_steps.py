@@ -66,7 +66,9 @@ class StepsClient:
             except _OF_ONE_STEP as error:
                 wrong += _complaints(step, error)
         if wrong:
-            raise CommandError("the plan is refused; nothing was changed.", "Correct what is named.", wrong)
+            raise CommandError(
+                "the plan is refused; nothing was changed.", "Correct what is named and repeat.", wrong
+            )
 
     async def _check(self, step: Step) -> None:
         if step.action is Action.CREATE or step.action is Action.UPDATE:
@@ -143,13 +145,21 @@ def _complaints(step: Step, error: Error) -> list[tuple[str, str]]:
 
 def _stopped(error: Error, step: Step, taken: Sequence[Step], left: Sequence[Step]) -> CommandError:
     name = tenant_name(step.tenant_id)
+    rest = [("applied", _ids(taken)), ("not applied", _ids([step, *left]))]
     if isinstance(error, _CHANGED_MEANWHILE):
-        message = f"{name}: somebody else changed it after the plan was made; stopped there."
-        hint = "What was applied stays. Run the command again: it plans anew from what there is now."
-    else:
-        message = f"{name}: {error.message or 'the server gave no reason'}; stopped there."
-        hint = f"What was applied stays. {next_step(error)}"
-    return CommandError(message, hint, [("applied", _ids(taken)), ("not applied", _ids([step, *left]))])
+        return CommandError(
+            f"{name}: somebody else changed it after the plan was made; stopped there.",
+            "What was applied stays. Run the command again: it plans anew from what there is now.",
+            rest,
+        )
+    if not isinstance(error, _OF_ONE_STEP):
+        # A call without an answer may have been carried out, or still be.
+        rest = [("applied", _ids(taken)), ("not known", _ids([step])), ("not applied", _ids(left))]
+    return CommandError(
+        f"{name}: {error.message or 'the server gave no reason'}; stopped there.",
+        f"What was applied stays. {next_step(error)} Then run the command again: it plans anew.",
+        rest,
+    )
 
 
 def _ids(steps: Sequence[Step]) -> str:

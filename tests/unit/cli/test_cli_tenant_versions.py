@@ -107,3 +107,18 @@ def test_two_long_texts_are_shown_around_what_differs():
     [difference] = differences(TenantConfig(system_prompt="a" * 100), TenantConfig(system_prompt="a" * 101))
     _, old, new = difference_cells(difference)
     assert (old.text, new.text) == ("…" + "a" * 16, "…" + "a" * 17)
+
+
+def test_a_value_is_shown_as_people_write_it():
+    config = TenantConfig(system_prompt='say "hi"\n')
+    config.guardrails.add(pattern=r"\d+")
+    config.limits.requests_per_second = 50
+    config.models.add(base_model="m").system_prompt = ""
+    shown = {cells[0]: cells[2].text for cells in map(difference_cells, differences(TenantConfig(), config))}
+    assert shown == {
+        "guardrails[0].pattern": r"\d+",
+        "limits.requests_per_second": "50",
+        "models[0].base_model": "m",
+        "models[0].system_prompt": '""',
+        "system_prompt": r'say "hi"\n',
+    }
