@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from services.common.clock import Clock
+from services.config import layout
 from services.config.etcd.watch_state import Change
 from services.config.sealing import SealError
 from services.config.state import State, StateBuilder
 from services.config.store import Stored
 
+_REMEMBERED = 256
 _log = logging.getLogger(__name__)
 
 
@@ -28,6 +33,8 @@ class CurrentState:
         self.live = asyncio.Event()
         """Set once etcd itself was listed; what is in force before that is out of a file."""
         self.connected = False
+        self._touched: deque[frozenset[str]] = deque(maxlen=_REMEMBERED)
+        """What each of the newest generations changed."""
         self._heard_at_seconds = clock.monotonic_seconds()
 
     @property
@@ -46,7 +53,7 @@ class CurrentState:
         state = self._builder.full(items, revision, self.state if same_history else State())
         if not self.live.is_set() and state.lost_every_tenant:
             raise SealError("no tenant's config opens under this root key")
-        self._swap(state)
+        self._begin_anew(state)
         self.live.set()
         self.listed.set()
 
@@ -60,12 +67,29 @@ class CurrentState:
         if state.lost_every_tenant:
             raise SealError("no tenant's config opens under this root key")
         self._heard_at_seconds = self._clock.monotonic_seconds() - age_seconds
-        self._swap(state)
+        self._begin_anew(state)
         self.listed.set()
+
+    def _begin_anew(self, state: State) -> None:
+        """It may be built on none: how it differs from the states before is not known, and no number is used twice."""
+        self._touched.clear()
+        self._swap(replace(state, generation=self.state.generation + 1))
 
     def apply(self, changes: Iterable[Change], revision: int) -> None:
         """Whole revisions up to `revision`."""
-        self._swap(self._builder.changed(self.state, changes, revision))
+        changes, before = list(changes), self.state
+        self._swap(self._builder.changed(before, changes, revision))
+        if self.state.generation != before.generation:
+            self._touched.append(frozenset(layout.relative(change.key) for change in changes))
+
+    def touched(self, before: State, after: State) -> frozenset[str] | None:
+        """The keys, below the live prefix, that may differ between two states; None when that is not known."""
+        newest = self.state.generation
+        first, last = before.generation - newest, after.generation - newest
+        if not -len(self._touched) <= first <= last <= 0:
+            return None
+        steps = itertools.islice(self._touched, len(self._touched) + first, len(self._touched) + last)
+        return frozenset().union(*steps)
 
     def heard(self) -> None:
         """Etcd gave a sign of life."""

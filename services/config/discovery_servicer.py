@@ -149,7 +149,8 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         if delivery.held is None:
             yield from full(state, delivery.nonce)
         else:
-            yield from delta(delivery.held, state, delivery.nonce)
+            touched = self._current.touched(delivery.held, state)
+            yield from delta(delivery.held, state, delivery.nonce, touched)
 
     def _heartbeat(self) -> pb.StreamSnapshotsResponse:
         return pb.StreamSnapshotsResponse(

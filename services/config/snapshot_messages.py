@@ -63,12 +63,19 @@ def full(state: State, nonce: str) -> Iterator[pb.StreamSnapshotsResponse]:
     yield from _chunks(resources, (), state.revision, nonce, pb.SNAPSHOT_KIND_FULL, 0)
 
 
-def delta(before: State, after: State, nonce: str) -> Iterator[pb.StreamSnapshotsResponse]:
-    """What changed between two states.
+def delta(
+    before: State, after: State, nonce: str, touched: frozenset[str] | None = None
+) -> Iterator[pb.StreamSnapshotsResponse]:
+    """What changed between two states, of which at most the keys in `touched` differ; None for not known.
 
     A record is compared by identity: an unchanged one is the same object in both. What belongs to a tenant is not
     shown without it, so it changes with the tenant's coming and going.
     """
+    if touched is not None and not any(
+        key.startswith("tenants/") and (key in before.records) != (key in after.records) for key in touched
+    ):
+        yield from _delta_of(touched, before, after, nonce)
+        return
     came_or_went = set(before.uid_by_tenant_id.values()) ^ set(after.uid_by_tenant_id.values())
     changed = (
         resource_of(key, record, after)
@@ -83,6 +90,20 @@ def delta(before: State, after: State, nonce: str) -> Iterator[pb.StreamSnapshot
             if _owner(record) in came_or_went and after.tenant_by_uid(_owner(record)) is None
         }
     removed = sorted(gone)
+    yield from _chunks(changed, removed, after.revision, nonce, pb.SNAPSHOT_KIND_DELTA, before.revision)
+
+
+def _delta_of(
+    touched: Iterable[str], before: State, after: State, nonce: str
+) -> Iterator[pb.StreamSnapshotsResponse]:
+    """The same where no tenant came or went: a look at the keys that were touched, among however many there are."""
+    present = sorted(key for key in touched if key in after.records)
+    changed = (
+        resource_of(key, after.records[key], after)
+        for key in present
+        if before.records.get(key) is not after.records[key]
+    )
+    removed = sorted(key for key in touched if key in before.records and key not in after.records)
     yield from _chunks(changed, removed, after.revision, nonce, pb.SNAPSHOT_KIND_DELTA, before.revision)
 
 

@@ -73,6 +73,8 @@ class State:
     records: Mapping[str, Record] = field(default_factory=lambda: MappingProxyType({}))
     """By etcd key below the live prefix."""
     uid_by_tenant_id: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    generation: int = 0
+    """One more with every state whose records differ from the one it was built from."""
     damaged: frozenset[str] = frozenset()
     """Keys whose values do not parse or open; what they held before stays in force."""
 
@@ -161,7 +163,13 @@ class StateBuilder:
             if isinstance(record, TenantRecord):
                 _forget_name(names, known)
                 names[record.stored.tenant_id] = record.stored.tenant_uid
-        return State(revision, MappingProxyType(records), MappingProxyType(names), frozenset(broken))
+        return State(
+            revision,
+            MappingProxyType(records),
+            MappingProxyType(names),
+            before.generation + 1,
+            frozenset(broken),
+        )
 
     def _parse(self, key: str, stored: Stored, known: Record | None) -> Record:
         kind = key.partition("/")[0]
