@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ async def put_back(plane, path):
     status, output = await run(
         ETCD.with_name("etcdctl"), "snapshot", "restore", path, "--data-dir", plane.etcd.data_dir,
         "--name", "one", "--initial-cluster", f"one={peer}", "--initial-advertise-peer-urls", peer,
+        "--initial-cluster-token", secrets.token_hex(4),
     )  # fmt: skip
     assert status == 0, output
     await plane.etcd.start()
