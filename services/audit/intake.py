@@ -14,6 +14,7 @@ from services.common.errors import FieldViolation, InvalidArgumentError
 MAX_META_BYTES = 64 << 10
 MAX_CONTENT_BYTES = 1 << 20
 MAX_TENANT_UID_CHARACTERS = 64
+_OUTCOMES = {entry_pb2.ENTRY_KIND_OUTCOME, entry_pb2.ENTRY_KIND_ADMIN_OUTCOME}
 _SERVICE_ONLY = {EntryKind.OUTCOME_UNKNOWN, EntryKind.DEK_OPEN, EntryKind.REVIEW}
 
 
@@ -40,9 +41,10 @@ def parse_entry(message: entry_pb2.AppendEntry) -> NewEntry:
     kinds = {kind.value for kind in EntryKind} - {kind.value for kind in _SERVICE_ONLY}
     if message.kind not in kinds:
         wrong.append(FieldViolation("kind", f"{message.kind} is not a kind that writers append"))
-    names_admit = message.kind == entry_pb2.ENTRY_KIND_OUTCOME
-    if (len(message.admit_record_id) == ID_BYTES) is not names_admit:
-        wrong.append(FieldViolation("admit_record_id", "is for outcomes, which have to name their admit"))
+    if (len(message.admit_record_id) == ID_BYTES) is not (message.kind in _OUTCOMES):
+        wrong.append(
+            FieldViolation("admit_record_id", "is for outcomes, which have to name what they are of")
+        )
     sections = (
         ("meta_json", message.meta_json, MAX_META_BYTES),
         ("prompt_json", message.prompt_json, MAX_CONTENT_BYTES),

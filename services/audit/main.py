@@ -67,6 +67,7 @@ async def serve(settings: AuditSettings) -> None:
         try:
             async with Lifetime() as lifetime:
                 lifetime.own(appender.run(), "journal")
+                await health.publish()
                 await append_server.start()
                 await review_server.start()
                 await health.set("journal", ready=True)

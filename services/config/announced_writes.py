@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.config import layout
 from services.config.intent_marks import IntentMarks
 from services.config.operator_log import Change, OperatorLog, Outcome
-from services.config.store import ConfigStore, Expect, Unchanged
+from services.config.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,11 @@ class AnnouncedWrites:
         marked = {**puts, layout.INTENT: self.marks.mark(intent_id, puts, deletes)}
         try:
             revision = await self.store.write(conditions, marked, deletes)
+        except StoreUnavailableError:
+            self.operator_log.conclude(intent_id, Outcome.UNKNOWN)
+            raise StoreUnavailableError(
+                "the config store did not answer; whether the change was written is not known: read before retrying"
+            ) from None
         except BaseException:
             self.operator_log.conclude(intent_id, Outcome.UNKNOWN)
             raise

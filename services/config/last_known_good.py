@@ -87,7 +87,7 @@ class LastKnownGood:
             if self._current.live.is_set():
                 return
             if known is None:
-                _log.error("etcd does not answer, and there is no last known good config to start from")
+                _log.warning("waiting for etcd: there is no last known good config to start from")
                 return
             age_seconds = known.header.age_seconds(self._clock.wall_seconds())
             try:

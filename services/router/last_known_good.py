@@ -85,7 +85,7 @@ class LastKnownGood:
         if self._has_config():
             return
         if found is None:
-            _log.error("the config service sends none, and there is no last known good config to start from")
+            _log.info("waiting for the first config: there is no last known good one to start from")
             return
         known, resources, compiled = found
         start_from(resources, compiled)

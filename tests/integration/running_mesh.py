@@ -66,6 +66,7 @@ class RunningMesh:
             read = await self.admin("GetTenant", admin_pb.GetTenantRequest(name=f"tenants/{tenant}"))
             self._uids[tenant] = read.tenant_uid
             self._grants[tenant] = await issue_grant(self.layout.audit_dir, read.tenant_uid)
+        self._grants["operators"] = await issue_grant(self.layout.audit_dir, "operators")
 
     def key(self, tenant: str) -> str:
         return self._keys[tenant]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from typer.testing import CliRunner
 
 from services.cli.main import app
@@ -21,7 +22,7 @@ def verdict_on(bundle, keys):
 async def exported(mesh, tenant, folder):
     """Export with the command a reviewer uses; returns (bundle, pinned keys)."""
     folder.mkdir()
-    result = await mesh.export(tenant.tenant_id, folder)
+    result = await mesh.export(getattr(tenant, "tenant_id", tenant), folder)
     assert result.exit_code == 0, result.output
     return folder / "bundle", Path(json.loads(result.stdout)["keys"])
 
@@ -72,6 +73,23 @@ async def test_another_tenants_keys_verify_nothing_and_its_grant_reads_nothing(m
     refused = await mesh.export(mine.tenant_id, tmp_path / "refused", grant_of=other.tenant_id)
     assert refused.exit_code != 0
     assert not list((tmp_path / "refused").glob("bundle/*"))
+
+
+async def test_the_operator_log_holds_every_edit_with_its_outcome_and_no_tenants_text(mesh, tmp_path):
+    tenant = await mesh.new_tenant(system_prompt="Say nothing of wombat-1618.")
+    read = await mesh.admin("GetTenant", admin_pb.GetTenantRequest(name=tenant.name))
+    read.config.weight = 7
+    written = await mesh.admin(
+        "UpdateTenant", admin_pb.UpdateTenantRequest(tenant=read, reason="they pay for more")
+    )
+    bundle, keys = await exported(mesh, "operators", tmp_path / "operators")
+    records = [json.loads(line) for line in (bundle / "records.jsonl").read_text().splitlines()]
+    [intent] = [one for one in records if "they pay for more" in json.dumps(one)]
+    assert "UpdateTenant" in json.dumps(intent)
+    outcomes = [one for one in records if f'"revision": {written.revision}' in json.dumps(one)]
+    assert len(outcomes) == 1
+    assert "wombat-1618" not in (bundle / "records.jsonl").read_text()
+    assert verdict_on(bundle, keys).exit_code == 0
 
 
 async def test_nothing_a_tenant_said_lies_in_the_clear(mesh):

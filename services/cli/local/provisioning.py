@@ -123,9 +123,12 @@ async def _pool(admin: AdminClient, model: PreparedModel, triton_target: str) ->
 
 async def _tenant(admin: AdminClient, tenant: DemoTenant, keys_dir: Path) -> Path:
     alias = ModelAlias(alias=ALIAS, base_model=f"models/{MODEL}")
+    key_path = keys_dir / f"{tenant.tenant_id}.key"
     try:
         found = await admin.get_tenant(tenant.tenant_id)
     except NotFoundError:
+        # A key of a tenant that had the name before opens nothing.
+        await asyncio.to_thread(key_path.unlink, missing_ok=True)
         found = await admin.create_tenant(
             tenant.tenant_id, TenantConfig(models=[alias]), display_name=tenant.display_name
         )
@@ -135,7 +138,6 @@ async def _tenant(admin: AdminClient, tenant: DemoTenant, keys_dir: Path) -> Pat
         if list(found.config.models) == [alias]:
             found.config.models[0].adapter = tenant.adapter
             await admin.update_tenant(found)
-    key_path = keys_dir / f"{tenant.tenant_id}.key"
     if not key_path.exists():
         answer = await admin.create_key(f"tenants/{tenant.tenant_id}")
         write_private(key_path, answer.secret.encode() + b"\n")

@@ -65,6 +65,8 @@ def etcd(layout: StateLayout, ports: Ports) -> ProcessSpec:
         "listen-peer-urls": peer,
         "initial-advertise-peer-urls": peer,
         "initial-cluster": f"local={peer}",
+        "auto-compaction-mode": "periodic",
+        "auto-compaction-retention": "1h",
         "log-level": "warn",
     }
     return ProcessSpec(

@@ -17,6 +17,7 @@ from services.config.state import AdapterRecord, CredentialRecord, PoolRecord, S
 from services.config.store import MAX_TXN_OPERATIONS, Expect
 
 _ACTIVE, _SUSPENDED = tenant_pb2.TENANT_STATE_ACTIVE, tenant_pb2.TENANT_STATE_SUSPENDED
+WINDOWS = ("hour", "day", "month")
 _BATCH = MAX_TXN_OPERATIONS // 2
 
 
@@ -89,7 +90,12 @@ class TenantStateAdmin:
             change,
             [unchanged, *owned],
             {layout.tombstone_key(uid): tombstone.SerializeToString()},
-            [tenant_key, layout.tenant_name_key(record.stored.tenant_id), *(item.key for item in owned)],
+            [
+                tenant_key,
+                layout.tenant_name_key(record.stored.tenant_id),
+                *(layout.quota_key(uid, window) for window in WINDOWS),
+                *(item.key for item in owned),
+            ],
         )
         return pb.DeleteTenantResponse(revision=revision)
 

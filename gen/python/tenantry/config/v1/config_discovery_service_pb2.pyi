@@ -389,7 +389,7 @@ class AdapterResource(_message.Message):
     tenant_uid: _builtins.str
     """The tenant's uid."""
     artifact_key: _builtins.bytes
-    """32 bytes that open the sealed renditions; never stored, logged or shown to operators."""
+    """32 bytes that open the sealed renditions; stored only sealed, never logged or shown to operators."""
     @_builtins.property
     def adapter(self) -> _adapter_pb2.Adapter:
         """The adapter."""
