@@ -7,6 +7,7 @@ people edit these documents. The only module that knows YAML.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,12 +65,18 @@ def to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+# Line breaks to YAML and to nobody else: unquoted they would come back as spaces.
+_ODD_BREAK = re.compile("[\r\x85\u2028\u2029\ufeff]")
+
+
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # its base is untyped
     """Long texts as blocks, the way people write prompts."""
 
 
 def _represent_text(dumper: Any, text: str) -> Any:
     style = "|" if "\n" in text else None
+    if _ODD_BREAK.search(text):
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # the wheel carries no types
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tenantry.config.v1.tenant_pb2 import AuditPolicy, Tenant, TenantConfig
 
@@ -93,6 +93,9 @@ def test_a_field_this_version_does_not_know_is_not_lost_silently(shell, filled, 
         declared_plain(filled.tenants["tenants/acme"])
 
 
+@example("\x85", 0.0)
+@example("a\u2028b\n\u2029", 0.0)
+@example("a\r\nb", 0.0)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.floats(0, 2, width=32))
 def test_every_text_and_number_comes_back_as_it_was(tmp_path_factory, text, number):
     tenant = Tenant(name="tenants/acme", config=TenantConfig(system_prompt=text), display_name=text)
