@@ -56,10 +56,17 @@ def service_cluster(name: str, sockets: Sequence[Path]) -> cluster.Cluster:
 
 
 def _ejection() -> cluster.OutlierDetection:
-    """Leave a process out after three failures in a row that the edge saw itself."""
+    """Leave a process out after three times in a row that the edge did not reach it.
+
+    Never for what it answered: to Envoy a gRPC status of UNAVAILABLE is a 503, and one tenant's refusals would take
+    the router from all others.
+    """
     return cluster.OutlierDetection(
-        consecutive_gateway_failure=3,
-        enforcing_consecutive_gateway_failure=100,
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=3,
+        enforcing_consecutive_local_origin_failure=100,
+        enforcing_local_origin_success_rate=0,
+        enforcing_consecutive_gateway_failure=0,
         enforcing_consecutive_5xx=0,
         enforcing_success_rate=0,
         interval=seconds(0.5),
