@@ -7,6 +7,7 @@ everything. Reasons name resources by key; they never hold tenant text.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -228,7 +229,7 @@ def _key_record(credential: config_discovery_service_pb2.CredentialResource) -> 
     key = credential.key
     return KeyRecord(
         key_id=key.name.rsplit("/", 1)[-1],
-        tenant_uid=credential.tenant_uid,
+        tenant_uid=sys.intern(credential.tenant_uid),
         active=key.state == credential_pb2.KEY_STATE_ACTIVE,
         expire_seconds=key.expire_time.ToNanoseconds() / 1e9,
         allows_inference=not key.scopes or "inference" in key.scopes,

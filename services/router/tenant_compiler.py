@@ -5,6 +5,7 @@ Reasons name resources by key; they never hold tenant text.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ def compile_tenant(
     first = config.models[0].alias if config.models else ""
     default_seconds, max_seconds = timeouts(config)
     return Tenant(
-        tenant_uid=tenant.tenant_uid,
+        tenant_uid=sys.intern(tenant.tenant_uid),
         name=tenant.name,
         ordinal=tenant.ordinal,
         active=tenant.state == tenant_pb2.TENANT_STATE_ACTIVE,
@@ -113,7 +114,7 @@ def _adapters(
     adapters: dict[str, list[AdapterVersion]] = {}
     digest_of: dict[int, str] = {}
     for resource in resources:
-        adapter_id = resource.adapter.name.rsplit("/", 1)[-1]
+        adapter_id = sys.intern(resource.adapter.name.rsplit("/", 1)[-1])
         key = f"adapters/{resource.tenant_uid}/{adapter_id}"
         versions = []
         for version in resource.adapter.versions:
@@ -154,16 +155,16 @@ def _adapter_version(
             sha256=rendition.sha256,
             artifact_sha256=rendition.artifact_sha256,
             size_bytes=rendition.size_bytes,
-            dtype=rendition.dtype,
+            dtype=sys.intern(rendition.dtype),
             config_columns=rendition.config_columns,
-            engine_sha256=rendition.engine_sha256,
+            engine_sha256=sys.intern(rendition.engine_sha256),
         )
         for rendition in version.renditions
     )
     return AdapterVersion(
         adapter=adapter_id,
         version=version.version,
-        base_model=version.base_model,
+        base_model=sys.intern(version.base_model),
         source_sha256=version.source_sha256,
         renditions=renditions,
         artifact_key=artifact_key,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import TypeVar, cast
 
 from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
@@ -29,7 +32,19 @@ _TIER = {
 }
 _DEFAULT_REPLACEMENT = "[redacted]"
 _DEFAULT_TIMEOUT_SECONDS = 60.0
+_NO_RULES = GuardrailRules()
+T = TypeVar("T", bound=Hashable)
 _MAX_TIMEOUT_SECONDS = 600.0
+
+
+@lru_cache(maxsize=4096)
+def _first_of_its_kind(value: Hashable) -> Hashable:
+    return value
+
+
+def _shared(value: T) -> T:
+    """One object for equal values: most of 10,000 tenants have the defaults."""
+    return cast("T", _first_of_its_kind(value))
 
 
 def durability(policy: tenant_pb2.AuditPolicy.ValueType) -> Durability:
@@ -45,7 +60,7 @@ def tier(isolation: tenant_pb2.IsolationTier.ValueType) -> Tier:
 def limits(given: tenant_pb2.Limits) -> Limits:
     """The effective limits; 0 stays 0, which allows nothing."""
     default = Limits()
-    return Limits(
+    found = Limits(
         requests_per_second=(
             given.requests_per_second
             if given.HasField("requests_per_second")
@@ -61,12 +76,13 @@ def limits(given: tenant_pb2.Limits) -> Limits:
         input_tokens=given.input_tokens if given.HasField("input_tokens") else None,
         tokens_per_minute=given.tokens_per_minute if given.HasField("tokens_per_minute") else None,
     )
+    return _shared(found)
 
 
 def parameter_rules(config: tenant_pb2.TenantConfig) -> ParameterRules:
     """The effective defaults and bounds."""
     defaults, bounds, plain = config.parameter_defaults, config.parameter_bounds, ParameterRules()
-    return ParameterRules(
+    found = ParameterRules(
         default_max_output_tokens=(
             defaults.max_output_tokens
             if defaults.HasField("max_output_tokens")
@@ -87,26 +103,30 @@ def parameter_rules(config: tenant_pb2.TenantConfig) -> ParameterRules:
             bounds.max_temperature if bounds.HasField("max_temperature") else plain.max_temperature
         ),
     )
+    return _shared(found)
 
 
 def guardrail_rules(config: tenant_pb2.TenantConfig) -> GuardrailRules:
     """The rules of each stage; unset is both, and whatever a newer config service may add denies in both."""
-    return GuardrailRules(
-        input=_stage(rule for rule in config.guardrails if rule.stage != tenant_pb2.GUARDRAIL_STAGE_OUTPUT),
-        output=_stage(rule for rule in config.guardrails if rule.stage != tenant_pb2.GUARDRAIL_STAGE_INPUT),
+    if not config.guardrails:
+        return _NO_RULES
+    rules = [(rule.stage, _rule(rule)) for rule in config.guardrails]
+    before = tuple(rule for stage, rule in rules if stage != tenant_pb2.GUARDRAIL_STAGE_OUTPUT)
+    after = tuple(rule for stage, rule in rules if stage != tenant_pb2.GUARDRAIL_STAGE_INPUT)
+    first = _stage(before)
+    return GuardrailRules(input=first, output=first if before == after else _stage(after))
+
+
+def _rule(rule: tenant_pb2.GuardrailRule) -> GuardrailRule:
+    return GuardrailRule(
+        rule_id=sys.intern(rule.rule_id),
+        denies=rule.action != tenant_pb2.GUARDRAIL_ACTION_REDACT,
+        pattern=rule.pattern,
+        replacement=rule.replacement if rule.HasField("replacement") else _DEFAULT_REPLACEMENT,
     )
 
 
-def _stage(found: Iterable[tenant_pb2.GuardrailRule]) -> StageRules:
-    rules = tuple(
-        GuardrailRule(
-            rule_id=rule.rule_id,
-            denies=rule.action != tenant_pb2.GUARDRAIL_ACTION_REDACT,
-            pattern=rule.pattern,
-            replacement=rule.replacement if rule.HasField("replacement") else _DEFAULT_REPLACEMENT,
-        )
-        for rule in found
-    )
+def _stage(rules: tuple[GuardrailRule, ...]) -> StageRules:
     if not rules:
         return StageRules()
     digest = hashlib.sha256()
@@ -121,7 +141,7 @@ def priority_rules(given: tenant_pb2.PriorityRules) -> PriorityRules:
     plain = PriorityRules()
     most = given.max_priority if given.HasField("max_priority") else plain.max_priority
     default = given.default_priority if given.HasField("default_priority") else plain.default_priority
-    return PriorityRules(default_priority=min(default, most), max_priority=most)
+    return _shared(PriorityRules(default_priority=min(default, most), max_priority=most))
 
 
 def timeouts(config: tenant_pb2.TenantConfig) -> tuple[float, float]:
