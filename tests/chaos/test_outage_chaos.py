@@ -31,6 +31,7 @@ async def test_callers_go_on_without_etcd_flagged_or_refused(frozen, tell):
     async with prepared() as run:
         seen = await run.run(frozen=frozen, at_least_seconds=AWAY_SECONDS, tell=tell.progress)
     answered = len(seen.serving) - seen.unanswered.total()
+    tell.figure("unanswered, by reason", dict(seen.unanswered) or 0, "0")
     tell.figure("answered, of tenants that are served", f"{answered} of {len(seen.serving)}", "all")
     tell.figure("all answers flagged after", f"{seen.flagged_after_seconds:.2f} s", "<= 10 s")
     tell.figure("REFUSE: last answer after routers knew", f"{seen.refused_after_seconds:.2f} s", "<= 2 s")

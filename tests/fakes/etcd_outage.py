@@ -29,6 +29,7 @@ class Asked:
     """One request of a tenant, and what became of it."""
 
     begun_at: float
+    ended_at: float
     refusing: bool
     """Whether the tenant is one that wants no stale answers."""
     error: str
@@ -52,6 +53,13 @@ class Outage:
     def _of(self, *, refusing: bool) -> list[Asked]:
         return [one for one in self.asked if one.refusing is refusing]
 
+    def _during(self, *, refusing: bool) -> list[Asked]:
+        return [
+            one
+            for one in self._of(refusing=refusing)
+            if self.stopped_at <= one.begun_at and one.ended_at < self.returned_at
+        ]
+
     @property
     def serving(self) -> list[Asked]:
         return self._of(refusing=False)
@@ -70,7 +78,7 @@ class Outage:
     @property
     def flagged_after_seconds(self) -> float:
         """From the stop until the last request that was answered without the flag; infinite for no flag at all."""
-        during = [one for one in self.serving if self.stopped_at <= one.begun_at < self.returned_at]
+        during = self._during(refusing=False)
         if not any(one.stale for one in during):
             return float("inf")
         plain = (one.begun_at for one in during if not one.stale and not one.error)
@@ -79,9 +87,7 @@ class Outage:
     @property
     def refused_after_seconds(self) -> float:
         """From the routers' knowing until the last request that was answered though it had to be refused."""
-        during = [
-            one for one in self._of(refusing=True) if self.stopped_at <= one.begun_at < self.returned_at
-        ]
+        during = self._during(refusing=True)
         if self.told_at is None or not any(one.error for one in during):
             return float("inf")
         return max(one.begun_at for one in during if not one.error) - self.told_at
@@ -108,7 +114,7 @@ class OutageRun:
 
     def __init__(self, mesh: ServedMesh, serving: list[tuple[str, str]], refusing: list[str]) -> None:
         self._mesh = mesh
-        self._serving = serving
+        self.serving = serving
         """Names and keys."""
         self._refusing = refusing
         self.seen = Outage()
@@ -142,8 +148,10 @@ class OutageRun:
             got = await stub.Generate(question("hello"), metadata=bearer(key), timeout=10)
         except grpc.RpcError as error:
             failure = Failure.of(error)
-            return Asked(begun_at, refusing, failure.reason or failure.code.name, False, 0)
-        return Asked(begun_at, refusing, "", got.provenance.stale, got.provenance.config_version)
+            reason = failure.reason or failure.code.name
+            return Asked(begun_at, time.monotonic(), refusing, reason, False, 0)
+        shown = got.provenance
+        return Asked(begun_at, time.monotonic(), refusing, "", shown.stale, shown.config_version)
 
     async def _keep_asking(self, key: str, *, refusing: bool) -> None:
         while True:
@@ -169,7 +177,7 @@ class OutageRun:
     @asynccontextmanager
     async def _callers(self) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self._listen())]
-        tasks += [asyncio.create_task(self._keep_asking(key, refusing=False)) for _, key in self._serving]
+        tasks += [asyncio.create_task(self._keep_asking(key, refusing=False)) for _, key in self.serving]
         tasks += [asyncio.create_task(self._keep_asking(key, refusing=True)) for key in self._refusing]
         try:
             yield
@@ -212,13 +220,14 @@ class OutageRun:
                 await asyncio.sleep(0.1)
                 if (now := time.monotonic()) - told_at >= 5:
                     told_at = now
-                    asked = f"{len(seen.asked)} asked, {seen.unanswered.total()} unanswered"
+                    asked = f"{len(seen.asked)} asked, unanswered: {dict(seen.unanswered) or 0}"
                     tell(f"etcd away for {now - seen.stopped_at:.0f} s: {asked}")
             if frozen:
+                seen.returned_at = time.monotonic()
                 etcd.send(signal.SIGCONT)
             else:
                 await etcd.start()
-            seen.returned_at = time.monotonic()
+                seen.returned_at = time.monotonic()
             await self._edit()
             await asyncio.sleep(3.0)
             await self._mesh.propagated()
@@ -237,7 +246,7 @@ class OutageRun:
         self.seen.version_after = 1 << 62
         versions = []
         async with asyncio.timeout(_GIVE_UP_SECONDS):
-            for name, _ in self._serving:
+            for name, _ in self.serving:
                 while True:
                     try:
                         read = await self._mesh.plane.call("GetTenant", admin_pb.GetTenantRequest(name=name))
