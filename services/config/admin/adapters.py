@@ -65,7 +65,7 @@ class AdapterAdmin:
             header = await receive_header(pieces)
             tenant = find_tenant(self._edits.state, operator, header.parent, "header.parent")
             adapter_id = require_id(header.adapter_id, "header.adapter_id")
-            shape, targets = self._base_model(header)
+            shape, targets = self._base_model(header, tenant.name)
             if self._uploads.locked():
                 raise ResourceExhaustedError(
                     "too many uploads at once", reason=Reason.QUEUE_FULL, retry_after_seconds=5.0
@@ -96,7 +96,7 @@ class AdapterAdmin:
         assert written is not None
         return adapter_resource(written, tenant.stored.tenant_id)
 
-    def _base_model(self, header: pb.AdapterHeader) -> tuple[Shape, list[_Target]]:
+    def _base_model(self, header: pb.AdapterHeader, tenant_name: str) -> tuple[Shape, list[_Target]]:
         model = self._edits.state.model(header.base_model)
         wrong = [
             FieldViolation(where, "is not known to this version")
@@ -106,7 +106,7 @@ class AdapterAdmin:
             wrong.append(FieldViolation("header.base_model", "names no base model"))
         if model is None or wrong:
             raise InvalidArgumentError(wrong)
-        targets = _targets(self._edits.state, header.base_model)
+        targets = _targets(self._edits.state, header.base_model, tenant_name)
         if not targets:
             raise FailedPreconditionError("no pool serves this base model yet", reason=Reason.RESOURCE_IN_USE)
         return _shape(model.model.architecture), targets
@@ -206,13 +206,16 @@ def _render(
     return adapter, [(target, render(adapter, target.dtype, target.columns)) for target in targets]
 
 
-def _targets(state: State, base_model: str) -> list[_Target]:
-    """Every distinct form the pools of a base model need, in a fixed order."""
+def _targets(state: State, base_model: str, tenant_name: str) -> list[_Target]:
+    """Every distinct form the pools of a base model that this tenant may use need, in a fixed order."""
     ranks: dict[tuple[str, str, int], int] = {}
     for record in state.under("pools/"):
         if not isinstance(record, PoolRecord) or record.pool.base_model != base_model:
             continue
         pool = record.pool
+        # Not even its engine's digest is another tenant's business.
+        if pool.dedicated_to and pool.dedicated_to != tenant_name:
+            continue
         if pool.dialect != adapter_pb2.DIALECT_TRTLLM_ENGINE:
             continue
         form = (pool.engine_sha256, pool.adapter_dtype, pool.adapter_config_columns)
