@@ -108,9 +108,6 @@ async def test_attempts_over_the_wire_tell_nothing_either(tmp_path):
         assert await plane.call("GetTenant", pb.GetTenantRequest(name=name)) == before
 
 
-@pytest.mark.xfail(
-    strict=True, reason="adapters are rendered for every pool of the base model, whoever it is for"
-)
 async def test_an_adapter_of_ours_tells_nothing_of_a_pool_dedicated_to_another_tenant(tmp_path):
     plane, _, _ = await memory_world(tmp_path)
     config, weights, _ = peft_files()
