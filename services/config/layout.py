@@ -6,6 +6,7 @@ ROOT = "/tenantry/v1"
 LIVE = f"{ROOT}/live/"
 TENANTS = f"{LIVE}tenants/"
 POOLS = f"{LIVE}pools/"
+CREDENTIALS = f"{LIVE}credentials/"
 INTENT = f"{LIVE}intent"
 """The mark of the newest edit: see `intent_marks`."""
 
@@ -37,12 +38,17 @@ def tombstone_key(tenant_uid: str) -> str:
 
 def adapter_key(tenant_uid: str, adapter_id: str) -> str:
     """An adapter with its versions."""
-    return f"{LIVE}adapters/{tenant_uid}/{adapter_id}"
+    return f"{adapters_prefix(tenant_uid)}{adapter_id}"
+
+
+def adapters_prefix(tenant_uid: str) -> str:
+    """Every adapter of a tenant."""
+    return f"{LIVE}adapters/{tenant_uid}/"
 
 
 def credential_key(key_id: str) -> str:
     """A key's record."""
-    return f"{LIVE}credentials/{key_id}"
+    return f"{CREDENTIALS}{key_id}"
 
 
 def pool_key(pool_id: str) -> str:

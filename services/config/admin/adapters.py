@@ -24,7 +24,7 @@ from services.config import layout
 from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, Shape, parse_peft
 from services.config.adapters.trtllm_rendition import RenderedAdapter, render
 from services.config.admin.edits import Context, Edits
-from services.config.admin.tenant_config import find_tenant
+from services.config.admin.tenant_config import find_tenant, still_there
 from services.config.admin.uploads import Pieces, drain, receive_files, receive_header
 from services.config.allocation import MAX_SERIAL, lora_id, next_number
 from services.config.operator_log import Change
@@ -93,7 +93,8 @@ class AdapterAdmin:
         )
         await self._store(change, tenant, adapter_id, version, rendered)
         written = self._edits.state.adapter(tenant.stored.tenant_uid, adapter_id)
-        assert written is not None
+        if written is None:
+            raise NotFoundError("no such adapter", reason=Reason.ADAPTER_NOT_FOUND)
         return adapter_resource(written, tenant.stored.tenant_id)
 
     def _base_model(self, header: pb.AdapterHeader, tenant_name: str) -> tuple[Shape, list[_Target]]:
@@ -186,6 +187,7 @@ class AdapterAdmin:
         await self._edits.write(
             change,
             [
+                still_there(self._edits.state, tenant_uid),
                 Expect(etcd_key, record.mod_revision if record else 0),
                 Expect(counter_key, counter.mod_revision if counter else 0),
                 Expect(layout.epoch_key(), epoch.mod_revision if epoch else 0),

@@ -18,7 +18,7 @@ from services.common.errors import (
 )
 from services.config import layout
 from services.config.admin.edits import Context, Edits
-from services.config.admin.tenant_config import surroundings
+from services.config.admin.tenant_config import still_there, surroundings
 from services.config.catalog_rules import is_sha256, model_violations, pool_violations
 from services.config.etag import require_etag
 from services.config.operator_log import Change
@@ -92,7 +92,8 @@ class CatalogAdmin:
             return pool
         key = layout.pool_key(pool_id)
         change = Change(operator, "CreatePool", pool.name, request.reason)
-        await self._edits.write(change, [Expect(key, 0)], {key: pool.SerializeToString()})
+        conditions = [Expect(key, 0), *self._owner_still_there(pool)]
+        await self._edits.write(change, conditions, {key: pool.SerializeToString()})
         return pool_resource(self._pool(pool.name))
 
     async def get_pool(self, request: pb.GetPoolRequest, context: Context) -> pool_pb2.Pool:
@@ -120,6 +121,7 @@ class CatalogAdmin:
         self._require_good(pool, request.reason)
         key = layout.pool_key(pool.name.removeprefix("pools/"))
         conditions: list[Expect | Unchanged] = [Expect(key, record.mod_revision)]
+        conditions += self._owner_still_there(pool)
         if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
             _require_tenants_fit(state, pool)
             conditions.append(Unchanged(layout.TENANTS, state.revision))
@@ -140,6 +142,11 @@ class CatalogAdmin:
         if record is None:
             raise NotFoundError("no such pool")
         return record
+
+    def _owner_still_there(self, pool: pool_pb2.Pool) -> list[Expect]:
+        """Routers refuse a pool that outlived its tenant; and the next tenant of that name would get it."""
+        owner = self._edits.state.tenant(pool.dedicated_to.removeprefix("tenants/"))
+        return [still_there(self._edits.state, owner.stored.tenant_uid)] if owner else []
 
     async def _present(self, digest: str) -> bool:
         try:

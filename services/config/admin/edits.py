@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,6 +23,7 @@ from services.config.state import State
 from services.config.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
 
 Context = ServicerContext[Any, Any]
+T = TypeVar("T")
 VISIBLE_SECONDS = 2.0
 MAX_REASON = 512
 _ATTEMPTS = 8
@@ -102,18 +103,20 @@ class Edits:
             )
         return revision
 
-    async def retrying(self, attempt: Callable[[], Awaitable[object]]) -> None:
+    async def retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Attempt a write again while others come in between: for what races with everybody, such as a counter.
 
+        Each attempt has to decide anew, on the state of its own moment. A stale etag is not tried again.
+
         Raises:
-            AbortedError: too many came in between.
+            AbortedError: too many came in between, or an etag is stale.
         """
         backoff = Backoff(0.01, 0.2)
         for _ in range(_ATTEMPTS - 1):
             try:
-                await attempt()
-            except AbortedError:
+                return await attempt()
+            except AbortedError as error:
+                if error.reason is not Reason.CONCURRENT_CHANGE:
+                    raise
                 await asyncio.sleep(backoff.next_delay_seconds())
-            else:
-                return
-        await attempt()
+        return await attempt()

@@ -11,7 +11,7 @@ from services.common.errors import FieldViolation, InvalidArgumentError, NotFoun
 from services.common.tokens import Audience, Claims, TokenIssuer
 from services.config import layout
 from services.config.admin.edits import Context, Edits
-from services.config.admin.tenant_config import find_tenant
+from services.config.admin.tenant_config import find_tenant, still_there
 from services.config.operator_log import Change
 from services.config.operators import TENANT_ADMIN, Operator, role_name
 from services.config.page_tokens import page
@@ -71,10 +71,14 @@ class KeyAdmin:
         if request.validate_only:
             return pb.CreateKeyResponse(key=key)
         etcd_key = layout.credential_key(key_id)
+        puts = {etcd_key: stored.SerializeToString()}
         change = Change(operator, "CreateKey", request.parent, request.reason, {"key_id": key_id})
-        key.revision = await self._edits.write(
-            change, [Expect(etcd_key, 0)], {etcd_key: stored.SerializeToString()}
-        )
+
+        async def attempt() -> int:
+            tenants = [still_there(self._edits.state, uid) for uid in (tenant_uid, role_tenant_uid) if uid]
+            return await self._edits.write(change, [Expect(etcd_key, 0), *tenants], puts)
+
+        key.revision = await self._edits.retrying(attempt)
         audience = Audience.INFERENCE if for_tenant else Audience.OPERATOR
         return pb.CreateKeyResponse(
             key=key, secret=self._issuer.issue(audience, claims, int(now.ToSeconds()))
@@ -104,6 +108,9 @@ class KeyAdmin:
     async def revoke(self, request: pb.RevokeKeyRequest, context: Context) -> credential_pb2.Key:
         """Revoke a key for good; revoking it again changes nothing."""
         operator = self._edits.operator(context, request)
+        return await self._edits.retrying(lambda: self._revoked(request, operator))
+
+    async def _revoked(self, request: pb.RevokeKeyRequest, operator: Operator) -> credential_pb2.Key:
         pattern, (principal, key_id) = parse_name(
             request.name, "tenants/{tenant}/keys/{key}", "operators/{operator}/keys/{key}", field="name"
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
-from services.common.errors import FieldViolation
+from services.common.errors import FieldViolation, NotFoundError
 from services.config import layout
 from services.config.operator_log import Change
-from services.config.operators import Operator
+from services.config.operators import NO_TENANT, Operator
 from services.config.resources import parse_name
 from services.config.sealing import TenantKey
 from services.config.state import AdapterRecord, ModelRecord, PoolRecord, State, TenantRecord
+from services.config.store import Expect
 from services.config.validation import Surroundings, unknown_fields
 from services.config.versions import canonical_bytes, config_sha256
 
@@ -28,6 +29,31 @@ def find_tenant(state: State, operator: Operator, name: str, field: str) -> Tena
     """
     _, (tenant_id,) = parse_name(name, "tenants/{tenant}", field=field)
     return operator.require_tenant(state.tenant(tenant_id))
+
+
+def still_there(state: State, tenant_uid: str) -> Expect:
+    """A condition of whatever is written for a tenant: it is there, so that nothing outlives it.
+
+    Raises:
+        NotFoundError: it is gone already.
+    """
+    record = state.tenant_by_uid(tenant_uid)
+    if record is None:
+        raise NotFoundError(NO_TENANT)
+    return Expect(layout.tenant_key(tenant_uid), record.mod_revision)
+
+
+def adapters_still_there(state: State, tenant_uid: str, config: tenant_pb2.TenantConfig) -> list[Expect]:
+    """Conditions of a config: the adapters it names are there, even while a deletion is taking them away.
+
+    Routers refuse the whole mesh's config for one alias that names an adapter which is gone.
+    """
+    named = sorted({alias.adapter for alias in config.models if alias.adapter})
+    found = [(adapter_id, state.adapter(tenant_uid, adapter_id)) for adapter_id in named]
+    return [
+        Expect(layout.adapter_key(tenant_uid, adapter_id), record.mod_revision if record else 0)
+        for adapter_id, record in found
+    ]
 
 
 def surroundings(state: State, tenant_name: str, tenant_uid: str) -> Surroundings:

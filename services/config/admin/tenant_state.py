@@ -5,20 +5,21 @@ from __future__ import annotations
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
-from services.common.errors import FailedPreconditionError, InvalidArgumentError, Reason
+from services.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, Reason
 from services.config import layout
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import find_tenant
 from services.config.etag import require_etag
 from services.config.operator_log import Change
-from services.config.operators import Operator
+from services.config.operators import NO_TENANT, Operator
 from services.config.resources import tenant_resource
 from services.config.state import AdapterRecord, CredentialRecord, PoolRecord, State, TenantRecord
-from services.config.store import MAX_TXN_OPERATIONS, Expect
+from services.config.store import Expect, Unchanged
 
 _ACTIVE, _SUSPENDED = tenant_pb2.TENANT_STATE_ACTIVE, tenant_pb2.TENANT_STATE_SUSPENDED
 WINDOWS = ("hour", "day", "month")
-_BATCH = MAX_TXN_OPERATIONS // 2
+_BATCH = 48
+"""With the 64 adapters a config can name, and the tenant's own keys, they fit into one transaction."""
 
 
 class TenantStateAdmin:
@@ -36,6 +37,16 @@ class TenantStateAdmin:
         return await self._set(request, context, "ResumeTenant", _ACTIVE)
 
     async def _set(
+        self,
+        request: pb.SuspendTenantRequest | pb.ResumeTenantRequest,
+        context: Context,
+        method: str,
+        state: tenant_pb2.TenantState.ValueType,
+    ) -> tenant_pb2.Tenant:
+        # Whoever stops a tenant in an emergency is not held up by an edit of its config that comes in between.
+        return await self._edits.retrying(lambda: self._set_once(request, context, method, state))
+
+    async def _set_once(
         self,
         request: pb.SuspendTenantRequest | pb.ResumeTenantRequest,
         context: Context,
@@ -65,19 +76,32 @@ class TenantStateAdmin:
 
         Its wrapped key goes with it, so nothing of its config can be opened any more, in backups of etcd's
         history neither. A tombstone keeps its uid and ordinal from being given out again.
+
+        One that owns much is deleted in several revisions. Ended in between, it leaves a suspended tenant whose
+        config still holds, with fewer keys; deleting it again goes on from there.
         """
         operator, record = self._asked(request, context)
         operator.require_platform()
-        state, uid = self._edits.state, record.stored.tenant_uid
-        _require_unused(state, record)
+        _require_unused(self._edits.state, record)
         if request.validate_only:
-            return pb.DeleteTenantResponse(revision=state.revision)
+            return pb.DeleteTenantResponse(revision=self._edits.state.revision)
+        uid = record.stored.tenant_uid
+        revision = await self._edits.retrying(lambda: self._delete_once(request, context, uid))
+        return pb.DeleteTenantResponse(revision=revision)
+
+    async def _delete_once(self, request: pb.DeleteTenantRequest, context: Context, uid: str) -> int:
+        operator, record = self._asked(request, context)
+        if record.stored.tenant_uid != uid:
+            # Somebody else deleted it, and another has its name by now.
+            raise NotFoundError(NO_TENANT)
+        state = self._edits.state
+        _require_unused(state, record)
         change = Change(operator, "DeleteTenant", record.name, request.reason, {"tenant_uid": uid})
         tenant_key = layout.tenant_key(uid)
         unchanged = Expect(tenant_key, record.mod_revision)
-        owned = _owned(state, uid)
-        while len(owned) > _BATCH:
-            batch, owned = owned[:_BATCH], owned[_BATCH:]
+        loose, bound = _owned(state, record)
+        while len(loose) > _BATCH:
+            batch, loose = loose[:_BATCH], loose[_BATCH:]
             await self._edits.write(change, [unchanged, *batch], {}, [condition.key for condition in batch])
         tombstone = stored_pb2.StoredTombstone(
             tenant_id=record.stored.tenant_id,
@@ -86,18 +110,25 @@ class TenantStateAdmin:
             delete_time=self._edits.now(),
             operator_key_id=operator.key_id,
         )
-        revision = await self._edits.write(
+        return await self._edits.write(
             change,
-            [unchanged, *owned],
+            [
+                unchanged,
+                # What was given to the tenant meanwhile would be left behind.
+                Unchanged(layout.CREDENTIALS, state.revision),
+                Unchanged(layout.adapters_prefix(uid), state.revision),
+                Unchanged(layout.POOLS, state.revision),
+                *loose,
+                *bound,
+            ],
             {layout.tombstone_key(uid): tombstone.SerializeToString()},
             [
                 tenant_key,
                 layout.tenant_name_key(record.stored.tenant_id),
                 *(layout.quota_key(uid, window) for window in WINDOWS),
-                *(item.key for item in owned),
+                *(item.key for item in (*loose, *bound)),
             ],
         )
-        return pb.DeleteTenantResponse(revision=revision)
 
     def _asked(
         self,
@@ -126,14 +157,24 @@ def _require_unused(state: State, record: TenantRecord) -> None:
             )
 
 
-def _owned(state: State, tenant_uid: str) -> list[Expect]:
-    """A tenant's adapters and keys, its tenant-admins' keys among them."""
-    return [
-        Expect(layout.LIVE + key, record.mod_revision)
-        for key, record in sorted(state.records.items())
-        if (isinstance(record, AdapterRecord) and record.stored.tenant_uid == tenant_uid)
-        or (
-            isinstance(record, CredentialRecord)
-            and tenant_uid in {record.stored.tenant_uid, record.stored.role_tenant_uid}
-        )
-    ]
+def _owned(state: State, tenant: TenantRecord) -> tuple[list[Expect], list[Expect]]:
+    """A tenant's keys, its tenant-admins' keys and its adapters; and apart, the adapters that its config names.
+
+    Those go with the tenant and not before it: routers refuse a config that names what is not there.
+    """
+    uid, named = tenant.stored.tenant_uid, {alias.adapter for alias in tenant.config.models}
+    loose: list[Expect] = []
+    bound: list[Expect] = []
+    for record in state.under("credentials/"):
+        if isinstance(record, CredentialRecord) and uid in {
+            record.stored.tenant_uid,
+            record.stored.role_tenant_uid,
+        }:
+            key_id = record.stored.key.name.rsplit("/", 1)[1]
+            loose.append(Expect(layout.credential_key(key_id), record.mod_revision))
+    for record in state.under(f"adapters/{uid}/"):
+        if isinstance(record, AdapterRecord):
+            adapter_id = record.stored.adapter_id
+            condition = Expect(layout.adapter_key(uid, adapter_id), record.mod_revision)
+            (bound if adapter_id in named else loose).append(condition)
+    return loose, bound

@@ -12,6 +12,7 @@ from services.common.errors import AlreadyExistsError, InvalidArgumentError
 from services.config import layout
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import (
+    adapters_still_there,
     change_details,
     find_tenant,
     put_config,
@@ -186,6 +187,7 @@ class TenantAdmin:
             history = layout.version_key(tenant_uid, version.config_version)
             # What the config refers to was looked up in `state`; a pool that changed since may not fit any more.
             conditions += [Expect(history, 0), Unchanged(layout.POOLS, state.revision)]
+            conditions += adapters_still_there(state, tenant_uid, wanted.config)
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, wanted.config, record.key, record.mod_revision))
         await self._edits.write(change, conditions, puts, deletes)

@@ -11,6 +11,7 @@ from services.common.errors import InvalidArgumentError, NotFoundError
 from services.config import layout
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import (
+    adapters_still_there,
     change_details,
     find_tenant,
     put_config,
@@ -110,6 +111,7 @@ class VersionAdmin:
                 Expect(layout.tenant_key(stored.tenant_uid), record.mod_revision),
                 Expect(layout.version_key(stored.tenant_uid, version.config_version), 0),
                 Unchanged(layout.POOLS, state.revision),
+                *adapters_still_there(state, stored.tenant_uid, config),
             ],
             puts,
             deletes,
