@@ -11,7 +11,7 @@ from services.config.etcd.watch import Follower
 from services.config.etcd.watch_state import Change
 from services.config.intent_marks import IntentMarks
 from services.config.metrics import ConfigMetrics
-from services.config.operator_log import OperatorLog, Outcome
+from services.config.open_intents import OpenIntents
 from services.config.store import Stored
 
 _log = logging.getLogger(__name__)
@@ -22,16 +22,17 @@ class AnnouncedChanges:
     """A `Follower` that passes everything on. What it has seen once it does not check again after a new list."""
 
     def __init__(
-        self, follower: Follower, marks: IntentMarks, operator_log: OperatorLog, metrics: ConfigMetrics
+        self, follower: Follower, marks: IntentMarks, intents: OpenIntents, metrics: ConfigMetrics
     ) -> None:
         self._follower = follower
         self._marks = marks
-        self._operator_log = operator_log
+        self._intents = intents
         self._metrics = metrics
 
     def replace(self, items: dict[str, Stored], revision: int) -> None:
         """The whole state. Its newest mark's outcome is told again: whoever wrote it may have died before."""
         self._follower.replace(items, revision)
+        self._intents.listed(revision)
         mark = items.get(layout.INTENT)
         if mark is None:
             return
@@ -43,7 +44,7 @@ class AnnouncedChanges:
         intent_id = self._marks.intent_of(newest)
         # A revision that deleted keys too cannot be checked from a list; it was when it came, or by another.
         if intent_id is not None:
-            self._operator_log.conclude(intent_id, Outcome.WRITTEN, mark.mod_revision)
+            self._intents.seen(intent_id, mark.mod_revision)
 
     def apply(self, changes: Iterable[Change], revision: int) -> None:
         """Whole revisions."""
@@ -55,7 +56,7 @@ class AnnouncedChanges:
     def _check(self, revision: int, changes: list[Change]) -> None:
         intent_id = self._marks.intent_of(changes)
         if intent_id is not None:
-            self._operator_log.conclude(intent_id, Outcome.WRITTEN, revision)
+            self._intents.seen(intent_id, revision)
             return
         self._metrics.unannounced.inc()
         keys = ", ".join(layout.relative(change.key) for change in changes[:_NAMED_KEYS])

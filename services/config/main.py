@@ -33,7 +33,8 @@ from services.config.etcd.watch import EtcdWatch
 from services.config.intent_marks import IntentMarks
 from services.config.last_known_good import LastKnownGood
 from services.config.metrics import ConfigMetrics
-from services.config.operator_log import AuditedOperatorLog, OperatorLog, UnauditedOperatorLog
+from services.config.open_intents import OpenIntents
+from services.config.operator_log import AuditedOperatorLog, UnauditedOperatorLog
 from services.config.operators import OperatorCheck
 from services.config.quota.leases import QuotaLeases
 from services.config.quota.servicer import QuotaLeaseServicer
@@ -61,9 +62,9 @@ async def serve(settings: ConfigSettings) -> None:
     etcd = EtcdClient(etcd_channel)
     audit_channel = open_channel(settings.audit_target, settings.tls) if settings.audit_target else None
     audit = AuditWriter(audit_channel, "config") if audit_channel else None
-    operator_log: OperatorLog = AuditedOperatorLog(audit) if audit else UnauditedOperatorLog()
+    intents = OpenIntents(AuditedOperatorLog(audit) if audit else UnauditedOperatorLog())
     known_good = LastKnownGood(
-        AnnouncedChanges(current, marks, operator_log, metrics),
+        AnnouncedChanges(current, marks, intents, metrics),
         current,
         lambda: etcd.cluster_id,
         state_dir=settings.state_dir,
@@ -77,7 +78,7 @@ async def serve(settings: ConfigSettings) -> None:
         TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock),
         lambda: current.state,
     )
-    writes = AnnouncedWrites(MarkedStore(etcd, settings.state_dir), operator_log, marks)
+    writes = AnnouncedWrites(MarkedStore(etcd, settings.state_dir), intents, marks)
     routers = RouterRegistry(clock, settings.router_expiry_seconds)
     keeper = RouterStatusKeeper(
         routers, etcd, EtcdLeases(etcd_channel), clock, settings.router_expiry_seconds
@@ -110,6 +111,7 @@ async def serve(settings: ConfigSettings) -> None:
                 await lifetime.wait()
             finally:
                 await asyncio.gather(admin_server.stop(STOP_SECONDS), discovery_server.stop(STOP_SECONDS))
+                await writes.finish(STOP_SECONDS)
                 await known_good.finish(STOP_SECONDS)
                 if audit:
                     await audit.flush(STOP_SECONDS)

@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 
     WRITTEN = "written"
     REFUSED = "refused"
-    """A condition did not hold: nothing was written."""
+    """Nothing was written: a condition did not hold, or nobody waited for the intent until it was durable."""
     UNKNOWN = "unknown"
     """Etcd did not answer. If it was written all the same, an entry that says so follows."""
 
@@ -100,7 +100,11 @@ class AuditedOperatorLog:
         )
         try:
             await self._sink.append(entry, INTENT_SECONDS)
-        except Error:
+        except BaseException as error:
+            # What was queued may become durable yet, and nothing follows from it.
+            self.conclude(intent_id, Outcome.REFUSED)
+            if not isinstance(error, Error):
+                raise
             raise UnavailableError(
                 "the operator audit log is not reachable, and nothing is changed without it",
                 reason=Reason.AUDIT_UNAVAILABLE,

@@ -23,6 +23,7 @@ from services.config.bootstrap import issue_first_operator, load_issuer
 from services.config.current_state import CurrentState
 from services.config.intent_marks import IntentMarks
 from services.config.metrics import ConfigMetrics
+from services.config.open_intents import OpenIntents
 from services.config.operator_log import AuditedOperatorLog
 from services.config.operators import OperatorCheck
 from services.config.routers.registry import RouterRegistry
@@ -52,16 +53,14 @@ class ConfigPlane:
         self.marks = IntentMarks(self.keys.intent_key)
         self.entries: list[AuditEntry] = []
         self.audit_down = False
-        self.operator_log = AuditedOperatorLog(self)
+        self.intents = OpenIntents(AuditedOperatorLog(self))
         self.metrics = ConfigMetrics(self.current)
-        self.store.follow(
-            layout.LIVE, AnnouncedChanges(self.current, self.marks, self.operator_log, self.metrics)
-        )
+        self.store.follow(layout.LIVE, AnnouncedChanges(self.current, self.marks, self.intents, self.metrics))
         self.artifacts = DirectoryArtifactStore(folder / "artifacts")
         issuer, _ = load_issuer(folder / "state")
         verifier = TokenVerifier(folder / "state" / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, self.clock)
         check = OperatorCheck(verifier, lambda: self.current.state)
-        writes = AnnouncedWrites(self.store, self.operator_log, self.marks)
+        writes = AnnouncedWrites(self.store, self.intents, self.marks)
         self.edits = Edits(writes, self.current, check, self.clock)
         self.routers = RouterRegistry(self.clock, expiry_seconds=60.0)
         self.recalled = asyncio.Event()

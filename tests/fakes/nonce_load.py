@@ -17,6 +17,7 @@ from services.common.grpc_channel import open_channel
 from services.config.announced_writes import AnnouncedWrites
 from services.config.etcd.client import EtcdClient
 from services.config.intent_marks import IntentMarks
+from services.config.open_intents import OpenIntents
 from services.config.operator_log import UnauditedOperatorLog
 from services.config.sealing import TenantKeys, load_root_key
 from services.router.text_model import TextModelLoader
@@ -37,7 +38,9 @@ async def nonce_tenants(mesh: ServedMesh, count: int) -> AsyncIterator[list[Nonc
         artifacts.put(tiny_tokeniser_json()), artifacts.put(CHAT_TEMPLATE.encode())
     )
     async with open_channel(mesh.plane.etcd.target) as channel:
-        writes = AnnouncedWrites(EtcdClient(channel), UnauditedOperatorLog(), IntentMarks(keys.intent_key))
+        writes = AnnouncedWrites(
+            EtcdClient(channel), OpenIntents(UnauditedOperatorLog()), IntentMarks(keys.intent_key)
+        )
         tenants = [
             await NonceTenant.create(mesh, writes, keys, f"tenant-{number}", text)
             for number in range(1, count + 1)

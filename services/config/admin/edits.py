@@ -17,6 +17,7 @@ from services.common.clock import Clock
 from services.common.errors import AbortedError, FieldViolation, InvalidArgumentError, Reason
 from services.config.announced_writes import AnnouncedWrites
 from services.config.current_state import CurrentState
+from services.config.open_intents import OnWritten
 from services.config.operator_log import Change
 from services.config.operators import Operator, OperatorCheck
 from services.config.state import State
@@ -79,10 +80,12 @@ class Edits:
         conditions: Sequence[Expect | Unchanged],
         puts: Mapping[str, bytes],
         deletes: Sequence[str] = (),
+        on_written: OnWritten = lambda: None,
     ) -> int:
         """Write as one revision and wait until it is in force here, so that the next read sees it.
 
-        The change's intent is durable in the operator audit log before anything is written.
+        The change's intent is durable in the operator audit log before anything is written. `on_written` is called
+        once it is in force, whether the caller still waits or not.
 
         Raises:
             UnavailableError: the operator audit log is not reachable; nothing was written.
@@ -94,7 +97,7 @@ class Edits:
             raise StoreUnavailableError(
                 "the config store does not answer; the config shown may be out of date"
             )
-        revision = await self.writes.write(change, conditions, puts, deletes)
+        revision = await self.writes.write(change, conditions, puts, deletes, on_written)
         if revision is None:
             raise AbortedError("another write came in between; read again", reason=Reason.CONCURRENT_CHANGE)
         if not await self.current.applied(revision, VISIBLE_SECONDS):

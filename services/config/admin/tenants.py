@@ -23,6 +23,7 @@ from services.config.admin.tenant_config import (
 from services.config.allocation import MAX_ORDINAL, next_number
 from services.config.applied_versions import ConfigAudit, applied_entry
 from services.config.etag import require_etag
+from services.config.open_intents import OnWritten
 from services.config.operator_log import Change
 from services.config.page_tokens import page
 from services.config.resources import tenant_resource
@@ -86,10 +87,16 @@ class TenantAdmin:
         change = Change(operator, "CreateTenant", name, request.reason)
         version = put_config(stored, config, key, change)
         change = replace(change, details={"tenant_uid": tenant_uid, **change_details(version)})
-        await self._write_new(change, stored, version, state.revision, validate_only=request.validate_only)
+        await self._write_new(
+            change,
+            stored,
+            version,
+            state.revision,
+            self.telling(tenant_uid, version, config),
+            validate_only=request.validate_only,
+        )
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, config, key, 0))
-        self.tell(tenant_uid, version, config)
         return tenant_resource(operator.require_tenant(self._edits.state.tenant(tenant_id)))
 
     async def _write_new(
@@ -98,6 +105,7 @@ class TenantAdmin:
         stored: stored_pb2.StoredTenant,
         version: stored_pb2.StoredVersion,
         seen_revision: int,
+        on_written: OnWritten,
         *,
         validate_only: bool,
     ) -> None:
@@ -120,16 +128,21 @@ class TenantAdmin:
                     Unchanged(layout.POOLS, seen_revision),
                 ],
                 {name_key: stored.tenant_uid.encode(), counter_key: str(stored.ordinal).encode(), **puts},
+                on_written=on_written,
             )
 
         await self._edits.retrying(attempt)
 
-    def tell(
+    def telling(
         self, tenant_uid: str, version: stored_pb2.StoredVersion, config: tenant_pb2.TenantConfig
-    ) -> None:
-        """Tell the tenant's audit log of a version that is in force."""
-        if self._audit is not None:
-            self._audit.append_soon(applied_entry(tenant_uid, version, config))
+    ) -> OnWritten:
+        """What tells the tenant's audit log of a version, to be called once it is in force."""
+
+        def tell() -> None:
+            if self._audit is not None:
+                self._audit.append_soon(applied_entry(tenant_uid, version, config))
+
+        return tell
 
     async def get(self, request: pb.GetTenantRequest, context: Context) -> tenant_pb2.Tenant:
         """Get a tenant."""
@@ -190,7 +203,6 @@ class TenantAdmin:
             conditions += adapters_still_there(state, tenant_uid, wanted.config)
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, wanted.config, record.key, record.mod_revision))
-        await self._edits.write(change, conditions, puts, deletes)
-        if version is not None:
-            self.tell(tenant_uid, version, wanted.config)
+        on_written = self.telling(tenant_uid, version, wanted.config) if version else None
+        await self._edits.write(change, conditions, puts, deletes, on_written or (lambda: None))
         return tenant_resource(find_tenant(self._edits.state, operator, request.tenant.name, "tenant.name"))

@@ -115,8 +115,8 @@ class VersionAdmin:
             ],
             puts,
             deletes,
+            self._tenants.telling(stored.tenant_uid, version, config),
         )
-        self._tenants.tell(stored.tenant_uid, version, config)
         return tenant_resource(find_tenant(self._edits.state, operator, request.name, "name"))
 
     async def _version(self, tenant: TenantRecord, number: int) -> stored_pb2.StoredVersion:

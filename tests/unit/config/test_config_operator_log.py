@@ -40,7 +40,7 @@ async def test_intents_come_first_and_outcomes_name_their_revision(plane):
 
 async def edit_without_audit(plane, module):
     plane.audit_down = True
-    writes = module.AnnouncedWrites(plane.store, plane.operator_log, plane.marks)
+    writes = module.AnnouncedWrites(plane.store, plane.intents, plane.marks)
     tenant = await plane.call("GetTenant", pb.GetTenantRequest(name="tenants/acme"))
     tenant.config.weight = 9
     admin = tenants.TenantAdmin(replace(plane.edits, writes=writes), plane.keys, None)
@@ -59,7 +59,7 @@ async def test_mutant_that_does_not_wait_for_the_intent_writes(plane):
     await plane.new_tenant("acme")
     hasty = mutant(
         announced_writes,
-        "        intent_id = await self.operator_log.intend(change)\n",
+        "        intent_id = await self.intents.intend(change, on_written)\n",
         '        intent_id = b"0" * 16\n',
     )
     assert (await edit_without_audit(plane, hasty)).config.weight == 9
