@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -75,6 +76,8 @@ class State:
     uid_by_tenant_id: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     generation: int = 0
     """One more with every state whose records differ from the one it was built from."""
+    keys_by_kind: Mapping[str, Sequence[str]] = field(default_factory=lambda: MappingProxyType({}))
+    """The keys of `records`, sorted, by their first part; the same object for as long as no key comes or goes."""
     damaged: frozenset[str] = frozenset()
     """Keys whose values do not parse or open; what they held before stays in force."""
 
@@ -114,8 +117,14 @@ class State:
         return record if isinstance(record, ModelRecord) else None
 
     def under(self, prefix: str) -> Iterable[Record]:
-        """Records whose keys start with a prefix, in the keys' order."""
-        return [self.records[key] for key in sorted(key for key in self.records if key.startswith(prefix))]
+        """Records whose keys start with a prefix, one that ends with a slash; in the keys' order.
+
+        It costs what it returns, not what there is: every edit asks, and there are 10,000 tenants and their keys.
+        """
+        keys = self.keys_by_kind.get(prefix.partition("/")[0], ())
+        first = bisect_left(keys, prefix)
+        # The slash is followed by the zero in order: what begins with the prefix stands before that.
+        return [self.records[key] for key in keys[first : bisect_left(keys, prefix[:-1] + "0", first)]]
 
 
 class StateBuilder:
@@ -143,10 +152,12 @@ class StateBuilder:
 
     def _with(self, before: State, changes: Iterable[Change], revision: int) -> State:
         records, names, broken = dict(before.records), dict(before.uid_by_tenant_id), set(before.damaged)
+        touched: set[str] = set()
         for change in changes:
             key = layout.relative(change.key)
             if change.key == layout.INTENT:
                 continue
+            touched.add(key)
             broken.discard(key)
             known = records.get(key)
             if change.stored is None:
@@ -168,6 +179,7 @@ class StateBuilder:
             MappingProxyType(records),
             MappingProxyType(names),
             before.generation + 1,
+            _sorted_keys(before, records, touched),
             frozenset(broken),
         )
 
@@ -192,6 +204,27 @@ class StateBuilder:
         if kind == "models":
             return ModelRecord(pool_pb2.BaseModel.FromString(stored.value), stored.mod_revision)
         raise KeyError(key)
+
+
+def _sorted_keys(
+    before: State, records: Mapping[str, Record], touched: Iterable[str]
+) -> Mapping[str, Sequence[str]]:
+    came: dict[str, list[str]] = {}
+    gone: dict[str, set[str]] = {}
+    for key in touched:
+        kind = key.partition("/")[0]
+        if key in records and key not in before.records:
+            came.setdefault(kind, []).append(key)
+        elif key not in records and key in before.records:
+            gone.setdefault(kind, set()).add(key)
+    if not came and not gone:
+        return before.keys_by_kind
+    keys = dict(before.keys_by_kind)
+    for kind in came.keys() | gone.keys():
+        lost = gone.get(kind, set())
+        # What was sorted already costs next to nothing to sort.
+        keys[kind] = sorted([*(key for key in keys.get(kind, ()) if key not in lost), *came.get(kind, ())])
+    return MappingProxyType(keys)
 
 
 def _forget_name(names: dict[str, str], record: Record | None) -> None:
