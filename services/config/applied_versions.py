@@ -28,9 +28,14 @@ def applied_entry(
 ) -> AuditEntry:
     """The entry of a version: readable, and the exact bytes whose SHA-256 every answer names.
 
-    A version has one record id for ever, so that telling of it twice leaves one entry.
+    A version has one record id for ever, so that telling of it twice leaves one entry. Its number alone is not enough:
+    after a restore from a backup, a number can come again with another config.
     """
     number = version.config_version
+    said = hashlib.sha256(
+        f"config-version\0{tenant_uid}\0{number}\0{version.config_sha256}\0".encode()
+        + version.create_time.SerializeToString(deterministic=True)
+    )
     return AuditEntry(
         tenant_uid,
         EntryKind.CONFIG_VERSION,
@@ -43,6 +48,6 @@ def applied_entry(
             "config": MessageToDict(config, preserving_proto_field_name=True),
             "config_protobuf": base64.b64encode(canonical_bytes(config)).decode(),
         },
-        record_id=hashlib.sha256(f"config-version\0{tenant_uid}\0{number}".encode()).digest()[:_ID_BYTES],
+        record_id=said.digest()[:_ID_BYTES],
         key_id=version.operator_key_id,
     )
