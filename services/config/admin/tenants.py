@@ -91,7 +91,7 @@ class TenantAdmin:
             change,
             stored,
             version,
-            state.revision,
+            config,
             self.telling(tenant_uid, version, config),
             validate_only=request.validate_only,
         )
@@ -104,7 +104,7 @@ class TenantAdmin:
         change: Change,
         stored: stored_pb2.StoredTenant,
         version: stored_pb2.StoredVersion,
-        seen_revision: int,
+        config: tenant_pb2.TenantConfig,
         on_written: OnWritten,
         *,
         validate_only: bool,
@@ -115,6 +115,11 @@ class TenantAdmin:
         async def attempt() -> None:
             if await self._edits.store.get(name_key) is not None:
                 raise AlreadyExistsError(_TAKEN)
+            state = self._edits.state
+            violations = validate_config(config, surroundings(state, f"tenants/{stored.tenant_id}", ""))
+            if violations:
+                # A pool it names was dedicated to another tenant meanwhile.
+                raise InvalidArgumentError(violations)
             counter = await self._edits.store.get(counter_key)
             stored.ordinal = next_number(counter.value if counter else None, MAX_ORDINAL, "tenant ordinal")
             if validate_only:
@@ -125,7 +130,7 @@ class TenantAdmin:
                 [
                     Expect(name_key, 0),
                     Expect(counter_key, counter.mod_revision if counter else 0),
-                    Unchanged(layout.POOLS, seen_revision),
+                    Unchanged(layout.POOLS, state.revision),
                 ],
                 {name_key: stored.tenant_uid.encode(), counter_key: str(stored.ordinal).encode(), **puts},
                 on_written=on_written,
