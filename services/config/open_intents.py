@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.config.operator_log import Change, OperatorLog, Outcome
 
 _log = logging.getLogger(__name__)
-MAX_OPEN = 4096
-"""Beyond it the oldest are forgotten: edits whose outcome etcd never told."""
+MAX_UNANSWERED = 64
+"""Beyond it the oldest are forgotten: each holds a config, and an outage of etcd makes many. One that turns up in the
+watch after all is still concluded as written."""
 OnWritten = Callable[[], None]
 
 
@@ -31,13 +33,12 @@ class OpenIntents:
     def __init__(self, operator_log: OperatorLog) -> None:
         self._operator_log = operator_log
         self._open: dict[bytes, _Open] = {}
+        self._unanswered: deque[bytes] = deque()
         self._listed_revision = 0
 
     async def intend(self, change: Change, on_written: OnWritten = lambda: None) -> bytes:
         """Record an intent; see `OperatorLog`. `on_written` is called once, when the edit came true."""
         intent_id = await self._operator_log.intend(change)
-        while len(self._open) >= MAX_OPEN:
-            del self._open[next(iter(self._open))]
         self._open[intent_id] = _Open(on_written)
         return intent_id
 
@@ -48,6 +49,9 @@ class OpenIntents:
 
     def unanswered(self, intent_id: bytes) -> None:
         """Etcd did not answer; the watch may still show it."""
+        self._unanswered.append(intent_id)
+        if len(self._unanswered) > MAX_UNANSWERED:
+            self._open.pop(self._unanswered.popleft(), None)
         self._operator_log.conclude(intent_id, Outcome.UNKNOWN)
 
     def answered(self, intent_id: bytes, revision: int) -> None:

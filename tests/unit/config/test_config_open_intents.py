@@ -10,8 +10,9 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.audit_writer import EntryKind
 from services.common.errors import UnavailableError
-from services.config import operator_log
-from services.config.operator_log import AuditedOperatorLog, Change
+from services.config import open_intents, operator_log
+from services.config.open_intents import OpenIntents
+from services.config.operator_log import AuditedOperatorLog, Change, UnauditedOperatorLog
 from services.config.operators import PLATFORM_ADMIN, Operator
 from services.config.store import StoreUnavailableError
 from tests.fakes.config_plane import ConfigPlane
@@ -153,3 +154,12 @@ async def test_an_intent_whose_caller_goes_away_is_concluded_and_nothing_is_writ
     await gone(intent)
     assert outcomes(audit.entries) == [["refused"]]
     assert intent.cancelled()
+
+
+async def test_an_outage_of_etcd_does_not_pile_up_what_it_never_answered():
+    intents = OpenIntents(UnauditedOperatorLog())
+    under_way = await intents.intend(CHANGE)
+    for _ in range(2 * open_intents.MAX_UNANSWERED):
+        intents.unanswered(await intents.intend(CHANGE))
+    assert len(intents._open) == open_intents.MAX_UNANSWERED + 1
+    assert under_way in intents._open
