@@ -36,6 +36,7 @@ from services.config.metrics import ConfigMetrics
 from services.config.open_intents import OpenIntents
 from services.config.operator_log import AuditedOperatorLog, UnauditedOperatorLog
 from services.config.operators import OperatorCheck
+from services.config.prompt_lengths import PromptLengths
 from services.config.quota.leases import QuotaLeases
 from services.config.quota.servicer import QuotaLeaseServicer
 from services.config.routers.registry import RouterRegistry
@@ -83,7 +84,7 @@ async def serve(settings: ConfigSettings) -> None:
     keeper = RouterStatusKeeper(
         routers, etcd, EtcdLeases(etcd_channel), clock, settings.router_expiry_seconds
     )
-    edits = Edits(writes, current, check, clock)
+    edits = Edits(writes, current, check, clock, PromptLengths(artifacts))
     admin = admin_servicer(
         edits, keys, issuer, artifacts, audit, PropagationAdmin(edits, routers, keeper.recalled)
     )

@@ -26,6 +26,7 @@ from services.config.metrics import ConfigMetrics
 from services.config.open_intents import OpenIntents
 from services.config.operator_log import AuditedOperatorLog
 from services.config.operators import OperatorCheck
+from services.config.prompt_lengths import PromptLengths
 from services.config.routers.registry import RouterRegistry
 from services.config.sealing import TenantKeys
 from services.config.state import StateBuilder
@@ -61,7 +62,7 @@ class ConfigPlane:
         verifier = TokenVerifier(folder / "state" / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, self.clock)
         check = OperatorCheck(verifier, lambda: self.current.state)
         writes = AnnouncedWrites(self.store, self.intents, self.marks)
-        self.edits = Edits(writes, self.current, check, self.clock)
+        self.edits = Edits(writes, self.current, check, self.clock, PromptLengths(self.artifacts))
         self.routers = RouterRegistry(self.clock, expiry_seconds=60.0)
         self.recalled = asyncio.Event()
         self.recalled.set()

@@ -20,6 +20,7 @@ from services.config.current_state import CurrentState
 from services.config.open_intents import OnWritten
 from services.config.operator_log import Change
 from services.config.operators import Operator, OperatorCheck
+from services.config.prompt_lengths import PromptLengths
 from services.config.state import State
 from services.config.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
 
@@ -38,6 +39,7 @@ class Edits:
     current: CurrentState
     operators: OperatorCheck
     clock: Clock
+    prompts: PromptLengths
 
     @property
     def store(self) -> ConfigStore:

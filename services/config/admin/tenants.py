@@ -67,7 +67,9 @@ class TenantAdmin:
         state, config = self._edits.state, request.tenant.config
         violations = validate_tenant_id(tenant_id) + self._edits.check_reason(request.reason)
         violations += resource_violations(request.tenant)
-        violations += validate_config(config, surroundings(state, name, ""))
+        around = surroundings(state, name, "")
+        counted = replace(around, prompt_tokens=await self._edits.prompts.measure(config, state))
+        violations += validate_config(config, counted)
         if violations:
             raise InvalidArgumentError(violations)
         if state.tenant(tenant_id) is not None:
@@ -184,6 +186,9 @@ class TenantAdmin:
         current = tenant_resource(record)
         wanted = merged(current, request.tenant, request.update_mask.paths, OUTPUT_ONLY)
         around = surroundings(state, record.name, record.stored.tenant_uid)
+        if wanted.config != current.config:
+            tokens = await self._edits.prompts.measure(wanted.config, state)
+            around = replace(around, prompt_tokens=tokens)
         violations = resource_violations(wanted) + validate_config(wanted.config, around)
         violations += self._edits.check_reason(request.reason)
         if violations:

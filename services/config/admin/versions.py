@@ -90,6 +90,7 @@ class VersionAdmin:
             require_etag(request.etag, record.mod_revision, "etag")
         config = _config(record, await self._version(record, request.version))
         around = surroundings(state, record.name, record.stored.tenant_uid)
+        around = replace(around, prompt_tokens=await self._edits.prompts.measure(config, state))
         violations = validate_config(config, around, path="version.config")
         violations += self._edits.check_reason(request.reason)
         if violations:

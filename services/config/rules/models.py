@@ -16,8 +16,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 def check_models(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
     """1 to 64 unique aliases of base models that are there, with adapters that fit; the default is one of them.
 
-    Whether a system prompt fits the model's context is not decided here: how many bytes a token covers is the
-    tokeniser's affair, which the router has. It refuses each request whose rendered prompt is too long.
+    A system prompt leaves something of each of its models' context, as far as its tokens were counted. The router
+    refuses each request whose rendered prompt is too long all the same.
     """
     if not 1 <= len(config.models) <= MAX_MODELS:
         report("models", f"has {len(config.models)} aliases, not 1 to {MAX_MODELS}")
@@ -34,9 +34,26 @@ def check_models(config: tenant_pb2.TenantConfig, around: Surroundings, report: 
         _adapter(alias, where, config.isolation_tier, around, report)
         if alias.HasField("system_prompt"):
             _prompt(alias.system_prompt, f"{where}.system_prompt", report)
+            _fits(alias, alias.system_prompt, f"{where}.system_prompt", around, report)
     if config.default_model and config.default_model not in seen:
         report("default_model", "is none of the aliases")
     _prompt(config.system_prompt, "system_prompt", report)
+    for alias in config.models[:MAX_MODELS]:
+        if not alias.HasField("system_prompt") and not _fits(
+            alias, config.system_prompt, "system_prompt", around, report
+        ):
+            break
+
+
+def _fits(
+    alias: tenant_pb2.ModelAlias, prompt: str, where: str, around: Surroundings, report: Report
+) -> bool:
+    tokens = around.prompt_tokens.get((alias.base_model, prompt), 0)
+    context = around.models.get(alias.base_model)
+    if context is None or tokens < context:
+        return True
+    report(where, f"has {tokens} tokens, which leaves nothing of the {context} of {alias.base_model}")
+    return False
 
 
 def _adapter(

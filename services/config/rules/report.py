@@ -26,6 +26,8 @@ class Surroundings:
     """Pools by resource name, with base model and the tenant they are dedicated to (or empty)."""
     adapters: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     """The tenant's adapters by id: version to base model."""
+    prompt_tokens: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Tokens of system prompts, by base model and prompt; nothing where nobody counted them."""
 
 
 def between(message: Message, name: str, low: float, high: float, where: str, report: Report) -> bool:
