@@ -110,6 +110,11 @@ class RunningMesh:
         listener = Listener(endpoints.tenant_address, endpoints.ca_path)
         await ask(listener, key, "new")
 
+    async def in_force(self, revision: int) -> None:
+        """Wait until every router has a revision."""
+        answer = await self.admin("WaitForPropagation", admin_pb.WaitForPropagationRequest(revision=revision))
+        assert answer.complete, answer
+
     async def alias(self, tenant: str, alias: str) -> None:
         """Give a tenant one more model alias, and wait until it is in force."""
         read = await self.admin("GetTenant", admin_pb.GetTenantRequest(name=f"tenants/{tenant}"))

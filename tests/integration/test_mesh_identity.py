@@ -48,11 +48,12 @@ async def test_keys_that_open_nothing(mesh):
 
 async def test_an_expired_key_is_refused(mesh):
     tenant = await mesh.new_tenant()
-    soon = timestamp_pb2.Timestamp(seconds=int(time.time()) + 3)
+    soon = timestamp_pb2.Timestamp(seconds=int(time.time()) + 5)
     created = await mesh.admin(
         "CreateKey",
         admin_pb.CreateKeyRequest(parent=tenant.name, key=credential_pb2.Key(expire_time=soon)),
     )
+    await mesh.in_force(created.key.revision)
     assert (await ask(mesh, bearer(created.secret))).text
 
     async def refused() -> bool:
