@@ -2,6 +2,9 @@
 
 The only importer of `tokenizers`. Text never becomes a control token here: the BPE model is loaded without the
 added tokens, which only `Segment`s of the template's own can name.
+
+Whatever is encoded is a batch of one: the library keeps the interpreter's lock while it encodes a single text, so
+that a long one in a thread would stop the event loop all the same, and lets go of it for a batch.
 """
 
 from __future__ import annotations
@@ -52,12 +55,18 @@ class Tokeniser:
             if segment.control:
                 ids.append(self.control_token_ids[segment.text])
             else:
-                ids.extend(self._text.encode(segment.text, add_special_tokens=False).ids)
+                ids.extend(self._encoded(segment.text, special=False))
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of raw text, with what the tokeniser itself puts before or after any text."""
-        return list(self._text.encode(text).ids)
+        return self._encoded(text, special=True)
+
+    def _encoded(self, text: str, *, special: bool) -> list[int]:
+        # "Fast" leaves out where each token stands in the text, which nobody asks.
+        (encoding,) = self._text.encode_batch_fast([text], add_special_tokens=special)
+        ids: list[int] = encoding.ids
+        return ids
 
 
 def _require_exact(document: dict[str, Any], added: list[dict[str, Any]]) -> None:
