@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 
 from services.cli.errors import UsageError
+from services.cli.token_claims import read_claims
 
 # Becomes a part of a file's name.
 _TENANT_UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -19,12 +17,7 @@ def granted_tenant_uid(grant: str) -> str:
     Raises:
         UsageError: it is not a grant.
     """
-    try:
-        payload = grant.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        tenant_uid = claims["sub"]
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
-        tenant_uid = None
+    tenant_uid = read_claims(grant).get("sub")
     if not isinstance(tenant_uid, str) or not _TENANT_UID.fullmatch(tenant_uid):
         raise UsageError(
             "the grant file does not hold a reviewer's grant.",

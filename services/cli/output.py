@@ -7,6 +7,7 @@ before a terminal sees them, and rich's markup is off.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
+def quoted(value: object) -> str:
+    """The value as one word of a shell's command line."""
+    return shlex.quote(str(value))
+
+
 class Styled(NamedTuple):
     """A cell with a colour, for terminals."""
 
@@ -48,11 +54,6 @@ class Output:
         self.json = json
         self._stdout = _console(stderr=False)
         self._stderr = _console(stderr=True)
-
-    @property
-    def interactive(self) -> bool:
-        """Whether a person sees stdout."""
-        return self._stdout.is_terminal
 
     @property
     def can_ask(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tenantry.config.v1 import config_admin_service_pb2 as admin
@@ -21,6 +22,7 @@ class FakeAdmin(FakeTenants):
     uploads: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, BaseModel] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
+    secret_of: Callable[[Key], str] = lambda _key: "the.new.secret"
 
     def CreateKey(self, request, context):
         self._enter(context)
@@ -32,7 +34,7 @@ class FakeAdmin(FakeTenants):
             key.expire_time.seconds = NOW_SECONDS + 90 * 86_400
         self.keys[key.name] = key
         self._note_change("CreateKey", key, request.reason)
-        return admin.CreateKeyResponse(key=key, secret="the.new.secret")
+        return admin.CreateKeyResponse(key=key, secret=self.secret_of(key))
 
     def _note_change(self, method: str, key: Key, reason: str) -> None:
         self.revision += 1

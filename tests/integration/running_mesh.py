@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,11 @@ from typer.testing import CliRunner, Result
 
 from services.cli.clients.admin import AdminClient
 from services.cli.clients.listener import Listener
+from services.cli.local.demo_catalog import MODEL
 from services.cli.local.demonstration import ask, issue_grant
 from services.cli.local.layout import StateLayout
 from services.cli.local.mesh import LocalMesh
-from services.cli.local.provisioning import ALIAS, DEMO_TENANTS, MODEL, provision
+from services.cli.local.provisioning import ALIAS, DEMO_TENANTS, provision
 from services.cli.main import app
 from services.cli.mesh import read_secret
 from services.cli.private_files import write_private
@@ -46,7 +47,7 @@ class NewTenant:
 class RunningMesh:
     """A provisioned mesh with three tenants: bare, pirate, butler."""
 
-    def __init__(self, local: LocalMesh, access: Access, keys: dict[str, Path]) -> None:
+    def __init__(self, local: LocalMesh, access: Access, keys: Mapping[str, Path]) -> None:
         self.local = local
         self.layout: StateLayout = local.layout
         self.access = access
@@ -188,17 +189,15 @@ async def running(local: LocalMesh) -> AsyncIterator[RunningMesh]:
         endpoints = local.endpoints({})
         operator_key = read_secret(endpoints.operator_key_path, "operator's key")
         listener = Listener(endpoints.operations_address, endpoints.ca_path)
-        layout = local.layout
         assert local.model is not None
         async with AdminClient.connect(listener, operator_key) as admin:
-            keys = await provision(
-                admin, local.model, local.triton_target, layout.artifact_dir, layout.keys_dir
-            )
+            provisioned = await provision(admin, local.model, local.triton_target, local.layout)
+        assert not provisioned.refused
         await local.wait_ready("triton")
         assert endpoints.ca_path is not None
         async with Access(
             endpoints.tenant_address, endpoints.operations_address, endpoints.ca_path
         ) as access:
-            mesh = RunningMesh(local, access, keys)
+            mesh = RunningMesh(local, access, provisioned.keys)
             await mesh.settle()
             yield mesh

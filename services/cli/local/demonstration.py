@@ -6,7 +6,6 @@ import asyncio
 import sys
 import time
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 
 from services.audit.verify import PinnedKeys, VerificationReport, verify_bundle
@@ -16,24 +15,13 @@ from services.cli.clients.listener import Listener
 from services.cli.clients.review import ReviewClient
 from services.cli.conversation import AskingOptions, Conversation
 from services.cli.errors import CommandError
-from services.common.errors import NotFoundError, UnauthenticatedError, UnavailableError
+from services.cli.local.answer import Answer
+from services.common.errors import InternalError, NotFoundError, UnauthenticatedError, UnavailableError
 
 QUESTION = "What is the capital of Germany?"
 _MAX_TOKENS = 32
 _SETTLE_SECONDS = 20.0
 _GRANT_SECONDS = 600
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a tenant got, and what made it."""
-
-    tenant: str
-    adapter: str
-    config_version: int
-    first_token_ms: float
-    tokens_per_second: float
-    text: str
 
 
 async def ask(listener: Listener, key: str, tenant: str) -> Answer:
@@ -55,7 +43,7 @@ async def ask(listener: Listener, key: str, tenant: str) -> Answer:
 async def _ask_once(listener: Listener, key: str, tenant: str) -> Answer:
     request = Conversation(AskingOptions(max_output_tokens=_MAX_TOKENS)).request(QUESTION)
     pieces: list[str] = []
-    first = 0.0
+    first, final = 0.0, None
     async with InferenceClient.connect(listener, key) as client:
         started = time.perf_counter()
         async with aclosing(client.stream_generate(request)) as events:
@@ -66,6 +54,8 @@ async def _ask_once(listener: Listener, key: str, tenant: str) -> Answer:
                 else:
                     final = event.final
         ended = time.perf_counter()
+    if final is None:
+        raise InternalError("the stream ended before the answer did")
     first = first or ended
     generating_seconds = max(ended - first, 1e-3)
     return Answer(

@@ -58,6 +58,11 @@ class StateLayout:
         return self.state_dir / "triton"
 
     @property
+    def triton_targets_path(self) -> Path:
+        """Where our own Triton was in the runs before, so that the pool's other endpoints are left alone."""
+        return self.state_dir / "triton-targets"
+
+    @property
     def edge_dir(self) -> Path:
         """Envoy's bootstrap and certificates."""
         return self.state_dir / "edge"

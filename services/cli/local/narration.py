@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.local.demonstration import Answer
-from services.cli.output import Output, printable
+from services.cli.errors import CommandError
+from services.cli.local.answer import Answer, NoAnswer
+from services.cli.output import Output, printable, quoted
 from services.cli.profile import Endpoints
+from services.common.errors import Error
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
 _QUIET = {"etcd", "triton", "envoy"}
@@ -32,6 +35,19 @@ class Narration:
         if self._output.json:
             self._output.record({"step": step, "ok": ok, **details})
 
+    @contextmanager
+    def doing(self, step: str, **details: object) -> Iterator[None]:
+        """A step that is done when the context ends, and not done if it raises."""
+        try:
+            yield
+        except Error as error:
+            self.step(step, ok=False, reason=error.reason.value, message=error.message, **details)
+            raise
+        except CommandError as error:
+            self.step(step, ok=False, reason="COMMAND_FAILED", message=error.message, **details)
+            raise
+        self.step(step, ok=True, **details)
+
     def log(self, name: str, line: str) -> None:
         """A process's line, beside the results."""
         if self._verbose or name not in _QUIET:
@@ -39,7 +55,7 @@ class Narration:
             text = Text.assemble((f"{name:>8} ", colour), printable(line))
             self._output.progress_console.print(text, soft_wrap=True)
 
-    def start(self) -> Progress:
+    def bar(self) -> Progress:
         """A bar for the preparation of the model; to be used as a context."""
         shown = self._output.progress_console.is_terminal and not self._output.json
         self._progress = Progress(console=self._output.progress_console, transient=True, disable=not shown)
@@ -52,25 +68,21 @@ class Narration:
                 self._tasks[step] = self._progress.add_task(f"model: {step}", total=total)
             self._progress.update(self._tasks[step], completed=done, total=total)
 
-    def answers(self, answers: Sequence[Answer]) -> None:
-        """The table of what the tenants got."""
+    def answers(self, answers: Sequence[Answer | NoAnswer]) -> None:
+        """The table of what the tenants got, and what to do for those who got nothing."""
         for answer in answers:
-            self.step("answer", ok=bool(answer.text), **asdict(answer))
+            self.step("answer", ok=isinstance(answer, Answer), **asdict(answer))
         if self._output.json:
             return
         table = Table(title="Three tenants, one question")
         for column in ("tenant", "adapter", "config version", "first token", "tokens/s", "answer"):
             table.add_column(column, overflow="fold")
         for answer in answers:
-            table.add_row(
-                answer.tenant,
-                answer.adapter or "(base)",
-                str(answer.config_version),
-                f"{answer.first_token_ms:.0f} ms",
-                f"{answer.tokens_per_second:.1f}",
-                Text(printable(answer.text)),
-            )
+            table.add_row(answer.tenant, *_cells(answer))
         self._output.progress_console.print(table)
+        for answer in answers:
+            if isinstance(answer, NoAnswer):
+                self._output.note(f"{answer.tenant} got no answer. {answer.next}", "yellow")
 
     def verified(self, entries: int) -> None:
         """The exported log is whole."""
@@ -86,7 +98,19 @@ class Narration:
         self._output.note(f"operators  {endpoints.operations_address}", style="bold")
         for name, address in endpoints.metrics.items():
             self._output.note(f"metrics    http://{address}/metrics  ({name})")
-        state = "" if default_state else f" --state-dir {endpoints.state_dir}"
+        state = "" if default_state else f" --state-dir {quoted(endpoints.state_dir)}"
         self._output.suggest("Talk to one", f"tenantry chat --tenant globex{state}")
         self._output.suggest("See who is there", f"tenantry tenant list{state}")
         self._output.note("Ctrl-C stops everything.")
+
+
+def _cells(answer: Answer | NoAnswer) -> tuple[str | Text, ...]:
+    if isinstance(answer, NoAnswer):
+        return "", "", "", "", Text(printable(f"none: {answer.message}"), style="yellow")
+    return (
+        answer.adapter or "(base)",
+        str(answer.config_version),
+        f"{answer.first_token_ms:.0f} ms",
+        f"{answer.tokens_per_second:.1f}",
+        Text(printable(answer.text)),
+    )

@@ -14,6 +14,10 @@ _BINARIES = {
 }
 
 
+DEMO_ADAPTERS = Path(__file__).parents[3] / "demo_adapters"
+"""They come with a checkout, not with the package."""
+
+
 def binary(program: str) -> Path | None:
     """The packaged program itself, without the Python script before it; None where it is not installed."""
     module, inside, _ = _BINARIES[program]
@@ -46,4 +50,8 @@ def missing_needs() -> list[str]:
     ]
     if importlib.util.find_spec("envoy_data_plane") is None:
         packages.append("the package envoy-data-plane: install tenantry with the extra `local`")
+    if not DEMO_ADAPTERS.is_dir():
+        packages.append(
+            f"the demo's adapters, which are not at {DEMO_ADAPTERS}: run `tenantry up` in a checkout"
+        )
     return launch.missing_needs() + packages

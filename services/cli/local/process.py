@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.cli.errors import CommandError
 from services.cli.local.log_pipe import LogPipe
 from services.cli.local.readiness import Probe
 from services.common.backoff import Backoff
@@ -33,13 +34,15 @@ _STEADY_SECONDS = 10.0
 _LIBC = ctypes.CDLL(None)
 
 
-class ProcessFailedError(Exception):
+class ProcessFailedError(CommandError):
     """A process did not get ready. Holds its last log lines."""
 
-    def __init__(self, name: str, why: str, last_lines: Sequence[str]) -> None:
-        super().__init__(f"{name} {why}")
+    def __init__(self, name: str, why: str, last_lines: Sequence[str], log_path: Path) -> None:
         self.name = name
         self.last_lines = tuple(last_lines)
+        super().__init__(
+            f"{name} {why}.", f"Its whole log is {log_path}.", [("", line) for line in self.last_lines]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +175,14 @@ class SupervisedProcess:
             async with asyncio.timeout(timeout_seconds):
                 while not self._ready.is_set():
                     if self._early_deaths >= _EARLY_DEATHS:
-                        raise ProcessFailedError(self.spec.name, "keeps ending", self._last_lines)
+                        raise ProcessFailedError(
+                            self.spec.name, "keeps ending", self._last_lines, self._log_path
+                        )
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._ready.wait(), _PROBE_EVERY_SECONDS)
         except TimeoutError:
             why = f"was not ready within {timeout_seconds:.0f} s"
-            raise ProcessFailedError(self.spec.name, why, self._last_lines) from None
+            raise ProcessFailedError(self.spec.name, why, self._last_lines, self._log_path) from None
 
     async def kill(self) -> None:
         """Kill -9, and keep it down."""

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.cli.clients.admin import AdminClient
 from services.cli.clients.listener import Listener
 from services.cli.errors import CommandError
+from services.cli.failure import next_step
+from services.cli.local.answer import Answer, NoAnswer
 from services.cli.local.demonstration import ask, export, issue_grant, verify
 from services.cli.local.layout import StateLayout
 from services.cli.local.mesh import LocalMesh, MeshOptions
 from services.cli.local.narration import Narration
-from services.cli.local.process import ProcessFailedError
-from services.cli.local.provisioning import DEMO_TENANTS, provision
+from services.cli.local.provisioning import DEMO_TENANTS, Provisioned, provision
 from services.cli.mesh import read_secret
 from services.cli.settings import CliSettings
+from services.common.errors import Error, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +37,19 @@ async def run(layout: StateLayout, options: RunOptions, narration: Narration) ->
     """Start, provision, answer; then export and verify, or wait to be stopped.
 
     Raises:
-        CommandError: a process did not start, or the log did not verify.
-        Error: the mesh refused something.
+        CommandError: a process did not start; with `once`, a tenant got no answer or the log did not verify.
+        Error: the mesh refused what it cannot do without.
     """
+    with narration.doing("start"), narration.bar():
+        mesh = LocalMesh(
+            layout, MeshOptions(options.routers, options.usual_ports, narration.log, narration.prepared)
+        )
+        await mesh.__aenter__()
     try:
-        with narration.start():
-            mesh = LocalMesh(
-                layout, MeshOptions(options.routers, options.usual_ports, narration.log, narration.prepared)
-            )
-            await mesh.__aenter__()
-    except ProcessFailedError as error:
-        narration.step("start", ok=False, process=error.name)
-        raise CommandError(
-            str(error) + ".\n" + "\n".join(error.last_lines), f"See {layout.logs_dir}."
-        ) from None
-    try:
-        narration.step("start", ok=True)
         await _serve(mesh, options, narration)
-    except ProcessFailedError as error:
-        raise CommandError(
-            str(error) + ".\n" + "\n".join(error.last_lines), f"See {layout.logs_dir}."
-        ) from None
     finally:
-        await mesh.__aexit__(None, None, None)
-        narration.step("stop", ok=True)
+        with narration.doing("stop"):
+            await mesh.__aexit__(None, None, None)
 
 
 async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> None:
@@ -66,15 +58,18 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
     where = mesh.endpoints({})
     operations = Listener(where.operations_address, where.ca_path)
     operator_key = read_secret(where.operator_key_path, "operator's key")
-    async with AdminClient.connect(operations, operator_key) as admin:
-        keys = await provision(admin, model, mesh.triton_target, layout.artifact_dir, layout.keys_dir)
-        reviewed = await admin.get_tenant(DEMO_TENANTS[-1].tenant_id)
-    await mesh.wait_ready("triton")
-    endpoints = mesh.endpoints(keys)
+    with narration.doing("provision"):
+        async with AdminClient.connect(operations, operator_key) as admin:
+            provisioned = await provision(admin, model, mesh.triton_target, layout)
+    with narration.doing("triton"):
+        await mesh.wait_ready("triton")
+    endpoints = mesh.endpoints(dict(provisioned.keys))
     endpoints.save(layout.state_dir)
     listener = Listener(endpoints.tenant_address, endpoints.ca_path)
-    answers = [await ask(listener, read_secret(path, "key"), tenant) for tenant, path in keys.items()]
+    answers = [await _ask(listener, provisioned, tenant.tenant_id) for tenant in DEMO_TENANTS]
     narration.answers(answers)
+    if options.once:
+        _require_all(answers)
     narration.step(
         "ready",
         ok=True,
@@ -85,23 +80,53 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
         metrics=endpoints.metrics,
     )
     if options.once:
+        async with AdminClient.connect(operations, operator_key) as admin:
+            reviewed = await admin.get_tenant(DEMO_TENANTS[-1].tenant_id)
         await _review(layout, operations, reviewed.tenant_uid, narration)
         return
     narration.where(endpoints, default_state=layout.state_dir == CliSettings().state_path)
     await asyncio.Event().wait()
 
 
+async def _ask(listener: Listener, provisioned: Provisioned, tenant: str) -> Answer | NoAnswer:
+    try:
+        if tenant in provisioned.refused:
+            raise provisioned.refused[tenant]
+        answer = await ask(listener, read_secret(provisioned.keys[tenant], "key"), tenant)
+    except Error as error:
+        if error.reason is Reason.TENANT_SUSPENDED:
+            return NoAnswer(
+                tenant, error.reason, error.message, f"Serve it again: tenantry tenant resume {tenant}"
+            )
+        return NoAnswer(tenant, error.reason, error.message, next_step(error))
+    if not answer.text:
+        return NoAnswer(tenant, "EMPTY_ANSWER", "the answer is empty", f"See tenantry tenant get {tenant}")
+    return answer
+
+
+def _require_all(answers: Sequence[Answer | NoAnswer]) -> None:
+    missing = [answer for answer in answers if isinstance(answer, NoAnswer)]
+    if missing:
+        raise CommandError(
+            "not every tenant got an answer.",
+            "; ".join(dict.fromkeys(answer.next for answer in missing)),
+            [(answer.tenant, answer.message) for answer in missing],
+        )
+
+
 async def _review(layout: StateLayout, operations: Listener, tenant_uid: str, narration: Narration) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="export-", dir=layout.state_dir))
     try:
-        grant = await issue_grant(layout.audit_dir, tenant_uid)
-        pinned = await export(operations, grant, tenant_uid, scratch / "bundle")
-        narration.step("export", ok=True, tenant_uid=tenant_uid)
-        report = await verify(scratch / "bundle", pinned)
-        damages = [str(damage) for damage in report.damages]
-        narration.step("verify", ok=report.good, entries=report.size, damages=damages)
-        if not report.good or report.size == 0:
-            raise CommandError("the exported audit log does not verify.")
+        with narration.doing("export", tenant_uid=tenant_uid):
+            grant = await issue_grant(layout.audit_dir, tenant_uid)
+            pinned = await export(operations, grant, tenant_uid, scratch / "bundle")
+        with narration.doing("verify"):
+            report = await verify(scratch / "bundle", pinned)
+            if not report.good or report.size == 0:
+                raise CommandError(
+                    "the exported audit log does not verify.",
+                    details=[("", str(damage)) for damage in report.damages],
+                )
         narration.verified(report.size)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
