@@ -25,12 +25,12 @@ class EntryKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """An entry to append. The three sections become canonical JSON (RFC 8785)."""
+    """An entry to append. The three sections become canonical JSON (RFC 8785); bytes are that already."""
 
     tenant_uid: str
     kind: EntryKind
     meta: Mapping[str, Any]
-    prompt: Mapping[str, Any] | None = None
+    prompt: Mapping[str, Any] | bytes | None = None
     answer: Mapping[str, Any] | None = None
     record_id: bytes = field(default_factory=lambda: os.urandom(RECORD_ID_BYTES))
     admit_record_id: bytes = b""

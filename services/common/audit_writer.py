@@ -10,17 +10,18 @@ import asyncio
 import logging
 import os
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
-import rfc8785
 from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import audit_append_service_pb2_grpc, entry_pb2
 
 from services.common.audit_entry import AuditEntry, AuditReceipt, EntryKind
 from services.common.backoff import Backoff
+from services.common.canonical_json import canonical_json
 from services.common.errors import Error, Reason, UnavailableError
 from services.common.rpc_status import from_status
 
@@ -149,10 +150,7 @@ class AuditWriter:
             raise end
 
     def _keep(self, entry: AuditEntry) -> _Kept | None:
-        sections = [
-            rfc8785.dumps(dict(section)) if section is not None else b""
-            for section in (entry.meta, entry.prompt, entry.answer)
-        ]
+        sections = [_spelled(section) for section in (entry.meta, entry.prompt, entry.answer)]
         size = sum(len(section) for section in sections) + 256
         if self._kept_bytes + size > MAX_KEPT_BYTES or len(self._kept) >= MAX_KEPT_ENTRIES:
             return None
@@ -287,6 +285,12 @@ class AuditWriter:
         self._to_send.extendleft(sorted(self._returned, reverse=True))
         self._returned.clear()
         self._unsent.set()
+
+
+def _spelled(section: Mapping[str, Any] | bytes | None) -> bytes:
+    if section is None:
+        return b""
+    return section if isinstance(section, bytes) else canonical_json(dict(section))
 
 
 def _stopped() -> AuditUnavailableError:

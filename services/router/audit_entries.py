@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import rfc8785
-
+from services.common.canonical_json import canonical_json
 from services.common.errors import FieldViolation, InvalidArgumentError
 from services.router.exchange import Exchange
 
@@ -44,17 +43,18 @@ def check_entry_sizes(exchange: Exchange) -> None:
     ]
     # Few requests come near a limit: only those are put into JSON to be measured.
     if _FIXED_META_BYTES + _WORST_BYTES * sum(len(text.encode()) for text in told) > MAX_META_BYTES:
-        _check_size("client_metadata", admit_meta(exchange), MAX_META_BYTES)
+        _checked("client_metadata", admit_meta(exchange), MAX_META_BYTES)
     if _WORST_BYTES * prompt.size_bytes + _TURN_BYTES * (len(prompt.turns) + 1) > MAX_CONTENT_BYTES:
-        _check_size(prompt.field, prompt_section(exchange), MAX_CONTENT_BYTES)
+        exchange.prompt_json = _checked(prompt.field, _prompt_section(exchange), MAX_CONTENT_BYTES)
 
 
-def _check_size(field: str, section: dict[str, Any], limit: int) -> None:
-    actual = len(rfc8785.dumps(section))
-    if actual > limit:
+def _checked(field: str, section: dict[str, Any], limit: int) -> bytes:
+    spelled = canonical_json(section)
+    if len(spelled) > limit:
         raise InvalidArgumentError(
-            [FieldViolation(field, f"{actual} bytes in the audit log's JSON; at most {limit}")]
+            [FieldViolation(field, f"{len(spelled)} bytes in the audit log's JSON; at most {limit}")]
         )
+    return spelled
 
 
 def admit_meta(exchange: Exchange) -> dict[str, Any]:
@@ -105,11 +105,15 @@ def admit_meta(exchange: Exchange) -> dict[str, Any]:
     return meta
 
 
-def prompt_section(exchange: Exchange) -> dict[str, Any]:
+def prompt_section(exchange: Exchange) -> dict[str, Any] | bytes:
     """What was asked, the tenant's system prompt included, before guardrails replaced anything in it.
 
     What the model was given follows from it: the entry names the config version, which holds the guardrails.
     """
+    return _prompt_section(exchange) if exchange.prompt_json is None else exchange.prompt_json
+
+
+def _prompt_section(exchange: Exchange) -> dict[str, Any]:
     assert exchange.shape is not None
     prompt = exchange.shape.asked
     if prompt.raw is not None:

@@ -35,6 +35,8 @@ class Exchange:
     """Unguessable; shown to the caller, and never the id model servers see."""
     shape: Shape | None = None
     cost: Cost | None = None
+    prompt_json: bytes | None = None
+    """The prompt's audit section, where it was so long that it had to be spelled out to be measured."""
     dispatched_at: float | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None

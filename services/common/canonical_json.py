@@ -1,0 +1,66 @@
+"""Canonical JSON (RFC 8785) as `rfc8785` writes it, fast enough for sections that hold whole prompts and answers. Pure.
+
+`rfc8785` calls Python for every character it escapes: a prompt of quotation marks would hold up an event loop for a
+tenth of a second. `json` writes strings in C, and escapes what RFC 8785 escapes, in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import rfc8785
+
+_string = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def canonical_json(section: Mapping[str, Any]) -> bytes:
+    """The one spelling of a JSON object.
+
+    Raises:
+        rfc8785.CanonicalizationError: it holds what JSON cannot say exactly, such as half a surrogate pair or an
+            integer beyond 2^53.
+    """
+    pieces: list[str] = []
+    _write(section, pieces)
+    try:
+        return "".join(pieces).encode()
+    except UnicodeEncodeError:
+        raise rfc8785.CanonicalizationError("half a surrogate pair") from None
+
+
+def _write(value: Any, pieces: list[str]) -> None:
+    if type(value) is str:
+        pieces.append(_string(value))
+    elif isinstance(value, dict):
+        separator = "{"
+        for key, spelled in _in_order(tuple(value)):
+            pieces.append(separator + spelled)
+            _write(value[key], pieces)
+            separator = ","
+        pieces.append("}" if value else "{}")
+    elif isinstance(value, list | tuple):
+        separator = "["
+        for item in value:
+            pieces.append(separator)
+            _write(item, pieces)
+            separator = ","
+        pieces.append("]" if value else "[]")
+    else:
+        pieces.append(rfc8785.dumps(value).decode())
+
+
+# The turns of a conversation, and all sections of a kind, have the same few keys.
+@lru_cache(maxsize=256)
+def _in_order(keys: tuple[object, ...]) -> list[tuple[str, str]]:
+    """Keys by their UTF-16, as RFC 8785 sorts them, each with its spelling."""
+    names = [key for key in keys if isinstance(key, str)]
+    if len(names) < len(keys):
+        raise rfc8785.CanonicalizationError("object keys must be strings")
+    try:
+        names.sort(key=lambda name: name.encode("utf-16be"))
+    except UnicodeEncodeError:
+        raise rfc8785.CanonicalizationError("half a surrogate pair") from None
+    return [(name, f"{_string(name)}:") for name in names]
