@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.fakes.scripted_triton.conversation import Conversation
+from tests.fakes.scripted_triton.conversation import Conversation, read_to_the_end
 from tests.fakes.scripted_triton.recordings import tokens_of
 from tests.fakes.scripted_triton.scenarios import Exchange, adapter, by_id, infer_request, prompt, scalar
 from tests.fakes.scripted_triton.script import Script
@@ -63,13 +63,11 @@ async def test_the_least_recently_used_adapter_goes(triton):
 
 
 async def test_stop_ends_the_request_of_the_same_id(triton):
-    stop = Exchange(prompt(1) | {"stop": scalar(True, bool)}, request_id="stop-me")
-    async with client(triton) as conversation, long_call(triton, "stop-me") as call:
-        (answer,) = (await conversation.say(stop)).frames
+    async with client(triton) as conversation:
+        call = await conversation.begin(Exchange(LONG, request_id="stop-me"))
+        (answer,) = (await conversation.stop("stop-me")).frames
         assert not pb.ModelStreamInferResponse.FromString(answer).infer_response.outputs
-        frames = []
-        while (frame := await call.read()) is not grpc.aio.EOF:
-            frames.append(frame)
+        frames = await read_to_the_end(call)
     final = pb.ModelStreamInferResponse.FromString(frames[-1])
     assert not final.error_message
     assert final.infer_response.parameters["triton_final_response"].bool_param
@@ -79,8 +77,8 @@ async def test_stop_ends_the_request_of_the_same_id(triton):
 async def test_a_cancelled_request_lets_go_of_its_adapter(triton):
     async with client(triton) as conversation:
         for lora_id in (331, 332, 333, 334):  # twice as many as the cache holds
-            async with long_call(triton, f"cancelled-{lora_id}", adapter(lora_id)) as call:
-                call.cancel()
+            call = await conversation.begin(Exchange(LONG | adapter(lora_id)))
+            call.cancel()
             async with asyncio.timeout(5):
                 other = Exchange(prompt(1) | adapter(lora_id + 100))
                 while error_of(await conversation.say(other)):
@@ -115,18 +113,3 @@ async def test_a_limit_of_nothing_is_refused(triton):
     async with client(triton) as conversation:
         transcript = await conversation.say(Exchange(prompt(1) | {"request_output_len": scalar(0, np.int32)}))
     assert "Invalid request_output_len (0)" in error_of(transcript)
-
-
-@asynccontextmanager
-async def long_call(triton, request_id, tensors=None):
-    """A request that runs; its call is cancelled in the end."""
-    async with grpc.aio.insecure_channel(triton.target) as channel:
-        stream = channel.stream_stream(STREAM, pb.ModelInferRequest.SerializeToString, None)
-        request = infer_request(Exchange(LONG | (tensors or {}), request_id=request_id))
-        call = stream(iter([request]), timeout=30)
-        first = pb.ModelStreamInferResponse.FromString(await call.read())
-        assert not first.error_message
-        try:
-            yield call
-        finally:
-            call.cancel()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from tests.fakes.peft_adapters import random_adapter, wire_tensors
-from tests.integration.triton_process import prompt_tensors, running_twin, scalar
+from tests.integration.triton_process import prompt_tensors, read, running_twin, scalar
 from triton_models.cpu_engine.adapter_layout import LowRank, module_sizes
 
 pytestmark = pytest.mark.integration
@@ -75,22 +74,23 @@ def test_the_least_recently_used_is_evicted(twin, adapter):
 
 
 def test_an_adapter_in_use_is_pinned_and_the_cache_can_be_full(twin, adapter):
-    streams = [
-        twin.stream(prompt_tensors(PROMPT, 2000) | adapter(task_id) | {"streaming": STREAMING})
+    streams = {
+        f"pin-{task_id}": twin.stream(
+            prompt_tensors(PROMPT, 2000) | adapter(task_id) | {"streaming": STREAMING}, f"pin-{task_id}"
+        )
         for task_id in (401, 402)
-    ]
+    }
     try:
-        for stream in streams:
+        for stream in streams.values():
             assert not next(iter(stream)).error_message
         full = twin.generate(PROMPT, 1, **adapter(403))
         assert full.error.endswith("error: PEFT Cache is full. Could not store taskId=403")
         assert twin.generate(PROMPT, 1, **by_id(401)).error is None
     finally:
-        for stream in streams:
-            stream.cancel()
-    deadline = time.monotonic() + 10
-    while twin.generate(PROMPT, 1, **adapter(403)).error:
-        assert time.monotonic() < deadline, "the cancelled requests still hold their adapters"
+        for request_id, stream in streams.items():
+            twin.stop(request_id)
+            assert read(stream).finals[-1]
+    assert twin.generate(PROMPT, 1, **adapter(403)).error is None
 
 
 def test_many_adapters_through_two_slots_never_mix(twin, adapter):

@@ -62,7 +62,7 @@ class TwinClient:
     def stream(
         self, tensors: Mapping[str, npt.NDArray[Any]], request_id: str = "", outputs: Sequence[str] = ()
     ) -> Any:
-        """Open a stream with one request; the caller reads or cancels it."""
+        """Open a stream with one request; the caller reads it to its end, after `stop` where it will not wait."""
         request = service_pb2.ModelInferRequest(model_name=MODEL_NAME, id=request_id)
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         for name in outputs:
@@ -77,6 +77,13 @@ class TwinClient:
     ) -> Reply:
         """Send one request and read its answer."""
         return read(self.stream(prompt_tensors(prompt, new_tokens) | tensors, request_id))
+
+    def stop(self, request_id: str) -> Reply:
+        """End a running request by another one, as a router does.
+
+        Not by cancelling its call: where that meets the last response, Triton 2.51 can crash.
+        """
+        return read(self.stream(prompt_tensors([1], 1) | {"stop": scalar(True, bool)}, request_id))
 
     def is_ready(self) -> bool:
         try:

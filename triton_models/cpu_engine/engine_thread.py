@@ -5,35 +5,21 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 from triton_models.cpu_engine.engine import Engine, GenerationRequest, TokenEvent
 from triton_models.cpu_engine.errors import QueueFullError, RequestError
+from triton_models.cpu_engine.held_finals import HeldFinals
+from triton_models.cpu_engine.response_sink import ResponseSink
 from triton_models.cpu_engine.server_watch import ServerWatch
 
 _IDLE_POLL_SECONDS = 0.1
-
-
-class ResponseSink(Protocol):
-    """Where one request's events go; called on the engine's thread."""
-
-    def cancelled(self) -> bool:
-        """Whether the client has gone."""
-        ...
-
-    def on_event(self, event: TokenEvent) -> None:
-        """A token, or the end."""
-        ...
-
-    def on_stopped(self) -> None:
-        """The request was cancelled or stopped; no event follows."""
-        ...
-
-    def on_error(self, message: str) -> None:
-        """The request failed; no event follows."""
-        ...
+_CANCELLATION_CHECK_SECONDS = (
+    0.1  # TensorRT-LLM's `cancellation_check_period_ms`; each look is a round trip to Triton
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +42,7 @@ class EngineThread:
         watch: Says whether the server that the answers go to is still there.
         max_inbox: Messages accepted between two steps.
         on_death: Called once, on the thread, with the exception that killed it.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -64,12 +51,16 @@ class EngineThread:
         watch: ServerWatch,
         max_inbox: int,
         on_death: Callable[[BaseException], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._build = build
         self._watch = watch
         self._max_inbox = max_inbox
         self._inbox: queue.Queue[_Add | _Stop] = queue.Queue(max_inbox)
         self._on_death = on_death
+        self._clock = clock
+        self._next_cancellation_check_seconds = clock()
+        self._held_finals = HeldFinals(clock)
         self._sinks: dict[int, ResponseSink] = {}
         self._closing = threading.Event()
         self._dead = threading.Event()
@@ -134,7 +125,9 @@ class EngineThread:
             self._look_at_server(engine)
             for event in engine.step():
                 self._deliver(event)
-        for sink in self._sinks.values():
+            for sink in self._held_finals.due():
+                sink.on_stopped()
+        for sink in [*self._sinks.values(), *self._held_finals.all()]:
             sink.on_stopped()
 
     def _die(self, error: BaseException) -> None:
@@ -161,34 +154,47 @@ class EngineThread:
                 try:
                     engine.add(request_id, request)
                 except RequestError as error:
-                    sink.on_error(str(error))
+                    self._end(sink, partial(sink.on_error, str(error)))
                 else:
                     self._sinks[request_id] = sink
             case _Stop(request_id):
                 if engine.cancel(request_id):
-                    self._sinks.pop(request_id).on_stopped()
+                    sink = self._sinks.pop(request_id)
+                    self._end(sink, sink.on_stopped)
 
     def _drop_cancelled(self, engine: Engine) -> None:
+        if self._clock() < self._next_cancellation_check_seconds:
+            return
+        self._next_cancellation_check_seconds = self._clock() + _CANCELLATION_CHECK_SECONDS
         for request_id, sink in list(self._sinks.items()):
             if sink.cancelled():
                 engine.cancel(request_id)
-                del self._sinks[request_id]
-                sink.on_stopped()
+                self._held_finals.hold(self._sinks.pop(request_id))
 
     def _look_at_server(self, engine: Engine) -> None:
         if self._sinks and self._watch.stopping():
             for request_id in list(self._sinks):
                 engine.cancel(request_id)
-                self._sinks.pop(request_id).on_error("the server is stopping")
+                sink = self._sinks.pop(request_id)
+                self._end(sink, partial(sink.on_error, "the server is stopping"))
 
     def _deliver(self, event: TokenEvent) -> None:
-        sink = self._sinks.pop(event.request_id) if event.finished else self._sinks[event.request_id]
-        if event.error:
-            sink.on_error(event.error)
+        if not event.finished:
+            self._sinks[event.request_id].on_event(event)
+            return
+        sink = self._sinks.pop(event.request_id)
+        self._end(sink, partial(sink.on_error, event.error) if event.error else partial(sink.on_event, event))
+
+    def _end(self, sink: ResponseSink, tell: Callable[[], None]) -> None:
+        # A request may end by itself between its cancellation and the next look at it.
+        if sink.cancelled():
+            self._held_finals.hold(sink)
         else:
-            sink.on_event(event)
+            tell()
 
     def _fail_everything(self) -> None:
+        for sink in self._held_finals.all():
+            _tell_failure(sink)
         while self._sinks:
             _, sink = self._sinks.popitem()
             _tell_failure(sink)

@@ -12,7 +12,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from tests.fakes.scripted_triton.scenarios import Exchange, Scenario, Tensors, adapter, infer_request, prompt
+from tests.fakes.scripted_triton.scenarios import Exchange, Scenario, adapter, infer_request, prompt, scalar
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _CALL_SECONDS = 30.0
@@ -43,13 +43,15 @@ class Conversation:
         """Play a scenario; afterwards nothing of it runs on the server any more."""
         for tensors in scenario.before:
             await self.say(Exchange(tensors))
-        held = [await self._begin(tensors, number) for number, tensors in enumerate(scenario.held)]
+        held = {f"held-{number}": tensors for number, tensors in enumerate(scenario.held)}
+        calls = [await self.begin(Exchange(tensors, request_id=name)) for name, tensors in held.items()]
         try:
             return await self.say(scenario.exchange)
         finally:
-            for call in held:
-                call.cancel()
-            if held or scenario.exchange.cancel_after is not None:
+            for name, call in zip(held, calls, strict=True):
+                await self.stop(name)
+                await read_to_the_end(call)
+            if scenario.exchange.cancel_after is not None:
                 await self._wait_for_room()
 
     async def say(self, exchange: Exchange) -> Transcript:
@@ -70,12 +72,19 @@ class Conversation:
             return Transcript(tuple(frames), error.code().name, error.details() or "")
         return Transcript(tuple(frames), "OK", "")
 
-    async def _begin(self, tensors: Tensors, number: int) -> Any:
-        request = infer_request(Exchange(tensors, request_id=f"held-{number}"))
-        call = self._stream(iter([request]), timeout=_CALL_SECONDS)
+    async def begin(self, exchange: Exchange) -> Any:
+        """Send a request; returns its call once the first token has come."""
+        call = self._stream(iter([infer_request(exchange)]), timeout=_CALL_SECONDS)
         first = pb.ModelStreamInferResponse.FromString(await call.read())
         assert not first.error_message, first.error_message
         return call
+
+    async def stop(self, request_id: str) -> Transcript:
+        """End a running request by another one, as a router does.
+
+        Not by cancelling its call: where that meets the last response, Triton 2.51 can crash.
+        """
+        return await self.say(Exchange(prompt(1) | {"stop": scalar(True, bool)}, request_id=request_id))
 
     async def _wait_for_room(self) -> None:
         async with asyncio.timeout(_ROOM_SECONDS):
@@ -91,3 +100,11 @@ class Conversation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._channel.close()
+
+
+async def read_to_the_end(call: Any) -> list[bytes]:
+    """The frames that are left of a call."""
+    frames = []
+    while (frame := await call.read()) is not grpc.aio.EOF:
+        frames.append(frame)
+    return frames

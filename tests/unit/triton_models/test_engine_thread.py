@@ -4,9 +4,11 @@ import threading
 
 import pytest
 
+from tests.fakes.manual_clock import ManualClock
 from triton_models.cpu_engine.engine import GenerationRequest, TokenEvent
 from triton_models.cpu_engine.engine_thread import EngineThread
 from triton_models.cpu_engine.errors import QueueFullError, RequestError
+from triton_models.cpu_engine.held_finals import GRACE_SECONDS, HeldFinals
 
 WAIT_SECONDS = 10
 REQUEST = GenerationRequest([1], 3)
@@ -23,6 +25,9 @@ class StubEngine:
         self.may_step.set()
         self.failure: Exception | None = None
         self.stepping = threading.Event()
+        self.dropped = threading.Event()
+        self.steps = 0
+        self.stepped = threading.Condition()
 
     @property
     def idle(self):
@@ -35,9 +40,13 @@ class StubEngine:
 
     def cancel(self, request_id):
         self.cancelled.append(request_id)
+        self.dropped.set()
         return self.left.pop(request_id, None) is not None
 
     def step(self):
+        with self.stepped:
+            self.steps += 1
+            self.stepped.notify_all()
         if not self.left:
             return []
         self.stepping.set()
@@ -59,9 +68,11 @@ class Sink:
         self.tokens = []
         self.outcome = None
         self.gone = False
+        self.looks = 0
         self.done = threading.Event()
 
     def cancelled(self):
+        self.looks += 1
         return self.gone
 
     def on_event(self, event):
@@ -96,14 +107,24 @@ class Watch:
 class Harness:
     def __init__(self, engine=None, max_inbox=8):
         self.engine = engine or StubEngine()
+        self.clock = ManualClock()
         self.watch = Watch()
         self.deaths = []
         self.died = threading.Event()
-        self.thread = EngineThread(lambda: self.engine, self.watch, max_inbox, self._on_death)
+        self.thread = EngineThread(
+            lambda: self.engine, self.watch, max_inbox, self._on_death, self.clock.monotonic_seconds
+        )
 
     def _on_death(self, error):
         self.deaths.append(error)
         self.died.set()
+
+    def steps(self, count):
+        """Wait until the engine took so many steps more, idle ones included; the last may still run."""
+        engine = self.engine
+        with engine.stepped:
+            wanted = engine.steps + count + 1
+            assert engine.stepped.wait_for(lambda: engine.steps >= wanted, WAIT_SECONDS)
 
     def add(self, number, request=REQUEST):
         sink = Sink()
@@ -130,12 +151,71 @@ def test_a_refusal_reaches_its_sink(harness):
     assert harness.add(1, GenerationRequest([1], 0)).wait() == "refused"
 
 
-def test_a_client_that_has_gone_is_dropped_at_the_next_step(harness):
+def test_a_client_that_has_gone_is_dropped_at_the_next_look_and_its_final_waits_out_a_grace(harness):
     harness.engine.limit = 10**9
     sink = harness.add(1)
+    assert harness.engine.stepping.wait(WAIT_SECONDS)
     sink.gone = True
+    harness.clock.advance(0.1)
+    assert harness.engine.dropped.wait(WAIT_SECONDS)
+    harness.steps(2)
+    assert sink.outcome is None
+    harness.clock.advance(GRACE_SECONDS)
     assert sink.wait() == "stopped"
     assert harness.engine.cancelled == [1]
+
+
+def test_a_request_that_ends_by_itself_after_its_client_went_gets_its_final_after_the_grace(harness):
+    harness.steps(0)  # the first look is behind it
+    sink = Sink()
+    sink.gone = True
+    harness.thread.add(1, REQUEST, sink)
+    harness.steps(3)  # as many as the request has tokens
+    assert sink.outcome is None
+    harness.clock.advance(GRACE_SECONDS)
+    assert sink.wait() == "stopped"
+    assert not harness.engine.cancelled
+
+
+@pytest.mark.parametrize("ends", ["refused", "stopped", "server"])
+def test_however_a_request_ends_a_client_that_has_gone_gets_its_final_after_the_grace(harness, ends):
+    harness.engine.limit = 10**9
+    sink = Sink()
+    sink.gone = True
+    harness.thread.add(1, GenerationRequest([1], 0) if ends == "refused" else REQUEST, sink)
+    harness.thread.stop(1 if ends == "stopped" else 99)
+    harness.watch.stops = ends == "server"
+    harness.steps(2)
+    assert sink.outcome is None
+    harness.clock.advance(GRACE_SECONDS)
+    assert sink.wait() == "stopped"
+
+
+def test_clients_are_looked_for_ten_times_a_second_and_not_at_every_step(harness):
+    harness.engine.limit = 10**9
+    sink = harness.add(1)
+    harness.steps(50)
+    before = sink.looks
+    harness.steps(50)
+    assert sink.looks == before
+    harness.clock.advance(0.1)
+    harness.steps(2)
+    assert sink.looks == before + 1
+
+
+def test_what_is_held_is_bounded_and_leaves_in_its_order():
+    clock = ManualClock()
+    held = HeldFinals(clock.monotonic_seconds, max_held=2)
+    sinks = [Sink() for _ in range(4)]
+    for sink in sinks[:3]:
+        held.hold(sink)
+    assert list(held.due()) == sinks[:1]
+    clock.advance(GRACE_SECONDS / 2)
+    held.hold(sinks[3])
+    assert list(held.due()) == sinks[1:2]
+    clock.advance(GRACE_SECONDS / 2)
+    assert list(held.due()) == sinks[2:3]
+    assert list(held.all()) == sinks[3:]
 
 
 def test_stop_ends_a_request_and_an_unknown_one_is_ignored(harness):
@@ -152,6 +232,18 @@ def test_a_stopping_server_fails_what_is_in_flight(harness):
     harness.watch.stops = True
     assert sink.wait() == "the server is stopping"
     assert harness.engine.idle
+
+
+def test_closing_sends_the_finals_that_are_held():
+    one = Harness(StubEngine(limit=10**9))
+    one.thread.start(WAIT_SECONDS)
+    sink = one.add(1)
+    assert one.engine.stepping.wait(WAIT_SECONDS)
+    sink.gone = True
+    one.clock.advance(0.1)
+    assert one.engine.dropped.wait(WAIT_SECONDS)
+    one.thread.close(WAIT_SECONDS)
+    assert sink.wait() == "stopped"
 
 
 def test_closing_tells_who_is_in_flight():
