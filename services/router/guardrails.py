@@ -60,7 +60,7 @@ class Guardrails:
         found = await self._judge(tenant, tenant.guardrails.input, texts)
         if tenant.guardrails.output.rules:
             await self._patterns(tenant, tenant.guardrails.output)
-        if found.texts is not None and not any(found.texts):
+        if found.texts is not None and not any(text.strip() for text in found.texts):
             # Nothing is left to ask.
             return Verdict(None, found.rule_ids, found.rule_ids[0])
         return found

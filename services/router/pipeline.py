@@ -38,7 +38,7 @@ from services.router.prompt_encoding import PromptEncoder
 from services.router.refusals import RefusalLog
 from services.router.relay import relay
 from services.router.request_fields import check_fields, text_bytes
-from services.router.shaping import Shape, caller_texts, shape
+from services.router.shaping import Shape, caller_turns, shape
 from services.router.templates import TemplateError
 
 OK = "ok"
@@ -169,12 +169,12 @@ class Pipeline:
 
     async def _shape(self, exchange: Exchange) -> Shape:
         tenant, request = exchange.caller.tenant, exchange.request
-        texts = caller_texts(request)
-        guarded = await self._guardrails.check_input(tenant, texts)
+        said = caller_turns(request)
+        guarded = await self._guardrails.check_input(tenant, [turn.content for turn in said])
         if guarded.denied_by is not None:
             raise denied(guarded.denied_by)
         exchange.input_rule_ids = guarded.rule_ids
-        return shape(tenant, request, self._rng, texts, guarded.texts)
+        return shape(tenant, request, self._rng, said, guarded.texts)
 
     async def _encode(self, exchange: Exchange) -> list[int]:
         assert exchange.shape is not None

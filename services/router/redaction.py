@@ -1,7 +1,8 @@
 """What guardrails make of texts: denied, or with every match replaced. Pure; the clock comes in.
 
-Every rule looks at the text as it is: no rule hides a match from another, and no replacement is looked at again. Where
-matches of several rules overlap, all of what they cover is replaced once, by the first of those rules.
+Every rule looks at the text as it is: no rule hides a match from another. Where matches of several rules overlap, all
+of what they cover is replaced once, by the first of those rules. What comes of it is looked at once more by the rules
+that deny, since what a replacement brings together may be what they look for; it is not replaced again.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ def redact(
         replaced = tuple(search.redacted(text, places) for text, places in zip(texts, found, strict=True))
     except _TooMuchError as error:
         return Verdict(None, matched.rule_ids, error.rule_id)
+    denied_by = verdict(rules, find(patterns, [text.encode() for text in replaced])).denied_by
+    if denied_by is not None:
+        return Verdict(None, (*matched.rule_ids, denied_by), denied_by)
     return Verdict(replaced, matched.rule_ids, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,23 +72,31 @@ class Shape:
     """1 low, 2 normal, 3 high; among the tenant's own requests."""
 
 
-def caller_texts(request: pb.GenerateRequest) -> tuple[str, ...]:
-    """What a caller says: one text a message, its pieces joined as the model will see them."""
+def caller_turns(request: pb.GenerateRequest) -> tuple[Turn, ...]:
+    """What a caller says, in the pieces that the model will see: these, and nothing smaller, are judged.
+
+    A message's pieces are one text, and leading system messages one turn, since templates know only one.
+    """
     if request.WhichOneof("input") == "prompt":
-        return (request.prompt,)
-    return tuple("".join(part.text for part in message.content) for message in request.conversation.messages)
+        return (Turn("user", request.prompt),)
+    said = [
+        Turn(ROLES[message.role], "".join(part.text for part in message.content))
+        for message in request.conversation.messages
+    ]
+    leading = list(itertools.takewhile(lambda turn: turn.role == "system", said))
+    return (*_system_turn([turn.content for turn in leading]), *said[len(leading) :])
 
 
 def shape(
     tenant: Tenant,
     request: pb.GenerateRequest,
     rng: random.Random,
-    texts: Sequence[str],
+    said: Sequence[Turn],
     guarded: Sequence[str] | None = None,
 ) -> Shape:
     """Resolve and clamp a request that `check_fields` let through.
 
-    `texts` are its `caller_texts`; `guarded` the same with what guardrails replaced, None where they did not.
+    `said` are its `caller_turns`; `guarded` their texts with what guardrails replaced, None where they did not.
 
     Raises:
         InvalidArgumentError: the adapter does not fit the model.
@@ -115,13 +124,16 @@ def shape(
     if adapter and binding is None:
         # Never the bare base model instead: its answer would look like the adapter's.
         raise UnavailableError("no pool serves this adapter", reason=Reason.NO_READY_ENDPOINT)
-    asked = _prompt(request, texts, target.system_prompt)
+    asked = given = _prompt(request, said, target.system_prompt)
+    if guarded is not None:
+        turns = [Turn(turn.role, text) for turn, text in zip(said, guarded, strict=True)]
+        given = _prompt(request, turns, target.system_prompt)
     return Shape(
         alias=target.alias,
         base_model=target.base_model,
         pool=target.pool,
         binding=binding,
-        prompt=asked if guarded is None else _prompt(request, guarded, target.system_prompt),
+        prompt=given,
         asked=asked,
         parameters=_parameters(request.parameters, tenant.parameters, rng),
         priority=_priority(request.priority, tenant.priorities),
@@ -132,22 +144,18 @@ def _priority(wanted: int, rules: PriorityRules) -> int:
     return min(wanted or rules.default_priority, rules.max_priority)
 
 
-def _prompt(request: pb.GenerateRequest, texts: Sequence[str], system_prompt: str) -> Prompt:
+def _prompt(request: pb.GenerateRequest, said: Sequence[Turn], system_prompt: str) -> Prompt:
     if request.WhichOneof("input") == "prompt":
-        return Prompt((), texts[0], "prompt", len(texts[0].encode()))
-    said = [
-        Turn(ROLES[message.role], text)
-        for message, text in zip(request.conversation.messages, texts, strict=True)
-    ]
-    # Templates know one system turn, the first: the tenant's words come before the caller's in it.
-    first = 0
-    instructions = [system_prompt] if system_prompt else []
-    while first < len(said) and said[first].role == "system":
-        instructions.append(said[first].content)
-        first += 1
-    turns = ([Turn("system", "\n\n".join(instructions))] if instructions else []) + said[first:]
-    size_bytes = sum(len(turn.content.encode()) for turn in turns)
-    return Prompt(tuple(turns), None, "conversation", size_bytes)
+        return Prompt((), said[0].content, "prompt", len(said[0].content.encode()))
+    # The tenant's words come before the caller's in the one system turn.
+    own = [system_prompt] if system_prompt else []
+    first = 1 if said[0].role == "system" else 0
+    turns = (*_system_turn(own + [turn.content for turn in said[:first]]), *said[first:])
+    return Prompt(turns, None, "conversation", sum(len(turn.content.encode()) for turn in turns))
+
+
+def _system_turn(instructions: Sequence[str]) -> tuple[Turn, ...]:
+    return (Turn("system", "\n\n".join(instructions)),) if instructions else ()
 
 
 def _parameters(given: pb.SamplingParameters, rules: ParameterRules, rng: random.Random) -> Parameters:

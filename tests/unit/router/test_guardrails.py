@@ -55,8 +55,8 @@ def tenants(world: ConfigWorld) -> None:
         world.key(uid, f"key-{uid}")
 
 
-def world_of(folder, pipeline_class=pipeline_module.Pipeline) -> PipelineWorld:
-    made = PipelineWorld(folder, SimulatedServer([]), pipeline_class=pipeline_class, configure=tenants)
+def world_of(folder, pipeline_class=pipeline_module.Pipeline, configure=tenants) -> PipelineWorld:
+    made = PipelineWorld(folder, SimulatedServer([]), pipeline_class=pipeline_class, configure=configure)
     made.server.answer = tokeniser(made).encode_prompt("hello world")
     return made
 
@@ -122,16 +122,59 @@ async def test_every_message_is_looked_at_whole_whoever_is_said_to_speak(world, 
     await world.pipeline.run(world.call("uid-deny-in", conversation=across), None)
 
 
-async def test_mutant_that_looks_at_pieces_lets_a_split_word_through(tmp_path, monkeypatch):
-    careless = mutant(
-        shaping,
-        '"".join(part.text for part in message.content)',
-        '"\\n".join(part.text for part in message.content)',
-    )
-    monkeypatch.setattr(pipeline_module, "caller_texts", careless.caller_texts)
+SPLIT = {
+    "pieces of a message": said((pb.ROLE_USER, ["a top ", "secret"])),
+    "leading system messages": said(
+        (pb.ROLE_SYSTEM, ["a 99"]), (pb.ROLE_SYSTEM, ["99 b"]), (pb.ROLE_USER, ["hi"])
+    ),
+}
+
+
+def split_rules(world: ConfigWorld) -> None:
+    tenants(world)
+    config = world.resources["tenants/uid-deny-in"].tenant.config
+    config.guardrails.append(rule("number", DENY, INPUT, r"99\s+99"))
+
+
+@pytest.mark.parametrize("split", SPLIT.values(), ids=SPLIT)
+async def test_what_the_model_sees_as_one_is_judged_as_one(tmp_path, split):
+    world = world_of(tmp_path, configure=split_rules)
+    error = await failure(world, world.call("uid-deny-in", conversation=split))
+    assert error.reason is Reason.GUARDRAIL_DENIED
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        (
+            "pieces of a message",
+            '"".join(part.text for part in message.content)',
+            '"\\n".join(part.text for part in message.content)',
+        ),
+        (
+            "leading system messages",
+            "(*_system_turn([turn.content for turn in leading]), *said[len(leading) :])",
+            "tuple(said)",
+        ),
+    ],
+)
+async def test_that_test_notices_what_is_judged_in_smaller_pieces(tmp_path, monkeypatch, name, old, new):
+    careless = mutant(shaping, old, new)
+    monkeypatch.setattr(pipeline_module, "caller_turns", careless.caller_turns)
+    world = world_of(tmp_path, configure=split_rules)
+    await world.pipeline.run(world.call("uid-deny-in", conversation=SPLIT[name]), None)
+
+
+async def test_leading_system_messages_are_redacted_as_the_one_they_become(tmp_path):
     world = world_of(tmp_path)
-    split = said((pb.ROLE_USER, ["a top ", "secret"]))
-    await world.pipeline.run(world.call("uid-deny-in", conversation=split), None)
+    config = world.config.resources["tenants/uid-redact-in"].tenant.config
+    config.guardrails.append(rule("pair", REDACT, INPUT, r"left\s+right"))
+    world.apply(2)
+    conversation = said((pb.ROLE_SYSTEM, ["a left"]), (pb.ROLE_SYSTEM, ["right b"]), (pb.ROLE_USER, ["hi"]))
+    await world.pipeline.run(world.call("uid-redact-in", conversation=conversation), None)
+    assert "Be top secret. 1111-2222\n\na [redacted] b" in asked(world)
+    await world.recorder.drain(1.0)
+    assert world.audit.entries[0].prompt["messages"][0]["content"].endswith("a left\n\nright b")
 
 
 async def test_a_raw_prompt_is_looked_at_too(world):
@@ -160,6 +203,11 @@ async def test_a_redacted_input_reaches_the_model_and_the_original_its_audit_log
 
 async def test_an_input_of_which_nothing_is_left_is_denied(world):
     assert is_denied(await failure(world, world.call("uid-redact-in", "gone")), "all-of-it")
+    two = said((pb.ROLE_SYSTEM, ["1111-2222"]), (pb.ROLE_SYSTEM, ["3333-4444"]))
+    config = world.config.resources["tenants/uid-redact-in"].tenant.config
+    config.guardrails[0].replacement = ""
+    world.apply(2)
+    assert is_denied(await failure(world, world.call("uid-redact-in", conversation=two)), "card")
     rest = said((pb.ROLE_USER, ["gone"]), (pb.ROLE_USER, ["not"]))
     await world.pipeline.run(world.call("uid-redact-in", conversation=rest), None)
     assert "gone" not in asked(world)

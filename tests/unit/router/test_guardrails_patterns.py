@@ -91,6 +91,19 @@ def test_nothing_that_matched_is_left(patterns, text):
     assert bool(found.rule_ids) == bool(covered)
 
 
+def test_what_a_replacement_brings_together_is_looked_at_by_rules_that_deny():
+    chosen = rules((r"\d+", ""), ("top secret", None))
+    found = outcome(chosen, "top 12secret")
+    assert (found.texts, found.rule_ids, found.denied_by) == (None, ("r0", "r1"), "r1")
+    assert outcome(chosen, "top 12 secret").texts == ("top  secret",)
+
+
+def test_mutant_that_trusts_what_it_replaced_lets_a_denied_text_through():
+    careless = mutant(redaction, "if denied_by is not None:", "if False:")
+    chosen = rules((r"\d+", ""), ("top secret", None))
+    assert outcome(chosen, "top 12secret", module=careless).texts == ("top secret",)
+
+
 def test_more_matches_than_can_be_replaced_are_denied():
     chosen = rules(("x", ""), ("a", "#" * 256))
     assert outcome(chosen, "a" * MAX_MATCHES).denied_by is None
