@@ -22,7 +22,6 @@ from services.router.backends.adapter_weights import AdapterWeightsError
 from services.router.backends.backend import (
     AdapterCacheFullError,
     AdapterMissError,
-    AdapterTensors,
     AdapterUse,
     Backend,
     BackendError,
@@ -47,8 +46,8 @@ _CACHE_FULL_CAP_SECONDS = 1.0
 class WeightsSource(Protocol):
     """Where adapters' weights come from: `AdapterWeights`."""
 
-    async def load(self, tenant_uid: str, binding: AdapterBinding) -> AdapterTensors:
-        """The tensors of a tenant's adapter; raises `AdapterWeightsError`."""
+    async def load(self, tenant_uid: str, binding: AdapterBinding) -> bytes:
+        """A tenant's adapter as it is sent; raises `AdapterWeightsError`."""
         ...
 
 
@@ -122,15 +121,15 @@ class Dispatcher:
             raise InternalError
         adapter = None
         if shape.binding is not None:
-            tensors = None
+            weights = None
             if grant.send_weights:
                 try:
-                    tensors = await self._weights.load(tenant.tenant_uid, shape.binding)
+                    weights = await self._weights.load(tenant.tenant_uid, shape.binding)
                 except AdapterWeightsError as error:
                     _log.error("adapter of %s cannot be sent: %s", tenant.tenant_uid, error)
                     raise InternalError from None
-                self._metrics.adapter_sent(tensors.size_bytes)
-            adapter = AdapterUse(shape.binding.rendition.lora_id, tenant.ordinal, tensors)
+                self._metrics.adapter_sent(len(weights))
+            adapter = AdapterUse(shape.binding.rendition.lora_id, tenant.ordinal, weights)
         return DispatchRequest(
             # Another at every try: to the server two requests with one id are one request.
             request_id=secrets.token_hex(16),

@@ -23,6 +23,7 @@ from services.common.metrics import serve_metrics
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.router.admission import Admission
 from services.router.audit import AuditRecorder
+from services.router.backends import trtllm_engine
 from services.router.backends.adapter_weights import AdapterWeights
 from services.router.backends.channels import EndpointChannels
 from services.router.backends.triton_health import TritonProbe
@@ -77,7 +78,10 @@ async def serve(settings: RouterSettings) -> None:
         audit_writer = await stack.enter_async_context(AuditWriter(audit_channel, settings.router))
         recorder = AuditRecorder(audit_writer)
         refusals = RefusalLog(audit_writer, clock)
-        weights = await stack.enter_async_context(AdapterWeights(artifacts, settings.adapter_cache_bytes))
+        triton = await stack.enter_async_context(TritonStreamBackend(endpoint_channels))
+        weights = await stack.enter_async_context(
+            AdapterWeights(artifacts, settings.adapter_cache_bytes, trtllm_engine.encode_adapter)
+        )
         encoder = stack.enter_context(PromptEncoder(settings.tokeniser_threads))
 
         state, limiter = ConfigState(clock), TenantLimiter()
@@ -101,9 +105,7 @@ async def serve(settings: RouterSettings) -> None:
             admission=Admission(limiter, clock),
             encoder=encoder,
             pools=pools,
-            dispatcher=Dispatcher(
-                {"TRTLLM_ENGINE": TritonStreamBackend(endpoint_channels)}, weights, clock, metrics
-            ),
+            dispatcher=Dispatcher({"TRTLLM_ENGINE": triton}, weights, clock, metrics),
             audit=recorder,
             refusals=refusals,
             outcomes=outcomes,

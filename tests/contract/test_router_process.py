@@ -166,7 +166,7 @@ async def test_sigterm_ends_what_runs_too_long_and_records_it(tmp_path):
             await running
         told = from_status(status_of(error.value))
         assert (told.reason, told.retry_after_seconds is not None) == (Reason.SHUTTING_DOWN, True)
-        await asyncio.wait_for(neighbours.triton.cancelled.wait(), 2)
+        await asyncio.wait_for(neighbours.triton.stopped.wait(), 2)
         (outcome,) = outcomes(neighbours)
         assert b'"status":"SHUTTING_DOWN"' in outcome
 

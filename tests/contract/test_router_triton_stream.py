@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import grpc
 import pytest
 
+from services.router.backends import triton_stream
 from services.router.backends.backend import (
     AdapterMissError,
     AdapterUse,
@@ -33,8 +35,8 @@ async def speaking_to(folder, scene):
     servicer = ScriptedKServe(scene)
     server = await serve_kserve(target, servicer)
     try:
-        async with EndpointChannels(None) as channels:
-            yield servicer, TritonStreamBackend(channels), target
+        async with EndpointChannels(None) as channels, TritonStreamBackend(channels, 0.5) as backend:
+            yield servicer, backend, target
     finally:
         await server.stop(0)
 
@@ -117,17 +119,17 @@ async def test_a_status_of_the_servers_is_never_ours(tmp_path, code, kind):
 
     target = f"unix:{tmp_path}/kserve.sock"
     server = await serve_kserve(target, Aborting(lambda request, send: asyncio.sleep(0)))
-    async with EndpointChannels(None) as channels:
+    async with EndpointChannels(None) as channels, TritonStreamBackend(channels) as backend:
         with pytest.raises(kind) as error:
-            await everything(TritonStreamBackend(channels), target)
+            await everything(backend, target)
     await server.stop(0)
     assert "/secret" not in str(error.value)
 
 
 async def test_nobody_there_is_a_broken_server(tmp_path):
-    async with EndpointChannels(None) as channels:
+    async with EndpointChannels(None) as channels, TritonStreamBackend(channels) as backend:
         with pytest.raises(BackendUnavailableError) as error:
-            await everything(TritonStreamBackend(channels), f"unix:{tmp_path}/none.sock")
+            await everything(backend, f"unix:{tmp_path}/none.sock")
     assert error.value.broken
 
 
@@ -140,30 +142,77 @@ async def test_a_server_that_says_nothing_is_given_up_at_the_deadline(tmp_path):
     assert not error.broken
 
 
-async def test_leaving_cancels_the_work_at_once(tmp_path):
+async def left_behind(folder, *, heeds_stop=True):
+    """A reader leaves after the first token; what became of the request."""
+
     async def scene(request, send):
         await send(tokens(request.id, [9]))
         await asyncio.Event().wait()
 
-    async with speaking_to(tmp_path, scene) as (servicer, backend, target):
+    async with speaking_to(folder, scene) as (servicer, backend, target):
+        servicer.heeds_stop = heeds_stop
         async with aclosing(backend.generate(target, REQUEST, 5.0)) as chunks:
             assert (await anext(chunks)).token_ids == (9,)
-        await asyncio.wait_for(servicer.cancelled.wait(), 2)
+        _, unfinished = await asyncio.wait(set(backend._tasks), timeout=5)
+        assert not unfinished
+        return servicer
+
+
+async def test_leaving_stops_the_request_by_message_and_cancels_no_call(tmp_path):
+    """A tritonserver can crash when a call is cancelled while it answers it."""
+    servicer = await left_behind(tmp_path)
+    assert servicer.stopped.is_set()
+    assert not servicer.cancelled.is_set()
+
+
+async def test_that_test_notices_a_backend_that_cancels_the_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(TritonStreamBackend, "_end", lambda backend, target, stream, *_: stream.cut_off())
+    assert (await left_behind(tmp_path)).cancelled.is_set()
+
+
+async def test_a_server_that_does_not_heed_a_stop_is_cut_off(tmp_path):
+    servicer = await left_behind(tmp_path, heeds_stop=False)
+    await asyncio.wait_for(servicer.cancelled.wait(), 2)
+
+
+async def test_one_stop_reaches_one_request(tmp_path):
+    async def scene(request, send):
+        await send(tokens(request.id, [9]))
+        await stopped.wait()
+        await send(tokens(request.id, [10], final=True))
+
+    stopped = asyncio.Event()
+    other = replace(REQUEST, request_id="id-2")
+    async with (
+        speaking_to(tmp_path, scene) as (servicer, backend, target),
+        aclosing(backend.generate(target, other, 5.0)) as stays,
+    ):
+        await anext(stays)
+        async with aclosing(backend.generate(target, REQUEST, 5.0)) as leaves:
+            await anext(leaves)
+        await asyncio.wait_for(servicer.stopped.wait(), 2)
+        stopped.set()
+        assert (await anext(stays)).token_ids == (10,)
+
+
+async def test_more_than_can_be_left_behind_are_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(triton_stream, "_MAX_LEFT", 0)
+    assert (await left_behind(tmp_path)).cancelled.is_set()
 
 
 async def test_a_server_that_has_answered_ends_the_stream_itself(tmp_path):
-    """A real tritonserver keeps a request that is cancelled at the moment it ends."""
-    ended = asyncio.Event()
+    goes_on = asyncio.Event()
 
     async def scene(request, send):
         await send(tokens(request.id, [9], final=True))
-        await asyncio.sleep(0.05)  # a server ends its stream a moment after its last response
-        ended.set()
+        await goes_on.wait()
 
     async with speaking_to(tmp_path, scene) as (servicer, backend, target):
         assert len(await everything(backend, target)) == 1
-        assert ended.is_set()
+        goes_on.set()
+        await asyncio.wait(set(backend._tasks), timeout=5)
         assert not servicer.cancelled.is_set()
+        assert not servicer.stopped.is_set()
 
 
 @pytest.mark.parametrize(
@@ -177,10 +226,10 @@ async def test_a_server_that_never_ends_its_stream_holds_nobody_up(tmp_path, las
     async with speaking_to(tmp_path, scene) as (servicer, backend, target):
         with contextlib.suppress(BackendError):
             await asyncio.wait_for(everything(backend, target, 30.0), 3)
-        await asyncio.wait_for(servicer.cancelled.wait(), 2)
+        await asyncio.wait_for(servicer.cancelled.wait(), 5)
 
 
-async def test_a_cancelled_reader_cancels_the_work_at_once(tmp_path):
+async def test_a_cancelled_reader_stops_the_request_by_message(tmp_path):
     started = asyncio.Event()
 
     async def scene(request, send):
@@ -193,7 +242,31 @@ async def test_a_cancelled_reader_cancels_the_work_at_once(tmp_path):
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        await asyncio.wait_for(servicer.cancelled.wait(), 2)
+        await asyncio.wait_for(servicer.stopped.wait(), 2)
+        assert not servicer.cancelled.is_set()
+
+
+async def test_a_reader_that_stands_still_holds_the_server_back(tmp_path):
+    """What is read ahead of a slow reader is bounded here, and by HTTP/2 behind it."""
+    sent = 0
+
+    async def scene(request, send):
+        nonlocal sent
+        while True:
+            await send(tokens(request.id, [9] * 1000))
+            sent += 1
+
+    async with (
+        speaking_to(tmp_path, scene) as (_, backend, target),
+        aclosing(backend.generate(target, REQUEST, 30.0)) as chunks,
+    ):
+        await anext(chunks)
+        said = -1
+        while said != (said := sent):  # noqa: ASYNC110 - waits for something not to happen
+            await asyncio.sleep(0.1)
+        assert sent < 5000
+        for _ in range(100):
+            await anext(chunks)
 
 
 async def test_a_channel_that_closes_under_a_request_is_a_broken_server_and_no_cancellation(tmp_path):
@@ -206,7 +279,7 @@ async def test_a_channel_that_closes_under_a_request_is_a_broken_server_and_no_c
     async with speaking_to(tmp_path, scene) as (_, backend, target):
         reading = asyncio.create_task(everything(backend, target))
         await asyncio.wait_for(started.wait(), 2)
-        await backend._channels._open[target][0].close()
+        await backend._channels._open[target].channel.close()
         with pytest.raises(BackendUnavailableError) as error:
             await reading
     assert error.value.broken

@@ -32,12 +32,17 @@ def failure(text: str) -> Any:
 
 
 class ScriptedKServe(rpc.GRPCInferenceServiceServicer):
-    """Plays `scene` for every request."""
+    """Plays `scene` for every request, until its stream is cancelled or a `stop` of the same id ends it."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.requests: list[Any] = []
         self.cancelled = asyncio.Event()
+        """A stream was cancelled."""
+        self.stopped = asyncio.Event()
+        """A request was stopped by message."""
+        self.heeds_stop = True
+        self._running: dict[str, asyncio.Task[None]] = {}
         self.ready = True
         self.hang = False
 
@@ -53,12 +58,30 @@ class ScriptedKServe(rpc.GRPCInferenceServiceServicer):
         self, request_iterator: AsyncIterator[Any], context: grpc.aio.ServicerContext
     ) -> None:
         async for request in request_iterator:
+            if any(tensor.name == "stop" for tensor in request.inputs):
+                await self._stop(request.id)
+                await context.write(tokens(request.id, [], final=True, bare=True))
+                continue
             self.requests.append(request)
+            running = self._running[request.id] = asyncio.ensure_future(self.scene(request, context.write))
             try:
-                await self.scene(request, context.write)
+                await asyncio.wait({running})
             except asyncio.CancelledError:
+                running.cancel()
                 self.cancelled.set()
                 raise
+            finally:
+                del self._running[request.id]
+            if running.cancelled():
+                await context.write(tokens(request.id, [], final=True))
+            else:
+                running.result()
+
+    async def _stop(self, request_id: str) -> None:
+        running = self._running.get(request_id)
+        if running is not None and self.heeds_stop:
+            running.cancel()
+            self.stopped.set()
 
 
 async def serve_kserve(target: str, servicer: ScriptedKServe) -> grpc.aio.Server:

@@ -28,12 +28,10 @@ from services.router.audit import AuditRecorder
 from services.router.backends.backend import (
     AdapterCacheFullError,
     AdapterMissError,
-    AdapterTensors,
     BackendUnavailableError,
     DispatchRequest,
     TokenChunk,
 )
-from services.router.backends.rendition_file import read_rendition
 from services.router.config_state import ConfigState
 from services.router.dispatch import Dispatcher
 from services.router.limits import TenantLimiter
@@ -45,7 +43,7 @@ from services.router.refusals import RefusalLog
 from services.router.snapshot import AdapterBinding
 from services.router.snapshot_compiler import compile_snapshot
 from services.router.text_model import TextModelLoader
-from tests.fakes.router_config import FAR_FUTURE_SECONDS, POOL, ConfigWorld, tiny_rendition
+from tests.fakes.router_config import FAR_FUTURE_SECONDS, POOL, ConfigWorld
 from tests.fakes.scripted_audit import MemoryAudit
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
@@ -69,7 +67,7 @@ class SimulatedServer:
     @property
     def weights_sent(self) -> int:
         return sum(
-            request.adapter is not None and request.adapter.tensors is not None for request in self.requests
+            request.adapter is not None and request.adapter.weights is not None for request in self.requests
         )
 
     async def generate(
@@ -109,7 +107,7 @@ class SimulatedServer:
         if self.cache_full_times:
             self.cache_full_times -= 1
             raise AdapterCacheFullError("full")
-        if request.adapter.tensors is not None:
+        if request.adapter.weights is not None:
             self.cached.add(lora_id)
         elif lora_id not in self.cached:
             raise AdapterMissError(lora_id)
@@ -118,9 +116,9 @@ class SimulatedServer:
 class InstantWeights:
     """Adapter weights without threads, so that a test can count its steps."""
 
-    async def load(self, tenant_uid: str, binding: AdapterBinding) -> AdapterTensors:
+    async def load(self, tenant_uid: str, binding: AdapterBinding) -> bytes:
         await asyncio.sleep(0)
-        return read_rendition(tiny_rendition(1))
+        return b"weights"
 
 
 class UnaskedProbe:

@@ -1,4 +1,4 @@
-"""Loads adapters' weights out of band: read, unseal, verify, parse, in threads; kept in a bounded cache.
+"""Loads adapters' weights out of band: read, unseal, verify, parse, encode, in threads; kept in a bounded cache.
 
 Opened weights are a tenant's own: they are found by lora id, which is never shared, and live in memory only.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -26,18 +27,27 @@ class AdapterWeightsError(Exception):
 
 
 class AdapterWeights:
-    """The weights used last, up to a number of bytes; one load at a time of each."""
+    """The weights used last, up to a number of bytes; one load at a time of each.
 
-    def __init__(self, artifacts: ArtifactStore, max_cached_bytes: int) -> None:
+    Args:
+        artifacts: where renditions are.
+        max_cached_bytes: of encoded weights.
+        encode: makes of tensors what the dialect sends.
+    """
+
+    def __init__(
+        self, artifacts: ArtifactStore, max_cached_bytes: int, encode: Callable[[AdapterTensors], bytes]
+    ) -> None:
         self._artifacts = artifacts
+        self._encode = encode
         self._max_cached_bytes = max_cached_bytes
-        self._cached: OrderedDict[int, AdapterTensors] = OrderedDict()
+        self._cached: OrderedDict[int, bytes] = OrderedDict()
         self._cached_bytes = 0
-        self._loading: dict[int, asyncio.Task[AdapterTensors]] = {}
+        self._loading: dict[int, asyncio.Task[bytes]] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="adapter")
 
-    async def load(self, tenant_uid: str, binding: AdapterBinding) -> AdapterTensors:
-        """The tensors of a tenant's adapter.
+    async def load(self, tenant_uid: str, binding: AdapterBinding) -> bytes:
+        """The weights of a tenant's adapter, as they are sent.
 
         Raises:
             AdapterWeightsError: they cannot be had.
@@ -55,22 +65,25 @@ class AdapterWeights:
         # One caller's leaving must not fail the others.
         return await asyncio.shield(loading)
 
-    async def _load(self, tenant_uid: str, binding: AdapterBinding) -> AdapterTensors:
+    async def _load(self, tenant_uid: str, binding: AdapterBinding) -> bytes:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _open, self._artifacts, tenant_uid, binding)
+        return await loop.run_in_executor(self._threads, self._open, tenant_uid, binding)
 
-    def _loaded(self, lora_id: int, done: asyncio.Task[AdapterTensors]) -> None:
+    def _open(self, tenant_uid: str, binding: AdapterBinding) -> bytes:
+        return self._encode(_open(self._artifacts, tenant_uid, binding))
+
+    def _loaded(self, lora_id: int, done: asyncio.Task[bytes]) -> None:
         del self._loading[lora_id]
         if done.cancelled() or done.exception() is not None:
             return
-        tensors = done.result()
-        if tensors.size_bytes > self._max_cached_bytes:
+        weights = done.result()
+        if len(weights) > self._max_cached_bytes:
             return
-        self._cached[lora_id] = tensors
-        self._cached_bytes += tensors.size_bytes
+        self._cached[lora_id] = weights
+        self._cached_bytes += len(weights)
         while self._cached_bytes > self._max_cached_bytes:
             _, oldest = self._cached.popitem(last=False)
-            self._cached_bytes -= oldest.size_bytes
+            self._cached_bytes -= len(oldest)
 
     async def __aenter__(self) -> Self:
         return self

@@ -23,11 +23,6 @@ class AdapterTensors:
     config_shape: tuple[int, int]
     """(rows, columns)."""
 
-    @property
-    def size_bytes(self) -> int:
-        """Memory held."""
-        return len(self.weights) + len(self.config)
-
 
 @dataclass(frozen=True, slots=True)
 class AdapterUse:
@@ -36,8 +31,8 @@ class AdapterUse:
     lora_id: int
     tenant_ordinal: int
     """Of the tenant the request was authenticated for."""
-    tensors: AdapterTensors | None
-    """None to send the id only."""
+    weights: bytes | None
+    """As the dialect sends them, from `AdapterWeights`; None to send the id only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +92,7 @@ class Backend(Protocol):
     def generate(
         self, target: str, request: DispatchRequest, timeout_seconds: float
     ) -> AsyncGenerator[TokenChunk, None]:
-        """Generate; closing the generator cancels the work at the server.
+        """Generate; closing the generator ends the work at the server, without waiting for it.
 
         Raises:
             BackendError: one of its four kinds.

@@ -13,3 +13,4 @@ StreamResponse: Any = service_pb2.ModelStreamInferResponse
 ServerReadyRequest: Any = service_pb2.ServerReadyRequest
 ModelReadyRequest: Any = service_pb2.ModelReadyRequest
 InferenceStub: Any = service_pb2_grpc.GRPCInferenceServiceStub
+STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"

@@ -12,6 +12,7 @@ import struct
 from services.router.backends.backend import (
     AdapterCacheFullError,
     AdapterMissError,
+    AdapterTensors,
     AdapterUse,
     BackendError,
     BackendRejectedError,
@@ -32,8 +33,8 @@ class ForeignAdapterError(AssertionError):
     """A request was about to leave with an adapter of another tenant: a bug, refused without exception."""
 
 
-def encode(request: DispatchRequest) -> InferRequest:
-    """The request as tensors.
+def encode(request: DispatchRequest) -> bytes:
+    """The request as tensors, serialised; an adapter's weights come serialised already.
 
     Raises:
         ForeignAdapterError: the adapter is not the tenant's own.
@@ -50,9 +51,33 @@ def encode(request: DispatchRequest) -> InferRequest:
     _add(message, "streaming", "BOOL", (1, 1), b"\x01")
     _add(message, "exclude_input_in_output", "BOOL", (1, 1), b"\x01")
     _add_sampling(message, request)
-    if request.adapter is not None:
-        _add_adapter(message, request.adapter)
-    return message
+    if request.adapter is None:
+        return _serialised(message)
+    _add_adapter_id(message, request.adapter)
+    # Protobuf reads concatenated messages as one whose repeated fields are concatenated, in both lists alike.
+    return _serialised(message) + (request.adapter.weights or b"")
+
+
+def encode_adapter(tensors: AdapterTensors) -> bytes:
+    """The part of a request that holds an adapter's weights: megabytes, so it is made once, off the event loop."""
+    message = InferRequest()
+    _add(message, "lora_weights", tensors.weights_datatype, (1, *tensors.weights_shape), tensors.weights)
+    _add(message, "lora_config", "INT32", (1, *tensors.config_shape), tensors.config)
+    return _serialised(message)
+
+
+def encode_stop(request: DispatchRequest) -> bytes:
+    """The message that ends a request early; it is answered once, and so is the request that it ends.
+
+    The server takes the id for the one of the request to stop, and wants the required tensors of a request.
+    """
+    message = InferRequest(model_name=request.server_model, id=request.request_id)
+    message.parameters["triton_enable_empty_final_response"].bool_param = True
+    _add_int32(message, "input_ids", request.end_token_id)
+    _add_int32(message, "input_lengths", 1)
+    _add_int32(message, "request_output_len", 1)
+    _add(message, "stop", "BOOL", (1, 1), b"\x01")
+    return _serialised(message)
 
 
 def decode(response: InferResponse) -> TokenChunk:
@@ -106,15 +131,11 @@ def _add_sampling(message: InferRequest, request: DispatchRequest) -> None:
     _add(message, "seed", "UINT64", (1, 1), struct.pack("<Q", parameters.seed))
 
 
-def _add_adapter(message: InferRequest, adapter: AdapterUse) -> None:
+def _add_adapter_id(message: InferRequest, adapter: AdapterUse) -> None:
     # The last line of defence of the tenant boundary: ids carry their tenant, and servers check nothing.
     if adapter.lora_id >> LORA_SERIAL_BITS != adapter.tenant_ordinal:
         raise ForeignAdapterError
     _add(message, "lora_task_id", "UINT64", (1, 1), struct.pack("<Q", adapter.lora_id))
-    tensors = adapter.tensors
-    if tensors is not None:
-        _add(message, "lora_weights", tensors.weights_datatype, (1, *tensors.weights_shape), tensors.weights)
-        _add(message, "lora_config", "INT32", (1, *tensors.config_shape), tensors.config)
 
 
 def _add_int32(message: InferRequest, name: str, value: int) -> None:
@@ -124,3 +145,7 @@ def _add_int32(message: InferRequest, name: str, value: int) -> None:
 def _add(message: InferRequest, name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> None:
     message.inputs.add(name=name, datatype=datatype, shape=shape)
     message.raw_input_contents.append(raw)
+
+
+def _serialised(message: InferRequest) -> bytes:
+    return bytes(message.SerializeToString())

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.sealed_artifact import artifact_associated_data, seal
+from services.router.backends import trtllm_engine
 from services.router.backends.adapter_weights import AdapterWeights, AdapterWeightsError
 from services.router.backends.rendition_file import RenditionError, read_rendition
 from services.router.snapshot import AdapterBinding, AdapterRendition, AdapterVersion
@@ -105,7 +106,7 @@ def store(tmp_path) -> CountingStore:
 async def test_twenty_at_once_read_once_and_one_that_leaves_disturbs_nobody(store):
     binding = bound(store, 1, 1)
     store.go_on.clear()
-    async with AdapterWeights(store, 1 << 20) as weights:
+    async with AdapterWeights(store, 1 << 20, trtllm_engine.encode_adapter) as weights:
         loads = [asyncio.create_task(weights.load("t", binding)) for _ in range(20)]
         await asyncio.sleep(0)
         loads[0].cancel()
@@ -119,15 +120,15 @@ async def test_twenty_at_once_read_once_and_one_that_leaves_disturbs_nobody(stor
 
 async def test_the_cache_keeps_what_was_used_last_within_its_bytes(store):
     first, second = bound(store, 1, 1), bound(store, 2, 2)
-    size = len(read_rendition(tiny_rendition(1)).weights) + len(read_rendition(tiny_rendition(1)).config)
-    async with AdapterWeights(store, size) as weights:
+    size = len(trtllm_engine.encode_adapter(read_rendition(tiny_rendition(1))))
+    async with AdapterWeights(store, size, trtllm_engine.encode_adapter) as weights:
         await weights.load("t", first)
         await weights.load("t", second)
         await weights.load("t", second)
         assert store.reads == 2
         await weights.load("t", first)
         assert store.reads == 3
-    async with AdapterWeights(store, size - 1) as nothing_fits:
+    async with AdapterWeights(store, size - 1, trtllm_engine.encode_adapter) as nothing_fits:
         await nothing_fits.load("t", first)
         await nothing_fits.load("t", first)
         assert store.reads == 5
@@ -138,7 +139,7 @@ async def test_weights_of_another_tenant_key_or_digest_do_not_open(store):
     other_key = replace(binding, version=replace(binding.version, artifact_key=b"x" * 32))
     other_digest = replace(binding, rendition=replace(binding.rendition, sha256="a" * 64))
     missing = replace(binding, rendition=replace(binding.rendition, artifact_sha256="a" * 64))
-    async with AdapterWeights(store, 1 << 20) as weights:
+    async with AdapterWeights(store, 1 << 20, trtllm_engine.encode_adapter) as weights:
         for tenant_uid, wrong in (("u", binding), ("t", other_key), ("t", other_digest), ("t", missing)):
             with pytest.raises(AdapterWeightsError):
                 await weights.load(tenant_uid, wrong)

@@ -53,7 +53,7 @@ async def test_a_server_that_forgets_again_is_an_error_after_one_resend(tmp_path
     with pytest.raises(UnavailableError) as error:
         await world.pipeline.run(world.call("uid-blocking"), None)
     assert error.value.reason is Reason.ADAPTERS_BUSY
-    sent = [request.adapter.tensors is not None for request in world.server.requests if request.adapter]
+    sent = [request.adapter.weights is not None for request in world.server.requests if request.adapter]
     assert sent == [False, True]
     ids = {request.request_id for request in world.server.requests}
     assert len(ids) == 2

@@ -16,19 +16,20 @@ from services.router.backends.backend import (
     BackendUnavailableError,
     DispatchRequest,
 )
-from services.router.backends.kserve import InferResponse
+from services.router.backends.kserve import InferRequest, InferResponse
 from services.router.shaping import Parameters
 from tests.fakes.mutants import mutant
 
 GREEDY = Parameters(16, 0.0, 0.9, 40, 5, ())
-TENSORS = AdapterTensors(b"w" * 16, (2, 4), "FP16", b"c" * 32, (2, 4))
+WEIGHTS = trtllm_engine.encode_adapter(AdapterTensors(b"w" * 16, (2, 4), "FP16", b"c" * 32, (2, 4)))
 
 
 def request(parameters: Parameters = GREEDY, adapter: AdapterUse | None = None) -> DispatchRequest:
     return DispatchRequest("id-1", "tensorrt_llm", [5, 6, 7], parameters, 2, 3, adapter)
 
 
-def tensors(message) -> dict[str, tuple[str, list[int], bytes]]:
+def tensors(raw: bytes) -> dict[str, tuple[str, list[int], bytes]]:
+    message = InferRequest.FromString(raw)
     return {
         tensor.name: (tensor.datatype, list(tensor.shape), raw)
         for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True)
@@ -40,11 +41,12 @@ def int32(*values: int) -> bytes:
 
 
 def test_a_greedy_request_is_exactly_these_tensors():
-    message = trtllm_engine.encode(request())
+    raw = trtllm_engine.encode(request())
+    message = InferRequest.FromString(raw)
     assert message.id == "id-1"
     assert message.model_name == "tensorrt_llm"
     assert message.parameters["triton_enable_empty_final_response"].bool_param
-    assert tensors(message) == {
+    assert tensors(raw) == {
         "input_ids": ("INT32", [1, 3], int32(5, 6, 7)),
         "input_lengths": ("INT32", [1, 1], int32(3)),
         "request_output_len": ("INT32", [1, 1], int32(16)),
@@ -69,9 +71,18 @@ def test_weights_go_along_only_when_they_are_needed():
     by_id = tensors(trtllm_engine.encode(request(adapter=AdapterUse(lora_id, 7, None))))
     assert by_id["lora_task_id"] == ("UINT64", [1, 1], struct.pack("<Q", lora_id))
     assert "lora_weights" not in by_id
-    whole = tensors(trtllm_engine.encode(request(adapter=AdapterUse(lora_id, 7, TENSORS))))
+    whole = tensors(trtllm_engine.encode(request(adapter=AdapterUse(lora_id, 7, WEIGHTS))))
     assert whole["lora_weights"] == ("FP16", [1, 2, 4], b"w" * 16)
     assert whole["lora_config"] == ("INT32", [1, 2, 4], b"c" * 32)
+
+
+def test_a_stop_names_the_request_and_holds_the_required_tensors():
+    raw = trtllm_engine.encode_stop(request(adapter=AdapterUse((7 << 40) | 1, 7, WEIGHTS)))
+    message = InferRequest.FromString(raw)
+    assert (message.id, message.model_name) == ("id-1", "tensorrt_llm")
+    sent = tensors(raw)
+    assert sent["stop"] == ("BOOL", [1, 1], b"\x01")
+    assert sent.keys() == {"input_ids", "input_lengths", "request_output_len", "stop"}
 
 
 def sends_foreign_adapters(dialect, owner: int, tenant: int, serial: int) -> bool:
