@@ -6,10 +6,12 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from services.cli.local import process as process_module
 from services.cli.local.process import ProcessFailedError, ProcessSpec
 from services.cli.local.supervisor import Supervisor
 
@@ -128,6 +130,111 @@ async def test_one_that_never_gets_ready_is_named_with_its_last_words(supervisor
     with pytest.raises(ProcessFailedError, match="poor keeps ending") as failure:
         await supervisor.start(spec).wait_ready(20)
     assert "no such luck" in failure.value.last_lines
+
+
+async def test_one_that_cannot_be_started_is_named_and_tried_again(supervisor, tmp_path, lines):
+    process = supervisor.start(replace(parent_spec(tmp_path / "pids"), argv=["/nowhere/at-all"]))
+    with pytest.raises(ProcessFailedError, match="parent keeps ending") as failure:
+        await process.wait_ready(20)
+    assert "No such file or directory" in failure.value.last_lines[0]
+    assert len([line for name, line in lines if "could not be run" in line]) >= 3
+    async with asyncio.timeout(1):
+        await supervisor.stop()
+
+
+async def test_what_fails_before_a_start_fails_once(supervisor, tmp_path):
+    pids = tmp_path / "pids"
+    failures = [OSError("the disk is full")]
+
+    def clear():
+        if failures:
+            raise failures.pop()
+
+    await supervisor.start(replace(parent_spec(pids), before_start=clear)).wait_ready(10)
+    assert not failures
+
+
+async def test_a_log_that_takes_no_lines_does_not_end_the_process_or_its_lines(supervisor, tmp_path, lines):
+    pids = tmp_path / "pids"
+    (tmp_path / "logs" / "parent.log").mkdir(parents=True)
+    process = supervisor.start(parent_spec(pids))
+    await process.wait_ready(10)
+    await until(lambda: any(line.startswith("hello from") for _, line in lines))
+    assert len([line for _, line in lines if "takes no lines" in line]) == 1
+    assert process.pid == pids_in(pids)[0]
+
+
+async def test_a_viewer_that_fails_does_not_end_the_process(tmp_path):
+    pids, seen = tmp_path / "pids", []
+
+    def show(name, line):
+        seen.append(line)
+        raise RuntimeError("no screen")
+
+    async with Supervisor(tmp_path / "logs", show, []) as supervisor:
+        process = supervisor.start(parent_spec(pids))
+        await process.wait_ready(10)
+        await until(lambda: seen)
+        os.kill(pids_in(pids)[0], signal.SIGKILL)
+        await until(lambda: len(seen) > 2)
+        await process.wait_ready(10)
+
+
+async def test_stopping_does_not_wait_for_the_next_start(supervisor, tmp_path, monkeypatch):
+    monkeypatch.setattr(process_module.Backoff, "next_delay_seconds", lambda _: 60.0)
+    spec = replace(parent_spec(tmp_path / "pids"), argv=[sys.executable, "-c", ""])
+    process = supervisor.start(spec)
+    await until(lambda: process._early_deaths)
+    async with asyncio.timeout(1):
+        await supervisor.stop()
+
+
+async def test_a_start_does_not_wait_for_the_backoff(supervisor, tmp_path, monkeypatch):
+    monkeypatch.setattr(process_module.Backoff, "next_delay_seconds", lambda _: 60.0)
+    pids = tmp_path / "pids"
+    process = supervisor.start(parent_spec(pids))
+    await process.wait_ready(10)
+    os.kill(pids_in(pids)[0], signal.SIGKILL)
+    await until(lambda: process._early_deaths)
+    await process.kill()
+    process.start()
+    await process.wait_ready(10)
+
+
+def stuck_in_stages(folder, count):
+    return [
+        replace(parent_spec(folder / f"{name}", stubborn=True), name=name, stop_seconds=30)
+        for name in map(str, range(count))
+    ]
+
+
+async def test_several_that_will_not_stop_share_one_deadline(tmp_path):
+    specs = stuck_in_stages(tmp_path, 4)
+    supervisor = Supervisor(
+        tmp_path / "logs", lambda name, line: None, [[spec.name] for spec in specs], stop_seconds=1
+    )
+    async with supervisor:
+        for spec in specs:
+            await supervisor.start(spec).wait_ready(10)
+        pids = [pid for spec in specs for pid in pids_in(tmp_path / spec.name)]
+        async with asyncio.timeout(3):
+            await supervisor.stop()
+        await until(lambda: not any(alive(pid) for pid in pids), 1)
+
+
+async def test_hurry_kills_at_once(tmp_path):
+    [spec], hurry = stuck_in_stages(tmp_path, 1), asyncio.Event()
+    supervisor = Supervisor(tmp_path / "logs", lambda name, line: None, [], stop_seconds=60, hurry=hurry)
+    async with supervisor:
+        await supervisor.start(spec).wait_ready(10)
+        pids = pids_in(tmp_path / spec.name)
+        stopping = asyncio.create_task(supervisor.stop())
+        await until(supervisor[spec.name]._unwanted.is_set)
+        assert not stopping.done()
+        hurry.set()
+        async with asyncio.timeout(3):
+            await stopping
+        await until(lambda: not any(alive(pid) for pid in pids), 1)
 
 
 SUPERVISOR = """

@@ -11,9 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from services.cli.errors import CommandError
+from services.cli.local.log_file import LogFile
 from services.cli.local.log_pipe import LogPipe
 from services.cli.local.readiness import Probe
 from services.common.backoff import Backoff
@@ -31,6 +33,7 @@ _PROBE_EVERY_SECONDS = 0.05
 _KEPT_LINES = 20
 _EARLY_DEATHS = 3
 _STEADY_SECONDS = 10.0
+_REAPED_SECONDS = 0.5
 _LIBC = ctypes.CDLL(None)
 
 
@@ -57,13 +60,13 @@ class ProcessSpec:
     """Clears what a killed run left behind; called before each start and after the last end."""
     stop_seconds: float = 3.0
     """From SIGTERM to SIGKILL."""
-    quiet: bool = False
-    """Its lines go to the log file only, unless asked for."""
 
 
-def _die_with_parent() -> None:
+def _die_with(parent_pid: int) -> None:
     # Runs between fork and exec: the kernel ends the child when the supervisor is gone, however it went.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # It went before that was said.
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class SupervisedProcess:
@@ -73,10 +76,11 @@ class SupervisedProcess:
         self.spec = spec
         self._log_path = log_path
         self._show = show
-        self._wanted = asyncio.Event()
-        self._wanted.set()
+        self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
+        self._want(True)
         self._ready = asyncio.Event()
         self._down = asyncio.Event()
+        self._down.set()
         self._process: asyncio.subprocess.Process | None = None
         self._early_deaths = 0
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -86,44 +90,60 @@ class SupervisedProcess:
         """The running process; None between two lives."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
+    def _want(self, wanted: bool) -> None:
+        set_, cleared = (self._wanted, self._unwanted) if wanted else (self._unwanted, self._wanted)
+        set_.set()
+        cleared.clear()
+
     async def run(self) -> None:
         """Run it again and again; cancelled at the end, which kills what is left."""
         backoff = Backoff(0.2, 5.0)
         try:
             while True:
-                self._down.set()
-                await self._wanted.wait()
-                self._down.clear()
+                while not self._wanted.is_set():
+                    await self._wanted.wait()
                 started = time.monotonic()
-                await self._live_once()
+                end = await self._live_once()
                 if time.monotonic() - started > _STEADY_SECONDS:
                     backoff.reset()
                 if self._wanted.is_set():
+                    self._early_deaths += 1
                     delay_seconds = backoff.next_delay_seconds()
-                    self._say(f"ended with status {self._status()}; again in {delay_seconds:.1f} s")
-                    await asyncio.sleep(delay_seconds)
+                    self._say(f"{end}; again in {delay_seconds:.1f} s")
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._unwanted.wait(), delay_seconds)
         finally:
-            self._signal(signal.SIGKILL)
-            self.spec.before_start()
+            await self._end()
+            with contextlib.suppress(OSError):
+                self.spec.before_start()
 
-    async def _live_once(self) -> None:
-        await asyncio.to_thread(self.spec.before_start)
-        async with LogPipe() as pipe:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.spec.argv,
-                env=dict(self.spec.env),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=pipe.write_fd,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # one system call, no Python lock taken
-            )
-            pipe.close_write_end()
-            if not self._wanted.is_set():
-                self._signal(signal.SIGKILL)
-            await self._watch(self._process, pipe)
-        if self._wanted.is_set():
-            self._early_deaths += 1
+    async def _live_once(self) -> str:
+        """Start it and wait for its end; says how it ended. Nothing that goes wrong here ends the supervision."""
+        self._down.clear()
+        try:
+            await asyncio.to_thread(self.spec.before_start)
+            async with LogPipe() as pipe:
+                process = self._process = await asyncio.create_subprocess_exec(
+                    *self.spec.argv,
+                    env=dict(self.spec.env),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=pipe.write_fd,
+                    stderr=asyncio.subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=partial(_die_with, os.getpid()),  # two system calls, no Python lock taken
+                )
+                pipe.close_write_end()
+                if not self._wanted.is_set():
+                    self._signal(signal.SIGKILL)
+                await self._watch(process, pipe)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next start may go better
+            await self._end()
+            return f"could not be run: {error}"
+        else:
+            return f"ended with status {process.returncode}"
+        finally:
+            self._ready.clear()
+            self._down.set()
 
     async def _watch(self, process: asyncio.subprocess.Process, pipe: LogPipe) -> None:
         async with asyncio.TaskGroup() as group:
@@ -146,19 +166,23 @@ class SupervisedProcess:
         self._ready.set()
 
     async def _pump(self, pipe: LogPipe) -> None:
-        with self._log_path.open("ab", buffering=0) as file:
+        with LogFile(self._log_path, self._say) as file:
             async for line in pipe.lines():
                 file.write(line)
-                text = line.decode("utf-8", "replace").rstrip()
-                self._last_lines.append(text)
-                self._show(self.spec.name, text)
+                self._say(line.decode("utf-8", "replace").rstrip())
+
+    async def _end(self) -> None:
+        """Kill what is left of it, and wait until the kernel has taken it away."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), _REAPED_SECONDS)
 
     def _say(self, text: str) -> None:
         self._last_lines.append(text)
-        self._show(self.spec.name, text)
-
-    def _status(self) -> int | None:
-        return self._process.returncode if self._process else None
+        # Whoever watches may go away; the process does not end for that, and its lines are in the file.
+        with contextlib.suppress(Exception):
+            self._show(self.spec.name, text)
 
     def _signal(self, number: signal.Signals, *, group_only: bool = False) -> None:
         if self._process is not None and (group_only or self._process.returncode is None):
@@ -186,23 +210,26 @@ class SupervisedProcess:
 
     async def kill(self) -> None:
         """Kill -9, and keep it down."""
-        self._wanted.clear()
+        self.kill_now()
+        await self._down.wait()
+
+    def kill_now(self) -> None:
+        """The same without waiting for its end."""
+        self._want(False)
         self._ready.clear()
         self._signal(signal.SIGKILL)
-        await self._down.wait()
 
     def start(self) -> None:
         """Let it run again."""
         self._early_deaths = 0
-        self._wanted.set()
+        self._want(True)
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL to the whole group; it stays down."""
-        self._wanted.clear()
+        self._want(False)
         self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(self.spec.stop_seconds):
                 await self._down.wait()
         except TimeoutError:
-            self._signal(signal.SIGKILL)
-            await self._down.wait()
+            await self.kill()

@@ -74,7 +74,6 @@ def etcd(layout: StateLayout, ports: Ports) -> ProcessSpec:
         argv=[str(required_binary("etcd")), *(f"--{flag}={value}" for flag, value in flags.items())],
         env=_ENVIRONMENT,
         ready=http_ok("/health", port=ports.etcd_client),
-        quiet=True,
     )
 
 
@@ -148,7 +147,6 @@ def triton(layout: StateLayout, ports: Ports, model_directory: Path) -> ProcessS
         ready=http_ok("/v2/health/ready", port=ports.triton_http),
         before_start=lambda: _forget_memory(layout),
         stop_seconds=3.5,
-        quiet=True,
     )
 
 
@@ -156,13 +154,16 @@ def _forget_memory(layout: StateLayout) -> None:
     remove_leftover_memory(layout.shm_prefix)
 
 
+# Out of descriptors, Envoy accepts nobody, operators included; it keeps the soft limit it is started with.
+_ALL_DESCRIPTORS = ["/bin/sh", "-c", 'ulimit -n "$(ulimit -H -n)" && exec "$@"', "envoy"]
+
+
 def envoy(layout: StateLayout, bootstrap: Path) -> ProcessSpec:
     """The edge."""
     flags = ["--config-path", str(bootstrap), "--concurrency", "1", "--disable-hot-restart"]
     return ProcessSpec(
         name="envoy",
-        argv=[str(required_binary("envoy")), *flags, "--log-level", "warning"],
+        argv=[*_ALL_DESCRIPTORS, str(required_binary("envoy")), *flags, "--log-level", "warning"],
         env=_ENVIRONMENT,
         ready=http_ok("/ready", socket=layout.socket("envoy-admin")),
-        quiet=True,
     )

@@ -18,12 +18,24 @@ class Supervisor:
         log_dir: gets one file a process.
         show: sees every line.
         stop_order: names in the order they stop, several at once; what is not named stops beside all of them.
+        stop_seconds: for all of them together; what still runs then is killed.
+        hurry: once it is set, stopping means killing.
     """
 
-    def __init__(self, log_dir: Path, show: Show, stop_order: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self,
+        log_dir: Path,
+        show: Show,
+        stop_order: Sequence[Sequence[str]],
+        *,
+        stop_seconds: float = 4.0,
+        hurry: asyncio.Event | None = None,
+    ) -> None:
         self._log_dir = log_dir
         self._show = show
         self._stop_order = stop_order
+        self._stop_seconds = stop_seconds
+        self._hurry = hurry or asyncio.Event()
         self._processes: dict[str, SupervisedProcess] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -55,7 +67,22 @@ class Supervisor:
         return process
 
     async def stop(self) -> None:
-        """Stop every process, those that call before those that are called."""
+        """Stop every process, those that call before those that are called; whoever is late or hurried is killed."""
+        stopping = asyncio.create_task(self._stop_all())
+        hurried = asyncio.create_task(self._hurry.wait())
+        try:
+            await asyncio.wait(
+                {stopping, hurried}, timeout=self._stop_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            hurried.cancel()
+            if not stopping.done():
+                for process in self._processes.values():
+                    process.kill_now()
+                stopping.cancel()
+            await asyncio.gather(stopping, hurried, return_exceptions=True)
+
+    async def _stop_all(self) -> None:
         ordered = {name for names in self._stop_order for name in names}
         beside = [process.stop() for name, process in self._processes.items() if name not in ordered]
         await asyncio.gather(self._stop_in_order(), *beside)
