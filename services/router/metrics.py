@@ -76,6 +76,10 @@ class RouterMetrics:
             mean = (exchange.last_token_at - exchange.first_token_at) / (exchange.output_tokens - 1)
             self._per_token.labels(tenant).observe(mean)
 
+    def listed(self, tenant_uid: str, outcome: str) -> None:
+        """A listing of a known tenant ended."""
+        self._requests.labels(tenant_uid, outcome).inc()
+
     def unidentified(self, outcome: str) -> None:
         """A request ended before its tenant was known."""
         self._unknown.labels(outcome).inc()

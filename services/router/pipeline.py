@@ -31,6 +31,7 @@ from services.router.guardrails import Guardrails, denied
 from services.router.identity import Caller, identify
 from services.router.limits import check_input_bytes
 from services.router.metrics import RouterMetrics
+from services.router.model_listing import list_models
 from services.router.outbox import Outbox
 from services.router.outcomes import OutcomeCounts
 from services.router.pool.directory import PoolDirectory
@@ -90,16 +91,6 @@ class Pipeline:
         self._drain = Drain()
         self._guardrails = Guardrails(clock)
 
-    def caller(self, authorization: str | None) -> Caller:
-        """Know who calls, under the snapshot in force.
-
-        Raises:
-            UnavailableError: there is no snapshot yet.
-            UnauthenticatedError: not a known caller.
-            FailedPreconditionError: the tenant is suspended.
-        """
-        return identify(self._verifier, self._config.snapshot(), authorization, self._clock.wall_seconds())
-
     async def run(self, call: Call, outbox: Outbox | None) -> Exchange:
         """Answer; text goes to the outbox as it comes, where there is one.
 
@@ -109,18 +100,47 @@ class Pipeline:
         with self._drain.running():
             return await self._run(call, outbox)
 
+    async def list_models(
+        self, authorization: str | None, request: pb.ListModelsRequest
+    ) -> pb.ListModelsResponse:
+        """List what the caller's tenant may ask: a request as far as identity, staleness and limits go.
+
+        Raises:
+            Error: whatever refused it.
+        """
+        with self._drain.running():
+            caller = self._caller(authorization)
+            tenant, outcome = caller.tenant, str(Reason.INTERNAL)
+            try:
+                self._config.check_fresh(tenant)
+                with self._admission.entered(tenant):
+                    listed = list_models(tenant, request)
+                outcome = OK
+            except Error as error:
+                outcome = error.reason
+                self._refusals.count(tenant.tenant_uid, caller.key_id, error.reason)
+                raise
+            finally:
+                self._metrics.listed(tenant.tenant_uid, outcome)
+            return listed
+
     async def stop(self, within_seconds: float) -> None:
         """Let requests end by themselves; those that are left then are told that the router shuts down."""
         await self._drain.finish(within_seconds)
         self._guardrails.close()
 
-    async def _run(self, call: Call, outbox: Outbox | None) -> Exchange:
-        arrived_at = self._clock.monotonic_seconds()
+    def _caller(self, authorization: str | None) -> Caller:
+        """Know who calls, under the snapshot in force."""
         try:
-            caller = self.caller(call.authorization)
+            snapshot, now = self._config.snapshot(), self._clock.wall_seconds()
+            return identify(self._verifier, snapshot, authorization, now)
         except Error as error:
             self._metrics.unidentified(error.reason)
             raise
+
+    async def _run(self, call: Call, outbox: Outbox | None) -> Exchange:
+        arrived_at = self._clock.monotonic_seconds()
+        caller = self._caller(call.authorization)
         exchange = Exchange(
             caller=caller,
             request=call.request,

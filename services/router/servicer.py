@@ -13,7 +13,6 @@ from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
 from services.common.audit_writer import AuditReceipt
 from services.router.exchange import Exchange
-from services.router.model_listing import list_models
 from services.router.outbox import Outbox
 from services.router.pipeline import Call, Pipeline
 
@@ -67,8 +66,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         self, request: pb.ListModelsRequest, context: ServicerContext[Any, Any]
     ) -> pb.ListModelsResponse:
         """List the models the caller's tenant may ask."""
-        caller = self._pipeline.caller(_authorization(context))
-        return list_models(caller.tenant, request)
+        return await self._pipeline.list_models(_authorization(context), request)
 
 
 def _close(outbox: Outbox, done: asyncio.Task[Exchange]) -> None:

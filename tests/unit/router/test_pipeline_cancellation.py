@@ -101,8 +101,11 @@ async def test_a_request_cancelled_at_any_step_leaves_nothing_behind(tmp_path, q
     [
         ("async with grant:", "if True:", "in flight: 1"),
         (
-            "with self._admission.entered(tenant):",
-            "self._kept = self._admission.entered(tenant)\n            if not self._kept.__enter__():",
+            "with self._admission.entered(tenant):\n                check_fields",
+            (
+                "self._kept = self._admission.entered(tenant)\n            if not self._kept.__enter__():\n"
+                "                check_fields"
+            ),
             "concurrent: 1",
         ),
         ("except BaseException as error:", "except Error as error:", "an admit without its outcome"),
