@@ -155,6 +155,10 @@ async def left_behind(folder, *, heeds_stop=True):
             assert (await anext(chunks)).token_ids == (9,)
         _, unfinished = await asyncio.wait(set(backend._tasks), timeout=5)
         assert not unfinished
+        heard = {asyncio.ensure_future(event.wait()) for event in (servicer.stopped, servicer.cancelled)}
+        await asyncio.wait(heard, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in heard:
+            waiting.cancel()
         return servicer
 
 
