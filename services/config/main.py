@@ -15,6 +15,7 @@ from services.common.long_lived import forgo_collecting
 from services.common.metrics import serve_metrics
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
+from services.config.admin.checks import ConfigChecks
 from services.config.admin.edits import Edits
 from services.config.admin.propagation import PropagationAdmin
 from services.config.admin_servicer import admin_servicer
@@ -84,7 +85,7 @@ async def serve(settings: ConfigSettings) -> None:
     keeper = RouterStatusKeeper(
         routers, etcd, EtcdLeases(etcd_channel), clock, settings.router_expiry_seconds
     )
-    edits = Edits(writes, current, check, clock, PromptLengths(artifacts))
+    edits = Edits(writes, current, check, clock, ConfigChecks(PromptLengths(artifacts)))
     admin = admin_servicer(
         edits, keys, issuer, artifacts, audit, PropagationAdmin(edits, routers, keeper.recalled)
     )

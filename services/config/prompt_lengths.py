@@ -1,12 +1,12 @@
 """How many tokens a tenant's system prompts have: what is left of a model's context is its callers'.
 
-The only importer of `tokenizers` in the config service. Counting is done in a thread, one config at a time.
+The only importer of `tokenizers` in the config service. Counting takes a while: it belongs into a thread.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -14,6 +14,7 @@ from tenantry.config.v1 import tenant_pb2
 from tokenizers import Tokenizer
 
 from services.common.artifacts import ArtifactError, ArtifactStore
+from services.config.rules.size import MAX_MODELS
 from services.config.state import State
 
 MAX_COUNTED_BYTES = 16 << 10
@@ -24,40 +25,37 @@ PromptTokens = Mapping[tuple[str, str], int]
 
 
 class PromptLengths:
-    """Counts with the tokenisers of the base models."""
+    """Counts with the tokenisers of the base models; safe to share between threads."""
 
     def __init__(self, artifacts: ArtifactStore) -> None:
         self._artifacts = artifacts
         self._tokenisers: OrderedDict[str, Tokenizer | None] = OrderedDict()
-        self._one_at_a_time = asyncio.Lock()
+        # Loading one takes memory many times its size: one at a time. Nothing is counted under it.
+        self._loading = threading.Lock()
 
-    async def measure(self, config: tenant_pb2.TenantConfig, state: State) -> PromptTokens:
+    def count(self, config: tenant_pb2.TenantConfig, state: State) -> PromptTokens:
         """The tokens of every alias's system prompt under its base model."""
-        wanted: dict[tuple[str, str], str] = {}
-        for alias in config.models:
+        counted: dict[tuple[str, str], int] = {}
+        for alias in config.models[:MAX_MODELS]:
             prompt = alias.system_prompt if alias.HasField("system_prompt") else config.system_prompt
             model = state.model(alias.base_model)
-            if prompt and model is not None and len(prompt.encode()) <= MAX_COUNTED_BYTES:
-                wanted[alias.base_model, prompt] = model.model.tokenizer_sha256
-        if not wanted:
-            return {}
-        async with self._one_at_a_time:
-            return await asyncio.to_thread(self._count, wanted)
-
-    def _count(self, wanted: Mapping[tuple[str, str], str]) -> PromptTokens:
-        counted = {}
-        for (model, prompt), digest in wanted.items():
-            tokeniser = self._tokeniser(digest)
+            if not prompt or model is None or (alias.base_model, prompt) in counted:
+                continue
+            if len(prompt.encode()) > MAX_COUNTED_BYTES:
+                continue
+            tokeniser = self._tokeniser(model.model.tokenizer_sha256)
             if tokeniser is not None:
-                counted[model, prompt] = len(tokeniser.encode(prompt, add_special_tokens=False).ids)
+                length = len(tokeniser.encode(prompt, add_special_tokens=False).ids)
+                counted[alias.base_model, prompt] = length
         return counted
 
     def _tokeniser(self, digest: str) -> Tokenizer | None:
-        if digest not in self._tokenisers:
-            self._tokenisers[digest] = self._loaded(digest)
-            if len(self._tokenisers) > _KEPT:
-                self._tokenisers.popitem(last=False)
-        return self._tokenisers[digest]
+        with self._loading:
+            if digest not in self._tokenisers:
+                self._tokenisers[digest] = self._loaded(digest)
+                if len(self._tokenisers) > _KEPT:
+                    self._tokenisers.popitem(last=False)
+            return self._tokenisers[digest]
 
     def _loaded(self, digest: str) -> Tokenizer | None:
         try:

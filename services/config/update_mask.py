@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from services.common.errors import FieldViolation, InvalidArgumentError
 
+MAX_PATHS = 256
 M = TypeVar("M", bound=Message)
 
 
@@ -19,9 +20,14 @@ def merged(current: M, sent: M, paths: Iterable[str], output_only: frozenset[str
     Without paths every populated field is taken; `*` takes the whole. Output-only fields are never taken.
 
     Raises:
-        InvalidArgumentError: a path names no field.
+        InvalidArgumentError: a path names no field, or there are too many.
     """
     chosen = list(paths)
+    if len(chosen) > MAX_PATHS:
+        what = f"has {len(chosen)} paths, more than {MAX_PATHS}"
+        raise InvalidArgumentError([FieldViolation("update_mask", what)])
+    # Each time a path is there, its field is copied.
+    chosen = list(dict.fromkeys(chosen))
     if chosen == ["*"]:
         chosen = [field.name for field in sent.DESCRIPTOR.fields]
     elif not chosen:

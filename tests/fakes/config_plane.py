@@ -14,6 +14,7 @@ from services.common.artifacts import DirectoryArtifactStore
 from services.common.audit_writer import AuditEntry, AuditReceipt, AuditUnavailableError
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
+from services.config.admin.checks import ConfigChecks
 from services.config.admin.edits import Edits
 from services.config.admin.propagation import PropagationAdmin
 from services.config.admin_servicer import admin_servicer
@@ -62,7 +63,9 @@ class ConfigPlane:
         verifier = TokenVerifier(folder / "state" / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, self.clock)
         check = OperatorCheck(verifier, lambda: self.current.state)
         writes = AnnouncedWrites(self.store, self.intents, self.marks)
-        self.edits = Edits(writes, self.current, check, self.clock, PromptLengths(self.artifacts))
+        self.edits = Edits(
+            writes, self.current, check, self.clock, ConfigChecks(PromptLengths(self.artifacts))
+        )
         self.routers = RouterRegistry(self.clock, expiry_seconds=60.0)
         self.recalled = asyncio.Event()
         self.recalled.set()

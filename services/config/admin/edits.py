@@ -9,25 +9,27 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.protobuf.unknown_fields import UnknownFieldSet
 from grpc.aio import ServicerContext
 
 from services.common.backoff import Backoff
 from services.common.clock import Clock
 from services.common.errors import AbortedError, FieldViolation, InvalidArgumentError, Reason
+from services.config.admin.checks import ConfigChecks
 from services.config.announced_writes import AnnouncedWrites
 from services.config.current_state import CurrentState
 from services.config.open_intents import OnWritten
 from services.config.operator_log import Change
 from services.config.operators import Operator, OperatorCheck
-from services.config.prompt_lengths import PromptLengths
 from services.config.state import State
 from services.config.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
+from services.config.validation import has_unknown_fields
 
 Context = ServicerContext[Any, Any]
 T = TypeVar("T")
 VISIBLE_SECONDS = 2.0
 MAX_REASON = 512
+MAX_REQUEST_BYTES = 1 << 20
+"""Leaves room to name what is wrong with a config that is too large; a larger one is not looked at."""
 _ATTEMPTS = 8
 
 
@@ -39,7 +41,7 @@ class Edits:
     current: CurrentState
     operators: OperatorCheck
     clock: Clock
-    prompts: PromptLengths
+    checks: ConfigChecks
 
     @property
     def store(self) -> ConfigStore:
@@ -56,10 +58,15 @@ class Edits:
 
         Raises:
             UnauthenticatedError: no good operator's key.
-            InvalidArgumentError: the request itself has unknown fields; those of its resource are validation's.
+            InvalidArgumentError: the request is too large, or itself has unknown fields; those of its resource are
+                validation's.
         """
         operator = self.operators.operator(context.invocation_metadata())
-        if request is not None and len(UnknownFieldSet(request)):
+        size = request.ByteSize() if request is not None else 0
+        if size > MAX_REQUEST_BYTES:
+            what = f"has {size} bytes, more than {MAX_REQUEST_BYTES}"
+            raise InvalidArgumentError([FieldViolation("request", what)])
+        if request is not None and has_unknown_fields(request):
             raise InvalidArgumentError([FieldViolation("request", "has a field not known to this version")])
         return operator
 

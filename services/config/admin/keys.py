@@ -161,7 +161,7 @@ class KeyAdmin:
                 )
             )
         allowed = {INFERENCE_SCOPE} if for_tenant else set()
-        if not set(key.scopes) <= allowed:
+        if len(key.scopes) > len(allowed) or not set(key.scopes) <= allowed:
             wrong.append(FieldViolation("key.scopes", f"holds more than {sorted(allowed)}"))
         if len(key.display_name) > 128:
             wrong.append(FieldViolation("key.display_name", "has more than 128 characters"))

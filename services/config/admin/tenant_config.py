@@ -116,16 +116,17 @@ def change_details(version: stored_pb2.StoredVersion) -> dict[str, object]:
     return {"config_version": version.config_version, "config_sha256": version.config_sha256}
 
 
-def resource_violations(tenant: tenant_pb2.Tenant) -> list[FieldViolation]:
-    """What is wrong with a tenant besides its config."""
+def resource_violations(wanted: tenant_pb2.Tenant, sent: tenant_pb2.Tenant) -> list[FieldViolation]:
+    """What is wrong with a tenant besides its config: as it would be, and as it was sent."""
+    shell = tenant_pb2.Tenant()
+    shell.CopyFrom(sent)
+    shell.ClearField("config")
     found = [
-        FieldViolation(where, "is not known to this version")
-        for where in unknown_fields(tenant, "tenant")
-        if not where.startswith("tenant.config")
+        FieldViolation(where, "is not known to this version") for where in unknown_fields(shell, "tenant")
     ]
-    if len(tenant.display_name) > MAX_DISPLAY_NAME:
-        what = f"has {len(tenant.display_name)} characters, more than {MAX_DISPLAY_NAME}"
+    if len(wanted.display_name) > MAX_DISPLAY_NAME:
+        what = f"has {len(wanted.display_name)} characters, more than {MAX_DISPLAY_NAME}"
         found.append(FieldViolation("tenant.display_name", what))
-    if not tenant.HasField("config"):
+    if not wanted.HasField("config"):
         found.append(FieldViolation("tenant.config", "is missing"))
     return found

@@ -17,7 +17,6 @@ from services.config.admin.tenant_config import (
     find_tenant,
     put_config,
     resource_violations,
-    surroundings,
     version_puts,
 )
 from services.config.allocation import MAX_ORDINAL, next_number
@@ -32,7 +31,7 @@ from services.config.state import TenantRecord
 from services.config.store import Expect, Unchanged
 from services.config.tenant_filter import parse_filter
 from services.config.update_mask import merged
-from services.config.validation import validate_config, validate_tenant_id
+from services.config.validation import validate_tenant_id
 
 _TAKEN = "a tenant of this name exists"
 OUTPUT_ONLY = frozenset(
@@ -66,10 +65,8 @@ class TenantAdmin:
         tenant_id, name = request.tenant_id, f"tenants/{request.tenant_id}"
         state, config = self._edits.state, request.tenant.config
         violations = validate_tenant_id(tenant_id) + self._edits.check_reason(request.reason)
-        violations += resource_violations(request.tenant)
-        around = surroundings(state, name, "")
-        counted = replace(around, prompt_tokens=await self._edits.prompts.measure(config, state))
-        violations += validate_config(config, counted)
+        violations += resource_violations(request.tenant, request.tenant)
+        violations += await self._edits.checks.violations(operator, state, (name, ""), config)
         if violations:
             raise InvalidArgumentError(violations)
         if state.tenant(tenant_id) is not None:
@@ -118,7 +115,9 @@ class TenantAdmin:
             if await self._edits.store.get(name_key) is not None:
                 raise AlreadyExistsError(_TAKEN)
             state = self._edits.state
-            violations = validate_config(config, surroundings(state, f"tenants/{stored.tenant_id}", ""))
+            violations = await self._edits.checks.violations(
+                change.operator, state, (change.resource, ""), config
+            )
             if violations:
                 # A pool it names was dedicated to another tenant meanwhile.
                 raise InvalidArgumentError(violations)
@@ -185,12 +184,14 @@ class TenantAdmin:
         require_etag(request.tenant.etag, record.mod_revision, "tenant.etag")
         current = tenant_resource(record)
         wanted = merged(current, request.tenant, request.update_mask.paths, OUTPUT_ONLY)
-        around = surroundings(state, record.name, record.stored.tenant_uid)
-        if wanted.config != current.config:
-            tokens = await self._edits.prompts.measure(wanted.config, state)
-            around = replace(around, prompt_tokens=tokens)
-        violations = resource_violations(wanted) + validate_config(wanted.config, around)
-        violations += self._edits.check_reason(request.reason)
+        violations = resource_violations(wanted, request.tenant) + self._edits.check_reason(request.reason)
+        violations += await self._edits.checks.violations(
+            operator,
+            state,
+            (record.name, record.stored.tenant_uid),
+            wanted.config,
+            sent=request.tenant.config,
+        )
         if violations:
             raise InvalidArgumentError(violations)
         if wanted == current:

@@ -15,7 +15,6 @@ from services.config.admin.tenant_config import (
     change_details,
     find_tenant,
     put_config,
-    surroundings,
     version_puts,
 )
 from services.config.admin.tenants import TenantAdmin
@@ -26,7 +25,6 @@ from services.config.page_tokens import page
 from services.config.resources import parse_name, tenant_resource
 from services.config.state import TenantRecord
 from services.config.store import Expect, Unchanged
-from services.config.validation import validate_config
 
 _MAX_NUMBER = 10**12
 _GONE = "no such version; the oldest are kept in the tenant's audit log only"
@@ -89,9 +87,8 @@ class VersionAdmin:
         if request.etag:
             require_etag(request.etag, record.mod_revision, "etag")
         config = _config(record, await self._version(record, request.version))
-        around = surroundings(state, record.name, record.stored.tenant_uid)
-        around = replace(around, prompt_tokens=await self._edits.prompts.measure(config, state))
-        violations = validate_config(config, around, path="version.config")
+        tenant = (record.name, record.stored.tenant_uid)
+        violations = await self._edits.checks.violations(operator, state, tenant, config, "version.config")
         violations += self._edits.check_reason(request.reason)
         if violations:
             raise InvalidArgumentError(violations)

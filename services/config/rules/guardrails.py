@@ -7,11 +7,19 @@ from collections.abc import Sequence
 
 from tenantry.config.v1 import tenant_pb2
 
-from services.config.patterns import MAX_PROGRAM_SIZE_TOGETHER, check_pattern, fit_together
+from services.config.patterns import (
+    MAX_PROGRAM_SIZE_TOGETHER,
+    MAX_WORK,
+    CheckedPattern,
+    check_pattern,
+    fit_together,
+)
 from services.config.rules.report import NAME, NAME_RULE, Report
 
-MAX_RULES = 100
 MAX_REPLACEMENT_BYTES = 256
+_NOT_LOOKED_AT = CheckedPattern(
+    "was not looked at: those before it took all the work there is for them", 0, 0
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INPUT = frozenset({tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED, tenant_pb2.GUARDRAIL_STAGE_INPUT})
 _OUTPUT = frozenset({tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED, tenant_pb2.GUARDRAIL_STAGE_OUTPUT})
@@ -19,12 +27,8 @@ _OUTPUT = frozenset({tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED, tenant_pb2.GUARDRAI
 
 def check_guardrails(rules: Sequence[tenant_pb2.GuardrailRule], report: Report) -> None:
     """Every rule by itself, and what all of them together cost."""
-    if len(rules) > MAX_RULES:
-        report("guardrails", f"has {len(rules)} rules, more than {MAX_RULES}")
-        # Patterns are compiled on the event loop: no more of them than there may be.
-        rules = rules[:MAX_RULES]
     seen: set[str] = set()
-    together, good = 0, True
+    together, work, good = 0, 0, True
     for number, rule in enumerate(rules):
         where = f"guardrails[{number}]"
         if not NAME.fullmatch(rule.rule_id):
@@ -34,8 +38,9 @@ def check_guardrails(rules: Sequence[tenant_pb2.GuardrailRule], report: Report) 
         seen.add(rule.rule_id)
         if rule.action == tenant_pb2.GUARDRAIL_ACTION_UNSPECIFIED:
             report(f"{where}.action", "is missing")
-        checked = check_pattern(rule.pattern)
+        checked = check_pattern(rule.pattern) if work <= MAX_WORK else _NOT_LOOKED_AT
         together += checked.program_size
+        work += checked.work
         if checked.problem is not None:
             good = False
             report(f"{where}.pattern", checked.problem)

@@ -45,11 +45,9 @@ def check_limits(config: tenant_pb2.TenantConfig, around: Surroundings, report: 
 
 def check_quotas(config: tenant_pb2.TenantConfig, report: Report) -> None:
     """At most one a window, each of at least a token, and none larger than that of a longer window."""
-    if len(config.quotas) > len(_WINDOWS):
-        report("quotas", f"has {len(config.quotas)}, more than {len(_WINDOWS)}: one a window")
     seen: set[int] = set()
     tokens_of: dict[int, tuple[int, int]] = {}
-    for number, quota in enumerate(config.quotas[: len(_WINDOWS)]):
+    for number, quota in enumerate(config.quotas):
         if quota.window == tenant_pb2.QUOTA_WINDOW_UNSPECIFIED:
             report(f"quotas[{number}].window", "is missing")
         elif quota.window in seen:

@@ -8,21 +8,20 @@ from tenantry.config.v1 import tenant_pb2
 
 from services.config.rules.report import NAME, NAME_RULE, Report, Surroundings
 
-MAX_MODELS = 64
 MAX_PROMPT_BYTES = 16 << 10
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def check_models(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
-    """1 to 64 unique aliases of base models that are there, with adapters that fit; the default is one of them.
+    """At least one alias, each once, of a base model that is there, with an adapter that fits; the default is one.
 
     A system prompt leaves something of each of its models' context, as far as its tokens were counted. The router
     refuses each request whose rendered prompt is too long all the same.
     """
-    if not 1 <= len(config.models) <= MAX_MODELS:
-        report("models", f"has {len(config.models)} aliases, not 1 to {MAX_MODELS}")
+    if not config.models:
+        report("models", "has no alias: there has to be at least 1")
     seen: set[str] = set()
-    for number, alias in enumerate(config.models[:MAX_MODELS]):
+    for number, alias in enumerate(config.models):
         where = f"models[{number}]"
         if not NAME.fullmatch(alias.alias):
             report(f"{where}.alias", NAME_RULE)
@@ -38,7 +37,7 @@ def check_models(config: tenant_pb2.TenantConfig, around: Surroundings, report: 
     if config.default_model and config.default_model not in seen:
         report("default_model", "is none of the aliases")
     _prompt(config.system_prompt, "system_prompt", report)
-    for alias in config.models[:MAX_MODELS]:
+    for alias in config.models:
         if not alias.HasField("system_prompt") and not _fits(
             alias, config.system_prompt, "system_prompt", around, report
         ):
