@@ -62,6 +62,11 @@ class AnnouncedChanges:
         keys = ", ".join(layout.relative(change.key) for change in changes[:_NAMED_KEYS])
         _log.error("ALARM: revision %d was written around the operator audit log: %s", revision, keys)
 
+    def history_ended(self) -> None:
+        """Etcd was restored or exchanged."""
+        self._follower.history_ended()
+        self._intents.history_ended()
+
     def heard(self) -> None:
         """Etcd gave a sign of life."""
         self._follower.heard()

@@ -48,8 +48,10 @@ class CurrentState:
         Raises:
             SealError: it is the first, and no tenant of it opens: with another root key, every tenant would vanish.
         """
-        # A file's values, or those from before etcd was set back, may differ from etcd's at the same revision.
-        same_history = self.live.is_set() and revision >= self.state.revision
+        if self.listed.is_set() and (not self.live.is_set() or revision < self.state.revision):
+            # A file's values, or those from before etcd was set back, may differ from etcd's at the same revision.
+            self.history_ended()
+        same_history = self.state.revision > 0
         state = self._builder.full(items, revision, self.state if same_history else State())
         if not self.live.is_set() and state.lost_every_tenant:
             raise SealError("no tenant's config opens under this root key")
@@ -73,7 +75,11 @@ class CurrentState:
     def _begin_anew(self, state: State) -> None:
         """It may be built on none: how it differs from the states before is not known, and no number is used twice."""
         self._touched.clear()
-        self._swap(replace(state, generation=self.state.generation + 1))
+        self._swap(replace(state, generation=self.state.generation + 1, history=self.state.history))
+
+    def history_ended(self) -> None:
+        """Etcd was restored or exchanged. What is in force stays so until the list; no revision of it counts."""
+        self._swap(replace(self.state, revision=0, history=self.state.history + 1))
 
     def apply(self, changes: Iterable[Change], revision: int) -> None:
         """Whole revisions up to `revision`."""

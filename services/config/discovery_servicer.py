@@ -105,7 +105,8 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                         await changed.wait()
                 changed.clear()
                 await self._require_newest(session)
-                self._routers.newest(self._current.state.revision, self._current.state.records)
+                state = self._current.state
+                self._routers.newest(state.revision, state.records, state.history)
                 # First, so that a router knows of a snapshot whether it is etcd's or a file's.
                 yield self._heartbeat()
                 for message in self._next(delivery):
@@ -135,7 +136,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             if now - delivery.sent_at_seconds > ANSWER_SECONDS:
                 raise DeadlineExceededError("no answer to a snapshot came in time")
             return
-        if not self._current.listed.is_set():
+        if not self._current.listed.is_set() or not state.revision:
             return
         # Revisions move without the records, too: what was answered already is not sent again for that.
         if any(
@@ -174,7 +175,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             if kind == "ack":
                 applied = delivery.settle(request.ack.nonce, accepted=True)
                 if applied is not None:
-                    self._routers.applied(session, applied.revision, applied.records)
+                    self._routers.applied(session, applied.revision, applied.records, applied.history)
                 self._metrics.answers.labels(answer="ack").inc()
             elif kind == "nack":
                 refused = delivery.settle(request.nack.nonce, accepted=False)

@@ -60,6 +60,8 @@ class LastKnownGood:
         self._cluster_path = state_dir / _CLUSTER_FILE
         self._cluster = self._recorded_cluster()
         self._items: dict[str, Stored] = {}
+        self._known_revision = 0
+        """The newest that was in force; it outlives etcd's history."""
         self._writer = KnownGoodWriter(self._files, self._content, registry)
         self._replaced = Counter(
             "tenantry_config_etcd_replaced_total",
@@ -95,7 +97,7 @@ class LastKnownGood:
             except (SealError, ValueError) as error:
                 _log.error("LAST KNOWN GOOD REFUSED: %s: %s", known.path, type(error).__name__)
                 continue
-            self._cluster = known.header.cluster_id
+            self._cluster, self._known_revision = known.header.cluster_id, known.header.revision
             _log.error(
                 "ALARM: etcd does not answer; serving revision %d, which was current %.0f s ago, from %s",
                 known.header.revision,
@@ -121,21 +123,23 @@ class LastKnownGood:
             _log.error(
                 "ALARM: etcd is cluster %s, not %s as before; its config is used", cluster, self._cluster
             )
-        elif revision < self._current.state.revision:
+            self._follower.history_ended()
+        elif revision < self._known_revision:
             self._replaced.labels(how="revision").inc()
             _log.error(
                 "ALARM: etcd is at revision %d, older than %d as before: was it restored? Its config is used",
                 revision,
-                self._current.state.revision,
+                self._known_revision,
             )
         self._follower.replace(items, revision)
-        self._cluster, self._items = cluster, dict(items)
+        self._cluster, self._items, self._known_revision = cluster, dict(items), revision
         self._writer.changed()
 
     def apply(self, changes: Iterable[Change], revision: int) -> None:
         """Whole revisions."""
         changes = list(changes)
         self._follower.apply(changes, revision)
+        self._known_revision = revision
         for change in changes:
             if change.stored is None:
                 self._items.pop(change.key, None)
@@ -152,8 +156,12 @@ class LastKnownGood:
         """The connection to etcd is gone."""
         self._follower.lost()
 
+    def history_ended(self) -> None:
+        """Etcd was restored or exchanged; how is told when it is listed."""
+        self._follower.history_ended()
+
     def _content(self) -> Content | None:
-        if not self._current.live.is_set():
+        if not self._current.live.is_set() or not self._current.state.revision:
             return None
         current_ms = int(1000 * self._clock.wall_seconds()) - self._current.silence_ms
         header = Header(Kind.CONFIG, self._cluster, OWNER, self._current.state.revision, current_ms)

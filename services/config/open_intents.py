@@ -79,6 +79,11 @@ class OpenIntents:
         self._listed_revision = revision
         self._conclude_answered(revision)
 
+    def history_ended(self) -> None:
+        """Etcd was restored or exchanged: what it answered until now the watch is not going to show."""
+        self._listed_revision = 0
+        self._conclude_answered(None)
+
     def stop(self) -> None:
         """The watch ends before it has shown everything that etcd answered."""
         self._conclude_answered(None)

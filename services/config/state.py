@@ -71,6 +71,7 @@ class State:
     """Everything below `live/` at one revision."""
 
     revision: int = 0
+    """0 for none: before the first, and between two histories of etcd."""
     records: Mapping[str, Record] = field(default_factory=lambda: MappingProxyType({}))
     """By etcd key below the live prefix."""
     uid_by_tenant_id: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -80,6 +81,8 @@ class State:
     """The keys of `records`, sorted, by their first part; the same object for as long as no key comes or goes."""
     damaged: frozenset[str] = frozenset()
     """Keys whose values do not parse or open; what they held before stays in force."""
+    history: int = 0
+    """One more with every history of etcd that ended: revisions of two histories do not compare."""
 
     @property
     def lost_every_tenant(self) -> bool:
@@ -181,6 +184,7 @@ class StateBuilder:
             before.generation + 1,
             _sorted_keys(before, records, touched),
             frozenset(broken),
+            before.history,
         )
 
     def _parse(self, key: str, stored: Stored, known: Record | None) -> Record:

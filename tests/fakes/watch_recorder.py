@@ -22,6 +22,7 @@ class WatchRecorder:
         """Of each call of `apply`: how many changes of each revision it brought."""
         self.lists = 0
         self.losses = 0
+        self.histories_ended = 0
         self.revision = 0
         self._moved = asyncio.Event()
 
@@ -49,6 +50,9 @@ class WatchRecorder:
     def lost(self) -> None:
         self.losses += 1
         self._moved.set()
+
+    def history_ended(self) -> None:
+        self.histories_ended += 1
 
     async def reaches(self, revision: int, timeout_seconds: float = 20.0) -> None:
         """Wait for a revision; TimeoutError when it does not come."""

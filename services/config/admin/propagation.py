@@ -96,7 +96,7 @@ class PropagationAdmin:
 
     def _look(self) -> None:
         state = self._edits.state
-        self._registry.newest(state.revision, state.records)
+        self._registry.newest(state.revision, state.records, state.history)
 
     @contextmanager
     def _counted(self, operator: Operator) -> Iterator[None]:

@@ -11,6 +11,7 @@ from tenantry.etcdapi.v1 import etcd_service_pb2 as pb
 from tenantry.etcdapi.v1 import etcd_service_pb2_grpc as rpc
 
 from services.common.errors import InternalError
+from services.config.etcd.history import History
 from services.config.store import (
     MAX_TXN_OPERATIONS,
     CompactedError,
@@ -43,8 +44,13 @@ class EtcdClient:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._kv = rpc.KVStub(channel)
-        self.cluster_id = 0
+        self.history = History()
+        """Follows every answer."""
+
+    @property
+    def cluster_id(self) -> int:
         """Of the etcd that answered last; 0 before the first answer."""
+        return self.history.cluster_id
 
     async def get(self, key: str) -> Stored | None:
         """One key, linearizable; None when it is not there.
@@ -60,13 +66,16 @@ class EtcdClient:
 
         Raises:
             StoreUnavailableError: no answer in time.
-            CompactedError: the revision was compacted while paging.
+            CompactedError: the revision was compacted while paging, or etcd was exchanged.
         """
-        start, end, revision = prefix.encode(), range_end(prefix.encode()), 0
+        start, end, revision, history = prefix.encode(), range_end(prefix.encode()), 0, 0
         found: dict[str, Stored] = {}
         while True:
             request = pb.RangeRequest(key=start, range_end=end, revision=revision, limit=PAGE_KEYS)
-            response = await self._call(self._kv.Range, request)
+            response, certain = await self._ask(self._kv.Range, request)
+            history = history or self.history.number
+            if not certain or history != self.history.number:
+                raise CompactedError
             revision = revision or response.header.revision
             for kv in response.kvs:
                 found[key_text(kv.key)] = Stored(kv.value, kv.mod_revision)
@@ -96,6 +105,12 @@ class EtcdClient:
         return int(response.header.revision) if response.succeeded else None
 
     async def _call(self, method: Any, request: Any) -> Any:
+        response, _ = await self._ask(method, request)
+        return response
+
+    async def _ask(self, method: Any, request: Any) -> tuple[Any, bool]:
+        """The answer, and whether it is certainly of the history that is followed now."""
+        asked = self.history.asking()
         try:
             response = await method(request, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -106,8 +121,7 @@ class EtcdClient:
                 _log.error("etcd refuses a %s of %d bytes", type(request).__name__, request.ByteSize())
                 raise InternalError from None
             raise StoreUnavailableError("the config store does not answer") from None
-        self.cluster_id = response.header.cluster_id
-        return response
+        return response, self.history.answered(asked, response.header.cluster_id, response.header.revision)
 
 
 def _compare(condition: Expect | Unchanged) -> pb.Compare:

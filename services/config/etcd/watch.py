@@ -13,9 +13,9 @@ from tenantry.etcdapi.v1 import etcd_service_pb2_grpc as rpc
 
 from services.common.backoff import Backoff
 from services.common.errors import Error
-from services.config.etcd.client import key_text, range_end
+from services.config.etcd.client import EtcdClient, key_text, range_end
 from services.config.etcd.watch_state import Apply, Change, Reconnect, Relist, Response, WatchState
-from services.config.store import CompactedError, ConfigStore, Stored
+from services.config.store import CompactedError, Stored
 
 _log = logging.getLogger(__name__)
 SILENCE_SECONDS = 1.0
@@ -40,6 +40,10 @@ class Follower(Protocol):
         """The connection to etcd is gone."""
         ...
 
+    def history_ended(self) -> None:
+        """Etcd was restored or exchanged: revisions known so far mean nothing to it. A list follows."""
+        ...
+
 
 class _SilentError(Exception):
     """etcd said nothing, not even when asked."""
@@ -51,13 +55,16 @@ class EtcdWatch:
     def __init__(
         self,
         channel: grpc.aio.Channel,
-        store: ConfigStore,
+        client: EtcdClient,
         prefix: str,
         follower: Follower,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._watch = rpc.WatchStub(channel)
-        self._store = store
+        self._client = client
+        self._history = client.history
+        self._history.on_end = follower.history_ended
+        self._listed_history = 0
         self._prefix = prefix
         self._follower = follower
         self._silence_seconds = silence_seconds
@@ -69,8 +76,9 @@ class EtcdWatch:
         while True:
             try:
                 if state is None:
-                    items, revision = await self._store.list(self._prefix)
-                    state = WatchState(revision + 1)
+                    items, revision = await self._client.list(self._prefix)
+                    self._listed_history = self._history.number
+                    state = WatchState(revision + 1, self._history.cluster_id)
                     self._follower.replace(items, revision)
                     self._follower.heard()
                     backoff.reset()
@@ -121,12 +129,18 @@ class EtcdWatch:
                     raise _SilentError
                 verdict = state.take(_response(message))
                 if isinstance(verdict, Relist):
+                    if verdict.another_history:
+                        _log.warning("etcd is at revision %d, behind what it showed", message.header.revision)
+                        self._history.end()
+                    return True
+                if self._listed_history != self._history.number:
                     return True
                 if isinstance(verdict, Reconnect):
                     raise _SilentError
                 heard()
                 self._follower.heard()
                 if isinstance(verdict, Apply):
+                    self._history.reached(verdict.revision)
                     self._follower.apply(verdict.changes, verdict.revision)
         finally:
             call.cancel()
@@ -138,6 +152,8 @@ class EtcdWatch:
 def _response(message: pb.WatchResponse) -> Response:
     return Response(
         revision=message.header.revision,
+        cluster_id=message.header.cluster_id,
+        watch_id=message.watch_id,
         created=message.created,
         canceled=message.canceled,
         compact_revision=message.compact_revision,

@@ -75,11 +75,12 @@ class RouterRegistry:
         if router is not None:
             self._heard(router)
 
-    def applied(self, session: Session, revision: int, content: object) -> None:
-        """The router applied a snapshot."""
+    def applied(self, session: Session, revision: int, content: object, history: int = 0) -> None:
+        """The router applied a snapshot; one of a history of etcd that ended shows no revision."""
         router = self._of(session)
         if router is not None:
-            router.held, router.applied_revision = content, revision
+            router.held = content
+            router.applied_revision = revision if history == self._newest.history else 0
             router.refused, router.refused_revision, router.reasons = None, 0, ()
             self._advance(router)
             self._changed(router)
@@ -99,15 +100,22 @@ class RouterRegistry:
             router.session = None
             self._changed(router)
 
-    def newest(self, revision: int, content: object) -> None:
-        """The config in force moved; whoever holds the same content has the newer revision as well."""
-        if self._newest.same_as(revision, content):
+    def newest(self, revision: int, content: object, history: int = 0) -> None:
+        """The config in force moved; whoever holds the same content has the newer revision as well.
+
+        Args:
+            revision: 0 for none, between two histories of etcd.
+            content: the records.
+            history: revisions of another one mean nothing here.
+        """
+        newest = Newest(revision, content, history)
+        if self._newest.same_as(newest):
             return
-        if revision < self._newest.revision:
-            # etcd was restored: numbers from before it mean something else now.
+        if history != self._newest.history or revision < self._newest.revision:
             for router in self._routers.values():
                 router.applied_revision = 0
-        self._newest = Newest(revision, content)
+                router.changes += 1
+        self._newest = newest
         for router in self._routers.values():
             self._advance(router)
         self._tell()

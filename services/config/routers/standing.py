@@ -27,10 +27,13 @@ class Newest:
     revision: int = 0
     content: object | None = None
     """The same object for as long as revisions move without the records."""
+    history: int = 0
+    """Which history of etcd the revision is of."""
 
-    def same_as(self, revision: int, content: object) -> bool:
+    def same_as(self, other: Newest) -> bool:
         """Whether nothing moved. Contents are told apart as objects: comparing them would take long."""
-        return self.revision == revision and self.content is content
+        same = (self.revision, self.history) == (other.revision, other.history)
+        return same and self.content is other.content
 
 
 @dataclass(slots=True)

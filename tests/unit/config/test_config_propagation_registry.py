@@ -128,6 +128,29 @@ def test_a_router_that_stopped_speaking_is_out_of_reach_though_connected(world):
     assert world.standing("r1") is Standing.CURRENT
 
 
+def routers_that_have_501_of_the_new_history(module):
+    """Etcd went back from 1000 to 500 and came to 501; one router's answer to revision 1000 comes late."""
+    world = World(module)
+    session = world.current("r1")
+    late = world.registry.connect("r2")
+    world.registry.newest(1000, SECOND)
+    world.registry.applied(session, 1000, SECOND)
+    world.registry.newest(0, SECOND, 1)  # between the histories
+    assert not world.registry.progress(501).complete
+    world.registry.newest(501, THIRD, 1)
+    world.registry.applied(late, 1000, SECOND)
+    return 2 - len(world.missing(501))
+
+
+def test_a_revision_of_a_history_that_ended_counts_for_none_of_the_next():
+    assert routers_that_have_501_of_the_new_history(registry_module) == 0
+
+
+def test_that_test_notices_revisions_that_are_compared_across_histories():
+    comparing = mutant(registry_module, "revision if history == self._newest.history else 0", "revision")
+    assert routers_that_have_501_of_the_new_history(comparing) == 1
+
+
 def test_of_two_streams_under_one_name_the_newer_counts(world):
     older = world.current("r1")
     newer = world.registry.connect("r1")
