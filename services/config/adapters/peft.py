@@ -5,8 +5,6 @@ Safetensors holds no code; pickled weights are not accepted in any form.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +16,14 @@ from safetensors import SafetensorError, deserialize
 
 from services.common.errors import FieldViolation, InvalidArgumentError
 from services.config.adapters.element_types import ELEMENT_TYPES
+from services.config.adapters.peft_config import CONFIG_FILE, MAX_RANK, parse_config
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-MAX_RANK = 512
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PARENTS = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn") | dict.fromkeys(
+    ("gate_proj", "up_proj", "down_proj"), "mlp"
+)
 _TENSOR = re.compile(
-    r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\."
-    r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)\.lora_([AB])\.weight"
+    r"base_model\.model\.model\.layers\.(0|[1-9][0-9]{0,3})\.(self_attn|mlp)\.([a-z]+_proj)\.lora_([AB])\.weight"
 )
 _TYPE_OF = {kind.safetensors_name: kind for kind in ELEMENT_TYPES.values()}
 Matrix = npt.NDArray[np.float32]
@@ -70,20 +70,25 @@ class LoraModule:
         """The rank."""
         return int(self.a.shape[0])
 
+    @property
+    def name(self) -> str:
+        """As the model itself calls the projection."""
+        return f"model.layers.{self.layer}.{_PARENTS[self.module]}.{self.module}"
+
 
 @dataclass(frozen=True, slots=True)
 class PeftAdapter:
     """A checked adapter."""
 
     scale: float
-    """lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA."""
+    """What the product of a module's matrices is multiplied with."""
     modules: tuple[LoraModule, ...]
     """Sorted by layer and module."""
 
     @property
     def rank(self) -> int:
-        """The largest rank."""
-        return max(module.rank for module in self.modules)
+        """The rank of every module."""
+        return self.modules[0].rank
 
 
 def parse_peft(config: bytes, weights: bytes, shape: Shape) -> PeftAdapter:
@@ -92,56 +97,27 @@ def parse_peft(config: bytes, weights: bytes, shape: Shape) -> PeftAdapter:
     Raises:
         InvalidArgumentError: names the file and what is wrong with it, everything at once.
     """
-    scale, wrong = _config(config)
+    lora, wrong = parse_config(config)
     try:
         tensors = dict(deserialize(weights))  # type: ignore[no-untyped-call]  # the wheel has no types for it
     except (SafetensorError, ValueError):
         raise InvalidArgumentError([*wrong, _weights("is not a safetensors file")]) from None
     modules, more = _modules(tensors, shape)
+    if not wrong and not more:
+        more = [
+            _weights(f"{one.name} has rank {one.rank}, not the config's {lora.rank}")
+            for one in modules
+            if one.rank != lora.rank
+        ]
+        unlike = lora.wrong_targets(one.name for one in modules)
+        wrong = [FieldViolation(f"{CONFIG_FILE}:target_modules", what) for what in unlike]
     if wrong or more:
         raise InvalidArgumentError([*wrong, *more])
-    return PeftAdapter(scale, tuple(modules))
+    return PeftAdapter(lora.scale, tuple(modules))
 
 
 def _weights(what: str) -> FieldViolation:
     return FieldViolation(WEIGHTS_FILE, what)
-
-
-def _config(data: bytes) -> tuple[float, list[FieldViolation]]:
-    wrong: list[FieldViolation] = []
-    try:
-        config = json.loads(data)
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        return 0.0, [FieldViolation(CONFIG_FILE, "is not a JSON object")]
-
-    def refuse(name: str, what: str) -> None:
-        wrong.append(FieldViolation(f"{CONFIG_FILE}:{name}", what))
-
-    if config.get("peft_type") != "LORA":
-        refuse("peft_type", "is not LORA")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
-        refuse("r", f"is not a number from 1 to {MAX_RANK}")
-        rank = 1
-    if not isinstance(alpha, int | float) or not 0 < alpha < 1e6:
-        refuse("lora_alpha", "is not a number above 0")
-        alpha = 1
-    unsupported: Mapping[str, Any] = {
-        "use_dora": False,
-        "fan_in_fan_out": False,
-        "modules_to_save": None,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-    }
-    for name, plain in unsupported.items():
-        if config.get(name, plain) not in (plain, None):
-            refuse(name, "is not supported")
-    if config.get("bias", "none") != "none":
-        refuse("bias", "is not none")
-    divisor = math.sqrt(rank) if config.get("use_rslora") else rank
-    return float(alpha) / divisor, wrong
 
 
 def _modules(
@@ -151,14 +127,14 @@ def _modules(
     halves: dict[tuple[int, str], dict[str, Matrix]] = {}
     for name, tensor in sorted(tensors.items()):
         match = _TENSOR.fullmatch(name)
-        if match is None or int(match[1]) >= shape.layers:
+        if match is None or _PARENTS.get(match[3]) != match[2] or int(match[1]) >= shape.layers:
             wrong.append(_weights(f"holds a tensor that is no LoRA matrix of this model: {name[:120]!r}"))
         elif len(tensor["shape"]) != 2 or tensor["dtype"] not in _TYPE_OF:
             wrong.append(_weights(f"{name} is not a matrix of {', '.join(ELEMENT_TYPES)}"))
         elif not np.isfinite(matrix := _matrix(tensor)).all():
             wrong.append(_weights(f"{name} holds a value that is not finite"))
         else:
-            halves.setdefault((int(match[1]), match[2]), {})[match[3]] = matrix
+            halves.setdefault((int(match[1]), match[3]), {})[match[4]] = matrix
     modules = []
     for (layer, module), pair in sorted(halves.items()):
         where = f"layer {layer} {module}"
