@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
+from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE, Shape, parse_peft
+from services.config.adapters.trtllm_rendition import render
 from triton_models.cpu_engine.adapter_layout import LoraModule, LowRank, module_sizes, pack
 from triton_models.cpu_engine.model_card import ModelCard
-
-_MODULES = {
-    "q_proj": LoraModule.ATTN_Q,
-    "k_proj": LoraModule.ATTN_K,
-    "v_proj": LoraModule.ATTN_V,
-    "o_proj": LoraModule.ATTN_DENSE,
-    "gate_proj": LoraModule.MLP_H_TO_4H,
-    "up_proj": LoraModule.MLP_GATE,
-    "down_proj": LoraModule.MLP_4H_TO_H,
-}
-_KEY = re.compile(r"\.layers\.(\d+)\.\w+\.(\w+)\.lora_A\.weight$")
 
 WireTensors = dict[str, npt.NDArray[np.generic]]
 
@@ -38,17 +27,15 @@ def wire_tensors(
     }
 
 
-def peft_adapter(directory: Path, task_id: int) -> WireTensors:
-    """Read an adapter in PEFT's format."""
-    config = json.loads((directory / "adapter_config.json").read_text("utf-8"))
-    tensors = load_file(directory / "adapter_model.safetensors")
-    scale = config["lora_alpha"] / config["r"]
-    adapter = {}
-    for key, a in tensors.items():
-        if found := _KEY.search(key):
-            b = tensors[key.replace("lora_A", "lora_B")] * scale
-            adapter[int(found[1]), _MODULES[found[2]]] = LowRank(a, b)
-    return wire_tensors(adapter, task_id)
+def peft_adapter(directory: Path, task_id: int, shape: Shape) -> WireTensors:
+    """Read an adapter in PEFT's format, and render it as the config service does."""
+    config, weights = ((directory / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE))
+    rendered = load(render(parse_peft(config, weights, shape), "float16", columns=4).data)
+    return {
+        "lora_task_id": np.array([[task_id]], np.uint64),
+        "lora_weights": rendered["lora_weights"][None],
+        "lora_config": rendered["lora_config"][None],
+    }
 
 
 def random_adapter(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from services.config.adapters.peft import Shape
 from tests.fakes.peft_adapters import peft_adapter
 from tests.integration.triton_process import scalar
 
@@ -21,8 +22,9 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = json.loads((ROOT / "tests/testdata/reference/greedy.json").read_text("utf-8"))
+SHAPE = Shape(layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, mlp=1536)
 ADAPTERS = {
-    name: peft_adapter(ROOT / "demo_adapters" / name, task_id)
+    name: peft_adapter(ROOT / "demo_adapters" / name, task_id, SHAPE)
     for task_id, name in enumerate(REFERENCE["adapters"], start=(1 << 40) + 1)
 }
 AT_ONCE = 8
