@@ -11,6 +11,7 @@ Error:
     ├── ResourceExhaustedError     a limit is reached
     ├── UnavailableError           try again later
     ├── DeadlineExceededError      the deadline passed first
+    ├── UnimplementedError         no such method
     └── InternalError              our fault; says nothing of its cause
 
 Callers branch on `Reason`, never on text (AIP-193). The tree knows nothing of gRPC: `rpc_status` translates.
@@ -65,6 +66,7 @@ class Reason(StrEnum):
     RATE_LIMITED = "RATE_LIMITED"
     CONCURRENCY_LIMITED = "CONCURRENCY_LIMITED"
     QUEUE_FULL = "QUEUE_FULL"
+    SERVER_BUSY = "SERVER_BUSY"
     QUOTA_EXHAUSTED = "QUOTA_EXHAUSTED"
     IDS_EXHAUSTED = "IDS_EXHAUSTED"
     NO_SNAPSHOT = "NO_SNAPSHOT"
@@ -79,6 +81,7 @@ class Reason(StrEnum):
     DEADLINE_PASSED = "DEADLINE_PASSED"
     CANCELLED_BY_CALLER = "CANCELLED_BY_CALLER"
     LOG_DAMAGED = "LOG_DAMAGED"
+    METHOD_NOT_FOUND = "METHOD_NOT_FOUND"
     INTERNAL = "INTERNAL"
 
 
@@ -230,6 +233,13 @@ class DeadlineExceededError(Error):
 
     code = Code.DEADLINE_EXCEEDED
     default_reason = Reason.DEADLINE_PASSED
+
+
+class UnimplementedError(Error):
+    """The listener has no such method."""
+
+    code = Code.UNIMPLEMENTED
+    default_reason = Reason.METHOD_NOT_FOUND
 
 
 class InternalError(Error):

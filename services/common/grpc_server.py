@@ -14,6 +14,9 @@ from services.common.tls import TLSMaterial, require_safe
 
 DEFAULT_MAX_MESSAGE_BYTES = 4 << 20
 
+# Calls beyond the bound that are being refused at once.
+_REFUSED_RPCS = 256
+
 Register = Callable[[grpc.aio.Server], None]
 
 
@@ -37,15 +40,16 @@ def build_server(
         health: shown as `grpc.health.v1`.
         tls: demanded for every target that leaves this host.
         max_message_bytes: the largest message received.
-        max_concurrent_rpcs: beyond it gRPC answers RESOURCE_EXHAUSTED; None for no bound.
+        max_concurrent_rpcs: what is beyond it is answered RESOURCE_EXHAUSTED; None for no bound.
         interceptors: run inside the error mapping, in order.
 
     Raises:
         InsecureTargetError: a target leaves this host and there is no TLS material.
     """
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(), *interceptors],
-        maximum_concurrent_rpcs=max_concurrent_rpcs,
+        interceptors=[ErrorInterceptor(max_concurrent_rpcs), *interceptors],
+        # gRPC's own refusal has no reason a program could read: it is for floods too large to be told one.
+        maximum_concurrent_rpcs=None if max_concurrent_rpcs is None else max_concurrent_rpcs + _REFUSED_RPCS,
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_metadata_size", 16 << 10),

@@ -2,7 +2,8 @@
 
 Unary and stream, before and after the first message: whatever leaves a servicer as `Error` reaches the caller
 as its status; anything else becomes INTERNAL, says nothing, and is logged here without the exception's text,
-which may hold what a tenant wrote.
+which may hold what a tenant wrote. What gRPC would refuse in its own words is refused here: requests that do not
+parse, unknown methods, too many calls.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn
 
 import grpc
 from grpc.aio import ServicerContext
 
-from services.common.errors import Error, InternalError
+from services.common.errors import (
+    Error,
+    FieldViolation,
+    InternalError,
+    InvalidArgumentError,
+    Reason,
+    ResourceExhaustedError,
+    UnimplementedError,
+)
 from services.common.rpc_status import GRPC_CODES, to_status, trailing_details
 
 _log = logging.getLogger(__name__)
@@ -44,28 +54,93 @@ def where(error: BaseException) -> str:
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Maps errors to statuses for every method of the server it is given to."""
 
+    def __init__(self, max_calls: int | None = None) -> None:
+        """Take at most `max_calls` at once; any number for None."""
+        self._calls = _Calls(max_calls)
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         """Wrap the method's behaviour, whatever its arity."""
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
+        method, calls = handler_call_details.method, self._calls
         if handler is None:
-            return handler
+            # Takes requests of every arity: on the wire, one message is a stream of one.
+            return grpc.stream_unary_rpc_method_handler(_answering(_unknown_method, method, calls))
         codecs = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _reading(handler.request_deserializer, handler.request_streaming),
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, method), **codecs)
+            answering = _answering(handler.unary_unary, method, calls)
+            return grpc.unary_unary_rpc_method_handler(answering, **codecs)
         if handler.stream_unary:
-            return grpc.stream_unary_rpc_method_handler(_answering(handler.stream_unary, method), **codecs)
+            answering = _answering(handler.stream_unary, method, calls)
+            return grpc.stream_unary_rpc_method_handler(answering, **codecs)
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, method), **codecs)
+            streaming = _streaming(handler.unary_stream, method, calls)
+            return grpc.unary_stream_rpc_method_handler(streaming, **codecs)
         assert handler.stream_stream is not None
-        return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, method), **codecs)
+        streaming = _streaming(handler.stream_stream, method, calls)
+        return grpc.stream_stream_rpc_method_handler(streaming, **codecs)
+
+
+class _Calls:
+    """How many calls run."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._running = 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        if self._most is not None and self._running >= self._most:
+            raise ResourceExhaustedError(
+                "the process takes no more calls now", reason=Reason.SERVER_BUSY, retry_after_seconds=1.0
+            )
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+
+_UNREADABLE = object()
+
+
+def _reading(parse: Callable[[bytes], Any] | None, streamed: bool) -> Callable[[bytes], Any] | None:
+    """Parse a request.
+
+    gRPC calls this in the behaviour of a streamed request, where it may raise; and before the behaviour of a single
+    one, where gRPC would answer with the exception's text: there it returns what the behaviour is not called with.
+    """
+    if parse is None:
+        return None
+
+    def read(data: bytes) -> object:
+        try:
+            return parse(data)
+        except Exception:  # noqa: BLE001 - whatever a parser raises, it is the caller's message that is wrong
+            if streamed:
+                raise _unreadable() from None
+            return _UNREADABLE
+
+    return read
+
+
+def _require_readable(request: object) -> None:
+    if request is _UNREADABLE:
+        raise _unreadable()
+
+
+def _unreadable() -> InvalidArgumentError:
+    return InvalidArgumentError([FieldViolation("request", "is not a message that this method takes")])
+
+
+async def _unknown_method(_request: object, _context: ServicerContext[Any, Any]) -> NoReturn:
+    raise UnimplementedError("no such method")
 
 
 async def _fail(context: ServicerContext[Any, Any], method: str, error: Exception) -> NoReturn:
@@ -77,27 +152,29 @@ async def _fail(context: ServicerContext[Any, Any], method: str, error: Exceptio
     await abort_with(context, error)
 
 
-def _answering(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+def _answering(behaviour: Callable[..., Any], method: str, calls: _Calls) -> Callable[..., Any]:
     async def call(request: object, context: ServicerContext[Any, Any]) -> object:
         try:
-            answer = behaviour(request, context)
-            return await answer if asyncio.iscoroutine(answer) else answer
+            with calls.one_more():
+                _require_readable(request)
+                answer = behaviour(request, context)
+                return await answer if asyncio.iscoroutine(answer) else answer
         except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a status
             await _fail(context, method, error)
 
     return call
 
 
-def _streaming(behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+def _streaming(behaviour: Callable[..., Any], method: str, calls: _Calls) -> Callable[..., Any]:
     async def call(request: object, context: ServicerContext[Any, Any]) -> AsyncIterator[object]:
-        answers = behaviour(request, context)
         try:
-            async for answer in answers:
-                yield answer
+            with calls.one_more():
+                _require_readable(request)
+                # A caller that leaves closes this generator; the servicer's own must end now, not at collection.
+                async with aclosing(behaviour(request, context)) as answers:
+                    async for answer in answers:
+                        yield answer
         except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a status
             await _fail(context, method, error)
-        finally:
-            # A caller that leaves closes this generator; the servicer's own must end now, not at collection.
-            await answers.aclose()
 
     return call

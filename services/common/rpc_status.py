@@ -33,6 +33,7 @@ from services.common.errors import (
     ResourceExhaustedError,
     UnauthenticatedError,
     UnavailableError,
+    UnimplementedError,
 )
 
 GRPC_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -45,6 +46,7 @@ _BY_CODE: dict[int, type[Error]] = {
         FailedPreconditionError,
         NotFoundError,
         PermissionDeniedError,
+        UnimplementedError,
     )
 }
 
