@@ -87,6 +87,10 @@ class Dispatcher:
         while True:
             begun = False
             request = await self._request(exchange, input_ids, grant)
+            if grant.withdrawn:
+                raise UnavailableError(
+                    "the pool changed meanwhile", reason=Reason.NO_READY_ENDPOINT, retry_after_seconds=0.0
+                )
             timeout_seconds = max(deadline - self._clock.monotonic_seconds(), 0.001)
             try:
                 async with aclosing(backend.generate(grant.target, request, timeout_seconds)) as chunks:

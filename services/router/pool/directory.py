@@ -13,7 +13,7 @@ from services.router.snapshot import PoolConfig, Snapshot
 
 
 class PoolDirectory:
-    """Pools by name. A pool whose base model, server model or dialect changes is another pool."""
+    """Pools by name. A pool that changes in what a request was shaped for, or for whom it is, is another pool."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
@@ -71,5 +71,14 @@ class PoolDirectory:
                 await self._changed.wait()
 
 
-def _kind(config: PoolConfig) -> tuple[str, str, str]:
-    return config.base_model, config.server_model, config.dialect
+def _kind(config: PoolConfig) -> tuple[object, ...]:
+    # Whoever queues brought an older snapshot: its tenant may not belong here any more, its adapter not fit the engine.
+    return (
+        config.base_model,
+        config.server_model,
+        config.dialect,
+        config.engine_sha256,
+        config.adapter_dtype,
+        config.adapter_config_columns,
+        config.dedicated_to_uid,
+    )

@@ -37,6 +37,11 @@ class Grant(Protocol):
         """Whether the adapter's weights go along; at most one request at a time is told so for an endpoint."""
         ...
 
+    @property
+    def withdrawn(self) -> bool:
+        """Whether the pool is another by now, or gone: nothing may be sent any more, what was sent ends there."""
+        ...
+
     def adapter_accepted(self) -> None:
         """The endpoint answered: it holds the adapter now."""
         ...

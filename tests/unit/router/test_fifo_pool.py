@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
+from services.router.pool import fifo
 from services.router.pool.fifo import FifoGrant, FifoPool
 from services.router.pool.pool import Cost
 from services.router.snapshot import PoolConfig
+from tests.fakes.mutants import mutant
 
 CONFIG = PoolConfig(
     name="pools/p",
@@ -83,26 +85,76 @@ async def test_a_waiter_that_leaves_gives_its_turn_on():
     assert pool.in_flight == pool.queued == 0
 
 
-async def test_a_waiter_cancelled_as_it_is_served_hands_its_place_on():
+async def held_after_one_leaves_as_it_is_served() -> int:
     pool = ready_pool(concurrent_requests=1)
     held = await pool.acquire("t", COST, None)
-    leaves, stays = await waiting(pool), await waiting(pool)
+    leaves = await waiting(pool)
     held.give_back()
     leaves.cancel()
-    (await stays).give_back()
     with pytest.raises(asyncio.CancelledError):
         await leaves
-    assert pool.in_flight == pool.queued == 0
+    return pool.in_flight
+
+
+async def test_a_waiter_cancelled_as_it_is_served_hands_its_place_on():
+    assert await held_after_one_leaves_as_it_is_served() == 0
 
 
 async def test_that_test_notices_a_place_that_is_not_handed_on(monkeypatch):
-    """The mutant: a cancelled waiter forgets the grant it was given."""
-    monkeypatch.setattr(FifoGrant, "give_back", lambda grant: None)
-    pool = ready_pool(concurrent_requests=1)
-    leaves = await waiting(pool)
-    leaves.cancel()
+    kept = mutant(fifo, "waiter.granted.result().give_back()", "pass").FifoPool
+    monkeypatch.setattr(FifoPool, "acquire", kept.acquire)
+    assert await held_after_one_leaves_as_it_is_served() == 1
+
+
+async def small_ones_served_before_a_large_one() -> int:
+    """A steady stream of small requests beside one that needs most of the KV cache."""
+    pool = ready_pool(concurrent_requests=8)
+    running = [await pool.acquire("t", Cost(10, 10), None) for _ in range(5)]
+    large = await waiting(pool, cost=Cost(40, 40))
+    served = 0
+    while not large.done() and served < 200:
+        newcomer = await waiting(pool, cost=Cost(10, 10))
+        running.pop(0).give_back()
+        await settle()
+        if newcomer.done():
+            running.append(await newcomer)
+            served += 1
+        elif not running:
+            break
+        else:
+            newcomer.cancel()
+            await settle()
+    for grant in running:
+        grant.give_back()
+    (await large).give_back()
+    assert pool.in_flight == pool.queued == 0
+    assert pool._kept is None
+    return served
+
+
+async def test_a_large_request_is_overtaken_a_bounded_number_of_times():
+    assert await small_ones_served_before_a_large_one() <= fifo._MAX_OVERTAKES
+
+
+async def test_that_test_notices_a_pool_that_lets_everybody_overtake(monkeypatch):
+    monkeypatch.setattr(fifo, "_MAX_OVERTAKES", 10_000)
+    assert await small_ones_served_before_a_large_one() == 200
+
+
+async def test_an_endpoint_kept_for_one_who_leaves_is_everybodys_again(monkeypatch):
+    monkeypatch.setattr(fifo, "_MAX_OVERTAKES", 1)
+    pool = ready_pool(concurrent_requests=2)
+    held = await pool.acquire("t", Cost(10, 10), None)
+    large = await waiting(pool, cost=Cost(45, 45))
+    overtakes = await pool.acquire("t", Cost(10, 10), None)
+    overtakes.give_back()
+    newcomer = await waiting(pool, cost=Cost(10, 10))
+    assert not newcomer.done()
+    large.cancel()
     await settle()
-    assert pool.in_flight == 1
+    (await newcomer).give_back()
+    held.give_back()
+    assert pool.in_flight == 0
 
 
 async def test_a_place_is_given_back_once():
