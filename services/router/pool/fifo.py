@@ -69,7 +69,7 @@ class FifoPool:
         for target in targets:
             self._endpoints[target].leaving = True
         self._drop_left()
-        self._refuse_ifnone_ready()
+        self._refuse_if_none_ready()
 
     @property
     def retired(self) -> bool:
@@ -102,7 +102,7 @@ class FifoPool:
             self._serve()
         else:
             self._notify_reloads()
-            self._refuse_ifnone_ready()
+            self._refuse_if_none_ready()
 
     async def acquire(self, tenant_uid: str, cost: Cost, lora_id: int | None) -> FifoGrant:
         """Wait for a place; see `Pool.acquire`."""
