@@ -66,7 +66,7 @@ def main() -> None:
 async def serve(settings: RouterSettings) -> None:
     """Put the router together, serve, and take it apart in reverse."""
     clock, registry = SystemClock(), CollectorRegistry()
-    metrics, outcomes = RouterMetrics(registry), OutcomeCounts()
+    metrics, outcomes = RouterMetrics(registry, settings.metric_tenants), OutcomeCounts()
     artifacts = DirectoryArtifactStore(settings.artifact_dir)
     health = HealthBoard([_CONFIG])
     async with AsyncExitStack() as stack:
@@ -86,7 +86,7 @@ async def serve(settings: RouterSettings) -> None:
 
         state, limiter = ConfigState(clock), TenantLimiter()
         pools = PoolDirectory(TritonProbe(endpoint_channels))
-        follower = SnapshotFollower(pools, limiter, endpoint_channels, health, _CONFIG)
+        follower = SnapshotFollower(pools, limiter, metrics, endpoint_channels, health, _CONFIG)
         loader = TextModelLoader(artifacts)
         known_good = open_last_known_good(settings, state, loader.load, clock, registry)
         config = ConfigClient(

@@ -1,20 +1,34 @@
 """The router's Prometheus metrics.
 
-The tenant label is a tenant_uid out of the snapshot, never what a client sent: callers cannot make series.
+The tenant label is a tenant_uid out of the snapshot, never what a client sent: callers cannot make series. What a
+tenant has is 30 series at most, and a scrape is written by the process that serves requests, so only so many tenants
+have their own; the others are counted together, as `other`, until some are deleted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
+from contextlib import suppress
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.common.metrics import LATENCY_BUCKETS_SECONDS
 from services.router.exchange import Exchange
+
+OTHER = "other"
+"""The label of all tenants together that have no series of their own."""
+MAX_TENANTS = 1000
+# Each bucket is a series of each tenant.
+_FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_PER_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class RouterMetrics:
     """Every metric of one router process."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, max_tenants: int = MAX_TENANTS) -> None:
+        self._max_tenants = max_tenants
+        self._outcomes: dict[str, set[str]] = {}
+        """By the tenants that have series of their own."""
         self._requests = Counter(
             "tenantry_requests_total",
             "Requests by how they ended: ok, or the reason of the error.",
@@ -31,14 +45,14 @@ class RouterMetrics:
             "tenantry_first_token_seconds",
             "From arrival to the first token.",
             ["tenant"],
-            buckets=LATENCY_BUCKETS_SECONDS,
+            buckets=_FIRST_TOKEN_SECONDS,
             registry=registry,
         )
         self._per_token = Histogram(
             "tenantry_per_token_seconds",
             "Mean time between a request's tokens, after the first.",
             ["tenant"],
-            buckets=LATENCY_BUCKETS_SECONDS,
+            buckets=_PER_TOKEN_SECONDS,
             registry=registry,
         )
         self._unknown = Counter(
@@ -63,8 +77,7 @@ class RouterMetrics:
 
     def ended(self, exchange: Exchange, outcome: str) -> None:
         """A request of a known tenant ended."""
-        tenant = exchange.caller.tenant.tenant_uid
-        self._requests.labels(tenant, outcome).inc()
+        tenant = self._count(exchange.caller.tenant.tenant_uid, outcome)
         if exchange.dispatched_at is None or exchange.cost is None:
             return
         self._input_tokens.labels(tenant).inc(exchange.cost.input_tokens)
@@ -78,7 +91,28 @@ class RouterMetrics:
 
     def listed(self, tenant_uid: str, outcome: str) -> None:
         """A listing of a known tenant ended."""
+        self._count(tenant_uid, outcome)
+
+    def keep_only(self, tenant_uids: Container[str]) -> None:
+        """Forget the series of tenants that are gone."""
+        for tenant in [uid for uid in self._outcomes if uid not in tenant_uids]:
+            for outcome in self._outcomes.pop(tenant):
+                self._requests.remove(tenant, outcome)
+            for metric in (self._input_tokens, self._output_tokens, self._first_token, self._per_token):
+                with suppress(KeyError):
+                    metric.remove(tenant)
+
+    def _count(self, tenant_uid: str, outcome: str) -> str:
+        """Count a request; returns the tenant's label."""
+        outcomes = self._outcomes.get(tenant_uid)
+        if outcomes is None:
+            if len(self._outcomes) >= self._max_tenants:
+                self._requests.labels(OTHER, outcome).inc()
+                return OTHER
+            outcomes = self._outcomes[tenant_uid] = set()
+        outcomes.add(outcome)
         self._requests.labels(tenant_uid, outcome).inc()
+        return tenant_uid
 
     def unidentified(self, outcome: str) -> None:
         """A request ended before its tenant was known."""

@@ -38,6 +38,8 @@ class RouterSettings(ServiceSettings):
     """Opened adapter weights kept in memory."""
     max_concurrent_rpcs: int = Field(default=4096, ge=1)
     """Over all tenants; beyond it gRPC refuses."""
+    metric_tenants: int = Field(default=1000, ge=0)
+    """Tenants with metric series of their own; the others are counted together."""
     drain_seconds: float = Field(default=2.0, ge=0)
     """On a clean stop: how long running requests may take to end."""
 

@@ -1,4 +1,4 @@
-"""What follows when a snapshot comes into force: pools, limits, channels, readiness."""
+"""What follows when a snapshot comes into force: pools, limits, metrics, channels, readiness."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NoReturn
 from services.common.health import HealthBoard
 from services.router.backends.channels import EndpointChannels
 from services.router.limits import TenantLimiter
+from services.router.metrics import RouterMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.snapshot import Snapshot
 
@@ -19,12 +20,14 @@ class SnapshotFollower:
         self,
         pools: PoolDirectory,
         limiter: TenantLimiter,
+        metrics: RouterMetrics,
         channels: EndpointChannels,
         health: HealthBoard,
         component: str,
     ) -> None:
         self._pools = pools
         self._limiter = limiter
+        self._metrics = metrics
         self._channels = channels
         self._health = health
         self._component = component
@@ -34,6 +37,7 @@ class SnapshotFollower:
         """Follow at once whatever a request may meet; the rest is `run`'s."""
         self._pools.configure(snapshot)
         self._limiter.forget(frozenset(snapshot.tenants))
+        self._metrics.keep_only(snapshot.tenants)
         self._followed.set()
 
     async def run(self) -> NoReturn:

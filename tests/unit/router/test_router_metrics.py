@@ -7,13 +7,16 @@ import socket
 import urllib.request
 
 import pytest
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.errors import Error
 from services.common.metrics import serve_metrics
+from services.router.metrics import RouterMetrics
 from services.router.pipeline import Call
 from services.router.settings import RouterSettings
+from services.router.snapshot_follower import SnapshotFollower
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question
@@ -122,6 +125,55 @@ async def test_no_caller_can_make_series(world):
     for number in range(1, 50):
         await ask(number)
     assert set(series(world)) == before
+
+
+async def test_tenants_that_are_gone_leave_no_series(world):
+    metrics = world.pipeline._metrics
+    await world.pipeline.run(world.call("uid-acme"), None)
+    kept = set(series(world))
+    await world.pipeline.run(world.call("uid-globex"), None)
+    with pytest.raises(Error):
+        await world.pipeline.run(world.call("uid-globex", model="none"), None)
+    assert {key for key in series(world) if "uid-globex" in key}
+    metrics.keep_only({"uid-acme"})
+    assert set(series(world)) == kept
+    # One that was still running when its tenant went is forgotten with the next snapshot.
+    await world.pipeline.run(world.call("uid-globex"), None)
+    metrics.keep_only({"uid-acme"})
+    assert set(series(world)) == kept
+
+
+async def test_a_snapshot_without_a_tenant_forgets_its_series(world):
+    await world.pipeline.run(world.call("uid-globex"), None)
+    parts = (world.pools, world.limiter, world.pipeline._metrics, None, None, "config")
+    follower = SnapshotFollower(*parts)
+    follower.follow(world.state.snapshot())
+    assert [key for key in series(world) if "uid-globex" in key]
+    for name in [name for name in world.config.resources if "globex" in name]:
+        del world.config.resources[name]
+    world.apply(2)
+    follower.follow(world.state.snapshot())
+    assert not [key for key in series(world) if "uid-globex" in key]
+
+
+async def test_so_many_tenants_have_series_of_their_own_and_no_more(world):
+    world.registry = CollectorRegistry()
+    metrics = world.pipeline._metrics = RouterMetrics(world.registry, max_tenants=1)
+    for name in ("acme", "globex", "globex"):
+        await world.pipeline.run(world.call(f"uid-{name}"), None)
+    assert value(world, "tenantry_requests_total", tenant="uid-acme", outcome="ok") == 1
+    assert value(world, "tenantry_requests_total", tenant="other", outcome="ok") == 2
+    assert value(world, "tenantry_output_tokens_total", tenant="other") == 10
+    assert not [key for key in series(world) if "uid-globex" in key]
+    # Room that a deleted tenant leaves is the next one's.
+    metrics.keep_only({"uid-globex"})
+    await world.pipeline.run(world.call("uid-globex"), None)
+    assert value(world, "tenantry_requests_total", tenant="uid-globex", outcome="ok") == 1
+
+
+async def test_a_tenant_has_few_series(world):
+    await world.pipeline.run(world.call("uid-acme"), None)
+    assert len([key for key in series(world) if "uid-acme" in key]) <= 25
 
 
 def settings(tmp_path) -> RouterSettings:
