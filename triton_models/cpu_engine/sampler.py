@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from triton_models.cpu_engine.errors import RequestError
 
+_FIRST_CANDIDATES = 256
+_MORE_CANDIDATES = 16  # times as many, where the first do not have the probability wanted
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
@@ -58,15 +61,46 @@ class Sampler:
         own = self._parameters
         if own.greedy:
             return int(logits.argmax())
-        order = np.argsort(-logits, kind="stable")
         if own.top_k:
-            order = order[: own.top_k]
-        scaled = logits[order].astype(np.float64) / own.temperature
-        probabilities = np.exp(scaled - scaled[0])
-        probabilities /= probabilities.sum()
-        cumulative = probabilities.cumsum()
-        if 0 < own.top_p < 1:  # the smallest set whose probability reaches top_p (Holtzman et al. 2020)
-            kept = int(np.searchsorted(cumulative, own.top_p)) + 1
-            cumulative = cumulative[:kept]
+            candidates = _largest(logits, own.top_k)
+            weights = _weights(logits[candidates], logits[candidates[0]], own.temperature)
+            wanted = own.top_p * weights.sum() if own.top_p < 1 else math.inf
+            return int(candidates[self._draw(weights, wanted)])
+        weights = _weights(logits, logits.max(), own.temperature)
+        if own.top_p >= 1:
+            return self._draw(weights, math.inf)  # in the vocabulary's own order: every token may be drawn
+        # The smallest set whose probability reaches top_p (Holtzman et al. 2020), sought among ever more candidates.
+        wanted = own.top_p * weights.sum()
+        count = _FIRST_CANDIDATES
+        candidates = _largest(logits, count)
+        while count < len(logits) and weights[candidates].cumsum()[-1] < wanted:
+            count *= _MORE_CANDIDATES
+            candidates = _largest(logits, count)
+        return int(candidates[self._draw(weights[candidates], wanted)])
+
+    def _draw(self, weights: npt.NDArray[np.float64], wanted: float) -> int:
+        """Draw from the first weights whose sum reaches what is wanted; from all where it is 0 or never reached."""
+        cumulative = weights.cumsum()
+        if 0 < wanted < cumulative[-1]:
+            cumulative = cumulative[: int(np.searchsorted(cumulative, wanted)) + 1]
         drawn = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
-        return int(order[min(drawn, len(cumulative) - 1)])
+        return min(drawn, len(cumulative) - 1)
+
+
+def _largest(logits: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.intp]:
+    """The places of the largest values, largest first, equal ones in their order; a sort of all is 20 times dearer."""
+    if count >= len(logits):
+        return np.argsort(-logits, kind="stable")
+    least = np.partition(logits, len(logits) - count)[len(logits) - count]
+    above = np.flatnonzero(logits > least)
+    equal = np.flatnonzero(logits == least)[: count - len(above)]
+    places = np.concatenate([above, equal])
+    return places[np.argsort(-logits[places], kind="stable")]
+
+
+def _weights(
+    logits: npt.NDArray[np.float32], largest: np.float32, temperature: float
+) -> npt.NDArray[np.float64]:
+    with np.errstate(over="ignore"):  # a temperature near 0 makes all but the largest infinitely small
+        weights: npt.NDArray[np.float64] = np.exp((logits.astype(np.float64) - largest) / temperature)
+    return weights
