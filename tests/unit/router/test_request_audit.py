@@ -32,13 +32,23 @@ def tenants(world: ConfigWorld) -> None:
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch) -> PipelineWorld:
-    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 0.05)
-    monkeypatch.setattr(audit, "_STRICT_SECONDS", 0.05)
+def world(tmp_path) -> PipelineWorld:
     made = PipelineWorld(tmp_path, SimulatedServer([]), configure=tenants)
     tokeniser = made.state.snapshot().tenants["uid-strict"].targets["chat"].base_model.text.tokeniser
     made.server.answer = tokeniser.encode_prompt("hello world")
     return made
+
+
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    """Nobody waits for an entry that does not come."""
+    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 0.05)
+    monkeypatch.setattr(audit, "_STRICT_SECONDS", 0.05)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch) -> None:
+    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 5.0)
 
 
 async def pair(world: PipelineWorld) -> tuple[AuditEntry, AuditEntry]:
@@ -75,8 +85,7 @@ async def test_receipts_are_there_where_the_policy_waits(world):
         assert (exchange.admit_receipt is not None) == (exchange.outcome_receipt is not None) == waits
 
 
-async def test_strict_dispatches_nothing_before_its_admit_is_durable(world, monkeypatch):
-    monkeypatch.setattr(audit, "_STRICT_SECONDS", 5.0)
+async def test_strict_dispatches_nothing_before_its_admit_is_durable(world):
     world.audit.durable.clear()
     running = asyncio.create_task(world.pipeline.run(world.call("uid-strict"), None))
     for _ in range(50):
@@ -88,7 +97,7 @@ async def test_strict_dispatches_nothing_before_its_admit_is_durable(world, monk
 
 
 @pytest.mark.parametrize("down", ["refuses", "hangs", "away"])
-async def test_without_an_audit_service_each_policy_does_as_it_says(world, down):
+async def test_without_an_audit_service_each_policy_does_as_it_says(world, impatient, down):
     if down == "refuses":
         world.audit.down = True
     else:
@@ -107,8 +116,7 @@ async def test_without_an_audit_service_each_policy_does_as_it_says(world, down)
     await world.recorder.drain(1.0)
 
 
-async def test_strict_holds_no_place_while_the_audit_service_is_away(world, monkeypatch):
-    monkeypatch.setattr(audit, "_STRICT_SECONDS", 5.0)
+async def test_strict_holds_no_place_while_the_audit_service_is_away(world):
     world.audit.connected = False
     world.audit.durable.clear()
     running = asyncio.create_task(world.pipeline.run(world.call("uid-strict"), None))

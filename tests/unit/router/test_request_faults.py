@@ -76,7 +76,7 @@ async def test_that_test_notices_a_loop(tmp_path):
 async def test_an_audit_service_that_goes_mid_request_costs_these_policies_no_answer(
     tmp_path, monkeypatch, name, how
 ):
-    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 0.05)
+    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 5.0)
     server = SimulatedServer([])
     world = PipelineWorld(tmp_path, server, configure=tenants)
     tokeniser = world.state.snapshot().tenants[f"uid-{name}"].targets["chat"].base_model.text.tokeniser
@@ -84,6 +84,8 @@ async def test_an_audit_service_that_goes_mid_request_costs_these_policies_no_an
     server.hold.clear()
     running = asyncio.create_task(world.pipeline.run(world.call(f"uid-{name}"), None))
     await asyncio.wait_for(server.begun.wait(), 5)
+    # The admit was waited for; from here on nothing is durable, and waiting for it is over at once.
+    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 0.05)
     world.audit.down = how == "refuses"
     world.audit.durable.clear()
     server.hold.set()

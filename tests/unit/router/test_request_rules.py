@@ -137,15 +137,29 @@ async def test_concurrency_is_the_tenants_own(world):
     await asyncio.gather(running, other)
 
 
-async def test_tokens_a_minute_are_charged_for_what_was_used(world):
-    world.config.tenant("acme", 7, limits=tenant_pb2.Limits(tokens_per_minute=300))
+async def test_tokens_a_minute_are_charged_for_what_was_used(tmp_path):
+    clock = ManualClock()
+    world = PipelineWorld(tmp_path, SimulatedServer([ord("a")] * 4), clock=clock, configure=tenants)
+    limits = tenant_pb2.Limits(tokens_per_minute=300)
+    world.config.tenant("acme", 7, limits=limits)
+    world.config.tenant("toned", 8, limits=limits)
     world.apply(2)
-    call = world.call("uid-acme", parameters=pb.SamplingParameters(max_output_tokens=200))
+    # Five times what is reserved would not fit; what is used does.
+    used = 0
     for _ in range(5):
-        await world.pipeline.run(call, None)
-    parameters = pb.SamplingParameters(max_output_tokens=299)
-    error = await failure(world, world.call("uid-acme", parameters=parameters))
+        parameters = pb.SamplingParameters(max_output_tokens=200)
+        exchange = await world.pipeline.run(world.call("uid-acme", parameters=parameters), None)
+        assert exchange.cost is not None
+        used += exchange.cost.input_tokens + exchange.output_tokens
+    assert 0 < used < 300
+    whole_minute = pb.SamplingParameters(max_output_tokens=300 - exchange.cost.input_tokens)
+    await world.pipeline.run(world.call("uid-toned", parameters=whole_minute), None)
+    error = await failure(world, world.call("uid-acme", parameters=whole_minute))
     assert isinstance(error, ResourceExhaustedError)
+    assert error.reason is Reason.RATE_LIMITED
+    assert error.retry_after_seconds == pytest.approx(used / 5)
+    clock.advance(used / 5)
+    await world.pipeline.run(world.call("uid-acme", parameters=whole_minute), None)
 
 
 async def test_before_the_first_snapshot_nothing_is_served(tmp_path):
