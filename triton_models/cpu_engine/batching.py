@@ -2,7 +2,8 @@
 
 A sequence is admitted, first come first served, only when the blocks for its prompt and all the tokens it may
 generate can be set aside; an admitted sequence is never preempted. Decoding sequences go first, so that a long
-prompt, computed in chunks, delays nobody's next token by more than one chunk.
+prompt, computed in chunks, delays nobody's next token by more than one chunk; prompts share what is left, so that a
+short one does not wait for the end of a long one before it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ class ScheduledSequence:
     def new_tokens(self) -> int:
         """How many tokens were generated."""
         return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def missing_tokens(self) -> int:
+        """How many of `tokens` are not computed yet."""
+        return len(self.tokens) - self.computed_tokens
 
     @property
     def total_tokens(self) -> int:
@@ -117,17 +123,15 @@ class BatchScheduler:
     def plan(self) -> list[Chunk]:
         """Admit what fits, then choose the next step's tokens; an empty plan means there is nothing to do."""
         self._admit()
-        budget = self.limits.max_batch_tokens
-        decoding = [one for one in self._running if len(one.tokens) - one.computed_tokens == 1]
-        prefilling = [one for one in self._running if len(one.tokens) - one.computed_tokens > 1]
-        chunks = []
-        for sequence in [*decoding, *prefilling]:
-            count = min(budget, len(sequence.tokens) - sequence.computed_tokens)
-            if count == 0:
-                break
-            chunks.append(Chunk(sequence, sequence.computed_tokens, count))
-            budget -= count
-        return chunks
+        decoding = [one for one in self._running if one.missing_tokens == 1]
+        prefilling = [one for one in self._running if one.missing_tokens > 1]
+        left = self.limits.max_batch_tokens - len(decoding)
+        counts = [1] * len(decoding) + fair_shares([one.missing_tokens for one in prefilling], left)
+        return [
+            Chunk(sequence, sequence.computed_tokens, count)
+            for sequence, count in zip([*decoding, *prefilling], counts, strict=True)
+            if count
+        ]
 
     def computed(self, chunks: Sequence[Chunk]) -> None:
         """Record that a plan's chunks are in the cache."""
@@ -151,3 +155,22 @@ class BatchScheduler:
             sequence = self._waiting.popleft()
             sequence.blocks = self.pool.allocate(wanted)
             self._running.append(sequence)
+
+
+def fair_shares(wanted: Sequence[int], budget: int) -> list[int]:
+    """Divide a budget: nobody gets more than he wants, nor more than another who wants more; what is over goes first.
+
+    Args:
+        wanted: By age, the oldest first.
+        budget: What there is; all of it is given out if enough is wanted.
+    """
+    shares = [0] * len(wanted)
+    while short := [place for place, most in enumerate(wanted) if shares[place] < most]:
+        each = budget // len(short)
+        for place in short[: None if each else budget]:
+            share = min(max(each, 1), wanted[place] - shares[place])
+            shares[place] += share
+            budget -= share
+        if not each:
+            break
+    return shares

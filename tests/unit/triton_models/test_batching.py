@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triton_models.cpu_engine import batching
 from triton_models.cpu_engine.batching import BatchLimits, BatchScheduler, ScheduledSequence
 from triton_models.cpu_engine.errors import QueueFullError, RequestError
 from triton_models.cpu_engine.paged_blocks import BlockPool
@@ -86,6 +87,43 @@ def test_decoding_goes_before_a_long_prompt():
         chunks = run_step(batches)
         assert [(chunk.sequence.sequence_id, chunk.count) for chunk in chunks[:1]] == [(1, 1)]
         assert chunks[1].count <= 3
+
+
+def steps_until_first_token():
+    """Of a short prompt that comes after a long one."""
+    batches = scheduler(blocks=60, max_batch_tokens=8, context_tokens=200)
+    batches.add(sequence(1, prompt=150, new=1))
+    run_step(batches)
+    short = sequence(2, prompt=4, new=2)
+    batches.add(short)
+    steps = 0
+    while not short.new_tokens:
+        run_step(batches)
+        steps += 1
+    return steps
+
+
+def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one_before_it():
+    assert steps_until_first_token() == 1
+
+
+def test_that_test_notices_a_long_prompt_that_takes_everything(monkeypatch):
+    def oldest_takes_all(wanted, budget):
+        return [min(most, max(0, budget - sum(wanted[:place]))) for place, most in enumerate(wanted)]
+
+    monkeypatch.setattr(batching, "fair_shares", oldest_takes_all)
+    assert steps_until_first_token() > 10
+
+
+@given(wanted=st.lists(st.integers(1, 50), max_size=12), budget=st.integers(0, 200))
+def test_a_budget_is_divided_fairly_and_wholly(wanted, budget):
+    shares = batching.fair_shares(wanted, budget)
+    assert sum(shares) == min(budget, sum(wanted))
+    assert all(0 <= share <= most for share, most in zip(shares, wanted, strict=True))
+    short = [share for share, most in zip(shares, wanted, strict=True) if share < most]
+    # Who gets less than he wants gets as much as anybody, but for the odd ones, which go to the oldest.
+    assert all(share >= max(shares) - 1 for share in short)
+    assert short == sorted(short, reverse=True)
 
 
 def test_only_the_chunk_that_ends_the_prompt_samples():
