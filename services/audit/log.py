@@ -14,6 +14,7 @@ from services.audit.frame import Frame, FrameKind, entry_frame
 from services.audit.keyset import Keyset
 from services.audit.merkle import Frontier, leaf_hash
 from services.audit.signed_note import Checkpoint
+from services.audit.state_files import STATE_VERSION, read_state_file
 
 REMEMBERED_RECORDS = 65_536
 MAX_ENTRIES_PER_SEGMENT = 65_536
@@ -73,7 +74,7 @@ class FoldedState:
     def encode(self) -> bytes:
         """The file's bytes."""
         document = {
-            "version": 1,
+            "version": STATE_VERSION,
             "tenant_uid": self.tenant_uid,
             "log_id": self.log_id.hex(),
             "size": self.size,
@@ -86,8 +87,8 @@ class FoldedState:
 
     @classmethod
     def read(cls, path: Path) -> FoldedState:
-        """Parse the file; ValueError or KeyError when it is damaged."""
-        document = json.loads(path.read_bytes())
+        """Parse the file; ValueError or KeyError when it is damaged or of an unknown version."""
+        document = read_state_file(path)
         return cls(
             document["tenant_uid"],
             bytes.fromhex(document["log_id"]),

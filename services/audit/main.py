@@ -10,9 +10,9 @@ from tenantry.audit.v1 import audit_append_service_pb2_grpc, audit_review_servic
 from services.audit.append_servicer import AppendServicer
 from services.audit.appender import Appender
 from services.audit.grants import GrantCheck
-from services.audit.keyset import FileKeyProvider
 from services.audit.metrics import AuditMetrics
 from services.audit.review_servicer import ReviewServicer
+from services.audit.root_keys import FileKeyProvider
 from services.audit.settings import AuditSettings
 from services.audit.signing_keys import load_signing_keys
 from services.audit.store import LogStore

@@ -20,7 +20,8 @@ from services.audit.entry import ID_BYTES, EntryKind
 from services.audit.envelope import EnvelopeError
 from services.audit.export import LogReader, Piece, export_bundle
 from services.audit.grants import GrantCheck
-from services.audit.keyset import Keyset, KeysetError
+from services.audit.key_wrap import KeysetError
+from services.audit.keyset import Keyset
 from services.audit.log import FoldedState, NewEntry
 from services.audit.segments import SegmentDamagedError
 from services.audit.signed_note import Checkpoint, NoteSigner, open_note

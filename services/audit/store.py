@@ -17,12 +17,15 @@ from services.audit.entry import ID_BYTES
 from services.audit.file_ops import make_directory, remove_file, replace_file
 from services.audit.frame import Frame, FrameKind, SessionMark, split_entry
 from services.audit.journal import JournalWriter
-from services.audit.keyset import KeyProvider, Keyset
+from services.audit.keyset import Keyset
 from services.audit.log import FoldedState, NewEntry, Receipt, RecordConflictError, TenantLog
 from services.audit.merkle import leaf_hash
+from services.audit.root_keys import KeyProvider
 from services.audit.recovery import recover
 from services.audit.segments import fold_log, read_entries
 from services.audit.signed_note import NoteSigner
+from services.audit.state_files import STATE_VERSION, read_state_file
+from services.audit.state_directory import POSITION, StateDirectory
 from services.audit.signing_keys import SigningKeys
 from services.common.clock import Clock
 
@@ -47,7 +50,7 @@ class _Position:
 
     def encode(self) -> bytes:
         document = {
-            "version": 1,
+            "version": STATE_VERSION,
             "incarnation": self.incarnation,
             "next_batch": self.next_batch,
             "previous": self.previous.hex(),
@@ -60,7 +63,7 @@ class _Position:
     def read(cls, path: Path) -> _Position:
         if not path.exists():
             return cls()
-        document = json.loads(path.read_bytes())
+        document = read_state_file(path)
         return cls(
             document["incarnation"],
             document["next_batch"],

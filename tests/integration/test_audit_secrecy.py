@@ -9,8 +9,11 @@ import rfc8785
 from tenantry.audit.v1 import entry_pb2
 
 from services.audit import keyset as keysets
+from services.audit import root_keys
 from services.audit.envelope import DataKey
-from services.audit.keyset import FileKeyProvider, Keyring, dek_place, kek_place, unwrap
+from services.audit.key_wrap import dek_place, kek_place, unwrap
+from services.audit.keyring import Keyring
+from services.audit.root_keys import FileKeyProvider
 from tests.fakes.audit_service import AuditServicePlane, BareStream, append_entry
 from tests.unit.audit.audit_state import abandon, new_entry, open_store
 
@@ -35,14 +38,19 @@ def secret_keys(state: Path) -> tuple[bytes, list[bytes]]:
     """The root key, and every tenant's key and data key as they are in use."""
     root = state / "keys" / "root.kek"
     provider = FileKeyProvider(root)
-    keys = []
+    keys: list[bytes] = []
     for path in (state / "keyring").iterdir():
         ring = Keyring.decode(path.read_bytes())
-        kek = provider.unwrap(ring.wrapped_kek, kek_place(ring.tenant_uid, ring.log_id))
-        keys.append(kek)
-        for dek_id, wrapped in ring.wrapped_deks.items():
-            keys.append(unwrap(wrapped, kek, dek_place(ring.tenant_uid, ring.log_id, dek_id)))
-    return root.read_bytes(), keys
+        keks = {}
+        for version, kek in ring.keks.items():
+            place = kek_place(ring.tenant_uid, ring.log_id, kek.root_version, version)
+            assert kek.wrapped is not None
+            keks[version] = provider.unwrap(kek.wrapped, kek.root_version, place)
+        keys += keks.values()
+        for dek_id, dek in ring.deks.items():
+            place = dek_place(ring.tenant_uid, ring.log_id, dek.kek_version, dek_id)
+            keys.append(unwrap(dek.wrapped, keks[dek.kek_version], place))
+    return root.read_bytes()[4:], keys
 
 
 @pytest.fixture
@@ -116,11 +124,12 @@ def test_that_search_finds_text_that_was_not_encrypted(tmp_path, monkeypatch, st
 
 
 def test_that_search_finds_a_key_that_was_not_wrapped(tmp_path, monkeypatch):
-    monkeypatch.setattr(keysets, "wrap", lambda key, under, place, random_bytes: key)
-    monkeypatch.setattr(keysets, "unwrap", lambda wrapped, under, place: wrapped)
+    for module in (keysets, root_keys):
+        monkeypatch.setattr(module, "wrap", lambda key, under, place, random_bytes: key)
+        monkeypatch.setattr(module, "unwrap", lambda wrapped, under, place: wrapped)
     store = open_store(tmp_path)
     store.commit([new_entry("acme", SAID)], [])
     store.close()
     (ring,) = (tmp_path / "keyring").iterdir()
-    keys = list(Keyring.decode(ring.read_bytes()).wrapped_deks.values())
+    keys = [dek.wrapped for dek in Keyring.decode(ring.read_bytes()).deks.values()]
     assert holders(tmp_path, keys) == {f"keyring/{ring.name}"}

@@ -8,8 +8,9 @@ from pathlib import Path
 from services.audit.bundle import manifest_key_name
 from services.audit.entry import EntryKind
 from services.audit.export import LogReader, export_bundle
-from services.audit.keyset import FileKeyProvider
 from services.audit.log import NewEntry
+from services.audit.root_keys import FileKeyProvider
+from services.audit.segments import read_entries
 from services.audit.signed_note import Checkpoint, NoteSigner, open_note
 from services.audit.signing_keys import SigningKeys, load_signing_keys
 from services.audit.store import LogStore

@@ -86,13 +86,18 @@ def unwrap(wrapped: bytes, under: bytes, place: bytes) -> bytes:
     return AESGCM(under).decrypt(wrapped[:12], wrapped[12:], place)
 
 
-def derived_keys(root_kek: bytes, keyring: bytes, dek_id: bytes) -> tuple[bytes, bytes]:
+def derived_keys(root_file: bytes, keyring: bytes, dek_id: bytes) -> tuple[bytes, bytes]:
     """Encryption key and commitment of a DEK."""
+    roots = {root_file[at : at + 4]: root_file[at + 4 : at + 36] for at in range(0, len(root_file), 36)}
     ring = json.loads(keyring)
     whose = ring["tenant_uid"].encode() + b"\x00" + bytes.fromhex(ring["log_id"])
-    kek = unwrap(bytes.fromhex(ring["kek"]["wrapped"]), root_kek, b"tenantry/audit/kek/v1\x00" + whose)
-    wrapped = bytes.fromhex(ring["deks"][dek_id.hex()])
-    dek = unwrap(wrapped, kek, b"tenantry/audit/wrap/v1\x00" + whose + dek_id)
+    listed = ring["deks"][dek_id.hex()]
+    (kek,) = [one for one in ring["keks"] if one["version"] == listed["kek_version"]]
+    kek_version, root_version = (struct.pack(">I", kek[name]) for name in ("version", "root_version"))
+    place = b"tenantry/audit/kek/v1\x00" + whose + root_version + kek_version
+    under = unwrap(bytes.fromhex(kek["wrapped"]), roots[root_version], place)
+    place = b"tenantry/audit/wrap/v1\x00" + whose + kek_version + dek_id
+    dek = unwrap(bytes.fromhex(listed["wrapped"]), under, place)
     info = b"tenantry/audit/dek/v1" + bytes.fromhex(ring["log_id"]) + dek_id
     both = HKDF(algorithm=hashes.SHA512(), length=64, salt=None, info=info).derive(dek)
     return both[:32], both[32:]

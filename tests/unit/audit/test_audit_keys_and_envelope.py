@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import stat
 
@@ -13,7 +14,10 @@ from hypothesis import strategies as st
 
 from services.audit.entry import ENTRY_BYTES, Entry, EntryFormatError, EntryKind, Header
 from services.audit.envelope import DataKey, EnvelopeError, salted
-from services.audit.keyset import FileKeyProvider, Keyring, Keyset, KeysetError
+from services.audit.key_wrap import KeysetError, dek_place, kek_place, unwrap, wrap
+from services.audit.keyring import Keyring, WrappedKek
+from services.audit.keyset import KeyDestroyedError, Keyset
+from services.audit.root_keys import FileKeyProvider
 
 
 def header(**changes) -> Header:
@@ -96,7 +100,7 @@ def all_pairs(root, unwrap_any):
     opened = 0
     for (_, mine), (number, foreign) in itertools.permutations(sets.items(), 2):
         dek_id = dek_ids[number]
-        mine.wrapped_deks[dek_id] = foreign.wrapped_deks[dek_id]
+        mine.deks[dek_id] = foreign.deks[dek_id]
         try:
             unwrap_any(Keyset(root / "x", mine, provider), dek_id)
             opened += 1
@@ -114,23 +118,127 @@ def test_a_tenant_key_moved_to_another_tenant_does_not_open(tmp_path):
     Keyset.create(tmp_path / "a", "a", b"A" * 16, provider)
     stolen = Keyring.decode((tmp_path / "a").read_bytes())
     with pytest.raises(KeysetError):
-        Keyset(tmp_path / "b", Keyring("b", b"B" * 16, stolen.wrapped_kek), provider)
+        Keyset(tmp_path / "b", Keyring("b", b"B" * 16, stolen.keks), provider)
 
 
 def test_mutant_one_key_for_all_tenants_and_no_place_is_caught(tmp_path, monkeypatch):
     """Without a key and a place of its own for each tenant, the all-pairs test has to fail."""
     shared = b"k" * 32
-    monkeypatch.setattr(
-        "services.audit.keyset.wrap",
-        lambda key, under, place, rnd: b"n" * 12 + AESGCM(shared).encrypt(b"n" * 12, key, None),
-    )
-    monkeypatch.setattr(
-        "services.audit.keyset.unwrap",
-        lambda wrapped, under, place: AESGCM(shared).decrypt(wrapped[:12], wrapped[12:], None),
-    )
+    for module in ("keyset", "root_keys"):
+        monkeypatch.setattr(
+            f"services.audit.{module}.wrap",
+            lambda key, under, place, rnd: b"n" * 12 + AESGCM(shared).encrypt(b"n" * 12, key, None),
+        )
+        monkeypatch.setattr(
+            f"services.audit.{module}.unwrap",
+            lambda wrapped, under, place: AESGCM(shared).decrypt(wrapped[:12], wrapped[12:], None),
+        )
     assert all_pairs(tmp_path, lambda keyset, dek_id: keyset.dek(dek_id)) > 0
 
 
 def test_key_files_are_private(tmp_path):
     FileKeyProvider(tmp_path / "keys" / "root.kek")
     assert stat.S_IMODE((tmp_path / "keys" / "root.kek").stat().st_mode) == 0o400
+
+
+def test_a_root_key_of_another_version_opens_nothing(tmp_path):
+    path = tmp_path / "root.kek"
+    keyset = Keyset.create(tmp_path / "a", "a", b"A" * 16, FileKeyProvider(path))
+    dek_id = keyset.new_dek().dek_id
+    first = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(first + (2).to_bytes(4, "big") + os.urandom(32))
+    rotated = FileKeyProvider(path)
+    assert rotated.root_version == 2
+    assert Keyset.load(tmp_path / "a", rotated).dek(dek_id).dek_id == dek_id
+    newer = Keyset.create(tmp_path / "b", "b", b"B" * 16, rotated)
+    newer.new_dek()
+    # The old root is gone: what it wrapped does not open, whatever version its wrap claims.
+    path.write_bytes(path.read_bytes()[36:])
+    only_new = FileKeyProvider(path)
+    with pytest.raises(KeysetError, match="no root key of version 1"):
+        Keyset.load(tmp_path / "a", only_new)
+    Keyset.load(tmp_path / "b", only_new)
+
+
+@pytest.mark.parametrize("length", [0, 32, 35, 72], ids=["empty", "no version", "short", "version twice"])
+def test_a_root_key_file_of_another_form_is_refused(tmp_path, length):
+    path = tmp_path / "root.kek"
+    path.write_bytes((((1).to_bytes(4, "big") + b"k" * 32) * 2)[:length])
+    with pytest.raises(KeysetError):
+        FileKeyProvider(path)
+
+
+def edited(tmp_path, change) -> Keyset:
+    """A keyring whose file was changed, loaded."""
+    provider = FileKeyProvider(tmp_path / "root.kek")
+    Keyset.create(tmp_path / "a", "a", b"A" * 16, provider).new_dek()
+    document = json.loads((tmp_path / "a").read_bytes())
+    change(document)
+    (tmp_path / "a").write_text(json.dumps(document))
+    return Keyset.load(tmp_path / "a", provider)
+
+
+def dek_of(document):
+    (dek,) = document["deks"].values()
+    return dek
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ring: ring.update(version=2),
+        lambda ring: ring.update(version=True),
+        lambda ring: ring.pop("version"),
+        lambda ring: ring.update(note="new"),
+        lambda ring: ring.update(keks=[]),
+        lambda ring: ring["keks"].append(ring["keks"][0]),
+        lambda ring: ring["keks"][0].update(root_version=2),
+        lambda ring: ring["keks"][0].update(root_version=0),
+        lambda ring: ring["keks"][0].update(version=2),
+        lambda ring: ring["keks"][0].update(wrapped="00"),
+        lambda ring: dek_of(ring).update(kek_version=2),
+        lambda ring: dek_of(ring).update(kek_version="1"),
+    ],
+)
+def test_a_keyring_of_another_version_or_form_is_refused(tmp_path, change):
+    with pytest.raises(KeysetError):
+        edited(tmp_path, change)
+
+
+def test_wraps_are_bound_to_the_versions_they_name():
+    """Moving a wrap to another version of the key above it, or of itself, closes it."""
+    root, kek, dek = (os.urandom(32) for _ in range(3))
+    wrapped = wrap(kek, root, kek_place("a", b"A" * 16, 1, 1), os.urandom)
+    assert unwrap(wrapped, root, kek_place("a", b"A" * 16, 1, 1)) == kek
+    for place in (kek_place("a", b"A" * 16, 2, 1), kek_place("a", b"A" * 16, 1, 2)):
+        with pytest.raises(KeysetError):
+            unwrap(wrapped, root, place)
+    wrapped = wrap(dek, kek, dek_place("a", b"A" * 16, 1, b"D" * 16), os.urandom)
+    with pytest.raises(KeysetError):
+        unwrap(wrapped, kek, dek_place("a", b"A" * 16, 2, b"D" * 16))
+
+
+def test_a_new_version_of_the_tenant_key_wraps_new_data_keys_and_old_ones_still_open(tmp_path):
+    provider = FileKeyProvider(tmp_path / "root.kek")
+    old = Keyset.create(tmp_path / "a", "a", b"A" * 16, provider).new_dek()
+    ring = Keyring.decode((tmp_path / "a").read_bytes())
+    ring.keks[2] = WrappedKek(1, provider.wrap(os.urandom(32), kek_place("a", b"A" * 16, 1, 2)))
+    keyset = Keyset(tmp_path / "a", ring, provider)
+    new = keyset.new_dek()
+    ring = Keyring.decode((tmp_path / "a").read_bytes())
+    assert {dek_id: dek.kek_version for dek_id, dek in ring.deks.items()} == {old.dek_id: 1, new.dek_id: 2}
+    assert keyset.dek(old.dek_id).commitment == old.commitment
+
+
+def test_destroying_a_tenant_key_closes_its_data_keys_and_says_so(tmp_path):
+    provider = FileKeyProvider(tmp_path / "root.kek")
+    dek_id = Keyset.create(tmp_path / "a", "a", b"A" * 16, provider).new_dek().dek_id
+    ring = Keyring.decode((tmp_path / "a").read_bytes())
+    ring.keks[1] = WrappedKek(1, None)
+    (tmp_path / "a").write_bytes(ring.encode())
+    keyset = Keyset.load(tmp_path / "a", provider)
+    with pytest.raises(KeyDestroyedError):
+        keyset.dek(dek_id)
+    with pytest.raises(KeyDestroyedError):
+        keyset.new_dek()
