@@ -25,7 +25,6 @@ from services.audit.recovery import recover
 from services.audit.segments import fold_log, read_entries
 from services.audit.signed_note import NoteSigner
 from services.audit.state_files import STATE_VERSION, read_state_file
-from services.audit.state_directory import POSITION, StateDirectory
 from services.audit.signing_keys import SigningKeys
 from services.common.clock import Clock
 
