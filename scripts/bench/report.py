@@ -28,7 +28,12 @@ def as_table(comparisons: list[Comparison], plan: Plan) -> str:
     """Aligned columns."""
     rows = [("", "relay", "router", "ratio")]
     rows += [
-        (f"{one.name}, {one.unit}", f"{one.relay:,.0f}", f"{one.router:,.0f}", f"{one.ratio:.2f}")
+        (
+            f"{one.name}, {one.unit}".rstrip(", "),
+            _figure(one.relay),
+            _figure(one.router),
+            f"{one.ratio:.2f}",
+        )
         for one in comparisons
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -44,6 +49,10 @@ def as_json(comparisons: list[Comparison], plan: Plan) -> str:
     """Everything as one object."""
     figures = [{**asdict(one), "ratio": one.ratio} for one in comparisons]
     return json.dumps({"figures": figures, "plan": asdict(plan), "machine": machine_facts()}, indent=1)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
 
 
 def _samples(plan: Plan) -> str:

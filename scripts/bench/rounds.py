@@ -57,12 +57,15 @@ async def measure(routes: Routes, plan: Plan, progress: Callable[[str], None]) -
         await _stream(route, plan.stream_tokens)
     unary: dict[str, list[float]] = {route.name: [] for route in middle}
     streamed: dict[str, list[float]] = {route.name: [] for route in middle}
+    messages: dict[str, list[float]] = {route.name: [] for route in middle}
     latencies: dict[str, list[tuple[float, float]]] = {route.name: [] for route in every}
     for number in range(plan.rounds):
         progress(f"round {number + 1} of {plan.rounds}")
         for route in _turned(middle, number):
             unary[route.name].append(await _unary_cpu_seconds(route, plan))
-            streamed[route.name].append(await _token_cpu_seconds(route, plan))
+            spent_seconds, messages_each = await _token_cost(route, plan)
+            streamed[route.name].append(spent_seconds)
+            messages[route.name].append(messages_each)
         for route in _turned(every, number):
             latencies[route.name].append(await _latency_seconds(route, plan.latency_requests))
     added = {
@@ -75,6 +78,7 @@ async def measure(routes: Routes, plan: Plan, progress: Callable[[str], None]) -
     return [
         _comparison("CPU a unary request", "µs", unary),
         _comparison("CPU a streamed token", "µs", streamed),
+        _comparison("messages a streamed token", "", messages),
         _comparison(
             "added latency, p50", "µs", {name: [one[0] for one in all_] for name, all_ in added.items()}
         ),
@@ -89,8 +93,9 @@ def _turned(routes: tuple[Route, ...], number: int) -> tuple[Route, ...]:
     return routes[start:] + routes[:start]
 
 
-def _comparison(name: str, unit: str, seconds: dict[str, list[float]]) -> Comparison:
-    median = {route: statistics.median(values) * 1e6 for route, values in seconds.items()}
+def _comparison(name: str, unit: str, figures: dict[str, list[float]]) -> Comparison:
+    scale = 1e6 if unit == "µs" else 1.0
+    median = {route: statistics.median(values) * scale for route, values in figures.items()}
     return Comparison(name, unit, median["relay"], median["router"])
 
 
@@ -101,18 +106,26 @@ async def _unary_cpu_seconds(route: Route, plan: Plan) -> float:
     return (cpu_seconds(route.pid) - before) / plan.unary_requests
 
 
-async def _token_cpu_seconds(route: Route, plan: Plan) -> float:
+async def _token_cost(route: Route, plan: Plan) -> tuple[float, float]:
+    """Seconds of processor time and messages, a streamed token."""
     assert route.pid is not None
+    shares: list[float] = []
+
+    async def stream() -> None:
+        shares.append(await _stream(route, plan.stream_tokens))
+
     before = cpu_seconds(route.pid)
-    await _repeat(plan.streams, plan.concurrency, lambda: _stream(route, plan.stream_tokens))
-    return (cpu_seconds(route.pid) - before) / (plan.streams * plan.stream_tokens)
+    await _repeat(plan.streams, plan.concurrency, stream)
+    spent = cpu_seconds(route.pid) - before
+    return spent / (plan.streams * plan.stream_tokens), statistics.mean(shares)
 
 
-async def _stream(route: Route, tokens: int) -> None:
-    messages = await route.stream(tokens)
-    # The router's final message comes on its own.
-    if messages not in (tokens, tokens + 1):
-        raise RuntimeError(f"{route.name}: {messages} messages for {tokens} tokens")
+async def _stream(route: Route, tokens: int) -> float:
+    """Messages a token: below 1 where what has gathered leaves as one piece, and the router's last one is its own."""
+    streamed = await route.stream(tokens)
+    if streamed.tokens != tokens:
+        raise RuntimeError(f"{route.name}: {streamed.tokens} tokens instead of {tokens}")
+    return streamed.messages / tokens
 
 
 async def _latency_seconds(route: Route, requests: int) -> tuple[float, float]:
@@ -126,7 +139,7 @@ async def _latency_seconds(route: Route, requests: int) -> tuple[float, float]:
     return taken[len(taken) // 2], taken[min(len(taken) - 1, len(taken) * 99 // 100)]
 
 
-async def _repeat(times: int, concurrency: int, call: Callable[[], Awaitable[None]]) -> None:
+async def _repeat(times: int, concurrency: int, call: Callable[[], Awaitable[object]]) -> None:
     left = iter(range(times))
 
     async def worker() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,26 @@ _CALL_SECONDS = 60.0
 _PLENTY = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One answer, as its reader saw it."""
+
+    tokens: int
+    messages: int
+
+
 class Route:
     """One way; requests and answers pass as bytes, so that the client costs the same on each."""
 
     def __init__(
-        self, name: str, pid: int | None, unary: Any, stream: Any, metadata: Any, encode: Any
+        self,
+        name: str,
+        pid: int | None,
+        unary: Any,
+        stream: Any,
+        metadata: Any,
+        encode: Any,
+        tokens_of: Callable[[int, bytes], int],
     ) -> None:
         self.name = name
         self.pid = pid
@@ -43,6 +58,7 @@ class Route:
         self._stream = stream
         self._metadata = metadata
         self._encode = encode
+        self._tokens_of = tokens_of
 
     async def generate(self, tokens: int) -> None:
         """Ask for a whole answer; straight, that is a stream too."""
@@ -51,13 +67,13 @@ class Route:
             return
         await self._unary(self._encode(tokens), timeout=_CALL_SECONDS, metadata=self._metadata)
 
-    async def stream(self, tokens: int) -> int:
-        """Read an answer piece by piece; returns the number of messages."""
+    async def stream(self, tokens: int) -> Streamed:
+        """Read an answer piece by piece."""
         call = self._stream(self._encode(tokens), timeout=_CALL_SECONDS, metadata=self._metadata)
-        messages = 0
-        while await call.read() is not grpc.aio.EOF:
-            messages += 1
-        return messages
+        messages, last = 0, b""
+        while (message := await call.read()) is not grpc.aio.EOF:
+            messages, last = messages + 1, message
+        return Streamed(self._tokens_of(messages, last), messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,7 @@ async def open_routes(folder: Path) -> AsyncIterator[Routes]:
         }
         yield Routes(
             _straight(channels["triton"]),
-            _route("relay", relay_pid, channels["relay"], SERVICE, None, _upstream_request),
+            _route("relay", relay_pid, channels["relay"], SERVICE, None, _upstream_request, _upstream_tokens),
             _route(
                 "router",
                 router.process.pid,
@@ -99,16 +115,27 @@ async def open_routes(folder: Path) -> AsyncIterator[Routes]:
                 "tenantry.inference.v1.InferenceService",
                 (("authorization", authorization),),
                 _router_request,
+                _router_tokens,
             ),
         )
 
 
 def _straight(channel: grpc.aio.Channel) -> Route:
     stream: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
-    return Route("straight", None, None, stream, None, lambda tokens: iter([_upstream_request(tokens)]))
+    return Route(
+        "straight",
+        None,
+        None,
+        stream,
+        None,
+        lambda tokens: iter([_upstream_request(tokens)]),
+        _upstream_tokens,
+    )
 
 
-def _route(name: str, pid: int, channel: grpc.aio.Channel, service: str, metadata: Any, encode: Any) -> Route:
+def _route(
+    name: str, pid: int, channel: grpc.aio.Channel, service: str, metadata: Any, encode: Any, tokens_of: Any
+) -> Route:
     return Route(
         name,
         pid,
@@ -116,7 +143,16 @@ def _route(name: str, pid: int, channel: grpc.aio.Channel, service: str, metadat
         channel.unary_stream(f"/{service}/StreamGenerate"),
         metadata,
         encode,
+        tokens_of,
     )
+
+
+def _upstream_tokens(messages: int, _: bytes) -> int:
+    return messages
+
+
+def _router_tokens(_: int, last: bytes) -> int:
+    return int(pb.StreamGenerateResponse.FromString(last).final.usage.output_tokens)
 
 
 def _upstream_request(tokens: int) -> bytes:
