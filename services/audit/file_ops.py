@@ -16,6 +16,7 @@ from typing import NoReturn
 
 EXIT_FSYNC_FAILED = 74
 EXIT_WRITE_FAILED = 75
+_SCRATCH_BYTES = 8
 
 
 def die_of_fsync(error: OSError) -> NoReturn:
@@ -64,7 +65,7 @@ def make_directory(folder: Path) -> None:
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a whole file: all of the new bytes or all of the old ones, whatever happens."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(_SCRATCH_BYTES)}")
     descriptor = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     try:
         write_all(descriptor, data)
@@ -73,6 +74,13 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         os.close(descriptor)
     scratch.replace(path)
     sync_directory(path.parent)
+
+
+def remove_scratch_copies(folder: Path) -> None:
+    """Remove what crashes left of `replace_file` in a folder; only where nobody else writes."""
+    for path in folder.glob(".*.*"):
+        if path.is_file() and len(path.suffix) == 2 * _SCRATCH_BYTES + 1:
+            path.unlink(missing_ok=True)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -14,7 +14,8 @@ from services.audit.metrics import AuditMetrics
 from services.audit.review_servicer import ReviewServicer
 from services.audit.root_keys import FileKeyProvider
 from services.audit.settings import AuditSettings
-from services.audit.signing_keys import load_signing_keys
+from services.audit.signing_keys import ROOT_KEK, load_signing_keys
+from services.audit.state_directory import StateDirectory
 from services.audit.store import LogStore
 from services.common.clock import SystemClock
 from services.common.grpc_server import build_server
@@ -32,9 +33,10 @@ async def serve(settings: AuditSettings) -> None:
     """Run until a signal, or until the journal's task dies."""
     clock = SystemClock()
     metrics = AuditMetrics()
+    directory = StateDirectory.claim(settings.state_dir)
     keys = load_signing_keys(settings.state_dir / "keys")
-    provider = FileKeyProvider(settings.state_dir / "keys" / "root.kek")
-    store = LogStore(settings.state_dir, keys, provider, clock)
+    provider = FileKeyProvider(settings.state_dir / "keys" / ROOT_KEK)
+    store = LogStore(directory, keys, provider, clock)
     appender = Appender(store, metrics.batch)
     grants = GrantCheck(TokenVerifier(settings.state_dir / "jwks.json", AUDIT_ISSUER, Audience.REVIEW, clock))
     append_servicer = AppendServicer(appender, store, metrics)

@@ -1,7 +1,12 @@
 """Reading the journal back after a stop of any kind.
 
-What follows the last whole COMMIT was never acknowledged: a torn tail, cut off. Damage before a later COMMIT is
-another matter: acknowledged entries are gone, nobody can say whose, and the service refuses to start.
+A batch is one write, and the disk may keep its pages in any order: its COMMIT can be there and its frames not. So
+damage in the last batch is a torn tail, cut off, with or without a COMMIT behind it. Was that batch acknowledged after
+all, a writer holds a receipt and will tell.
+
+The COMMIT of a later batch is another matter: it was written only after this one's fdatasync. Damage below it, or whole
+bytes that its COMMIT does not fit, is no tail: acknowledged entries are gone, nobody can say whose, and the service
+refuses to start.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ _NO_COMMIT = bytes(32)
 
 
 class JournalDamagedError(Exception):
-    """Bytes below an acknowledged COMMIT changed; restore the journal file from the volume's copy."""
+    """Bytes of acknowledged batches changed, or another key signed them; restore from the volume's copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ def recover(
     found = Recovered(next_batch=next_batch, previous=previous)
     for path, data in sorted(files, key=lambda item: parse_file_name(item[0].name)):
         end = _read_file(path, data, public_key, found)
-        if _commits_beyond(data, end, public_key, found.next_batch):
+        if _later_commit(data, end, public_key, found.next_batch):
             raise JournalDamagedError(f"{path.name} is damaged at byte {end}, below an acknowledged batch")
         found.cut_bytes += len(data[end:].rstrip(b"\x00"))
     return found
@@ -85,9 +90,13 @@ def _read_file(path: Path, data: bytes, public_key: Ed25519PublicKey, found: Rec
                 batch.append(PlacedFrame(frame, place, raw))
                 continue
             commit, signature = Commit.of(frame)
-            _check(commit, signature, batch, place.offset - committed, public_key, found)
-        except (FrameError, InvalidSignature):
+        except FrameError:
             break
+        # A torn write does not keep its checksums: these bytes are whole.
+        if not _signed(commit, signature, public_key):
+            raise JournalDamagedError(f"{path.name}: another key signed the COMMIT at byte {place.offset}")
+        if commit != _expected(batch, place.offset - committed, found):
+            raise JournalDamagedError(f"{path.name}: the COMMIT at byte {place.offset} is of another batch")
         found.frames += batch
         found.next_batch = commit.batch + 1
         found.previous = hashlib.sha256(commit.encode()).digest()
@@ -95,36 +104,28 @@ def _read_file(path: Path, data: bytes, public_key: Ed25519PublicKey, found: Rec
     return committed
 
 
-def _check(
-    commit: Commit,
-    signature: bytes,
-    batch: list[PlacedFrame],
-    size_bytes: int,
-    public_key: Ed25519PublicKey,
-    found: Recovered,
-) -> None:
-    public_key.verify(signature, commit.encode())
-    expected = Commit(
-        found.next_batch,
-        len(batch),
-        size_bytes,
-        found.previous,
-        root_of([leaf_hash(placed.data) for placed in batch]),
-    )
-    if commit != expected:
-        raise FrameError("the COMMIT is of another batch")
+def _expected(batch: list[PlacedFrame], size_bytes: int, found: Recovered) -> Commit:
+    root = root_of([leaf_hash(placed.data) for placed in batch])
+    return Commit(found.next_batch, len(batch), size_bytes, found.previous, root)
 
 
-def _commits_beyond(data: bytes, start: int, public_key: Ed25519PublicKey, batch: int) -> bool:
-    """Whether a signed COMMIT of `batch` or a later one stands behind `start`: proof of an fdatasync past it."""
+def _signed(commit: Commit, signature: bytes, public_key: Ed25519PublicKey) -> bool:
+    try:
+        public_key.verify(signature, commit.encode())
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _later_commit(data: bytes, start: int, public_key: Ed25519PublicKey, batch: int) -> bool:
+    """Whether a signed COMMIT of a batch after `batch` stands behind `start`: proof that `batch` was synced."""
     for offset in _magics(data, start):
         body = data[offset + HEAD_BYTES : offset + COMMIT_FRAME_BYTES]
         try:
             commit, signature = Commit.of(Frame(FrameKind.COMMIT, body))
-            public_key.verify(signature, commit.encode())
-        except (FrameError, InvalidSignature):
+        except FrameError:
             continue
-        if commit.batch >= batch:
+        if commit.batch > batch and _signed(commit, signature, public_key):
             return True
     return False
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit.file_ops import make_directory, replace_file
+from services.audit.state_directory import StateIncompleteError, is_unused
 from services.common.tokens import AUDIT_ISSUER, TokenIssuer, new_signing_key_pem
+
+_LOG, _MANIFEST, _GRANTS = "log.ed25519", "manifest.ed25519", "grants.pem"
+ROOT_KEK = "root.kek"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +25,23 @@ class SigningKeys:
 
 
 def load_signing_keys(folder: Path) -> SigningKeys:
-    """Read the keys of a state directory, making what is missing, and publish `jwks.json` beside them."""
+    """Read the keys of a state directory and publish `jwks.json` beside them; make them where nothing is recorded yet.
+
+    Raises:
+        StateIncompleteError: a key, or the root KEK, is gone from a directory in use. A new one would make everything
+            recorded so far look like damage.
+    """
     make_directory(folder)
-    grants = TokenIssuer.from_pem(_read_or_make(folder / "grants.pem", new_signing_key_pem), AUDIT_ISSUER)
+    if not is_unused(folder.parent):
+        lost = [name for name in (_LOG, _MANIFEST, _GRANTS, ROOT_KEK) if not (folder / name).exists()]
+        if lost:
+            raise StateIncompleteError(f"{folder} lacks {', '.join(lost)}: restore what was there")
+    grants = TokenIssuer.from_pem(_read_or_make(folder / _GRANTS, new_signing_key_pem), AUDIT_ISSUER)
     log, manifest = (
         Ed25519PrivateKey.from_private_bytes(
             _read_or_make(folder / name, lambda: Ed25519PrivateKey.generate().private_bytes_raw())
         )
-        for name in ("log.ed25519", "manifest.ed25519")
+        for name in (_LOG, _MANIFEST)
     )
     jwks = grants.jwks().encode()
     published = folder.parent / "jwks.json"

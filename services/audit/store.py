@@ -5,7 +5,6 @@ LOCK   wal/   wal.json   keyring/<log_id>   logs/<log_id>/{segments,state.json,c
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -20,21 +19,18 @@ from services.audit.journal import JournalWriter
 from services.audit.keyset import Keyset
 from services.audit.log import FoldedState, NewEntry, Receipt, RecordConflictError, TenantLog
 from services.audit.merkle import leaf_hash
-from services.audit.root_keys import KeyProvider
 from services.audit.recovery import recover
+from services.audit.root_keys import KeyProvider
 from services.audit.segments import fold_log, read_entries
 from services.audit.signed_note import NoteSigner
-from services.audit.state_files import STATE_VERSION, read_state_file
 from services.audit.signing_keys import SigningKeys
+from services.audit.state_directory import POSITION, StateDirectory
+from services.audit.state_files import STATE_VERSION, read_state_file
 from services.common.clock import Clock
 
 _log = logging.getLogger(__name__)
 MAX_SESSIONS = 1024
 FOLD_BYTES = 32 << 20
-
-
-class StateInUseError(Exception):
-    """Another audit service holds the state directory: there are never two writers of one log."""
 
 
 @dataclass(slots=True)
@@ -76,29 +72,24 @@ class LogStore:
     """Every tenant's log of one state directory.
 
     Raises:
-        StateInUseError: another process holds the directory.
         JournalDamagedError: acknowledged entries are gone.
         KeysetError: a keyring does not open.
     """
 
-    def __init__(self, root: Path, keys: SigningKeys, provider: KeyProvider, clock: Clock) -> None:
-        self._root = root
+    def __init__(
+        self, directory: StateDirectory, keys: SigningKeys, provider: KeyProvider, clock: Clock
+    ) -> None:
+        self._directory = directory
+        self._root = root = directory.root
         self._keys = keys
         self._provider = provider
         self._clock = clock
         self._logs: dict[str, TenantLog] = {}
         self._dirty: set[str] = set()
         self._unfolded_bytes = 0
-        for name in ("wal", "keyring", "logs"):
-            make_directory(root / name)
-        self._lock = os.open(root / "LOCK", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StateInUseError(f"another audit service runs on {root}") from None
         registry = root / "logs" / "tenants.json"
         self._tenants: dict[str, str] = json.loads(registry.read_bytes()) if registry.exists() else {}
-        self._position = _Position.read(root / "wal.json")
+        self._position = _Position.read(root / POSITION)
         self._recover()
 
     @property
@@ -227,7 +218,7 @@ class LogStore:
         self._position.incarnation = self._journal.incarnation
         self._position.next_batch, self._position.previous = self._journal.position
         self._position.removed = [path.name for path in done]
-        replace_file(self._root / "wal.json", self._position.encode())
+        replace_file(self._root / POSITION, self._position.encode())
         for path in done:
             remove_file(path)
         self._journal.finished = []
@@ -235,7 +226,7 @@ class LogStore:
     def close(self) -> None:
         """Fold and give up the directory."""
         self.fold()
-        os.close(self._lock)
+        self._directory.release()
 
     def _remember_sessions(self, marks: Sequence[SessionMark]) -> None:
         sessions = self._position.sessions
@@ -256,11 +247,11 @@ class LogStore:
         by_id = {log_id: tenant_uid for tenant_uid, log_id in self._tenants.items()}
         for placed in found.frames:
             if placed.frame.kind in (FrameKind.DATA, FrameKind.DEK_OPEN):
-                entry, _ = split_entry(placed.frame)
+                entry, rest = split_entry(placed.frame)
                 log = self.log(by_id[entry.header.log_id.hex()])
                 assert log is not None
                 if entry.header.index >= log.frontier.size:
-                    log.replay(entry)
+                    log.replay(entry, rest)
                     log.pending.append((placed.frame, placed.place.encode() + placed.data))
                     self._dirty.add(log.folded.tenant_uid)
             elif placed.frame.kind is FrameKind.CHECKPOINT:

@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 from services.audit.bundle import manifest_key_name
-from services.audit.entry import EntryKind
+from services.audit.entry import Entry, EntryKind
 from services.audit.export import LogReader, export_bundle
 from services.audit.log import NewEntry
 from services.audit.root_keys import FileKeyProvider
 from services.audit.segments import read_entries
 from services.audit.signed_note import Checkpoint, NoteSigner, open_note
 from services.audit.signing_keys import SigningKeys, load_signing_keys
+from services.audit.state_directory import StateDirectory
 from services.audit.store import LogStore
 from services.audit.verify import PinnedKeys
 from tests.fakes.manual_clock import ManualClock
@@ -23,15 +24,29 @@ def keys_of(root: Path) -> SigningKeys:
 
 
 def open_store(root: Path, clock: ManualClock | None = None) -> LogStore:
-    provider = FileKeyProvider(root / "keys" / "root.kek")
-    return LogStore(root, keys_of(root), provider, clock or ManualClock())
+    directory = StateDirectory.claim(root)
+    try:
+        keys = keys_of(root)
+        provider = FileKeyProvider(root / "keys" / "root.kek")
+        return LogStore(directory, keys, provider, clock or ManualClock())
+    except Exception:
+        directory.release()
+        raise
 
 
 def abandon(store: LogStore) -> None:
     """Leave a store as kill -9 would: nothing folded, the lock gone."""
-    os.close(store._lock)
+    store._directory.release()
     if store._journal._descriptor is not None:
         os.close(store._journal._descriptor)
+
+
+def entries_of(store: LogStore, tenant_uid: str) -> list[Entry]:
+    """A log's entries, folded first."""
+    log = store.log(tenant_uid)
+    assert log is not None
+    store.fold()
+    return [entry for entry, _ in read_entries(store.folder(log.log_id), log.folded)]
 
 
 def new_entry(tenant_uid: str, text: str = "x", kind: EntryKind = EntryKind.ADMIT, **fields) -> NewEntry:
