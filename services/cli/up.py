@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import signal
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.errors import CommandError
+from services.cli.lasting_streams import lasting_streams
 from services.cli.local.layout import open_layout
-from services.cli.local.narration import Narration
 from services.cli.local.needs import missing_needs
-from services.cli.local.run import RunOptions, run
 from services.cli.output import Output
 from services.cli.settings import CliSettings
 
@@ -37,23 +36,33 @@ def up(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every process's every log line.")] = False,
 ) -> None:
     """Run etcd, Triton, Envoy and our services here, with three tenants that answer."""
-    output = Output(json=json)
-    ctx.find_root().obj = output
-    narration = Narration(output, verbose=verbose)
-    missing = missing_needs()
-    narration.step("needs", ok=not missing, missing=missing)
-    if missing:
-        raise CommandError("this machine lacks:\n  " + "\n  ".join(missing))
-    settled = state_dir.expanduser() if state_dir else CliSettings().state_path
-    with (
-        _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir),
-        open_layout(folder, models_dir) as layout,
-    ):
-        interrupted = asyncio.run(
-            _until_signal(run(layout, RunOptions(once, routers, usual_ports=not ephemeral), narration))
-        )
+    # A mesh others use does not end because `| head` has seen enough, or a terminal was closed.
+    with lasting_streams():
+        output = Output(json=json)
+        ctx.find_root().obj = output
+        _require_needs(output)
+        # Only now: these import what was just looked for.
+        from services.cli.local.narration import Narration  # noqa: PLC0415
+        from services.cli.local.run import RunOptions, run  # noqa: PLC0415
+
+        settled = state_dir.expanduser() if state_dir else CliSettings().state_path
+        with (
+            _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir),
+            open_layout(folder, models_dir) as layout,
+        ):
+            options = RunOptions(once, routers, usual_ports=not ephemeral)
+            narration = Narration(output, verbose=verbose)
+            interrupted = asyncio.run(_until_signal(lambda hurry: run(layout, options, narration, hurry)))
     if interrupted and once:
         raise typer.Exit(_INTERRUPTED_STATUS)
+
+
+def _require_needs(output: Output) -> None:
+    missing = missing_needs()
+    if output.json:
+        output.record({"step": "needs", "ok": not missing, "missing": missing})
+    if missing:
+        raise CommandError("this machine lacks:\n  " + "\n  ".join(missing))
 
 
 @contextmanager
@@ -72,20 +81,25 @@ def _kept_in(state_dir: Path, *, explicit: bool, ephemeral: bool) -> Iterator[tu
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _until_signal(work: Coroutine[Any, Any, None]) -> bool:
-    """Run until it ends or a signal asks to stop; whether one did."""
-    task = asyncio.create_task(work)
+async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> bool:
+    """Run until it ends or a signal asks to stop; whether one did. Who asks twice is in a hurry."""
+    hurry = asyncio.Event()
+    task = asyncio.create_task(work(hurry))
     asked = False
 
-    def ask() -> None:
+    def ask(number: signal.Signals) -> None:
         nonlocal asked
         if not asked:
             asked = True
             task.cancel()
+        elif number != signal.SIGHUP:  # A closed terminal says it twice: by itself and through the shell.
+            hurry.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ask)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        nohup = number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+        if not nohup:
+            loop.add_signal_handler(number, ask, number)
     try:
         await task
     except asyncio.CancelledError:

@@ -6,11 +6,14 @@ import asyncio
 import signal
 import socket
 import sys
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 import grpc
 
+from services.cli.local.ports import ANY, reserved_ports
 from services.common.grpc_channel import open_channel
 from services.config.etcd.client import EtcdClient
 from services.config.store import StoreUnavailableError
@@ -25,9 +28,13 @@ def free_port() -> int:
 
 
 class EtcdProcess:
+    """Its two ports are its own as long as this object is, also between two lives."""
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._client_port, self._peer_port = free_port(), free_port()
+        held = ExitStack()
+        self._client_port, self._peer_port = held.enter_context(reserved_ports([ANY, ANY]))
+        weakref.finalize(self, held.close)
         self._process: asyncio.subprocess.Process | None = None
 
     @property

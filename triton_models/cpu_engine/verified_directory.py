@@ -1,25 +1,30 @@
-"""A directory built once, published atomically, and checked by digest whenever it is opened."""
+"""A directory built once, published atomically, and checked by digest whenever it is opened.
+
+The digests are the caller's, not the directory's own: whoever can change a file in it can change a list beside it.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-_MANIFEST = "manifest.json"
 _LOCK_POLL_SECONDS = 0.1
 _READ_BYTES = 1 << 20
 
 
 class LockTimeoutError(Exception):
     """Another process held the lock for longer than the deadline."""
+
+
+class UnexpectedBuildError(Exception):
+    """What was built is not what was expected; the text names the files."""
 
 
 def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
@@ -37,12 +42,13 @@ def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> st
 def open_or_build(
     target: Path,
     build: Callable[[Path], None],
+    expected: Mapping[str, str],
     *,
-    source_sha256: str,
     lock_timeout_seconds: float = 300.0,
     on_verify: Callable[[int, int], None] | None = None,
-) -> dict[str, str]:
-    """Return the digests of an intact directory, building it first where it is missing or damaged.
+    on_wait: Callable[[int, int], None] | None = None,
+) -> None:
+    """Make sure that a directory holds the files expected, building it where it is missing or holds anything else.
 
     Processes that share the parent directory take turns: one builds, the others find it built. A reader that
     has files of a damaged directory open keeps them; they are unlinked, not changed.
@@ -50,27 +56,27 @@ def open_or_build(
     Args:
         target: The directory; its parent is created.
         build: Fills the empty directory it is given.
-        source_sha256: Digest of what `build` reads. A directory built from anything else counts as damaged.
+        expected: Each file's path relative to the directory, and its SHA-256.
         lock_timeout_seconds: How long to wait for another process that is building.
         on_verify: Called with (bytes checked, bytes in all).
-
-    Returns:
-        Each file's path relative to the directory, and its SHA-256.
+        on_wait: Called with (seconds waited, seconds in all) while another process is building.
 
     Raises:
         LockTimeoutError: another process did not finish in time.
+        UnexpectedBuildError: `build` makes something else; nothing of it is kept.
         OSError: the directory cannot be written or the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive_lock(target.with_name(f".{target.name}.lock"), lock_timeout_seconds):
-        digests = _verify(target, source_sha256, on_verify)
-        if digests is not None:
-            return digests
+    with _exclusive_lock(target.with_name(f".{target.name}.lock"), lock_timeout_seconds, on_wait):
+        if not _damaged(target, expected, on_verify):
+            return
         _remove_leftovers(target)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.building-"))
         try:
             build(scratch)
-            digests = _seal(scratch, source_sha256)
+            _require(scratch, expected)
+            for path in [*scratch.rglob("*"), scratch]:
+                _sync(path)
             if target.exists():
                 target.rename(target.with_name(f".{target.name}.damaged-{os.getpid()}"))
             scratch.chmod(0o755)
@@ -80,41 +86,49 @@ def open_or_build(
             raise
         _sync(target.parent)
         _remove_leftovers(target)
-        return digests
 
 
-def _verify(
-    target: Path, source_sha256: str, on_verify: Callable[[int, int], None] | None
-) -> dict[str, str] | None:
+def _damaged(
+    directory: Path, expected: Mapping[str, str], on_verify: Callable[[int, int], None] | None
+) -> bool:
     try:
-        manifest = json.loads((target / _MANIFEST).read_bytes())
-        files: dict[str, str] = manifest["files"]
-        if manifest["source_sha256"] != source_sha256:
-            return None
-        total = sum((target / name).stat().st_size for name in files)
-        before = 0
-        for name, expected in files.items():
-
-            def progress(read_bytes: int, before: int = before) -> None:
-                if on_verify:
-                    on_verify(before + read_bytes, total)
-
-            if file_sha256(target / name, progress) != expected:
-                return None
-            before += (target / name).stat().st_size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return files
+        return bool(_differing(directory, expected, on_verify))
+    except OSError:  # what cannot be read, or goes away meanwhile, is not what was built
+        return True
 
 
-def _seal(directory: Path, source_sha256: str) -> dict[str, str]:
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    digests = {str(path.relative_to(directory)): file_sha256(path) for path in paths}
-    manifest = {"source_sha256": source_sha256, "files": digests}
-    (directory / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
-    for path in [*directory.rglob("*"), directory]:
-        _sync(path)
-    return digests
+def _require(directory: Path, expected: Mapping[str, str]) -> None:
+    if differing := _differing(directory, expected, None):
+        raise UnexpectedBuildError(f"not as expected: {', '.join(sorted(differing))}")
+
+
+def _differing(
+    directory: Path, expected: Mapping[str, str], on_verify: Callable[[int, int], None] | None
+) -> set[str]:
+    """The files that are missing, too many or not those expected; none is read unless all the names are right."""
+    found = {
+        str(path.relative_to(directory)) for path in directory.rglob("*") if not _is_plain_directory(path)
+    }
+    odd = found ^ expected.keys()
+    odd |= {name for name in found if (directory / name).is_symlink() or not (directory / name).is_file()}
+    if odd:
+        return odd
+    sizes = {name: (directory / name).stat().st_size for name in expected}
+    differing, before = set(), 0
+    for name in expected:
+
+        def progress(read_bytes: int, before: int = before) -> None:
+            if on_verify:
+                on_verify(before + read_bytes, sum(sizes.values()))
+
+        if file_sha256(directory / name, progress) != expected[name]:
+            differing.add(name)
+        before += sizes[name]
+    return differing
+
+
+def _is_plain_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -125,17 +139,22 @@ def _remove_leftovers(target: Path) -> None:
 
 
 @contextmanager
-def _exclusive_lock(path: Path, timeout_seconds: float) -> Iterator[None]:
-    deadline = time.monotonic() + timeout_seconds
+def _exclusive_lock(
+    path: Path, timeout_seconds: float, on_wait: Callable[[int, int], None] | None
+) -> Iterator[None]:
+    began = time.monotonic()
     with path.open("a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                waited_seconds = time.monotonic() - began
+                if waited_seconds > timeout_seconds:
                     message = f"{path} is held by another process for more than {timeout_seconds:.0f} s"
                     raise LockTimeoutError(message) from None
+                if on_wait:
+                    on_wait(int(waited_seconds), int(timeout_seconds))
                 time.sleep(_LOCK_POLL_SECONDS)
         yield  # closing the file releases the lock
 

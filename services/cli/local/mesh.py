@@ -16,10 +16,11 @@ from services.cli.local.edge.bootstrap import write
 from services.cli.local.edge.spec import EdgeSpec
 from services.cli.local.layout import StateLayout
 from services.cli.local.ports import LOOPBACK
+from services.cli.local.preparation import prepare_model
 from services.cli.local.process import Show, to_logs_only
 from services.cli.local.supervisor import Supervisor
 from services.cli.profile import FILE, Endpoints
-from triton_models.cpu_engine.preparation import PreparedModel, Progress, prepare
+from triton_models.cpu_engine.preparation import PreparedModel, Progress
 
 READY_SECONDS = 90.0
 
@@ -35,6 +36,8 @@ class MeshOptions:
     """Sees every log line."""
     progress: Progress | None = None
     """Follows the preparation of the model; called from another thread."""
+    hurry: asyncio.Event | None = None
+    """Once it is set, stopping means killing."""
 
 
 def router_names(count: int) -> list[str]:
@@ -52,13 +55,13 @@ class LocalMesh:
         self.layout = layout
         self._options = options or MeshOptions()
         self._routers = router_names(self._options.routers)
-        services = ["config", "audit", *self._routers]
-        self.ports = specs.Ports.choose(services, usual=self._options.usual_ports)
+        self._ports: specs.Ports | None = None
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor(
             layout.logs_dir,
             self._options.show,
             stop_order=[["envoy"], self._routers, ["config"], ["audit", "etcd"]],
+            hurry=self._options.hurry,
         )
         self.model: PreparedModel | None = None
         self._certificates: Certificates | None = None
@@ -68,15 +71,21 @@ class LocalMesh:
 
         Raises:
             ProcessFailedError: a process did not get ready.
+            CommandError: the model cannot be prepared.
         """
+        services = ["config", "audit", *self._routers]
         try:
+            self._ports = self._stack.enter_context(
+                specs.Ports.reserved(services, usual=self._options.usual_ports)
+            )
             await self._stack.enter_async_context(self._supervisor)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._start_triton())
                 group.create_task(self._start_services())
         except BaseException as error:
             await self._stack.aclose()
-            if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            # What came first; the rest of a start that fails fails for it.
+            if isinstance(error, BaseExceptionGroup):
                 raise error.exceptions[0] from None
             raise
         self.endpoints({}).save(self.layout.state_dir)
@@ -90,7 +99,7 @@ class LocalMesh:
         await self._stack.aclose()
 
     async def _start_triton(self) -> None:
-        self.model = await asyncio.to_thread(prepare, self.layout.models_dir, self._options.progress)
+        self.model = await prepare_model(self.layout.models_dir, self._options.progress)
         spec = await asyncio.to_thread(specs.triton, self.layout, self.ports, self.model.directory)
         self._supervisor.start(spec)
 
@@ -141,6 +150,12 @@ class LocalMesh:
             state_dir=self.layout.state_dir,
             metrics={name: f"{LOOPBACK}:{port}" for name, port in self.ports.metrics.items()},
         )
+
+    @property
+    def ports(self) -> specs.Ports:
+        """The ports of this run."""
+        assert self._ports is not None
+        return self._ports
 
     @property
     def triton_target(self) -> str:

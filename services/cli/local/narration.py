@@ -36,10 +36,11 @@ class Narration:
             self._output.record({"step": step, "ok": ok, **details})
 
     @contextmanager
-    def doing(self, step: str, **details: object) -> Iterator[None]:
-        """A step that is done when the context ends, and not done if it raises."""
+    def doing(self, step: str) -> Iterator[dict[str, object]]:
+        """A step that is done when the context ends, and not done if it raises; yields its details, to be filled."""
+        details: dict[str, object] = {}
         try:
-            yield
+            yield details
         except Error as error:
             self.step(step, ok=False, reason=error.reason.value, message=error.message, **details)
             raise

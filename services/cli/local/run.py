@@ -33,17 +33,22 @@ class RunOptions:
     usual_ports: bool
 
 
-async def run(layout: StateLayout, options: RunOptions, narration: Narration) -> None:
+async def run(layout: StateLayout, options: RunOptions, narration: Narration, hurry: asyncio.Event) -> None:
     """Start, provision, answer; then export and verify, or wait to be stopped.
+
+    Args:
+        layout: where everything is kept.
+        options: what was asked for.
+        narration: says what happens.
+        hurry: once it is set, stopping means killing.
 
     Raises:
         CommandError: a process did not start; with `once`, a tenant got no answer or the log did not verify.
         Error: the mesh refused what it cannot do without.
     """
     with narration.doing("start"), narration.bar():
-        mesh = LocalMesh(
-            layout, MeshOptions(options.routers, options.usual_ports, narration.log, narration.prepared)
-        )
+        how = MeshOptions(options.routers, options.usual_ports, narration.log, narration.prepared, hurry)
+        mesh = LocalMesh(layout, how)
         await mesh.__aenter__()
     try:
         await _serve(mesh, options, narration)
@@ -117,11 +122,14 @@ def _require_all(answers: Sequence[Answer | NoAnswer]) -> None:
 async def _review(layout: StateLayout, operations: Listener, tenant_uid: str, narration: Narration) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="export-", dir=layout.state_dir))
     try:
-        with narration.doing("export", tenant_uid=tenant_uid):
+        with narration.doing("export") as details:
+            details["tenant_uid"] = tenant_uid
             grant = await issue_grant(layout.audit_dir, tenant_uid)
             pinned = await export(operations, grant, tenant_uid, scratch / "bundle")
-        with narration.doing("verify"):
+        with narration.doing("verify") as details:
             report = await verify(scratch / "bundle", pinned)
+            details["entries"] = report.size
+            details["damages"] = [str(damage) for damage in report.damages]
             if not report.good or report.size == 0:
                 raise CommandError(
                     "the exported audit log does not verify.",

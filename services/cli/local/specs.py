@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from services.cli.local.layout import StateLayout
 from services.cli.local.needs import required_binary
-from services.cli.local.ports import ANY, LOOPBACK, free_ports
+from services.cli.local.ports import ANY, LOOPBACK, reserved_ports
 from services.cli.local.process import ProcessSpec
 from services.cli.local.readiness import grpc_health, http_ok
 from triton_models.cpu_engine.launch import TwinSettings, assemble, remove_leftover_memory, triton_command
@@ -38,20 +39,22 @@ class Ports:
     """Prometheus ports of our own services, by process."""
 
     @classmethod
-    def choose(cls, services: Sequence[str], *, usual: bool) -> Self:
-        """Free ports; with `usual`, those people expect of a mesh that is kept, where nobody has them."""
+    @contextmanager
+    def reserved(cls, services: Sequence[str], *, usual: bool) -> Iterator[Self]:
+        """Ports held for one run; with `usual`, those people expect of a mesh that is kept, if nobody has them."""
         listeners = list(USUAL_LISTENERS) if usual else [ANY, ANY]
-        ports = iter(free_ports([*listeners, *[ANY] * (5 + len(services))]))
-        return cls(
-            tenant=next(ports),
-            operations=next(ports),
-            etcd_client=next(ports),
-            etcd_peer=next(ports),
-            triton_grpc=next(ports),
-            triton_http=next(ports),
-            triton_metrics=next(ports),
-            metrics=dict(zip(services, ports, strict=True)),
-        )
+        with reserved_ports([*listeners, *[ANY] * (5 + len(services))]) as numbers:
+            ports = iter(numbers)
+            yield cls(
+                tenant=next(ports),
+                operations=next(ports),
+                etcd_client=next(ports),
+                etcd_peer=next(ports),
+                triton_grpc=next(ports),
+                triton_http=next(ports),
+                triton_metrics=next(ports),
+                metrics=dict(zip(services, ports, strict=True)),
+            )
 
 
 def etcd(layout: StateLayout, ports: Ports) -> ProcessSpec:
@@ -146,7 +149,6 @@ def triton(layout: StateLayout, ports: Ports, model_directory: Path) -> ProcessS
         env=command.env,
         ready=http_ok("/v2/health/ready", port=ports.triton_http),
         before_start=lambda: _forget_memory(layout),
-        stop_seconds=3.5,
     )
 
 
