@@ -38,7 +38,7 @@ class LogReader:
         for entry, ciphertext in read_entries(self._folder, self.state):
             header = entry.header
             if header.kind is EntryKind.DEK_OPEN:
-                key = self._keyset.dek(header.dek_id)
+                key = self._keyset.dek(header.dek_id, ciphertext)
                 key.require(entry.commitments[0])
                 keys = {header.dek_id: key}
                 yield bundle.OpenedEntry(entry, None)

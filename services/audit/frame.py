@@ -104,13 +104,13 @@ def decode_frame(data: bytes | memoryview, start: int, place: Place) -> Frame:
         raise FrameError("an unknown kind of frame") from None
 
 
-def entry_frame(entry: Entry, ciphertext: bytes, kind: FrameKind = FrameKind.DATA) -> Frame:
-    """The frame of an entry."""
-    return Frame(kind, entry.encode() + ciphertext)
+def entry_frame(entry: Entry, rest: bytes, kind: FrameKind = FrameKind.DATA) -> Frame:
+    """The frame of an entry: DATA with its ciphertext, or DEK_OPEN with the wrapped key."""
+    return Frame(kind, entry.encode() + rest)
 
 
 def split_entry(frame: Frame) -> tuple[Entry, bytes]:
-    """The entry and ciphertext of a DATA or DEK_OPEN frame.
+    """The entry of a DATA or DEK_OPEN frame, and what follows it: the ciphertext, or the wrapped key.
 
     Raises:
         EntryFormatError: the body holds no entry.

@@ -71,7 +71,8 @@ class Keyring:
             ],
             "deks": {
                 dek_id.hex(): {"kek_version": dek.kek_version, "wrapped": dek.wrapped.hex()}
-                for dek_id, dek in self.deks.items()
+                # A copy: while a fold writes the file, a commit may make a new DEK.
+                for dek_id, dek in list(self.deks.items())
             },
         }
         return json.dumps(document, indent=1).encode()

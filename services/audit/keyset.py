@@ -22,7 +22,7 @@ class KeyDestroyedError(KeysetError):
 
 
 class Keyset:
-    """One log's keys: opens old DEKs, makes new ones durably."""
+    """One log's keys: opens old DEKs and makes new ones."""
 
     def __init__(
         self, path: Path, keyring: Keyring, provider: KeyProvider, random_bytes: RandomBytes = os.urandom
@@ -34,6 +34,7 @@ class Keyset:
         self._keks: dict[int, bytes] = {}
         """Tenant KEKs unwrapped so far, by version."""
         self._newest = max(keyring.keks)
+        self._unsaved = False
         if keyring.keks[self._newest].wrapped is not None:
             self._kek(self._newest)
 
@@ -68,7 +69,7 @@ class Keyset:
         return cls(path, Keyring.decode(data), provider, random_bytes)
 
     def new_dek(self) -> DataKey:
-        """Make a DEK and write its wrap; it is durable when this returns.
+        """Make a DEK. Its wrap becomes durable with the DEK_OPEN frame that carries it; `save` puts it into the file.
 
         Raises:
             KeyDestroyedError: the newest tenant KEK is gone.
@@ -78,11 +79,35 @@ class Keyset:
         place = dek_place(ring.tenant_uid, ring.log_id, self._newest, dek_id)
         wrapped = wrap(dek, self._kek(self._newest), place, self._random_bytes)
         ring.deks[dek_id] = WrappedDek(self._newest, wrapped)
-        replace_file(self._path, ring.encode())
+        self._unsaved = True
         return DataKey(dek, ring.log_id, dek_id)
 
-    def dek(self, dek_id: bytes) -> DataKey:
+    def framed(self, dek_id: bytes) -> bytes:
+        """A DEK's wrap as its DEK_OPEN frame carries it."""
+        return self._keyring.deks[dek_id].encode()
+
+    def adopt(self, dek_id: bytes, framed: bytes) -> None:
+        """Take the wrap of a DEK_OPEN frame that the file may not know yet; what the file says goes before.
+
+        Raises:
+            KeysetError: the frame carries no wrap.
+        """
+        if dek_id not in self._keyring.deks:
+            self._keyring.deks[dek_id] = WrappedDek.decode(framed)
+            self._unsaved = True
+
+    def save(self) -> None:
+        """Write what is new to the file, durably; has to come before the frames that carried it are removed."""
+        if self._unsaved:
+            self._unsaved = False
+            replace_file(self._path, self._keyring.encode())
+
+    def dek(self, dek_id: bytes, framed: bytes = b"") -> DataKey:
         """Open a DEK of this log.
+
+        Args:
+            dek_id: names it.
+            framed: its wrap as its DEK_OPEN frame has it, for a keyring that was restored from an older copy.
 
         Raises:
             KeyDestroyedError: the tenant KEK over it is gone.
@@ -90,6 +115,8 @@ class Keyset:
         """
         ring = self._keyring
         wrapped = ring.deks.get(dek_id)
+        if wrapped is None and framed:
+            wrapped = WrappedDek.decode(framed)
         if wrapped is None:
             raise KeysetError("the log has no such data key")
         place = dek_place(ring.tenant_uid, ring.log_id, wrapped.kek_version, dek_id)

@@ -152,7 +152,7 @@ class TenantLog:
                 self._header(EntryKind.DEK_OPEN, key.dek_id, NO_ID, "", key.dek_id, 0, now_ns), key
             )
             self._push(opening)
-            frames.append(entry_frame(opening, b"", FrameKind.DEK_OPEN))
+            frames.append(entry_frame(opening, self.keyset.framed(key.dek_id), FrameKind.DEK_OPEN))
         self._counter += 1
         header = self._header(
             new.kind, new.record_id, new.admit_record_id, new.key_id, key.dek_id, self._counter, now_ns
@@ -164,8 +164,10 @@ class TenantLog:
         self.remember(new.record_id, new.content_digest(), receipt)
         return frames, receipt
 
-    def replay(self, entry: Entry) -> None:
-        """Take an entry that the journal holds and the segments do not yet."""
+    def replay(self, entry: Entry, rest: bytes) -> None:
+        """Take an entry that the journal holds and the segments do not yet; `rest` is what follows it in its frame."""
+        if entry.header.kind is EntryKind.DEK_OPEN:
+            self.keyset.adopt(entry.header.dek_id, rest)
         leaf = self._push(entry)
         self.last_time_ns = max(self.last_time_ns, entry.header.time_ns)
         self.remember(entry.header.record_id, b"", Receipt(self.log_id, entry.header.index, leaf))

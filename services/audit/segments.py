@@ -26,11 +26,12 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def fold_log(folder: Path, log: TenantLog, pending: Sequence[tuple[Frame, bytes]]) -> FoldedState:
-    """Append pending frames to the log's segments and write its state; both are durable on return.
+    """Append pending frames to the log's segments and write its keyring and state; all are durable on return.
 
     Safe to repeat after a crash: bytes go to the offset the state names, over whatever a torn fold left there.
     """
     make_directory(folder / "segments")
+    log.keyset.save()
     old = log.folded
     # All that is not folded yet is pending, so the log's own edge is the segments' edge. Hashing every entry again
     # here would stop commits for the longest part of a fold.

@@ -86,12 +86,13 @@ def unwrap(wrapped: bytes, under: bytes, place: bytes) -> bytes:
     return AESGCM(under).decrypt(wrapped[:12], wrapped[12:], place)
 
 
-def derived_keys(root_file: bytes, keyring: bytes, dek_id: bytes) -> tuple[bytes, bytes]:
-    """Encryption key and commitment of a DEK."""
+def derived_keys(root_file: bytes, keyring: bytes, dek_id: bytes, framed: bytes = b"") -> tuple[bytes, bytes]:
+    """Encryption key and commitment of a DEK, by its wrap in the keyring or else in its DEK_OPEN frame."""
     roots = {root_file[at : at + 4]: root_file[at + 4 : at + 36] for at in range(0, len(root_file), 36)}
     ring = json.loads(keyring)
     whose = ring["tenant_uid"].encode() + b"\x00" + bytes.fromhex(ring["log_id"])
-    listed = ring["deks"][dek_id.hex()]
+    in_frame = {"kek_version": int.from_bytes(framed[:4], "big"), "wrapped": framed[4:].hex()}
+    listed = ring["deks"].get(dek_id.hex(), in_frame)
     (kek,) = [one for one in ring["keks"] if one["version"] == listed["kek_version"]]
     kek_version, root_version = (struct.pack(">I", kek[name]) for name in ("version", "root_version"))
     place = b"tenantry/audit/kek/v1\x00" + whose + root_version + kek_version

@@ -96,6 +96,7 @@ def all_pairs(root, unwrap_any):
         log_id = bytes([number]) * 16
         keyset = Keyset.create(root / f"{number}", f"t{number}", log_id, provider)
         dek_ids[number] = keyset.new_dek().dek_id
+        keyset.save()
         sets[number] = Keyring.decode((root / f"{number}").read_bytes())
     opened = 0
     for (_, mine), (number, foreign) in itertools.permutations(sets.items(), 2):
@@ -145,6 +146,7 @@ def test_a_root_key_of_another_version_opens_nothing(tmp_path):
     path = tmp_path / "root.kek"
     keyset = Keyset.create(tmp_path / "a", "a", b"A" * 16, FileKeyProvider(path))
     dek_id = keyset.new_dek().dek_id
+    keyset.save()
     first = path.read_bytes()
     path.chmod(0o600)
     path.write_bytes(first + (2).to_bytes(4, "big") + os.urandom(32))
@@ -172,7 +174,9 @@ def test_a_root_key_file_of_another_form_is_refused(tmp_path, length):
 def edited(tmp_path, change) -> Keyset:
     """A keyring whose file was changed, loaded."""
     provider = FileKeyProvider(tmp_path / "root.kek")
-    Keyset.create(tmp_path / "a", "a", b"A" * 16, provider).new_dek()
+    keyset = Keyset.create(tmp_path / "a", "a", b"A" * 16, provider)
+    keyset.new_dek()
+    keyset.save()
     document = json.loads((tmp_path / "a").read_bytes())
     change(document)
     (tmp_path / "a").write_text(json.dumps(document))
@@ -221,11 +225,14 @@ def test_wraps_are_bound_to_the_versions_they_name():
 
 def test_a_new_version_of_the_tenant_key_wraps_new_data_keys_and_old_ones_still_open(tmp_path):
     provider = FileKeyProvider(tmp_path / "root.kek")
-    old = Keyset.create(tmp_path / "a", "a", b"A" * 16, provider).new_dek()
+    keyset = Keyset.create(tmp_path / "a", "a", b"A" * 16, provider)
+    old = keyset.new_dek()
+    keyset.save()
     ring = Keyring.decode((tmp_path / "a").read_bytes())
     ring.keks[2] = WrappedKek(1, provider.wrap(os.urandom(32), kek_place("a", b"A" * 16, 1, 2)))
     keyset = Keyset(tmp_path / "a", ring, provider)
     new = keyset.new_dek()
+    keyset.save()
     ring = Keyring.decode((tmp_path / "a").read_bytes())
     assert {dek_id: dek.kek_version for dek_id, dek in ring.deks.items()} == {old.dek_id: 1, new.dek_id: 2}
     assert keyset.dek(old.dek_id).commitment == old.commitment
@@ -233,7 +240,10 @@ def test_a_new_version_of_the_tenant_key_wraps_new_data_keys_and_old_ones_still_
 
 def test_destroying_a_tenant_key_closes_its_data_keys_and_says_so(tmp_path):
     provider = FileKeyProvider(tmp_path / "root.kek")
-    dek_id = Keyset.create(tmp_path / "a", "a", b"A" * 16, provider).new_dek().dek_id
+    keyset = Keyset.create(tmp_path / "a", "a", b"A" * 16, provider)
+    dek_id = keyset.new_dek().dek_id
+    framed = keyset.framed(dek_id)
+    keyset.save()
     ring = Keyring.decode((tmp_path / "a").read_bytes())
     ring.keks[1] = WrappedKek(1, None)
     (tmp_path / "a").write_bytes(ring.encode())
@@ -242,3 +252,23 @@ def test_destroying_a_tenant_key_closes_its_data_keys_and_says_so(tmp_path):
         keyset.dek(dek_id)
     with pytest.raises(KeyDestroyedError):
         keyset.new_dek()
+    # Nor does the wrap that the log's frame carries, whatever became of the file's.
+    del ring.deks[dek_id]
+    with pytest.raises(KeyDestroyedError):
+        Keyset(tmp_path / "a", ring, provider).dek(dek_id, framed)
+
+
+def test_a_data_key_is_known_from_its_frame_where_the_file_is_older(tmp_path):
+    provider = FileKeyProvider(tmp_path / "root.kek")
+    keyset = Keyset.create(tmp_path / "a", "a", b"A" * 16, provider)
+    key = keyset.new_dek()
+    framed = keyset.framed(key.dek_id)
+    older = Keyset.load(tmp_path / "a", provider)
+    with pytest.raises(KeysetError):
+        older.dek(key.dek_id)
+    assert older.dek(key.dek_id, framed).commitment == key.commitment
+    with pytest.raises(KeysetError):
+        older.dek(key.dek_id, framed[:-1])
+    older.adopt(key.dek_id, framed)
+    older.save()
+    assert Keyset.load(tmp_path / "a", provider).dek(key.dek_id).commitment == key.commitment

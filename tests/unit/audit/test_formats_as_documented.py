@@ -83,8 +83,11 @@ def test_an_entry_opens_as_documented(state):
     opening, admit, _ = entries_of(documented.read_journal(path), log_id)
     root_kek = (state / "keys" / "root.kek").read_bytes()
     keyring = (state / "keyring" / log_id.hex()).read_bytes()
-    key, commitment = documented.derived_keys(root_kek, keyring, documented.header(admit)["dek_id"])
-    assert opening[106:] == hashlib.sha256(b"").digest() + commitment + bytes(64)
+    assert json.loads(keyring)["deks"] == {}  # not folded yet: only the frame has it
+    dek_id = documented.header(admit)["dek_id"]
+    key, commitment = documented.derived_keys(root_kek, keyring, dek_id, opening[234:])
+    assert len(opening) == 234 + 64
+    assert opening[106:234] == hashlib.sha256(b"").digest() + commitment + bytes(64)
     assert documented.open_content(key, admit) == [b'{"a":1}', b'{"text":"one"}', None]
 
 
@@ -100,6 +103,10 @@ def test_segments_read_as_documented(state):
     assert [kind for kind, _, _ in frames[0]] == [documented.DEK_OPEN, documented.DATA, documented.DATA]
     assert [kind for kind, _, _ in frames[1]] == [documented.DEK_OPEN, documented.DATA]
     assert entries_of(frames[0], log_id) == before
+    deks = json.loads((state / "keyring" / log_id.hex()).read_bytes())["deks"]
+    for (_, opening, _), *_ in frames:
+        listed = deks[documented.header(opening)["dek_id"].hex()]
+        assert opening[234:].hex() == f"{listed['kek_version']:08x}" + listed["wrapped"]
 
 
 def test_a_bundle_reads_as_documented(tmp_path):
