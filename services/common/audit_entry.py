@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from services.common.errors import Reason, UnavailableError
+
 RECORD_ID_BYTES = 16
 
 
@@ -44,3 +46,12 @@ class AuditReceipt:
     log_id: str
     index: int
     leaf_hash: bytes
+
+
+class AuditUnavailableError(UnavailableError):
+    """The audit service is down, slow, or too far behind; nothing is known to be durable.
+
+    What is not known may still be so: an entry that was queued can be in the log, once at most.
+    """
+
+    default_reason = Reason.AUDIT_UNAVAILABLE

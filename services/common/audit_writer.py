@@ -19,10 +19,10 @@ import grpc
 from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import audit_append_service_pb2_grpc, entry_pb2
 
-from services.common.audit_entry import AuditEntry, AuditReceipt, EntryKind
+from services.common.audit_entry import AuditEntry, AuditReceipt, AuditUnavailableError, EntryKind
 from services.common.backoff import Backoff
 from services.common.canonical_json import canonical_json
-from services.common.errors import Error, Reason, UnavailableError
+from services.common.errors import Error, Reason
 from services.common.rpc_status import from_status
 
 __all__ = ["AuditEntry", "AuditReceipt", "AuditUnavailableError", "AuditWriter", "EntryKind"]
@@ -37,15 +37,6 @@ RESEND_SECONDS = 0.1
 """How long an entry that found the service's queue full waits before it is sent again."""
 _LAST_ACKS_SECONDS = 1.0
 _SESSION_ID_BYTES = 16
-
-
-class AuditUnavailableError(UnavailableError):
-    """The audit service is down, slow, or too far behind; nothing is known to be durable.
-
-    What is not known may still be so: an entry that was queued can be in the log, once at most.
-    """
-
-    default_reason = Reason.AUDIT_UNAVAILABLE
 
 
 @dataclass(slots=True)
@@ -83,6 +74,8 @@ class AuditWriter:
     async def append(self, entry: AuditEntry, timeout_seconds: float) -> AuditReceipt:
         """Append and wait until the entry is durable. A cancelled wait leaves the entry queued.
 
+        An entry for which there is no room is counted: a gap entry will tell of it.
+
         Raises:
             AuditUnavailableError: not known to be durable in time, too much is waiting, or `run` has ended.
             Error: what the audit service refused the entry with.
@@ -91,6 +84,7 @@ class AuditWriter:
             raise _stopped()
         kept = self._keep(entry)
         if kept is None:
+            self._drop(entry)
             raise AuditUnavailableError("too many audit entries are waiting")
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -101,9 +95,12 @@ class AuditWriter:
     def append_soon(self, entry: AuditEntry) -> bool:
         """Queue without waiting; False when there is no room. A gap entry will tell how many were dropped."""
         if self._ended or self._keep(entry) is None:
-            self._dropped[entry.tenant_uid] = self._dropped.get(entry.tenant_uid, 0) + 1
+            self._drop(entry)
             return False
         return True
+
+    def _drop(self, entry: AuditEntry) -> None:
+        self._dropped[entry.tenant_uid] = self._dropped.get(entry.tenant_uid, 0) + 1
 
     async def run(self) -> None:
         """Keep the stream open for as long as the process lives.
@@ -183,6 +180,7 @@ class AuditWriter:
                     writer=self._writer,
                     session_id=self._session_id,
                     newest_receipts=list(self._newest.values()),
+                    lowest_unsettled_sequence=min(self._kept, default=self._sequence + 1),
                 )
                 await call.write(pb.AppendRequest(hello=hello))
                 welcome = await call.read()

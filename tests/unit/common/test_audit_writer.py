@@ -24,12 +24,13 @@ class HeldAuditService(rpc.AuditAppendServiceServicer):
     """Takes entries and answers when told to."""
 
     def __init__(self) -> None:
+        self.hellos: list[pb.SessionHello] = []
         self.entries: asyncio.Queue[entry_pb2.AppendEntry] = asyncio.Queue()
         self.answers: asyncio.Queue[pb.Ack | None] = asyncio.Queue()
         self.streams = 0
 
     async def Append(self, request_iterator, context):
-        await anext(request_iterator)
+        self.hellos.append((await anext(request_iterator)).hello)
         self.streams += 1
         yield pb.AppendResponse(welcome=pb.SessionWelcome())
         reader = asyncio.create_task(self._read(request_iterator))
@@ -146,10 +147,46 @@ async def test_after_a_broken_stream_everything_unsettled_is_sent_again_in_order
         service.break_stream()
         again = await service.take(3)
         assert (service.streams, sequences(again)) == (2, [1, 3, 4])
+        assert [hello.lowest_unsettled_sequence for hello in service.hellos] == [1, 1]
         assert [one.record_id for one in again] == [sent[place].record_id for place in (0, 2, 3)]
         for resent in again:
             service.ack(resent)
         assert [receipt.index for receipt in await end_of(waiters)] == [1, 2, 3, 4]
+
+
+async def test_a_writer_says_from_which_sequence_on_it_may_send_again(service, channel):
+    async with AuditWriter(channel, "w") as writer:
+        waiters = [append(writer, number) for number in range(3)]
+        one, two, _ = await service.take(3)
+        service.ack(one)
+        service.refuse(two, FailedPreconditionError("used", reason=Reason.RECORD_CONFLICT))
+        await asyncio.wait(waiters[:2])
+        service.break_stream()
+        (last,) = await service.take(1)
+        assert service.hellos[-1].lowest_unsettled_sequence == last.sequence == 3
+        service.ack(last)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_entries_there_was_no_room_for_are_told_of_as_a_gap(service, channel, monkeypatch, waits):
+    """A BLOCKING tenant's request goes on without its entry: the log has to show that one is missing."""
+    monkeypatch.setattr(audit_writer, "MAX_KEPT_ENTRIES", 2)
+    async with AuditWriter(channel, "w") as writer:
+        waiters = [append(writer, number) for number in range(2)]
+        sent = await service.take(2)
+        for _ in range(3):
+            if waits:
+                with pytest.raises(AuditUnavailableError):
+                    await writer.append(entry(), PLENTY_SECONDS)
+            else:
+                assert not writer.append_soon(entry())
+        for one in sent:
+            service.ack(one)
+        (gap,) = await service.take(1)
+        assert (gap.tenant_uid, gap.kind) == ("a", EntryKind.GAP)
+        assert gap.meta_json == b'{"dropped":3,"writer":"w"}'
+        service.ack(gap)
+        await end_of(waiters)
 
 
 async def test_a_lost_service_is_a_typed_error_by_the_deadline_and_the_entry_is_still_sent(service, channel):

@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from tenantry.audit.v1 import entry_pb2 as tenantry_dot_audit_dot_v1_dot_entry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tenantry/audit/v1/audit_append_service.proto\x12\x11tenantry.audit.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17google/rpc/status.proto\x1a\x1dtenantry/audit/v1/entry.proto\"|\n\rAppendRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.tenantry.audit.v1.SessionHelloH\x00\x12.\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1d.tenantry.audit.v1.EntryBatchH\x00\x42\t\n\x07message\"y\n\x0cSessionHello\x12\x14\n\x06writer\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsession_id\x18\x02 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x39\n\x0fnewest_receipts\x18\x03 \x03(\x0b\x32\x1a.tenantry.audit.v1.ReceiptB\x04\xe2\x41\x01\x01\"C\n\nEntryBatch\x12\x35\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.tenantry.audit.v1.AppendEntryB\x04\xe2\x41\x01\x02\"~\n\x0e\x41ppendResponse\x12\x34\n\x07welcome\x18\x01 \x01(\x0b\x32!.tenantry.audit.v1.SessionWelcomeH\x00\x12+\n\x04\x61\x63ks\x18\x02 \x01(\x0b\x32\x1b.tenantry.audit.v1.AckBatchH\x00\x42\t\n\x07message\"I\n\x0eSessionWelcome\x12\x18\n\x10\x64urable_sequence\x18\x01 \x01(\x04\x12\x1d\n\x15max_outstanding_bytes\x18\x02 \x01(\x04\"0\n\x08\x41\x63kBatch\x12$\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x16.tenantry.audit.v1.Ack\"u\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12-\n\x07receipt\x18\x02 \x01(\x0b\x32\x1a.tenantry.audit.v1.ReceiptH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2g\n\x12\x41uditAppendService\x12Q\n\x06\x41ppend\x12 .tenantry.audit.v1.AppendRequest\x1a!.tenantry.audit.v1.AppendResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tenantry/audit/v1/audit_append_service.proto\x12\x11tenantry.audit.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17google/rpc/status.proto\x1a\x1dtenantry/audit/v1/entry.proto\"|\n\rAppendRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.tenantry.audit.v1.SessionHelloH\x00\x12.\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1d.tenantry.audit.v1.EntryBatchH\x00\x42\t\n\x07message\"\xa2\x01\n\x0cSessionHello\x12\x14\n\x06writer\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsession_id\x18\x02 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x39\n\x0fnewest_receipts\x18\x03 \x03(\x0b\x32\x1a.tenantry.audit.v1.ReceiptB\x04\xe2\x41\x01\x01\x12\'\n\x19lowest_unsettled_sequence\x18\x04 \x01(\x04\x42\x04\xe2\x41\x01\x01\"C\n\nEntryBatch\x12\x35\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.tenantry.audit.v1.AppendEntryB\x04\xe2\x41\x01\x02\"~\n\x0e\x41ppendResponse\x12\x34\n\x07welcome\x18\x01 \x01(\x0b\x32!.tenantry.audit.v1.SessionWelcomeH\x00\x12+\n\x04\x61\x63ks\x18\x02 \x01(\x0b\x32\x1b.tenantry.audit.v1.AckBatchH\x00\x42\t\n\x07message\"I\n\x0eSessionWelcome\x12\x18\n\x10\x64urable_sequence\x18\x01 \x01(\x04\x12\x1d\n\x15max_outstanding_bytes\x18\x02 \x01(\x04\"0\n\x08\x41\x63kBatch\x12$\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x16.tenantry.audit.v1.Ack\"u\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12-\n\x07receipt\x18\x02 \x01(\x0b\x32\x1a.tenantry.audit.v1.ReceiptH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2g\n\x12\x41uditAppendService\x12Q\n\x06\x41ppend\x12 .tenantry.audit.v1.AppendRequest\x1a!.tenantry.audit.v1.AppendResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,22 +40,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONHELLO'].fields_by_name['session_id']._serialized_options = b'\342A\001\002'
   _globals['_SESSIONHELLO'].fields_by_name['newest_receipts']._loaded_options = None
   _globals['_SESSIONHELLO'].fields_by_name['newest_receipts']._serialized_options = b'\342A\001\001'
+  _globals['_SESSIONHELLO'].fields_by_name['lowest_unsettled_sequence']._loaded_options = None
+  _globals['_SESSIONHELLO'].fields_by_name['lowest_unsettled_sequence']._serialized_options = b'\342A\001\001'
   _globals['_ENTRYBATCH'].fields_by_name['entries']._loaded_options = None
   _globals['_ENTRYBATCH'].fields_by_name['entries']._serialized_options = b'\342A\001\002'
   _globals['_APPENDREQUEST']._serialized_start=156
   _globals['_APPENDREQUEST']._serialized_end=280
-  _globals['_SESSIONHELLO']._serialized_start=282
-  _globals['_SESSIONHELLO']._serialized_end=403
-  _globals['_ENTRYBATCH']._serialized_start=405
-  _globals['_ENTRYBATCH']._serialized_end=472
-  _globals['_APPENDRESPONSE']._serialized_start=474
-  _globals['_APPENDRESPONSE']._serialized_end=600
-  _globals['_SESSIONWELCOME']._serialized_start=602
-  _globals['_SESSIONWELCOME']._serialized_end=675
-  _globals['_ACKBATCH']._serialized_start=677
-  _globals['_ACKBATCH']._serialized_end=725
-  _globals['_ACK']._serialized_start=727
-  _globals['_ACK']._serialized_end=844
-  _globals['_AUDITAPPENDSERVICE']._serialized_start=846
-  _globals['_AUDITAPPENDSERVICE']._serialized_end=949
+  _globals['_SESSIONHELLO']._serialized_start=283
+  _globals['_SESSIONHELLO']._serialized_end=445
+  _globals['_ENTRYBATCH']._serialized_start=447
+  _globals['_ENTRYBATCH']._serialized_end=514
+  _globals['_APPENDRESPONSE']._serialized_start=516
+  _globals['_APPENDRESPONSE']._serialized_end=642
+  _globals['_SESSIONWELCOME']._serialized_start=644
+  _globals['_SESSIONWELCOME']._serialized_end=717
+  _globals['_ACKBATCH']._serialized_start=719
+  _globals['_ACKBATCH']._serialized_end=767
+  _globals['_ACK']._serialized_start=769
+  _globals['_ACK']._serialized_end=886
+  _globals['_AUDITAPPENDSERVICE']._serialized_start=888
+  _globals['_AUDITAPPENDSERVICE']._serialized_end=991
 # @@protoc_insertion_point(module_scope)

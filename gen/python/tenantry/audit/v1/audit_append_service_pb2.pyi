@@ -61,13 +61,18 @@ class SessionHello(_message.Message):
     WRITER_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     NEWEST_RECEIPTS_FIELD_NUMBER: _builtins.int
+    LOWEST_UNSETTLED_SEQUENCE_FIELD_NUMBER: _builtins.int
     writer: _builtins.str
     """Names the writer process, for example `router-1`."""
     session_id: _builtins.bytes
     """16 random bytes, new at every start of the writer; kept over reconnects, so that resent sequences are recognised."""
+    lowest_unsettled_sequence: _builtins.int
+    """Every sequence below it is settled as far as the writer is concerned: it will never be sent again."""
     @_builtins.property
     def newest_receipts(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.Receipt]:
-        """The newest receipts the writer holds, one a log: the service refuses to serve if it is behind one of them."""
+        """The newest receipts the writer holds, one a log: the service appends nothing to a log that does not hold its
+        receipt's entry any more.
+        """
 
     def __init__(
         self,
@@ -75,10 +80,11 @@ class SessionHello(_message.Message):
         writer: _builtins.str = ...,
         session_id: _builtins.bytes = ...,
         newest_receipts: _abc.Iterable[_entry_pb2.Receipt] | None = ...,
+        lowest_unsettled_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_receipts", b"newest_receipts", "session_id", b"session_id", "writer", b"writer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lowest_unsettled_sequence", b"lowest_unsettled_sequence", "newest_receipts", b"newest_receipts", "session_id", b"session_id", "writer", b"writer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
