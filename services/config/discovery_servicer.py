@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -47,6 +48,7 @@ class _Delivery:
         self.sent: State | None = None
         self.nonce = ""
         self.sent_at_seconds = 0.0
+        """When its last piece was taken."""
         self.refused: State | None = None
         """The last state the router refused, until it accepts one."""
 
@@ -109,8 +111,14 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                 self._routers.newest(state.revision, state.records, state.history)
                 # First, so that a router knows of a snapshot whether it is etcd's or a file's.
                 yield self._heartbeat()
+                beaten_at_seconds = time.monotonic()
                 for message in self._next(delivery):
                     yield message
+                    if time.monotonic() - beaten_at_seconds > HEARTBEAT_SECONDS:
+                        # A large state on a slow line takes longer than a router does without a heartbeat.
+                        yield self._heartbeat()
+                        beaten_at_seconds = time.monotonic()
+                    delivery.sent_at_seconds = time.monotonic()
             answers.result()
         finally:
             self._routers.disconnect(session)
@@ -131,9 +139,8 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         One at a time: a slow router gets the newest state next, never a queue of old ones.
         """
         state = self._current.state
-        now = asyncio.get_running_loop().time()
         if delivery.sent is not None:
-            if now - delivery.sent_at_seconds > ANSWER_SECONDS:
+            if time.monotonic() - delivery.sent_at_seconds > ANSWER_SECONDS:
                 raise DeadlineExceededError("no answer to a snapshot came in time")
             return
         if not self._current.listed.is_set() or not state.revision:
@@ -145,7 +152,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         ):
             return
         delivery.nonce = str(next(self._nonces))
-        delivery.sent, delivery.sent_at_seconds = state, now
+        delivery.sent = state
         self._metrics.snapshots.labels(kind="delta" if delivery.held else "full").inc()
         if delivery.held is None:
             yield from full(state, delivery.nonce)

@@ -36,8 +36,6 @@ _log = logging.getLogger(__name__)
 
 # Heartbeats come every 0.5 s.
 _SILENCE_SECONDS = 5.0
-# The config service asks etcd for a sign of life after one second without; this is a bound should it not notice.
-_ETCD_SILENCE_MS = 5_000
 _BACKOFF_BASE_SECONDS = 0.1
 _BACKOFF_CAP_SECONDS = 2.0
 _MAX_REASONS = 100
@@ -131,10 +129,10 @@ class ConfigClient:
             if message is grpc.aio.EOF:
                 raise _SilentError
             if message.HasField("heartbeat"):
-                follows_etcd = _follows_etcd(message.heartbeat)
-            if follows_etcd:
-                self._state.heard()
-            if message.HasField("heartbeat"):
+                etcd_silence_seconds = _etcd_silence_seconds(message.heartbeat)
+                follows_etcd = etcd_silence_seconds is not None
+                if etcd_silence_seconds is not None:
+                    self._state.heard(etcd_silence_seconds)
                 backoff.reset()
                 await self._report(call)
                 continue
@@ -208,9 +206,12 @@ class ConfigClient:
             await call.write(message)
 
 
-def _follows_etcd(heartbeat: pb.Heartbeat) -> bool:
-    """Whether the config service knows the newest config: one that lost etcd cannot say what it misses."""
-    return heartbeat.etcd_connected and heartbeat.etcd_silence_ms <= _ETCD_SILENCE_MS
+def _etcd_silence_seconds(heartbeat: pb.Heartbeat) -> float | None:
+    """How long ago etcd last gave the config service a sign of life; None for one that lost etcd.
+
+    Such a one cannot say what it misses. Until it notices, the silence says how old its news is.
+    """
+    return heartbeat.etcd_silence_ms / 1000 if heartbeat.etcd_connected else None
 
 
 def _cause(broken: Exception) -> str:

@@ -34,7 +34,7 @@ async def test_callers_go_on_without_etcd_flagged_or_refused(frozen, tell):
     tell.figure("unanswered, by reason", dict(seen.unanswered) or 0, "0")
     tell.figure("answered, of tenants that are served", f"{answered} of {len(seen.serving)}", "all")
     tell.figure("all answers flagged after", f"{seen.flagged_after_seconds:.2f} s", "<= 10 s")
-    tell.figure("REFUSE: last answer after routers knew", f"{seen.refused_after_seconds:.2f} s", "<= 2 s")
+    tell.figure("REFUSE: last answer after the stop", f"{seen.refused_after_seconds:.2f} s", "<= 2 s")
     tell.figure("REFUSE: flagged answers", seen.stale_while_refused, "0")
     tell.figure("all as before after the return", f"{seen.converged_after_seconds:.2f} s", "<= 3 s")
     assert not seen.unanswered

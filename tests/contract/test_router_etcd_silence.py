@@ -96,18 +96,28 @@ async def test_once_the_loss_of_etcd_is_known_stale_answers_are_refused_or_flagg
         await until(lambda: not router.state.stale, seconds=0.5)
 
 
-async def test_etcd_silent_for_long_is_lost_even_if_the_config_service_has_not_noticed(tmp_path):
+async def test_etcds_silence_counts_though_the_config_service_has_not_given_it_up(tmp_path):
     async with following(tmp_path) as router:
+        await until(lambda: not router.state.stale)
         router.service.etcd_silence_ms = 6_000
         await until(lambda: router.state.stale)
+        assert router.state.silence_seconds < 3
 
 
-async def test_an_etcd_with_nothing_to_tell_makes_nothing_stale(tmp_path, monkeypatch):
-    monkeypatch.setattr("services.router.config_state.STALE_AFTER_SECONDS", 0.3)
+async def test_a_router_that_counts_from_the_heartbeat_notices_no_silence_of_etcd(tmp_path):
+    deaf = mutant(config_client, "self._state.heard(etcd_silence_seconds)", "self._state.heard()")
+    async with following(tmp_path, deaf) as router:
+        await until(lambda: not router.state.stale)
+        router.service.etcd_silence_ms = 6_000
+        with pytest.raises(TimeoutError):
+            await until(lambda: router.state.stale, seconds=2.5)
+
+
+async def test_an_etcd_with_nothing_to_tell_makes_nothing_stale(tmp_path):
     async with following(tmp_path) as router:
         await until(lambda: not router.state.stale)
         # As long as the config service leaves etcd alone before it asks.
-        router.service.etcd_silence_ms = 1_600
+        router.service.etcd_silence_ms = 250
         until_seconds = time.monotonic() + 1.0
         while time.monotonic() < until_seconds:
             assert not router.state.stale
@@ -125,8 +135,9 @@ async def test_config_that_comes_without_etcd_is_in_force_and_stale(tmp_path):
 
 async def test_a_router_that_asks_for_no_more_than_a_live_config_service_never_notices(tmp_path, monkeypatch):
     monkeypatch.setattr("services.router.config_state.STALE_AFTER_SECONDS", 0.3)
-    broken = mutant(config_client, "            if follows_etcd:\n", "            if True:\n")
+    broken = mutant(config_client, " if heartbeat.etcd_connected else None", "")
     async with following(tmp_path, broken) as router:
+        await until(lambda: not router.state.stale)
         router.service.etcd_connected = False
         with pytest.raises(TimeoutError):
             await until(lambda: router.state.stale, seconds=1.5)

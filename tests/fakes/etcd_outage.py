@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import grpc
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
-from tenantry.config.v1 import config_discovery_service_pb2 as discovery_pb
 from tenantry.config.v1 import tenant_pb2
 
 from tests.fakes.served_mesh import ServedMesh
@@ -43,8 +42,6 @@ class Outage:
     """What callers saw. Times are of the monotonic clock."""
 
     stopped_at: float = 0.0
-    told_at: float | None = None
-    """When a heartbeat first said that etcd is lost: then routers know."""
     returned_at: float = 0.0
     version_after: int = 0
     """The config version written after the return."""
@@ -86,11 +83,13 @@ class Outage:
 
     @property
     def refused_after_seconds(self) -> float:
-        """From the routers' knowing until the last request that was answered though it had to be refused."""
+        """From the stop until the last request that was answered though it had to be refused."""
         during = self._during(refusing=True)
-        if self.told_at is None or not any(one.error for one in during):
+        if not any(one.error for one in during):
             return float("inf")
-        return max(one.begun_at for one in during if not one.error) - self.told_at
+        return (
+            max((one.begun_at for one in during if not one.error), default=self.stopped_at) - self.stopped_at
+        )
 
     @property
     def stale_while_refused(self) -> int:
@@ -110,7 +109,7 @@ class Outage:
 
 
 class OutageRun:
-    """Callers of tenants of both policies, without rest, and an ear on the heartbeats."""
+    """Callers of tenants of both policies, without rest."""
 
     def __init__(self, mesh: ServedMesh, serving: list[tuple[str, str]], refusing: list[str]) -> None:
         self._mesh = mesh
@@ -158,26 +157,9 @@ class OutageRun:
             self.seen.asked.append(await self._ask(key, refusing=refusing))
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _listen(self) -> None:
-        call = self._mesh.plane.discovery.StreamSnapshots()
-        hello = discovery_pb.RouterHello(router="ear")
-        await call.write(discovery_pb.StreamSnapshotsRequest(hello=hello))
-        while True:
-            message = await call.read()
-            if message is grpc.aio.EOF:
-                return
-            if message.HasField("chunk"):
-                chunk = message.chunk
-                if chunk.last:
-                    ack = discovery_pb.SnapshotAck(nonce=chunk.nonce, revision=chunk.revision)
-                    await call.write(discovery_pb.StreamSnapshotsRequest(ack=ack))
-            elif not message.heartbeat.etcd_connected and self.seen.stopped_at and not self.seen.told_at:
-                self.seen.told_at = time.monotonic()
-
     @asynccontextmanager
     async def _callers(self) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self._listen())]
-        tasks += [asyncio.create_task(self._keep_asking(key, refusing=False)) for _, key in self.serving]
+        tasks = [asyncio.create_task(self._keep_asking(key, refusing=False)) for _, key in self.serving]
         tasks += [asyncio.create_task(self._keep_asking(key, refusing=True)) for key in self._refusing]
         try:
             yield

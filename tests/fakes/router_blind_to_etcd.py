@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.router import config_client
 from services.router.main import main
 
-config_client._follows_etcd = lambda heartbeat: True
+config_client._etcd_silence_seconds = lambda heartbeat: 0.0
 
 if __name__ == "__main__":
     main()

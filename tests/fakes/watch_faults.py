@@ -137,7 +137,7 @@ async def live_through_kills(
                 acknowledged.append(f"{prefix}{number}")
                 progress.set()
 
-    async with following(module, etcd.target, prefix, 0.5) as recorder:
+    async with following(module, etcd.target, prefix, 1.0) as recorder:
         writing = asyncio.create_task(write_on())
         for kill in range(kills):
             target = len(acknowledged) + rng.randrange(5, 60)

@@ -76,7 +76,7 @@ class WatchRecorder:
 
 @asynccontextmanager
 async def following(
-    module: ModuleType, target: str, prefix: str, silence_seconds: float = 1.0
+    module: ModuleType, target: str, prefix: str, silence_seconds: float = 2.0
 ) -> AsyncIterator[WatchRecorder]:
     """Follow a prefix with the watch of a module, `services.config.etcd.watch` or a mutant of it."""
     channel = open_channel(target)

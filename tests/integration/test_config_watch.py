@@ -86,7 +86,7 @@ async def compacted_while_away(etcd, writer, module, reaches_seconds):
 
     async with (
         CuttingProxy(etcd.target, budget) as proxy,
-        following(module, proxy.target, "/c/", 0.3) as recorder,
+        following(module, proxy.target, "/c/", 0.6) as recorder,
     ):
         kept = await writer.write([], {"/c/kept": b"1", "/c/gone": b"1"})
         await recorder.reaches(kept)
@@ -119,7 +119,7 @@ async def test_mutant_blind_to_compaction_never_catches_up(etcd, writer, monkeyp
 
 
 async def test_a_silent_etcd_is_noticed_and_caught_up_with(etcd, writer):
-    async with following(watch, etcd.target, "/s/", 0.3) as recorder:
+    async with following(watch, etcd.target, "/s/", 0.6) as recorder:
         etcd.send(signal.SIGSTOP)
         await recorder.lost_touch(2.0)
         etcd.send(signal.SIGCONT)

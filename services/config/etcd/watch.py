@@ -18,7 +18,12 @@ from services.config.etcd.watch_state import Apply, Change, Reconnect, Relist, R
 from services.config.store import CompactedError, Stored
 
 _log = logging.getLogger(__name__)
-SILENCE_SECONDS = 1.0
+SILENCE_SECONDS = 2.0
+"""A stream on which etcd says nothing for so long, though it is asked, is given up."""
+_PROBES = 8
+"""How often etcd is asked within that time: routers learn how long it has been silent, and count from there."""
+# A member of etcd that has lost its cluster ends the watch, instead of telling nothing new for ever.
+_METADATA = (("hasleader", "true"),)
 
 
 class Follower(Protocol):
@@ -100,10 +105,10 @@ class EtcdWatch:
 
     async def _follow(self, state: WatchState, heard: Callable[[], None]) -> bool:
         """Follow one stream; True when everything has to be listed again."""
-        call = self._watch.Watch()
+        call = self._watch.Watch(metadata=_METADATA)
         state.connected()
         read: asyncio.Task[Any] | None = None
-        probed = False
+        probes = 0
         try:
             create = pb.WatchCreateRequest(
                 key=self._prefix.encode(),
@@ -112,19 +117,18 @@ class EtcdWatch:
                 progress_notify=True,
                 fragment=True,
             )
-            async with asyncio.timeout(2 * self._silence_seconds):
-                await call.write(pb.WatchRequest(create_request=create))
+            await self._send(call, pb.WatchRequest(create_request=create))
             while True:
                 # Waiting, not wait_for: cancelling a pending read would cancel the stream.
                 read = read or asyncio.ensure_future(call.read())
-                done, _ = await asyncio.wait({read}, timeout=self._silence_seconds)
+                done, _ = await asyncio.wait({read}, timeout=self._silence_seconds / _PROBES)
                 if not done:
-                    if probed:
+                    probes += 1
+                    if probes >= _PROBES:
                         raise _SilentError
-                    probed = True
-                    await call.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+                    await self._send(call, pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
                     continue
-                message, read, probed = read.result(), None, False
+                message, read, probes = read.result(), None, 0
                 if message is grpc.aio.EOF:
                     raise _SilentError
                 verdict = state.take(_response(message))
@@ -147,6 +151,10 @@ class EtcdWatch:
             if read is not None:
                 read.cancel()
                 await asyncio.gather(read, return_exceptions=True)
+
+    async def _send(self, call: Any, request: pb.WatchRequest) -> None:
+        async with asyncio.timeout(self._silence_seconds):
+            await call.write(request)
 
 
 def _response(message: pb.WatchResponse) -> Response:
