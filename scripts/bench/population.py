@@ -144,7 +144,8 @@ def tenant_config(ordinal: int, shape: Shape) -> tenant_pb2.TenantConfig:
     )
 
 
-def _adapter(tenant_uid: str, ordinal: int, number: int) -> bytes:
+def adapter_version(ordinal: int, number: int) -> adapter_pb2.AdapterVersion:
+    """A registered version whose rendition has a digest of its own; its artifact is nowhere."""
     rendition = adapter_pb2.Rendition(
         dialect=adapter_pb2.DIALECT_TRTLLM_ENGINE,
         lora_id=ordinal << 40 | number,
@@ -155,9 +156,12 @@ def _adapter(tenant_uid: str, ordinal: int, number: int) -> bytes:
         config_columns=4,
         engine_sha256=ENGINE_SHA256,
     )
-    version = adapter_pb2.AdapterVersion(
+    return adapter_pb2.AdapterVersion(
         version=1, base_model="models/m", source_sha256=f"{number:064x}", rank=8, renditions=[rendition]
     )
+
+
+def _adapter(tenant_uid: str, ordinal: int, number: int) -> bytes:
     return stored_pb2.StoredAdapter(
-        adapter_id=f"adapter-{number}", tenant_uid=tenant_uid, versions=[version]
+        adapter_id=f"adapter-{number}", tenant_uid=tenant_uid, versions=[adapter_version(ordinal, number)]
     ).SerializeToString()
