@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
+import os
+import shutil
 import time
 
 import pytest
 
-from triton_models.cpu_engine.verified_directory import LockTimeoutError, file_sha256, open_or_build
+from triton_models.cpu_engine.verified_directory import (
+    LockTimeoutError,
+    UnexpectedBuildError,
+    file_sha256,
+    open_or_build,
+)
 
-SOURCE = "a" * 64
+EXPECTED = {
+    "inner/one": hashlib.sha256(b"first").hexdigest(),
+    "two": hashlib.sha256(b"second").hexdigest(),
+}
 
 
 def build(directory):
@@ -26,7 +35,7 @@ def build_slowly(directory):
 
 
 def open_slowly(target):
-    open_or_build(target, build_slowly, source_sha256=SOURCE)
+    open_or_build(target, build_slowly, EXPECTED)
 
 
 def hold_lock(target, holding):
@@ -34,7 +43,7 @@ def hold_lock(target, holding):
         holding.set()
         time.sleep(30)
 
-    open_or_build(target, hold, source_sha256=SOURCE)
+    open_or_build(target, hold, EXPECTED)
 
 
 class Builder:
@@ -57,43 +66,95 @@ def target(tmp_path):
 
 
 def test_what_is_built_once_is_opened_afterwards(builder, target):
-    digests = open_or_build(target, builder, source_sha256=SOURCE)
-    assert digests == {
-        "inner/one": hashlib.sha256(b"first").hexdigest(),
-        "two": hashlib.sha256(b"second").hexdigest(),
-    }
-    assert open_or_build(target, builder, source_sha256=SOURCE) == digests
+    open_or_build(target, builder, EXPECTED)
+    assert (target / "inner" / "one").read_bytes() == b"first"
+    open_or_build(target, builder, EXPECTED)
     assert builder.builds == 1
 
 
 @pytest.mark.parametrize("name", ["two", "inner/one"])
 @pytest.mark.parametrize("change", ["flip", "truncate", "remove"])
 def test_any_change_to_any_file_is_noticed_and_repaired(builder, target, name, change):
-    open_or_build(target, builder, source_sha256=SOURCE)
+    open_or_build(target, builder, EXPECTED)
     path = target / name
     content = path.read_bytes()
     if change == "remove":
         path.unlink()
     else:
         path.write_bytes(content[:-1] + (b"" if change == "truncate" else bytes([content[-1] ^ 1])))
-    open_or_build(target, builder, source_sha256=SOURCE)
+    open_or_build(target, builder, EXPECTED)
     assert builder.builds == 2
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": 3, "source_sha256": "x"}'])
-def test_a_broken_manifest_means_building_again(builder, target, manifest):
-    open_or_build(target, builder, source_sha256=SOURCE)
-    (target / "manifest.json").write_text(manifest)
-    open_or_build(target, builder, source_sha256=SOURCE)
-    assert builder.builds == 2
+def add_a_file(target):
+    (target / "inner" / "three").touch()
 
 
-def test_another_source_means_building_again(builder, target):
-    open_or_build(target, builder, source_sha256=SOURCE)
-    open_or_build(target, builder, source_sha256="b" * 64)
+def link_out(target):
+    (target / "two").rename(target.parent / "two")
+    (target / "two").symlink_to(target.parent / "two")
+
+
+def link_a_directory_out(target):
+    (target / "inner").rename(target.parent / "inner")
+    (target / "inner").symlink_to(target.parent / "inner")
+
+
+def a_file_for_a_directory(target):
+    shutil.rmtree(target)
+    target.write_text("a file")
+
+
+def a_pipe_for_a_file(target):
+    (target / "two").unlink()
+    os.mkfifo(target / "two")
+
+
+def a_link_to_nothing(target):
+    (target / "two").unlink()
+    (target / "two").symlink_to("nothing")
+
+
+def a_directory_for_a_file(target):
+    (target / "two").unlink()
+    (target / "two").mkdir()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        add_a_file,
+        link_out,
+        link_a_directory_out,
+        a_file_for_a_directory,
+        a_pipe_for_a_file,
+        a_link_to_nothing,
+        a_directory_for_a_file,
+    ],
+)
+def test_anything_that_was_not_built_is_noticed_and_repaired(builder, target, change):
+    open_or_build(target, builder, EXPECTED)
+    change(target)
+    open_or_build(target, builder, EXPECTED)
     assert builder.builds == 2
-    assert json.loads((target / "manifest.json").read_text())["source_sha256"] == "b" * 64
+    assert sorted(str(path.relative_to(target)) for path in target.rglob("*")) == [
+        "inner",
+        "inner/one",
+        "two",
+    ]
+
+
+def test_what_is_not_expected_is_not_kept_however_it_is_built(builder, target):
+    """Nothing in the directory says what belongs there: a changed file with a changed list of files is no way in."""
+    other = EXPECTED | {"two": hashlib.sha256(b"other").hexdigest()}
+    for expected, named in (
+        (other, "two"),
+        (EXPECTED | {"three": "0" * 64}, "three"),
+    ):
+        with pytest.raises(UnexpectedBuildError, match=named):
+            open_or_build(target, builder, expected)
+        assert not target.exists()
 
 
 def test_a_failed_build_leaves_nothing_and_a_killed_ones_remains_are_removed(builder, target):
@@ -102,18 +163,18 @@ def test_a_failed_build_leaves_nothing_and_a_killed_ones_remains_are_removed(bui
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        open_or_build(target, fail, source_sha256=SOURCE)
+        open_or_build(target, fail, EXPECTED)
     assert [path for path in target.parent.iterdir() if path.is_dir()] == []
     (target.parent / ".model.building-killed").mkdir()
-    open_or_build(target, builder, source_sha256=SOURCE)
+    open_or_build(target, builder, EXPECTED)
     assert [path for path in target.parent.iterdir() if path.is_dir()] == [target]
 
 
 def test_who_has_a_damaged_file_open_keeps_it(builder, target):
-    open_or_build(target, builder, source_sha256=SOURCE)
+    open_or_build(target, builder, EXPECTED)
     with (target / "inner" / "one").open("rb") as reader:
         (target / "two").unlink()
-        open_or_build(target, builder, source_sha256=SOURCE)
+        open_or_build(target, builder, EXPECTED)
         assert reader.read() == b"first"
 
 
@@ -136,11 +197,11 @@ def test_waiting_for_another_process_has_a_deadline(builder, target):
     try:
         assert holding.wait(30)
         with pytest.raises(LockTimeoutError, match="held by another process"):
-            open_or_build(target, builder, source_sha256=SOURCE, lock_timeout_seconds=0.2)
+            open_or_build(target, builder, EXPECTED, lock_timeout_seconds=0.2)
     finally:
         process.kill()
         process.join()
-    open_or_build(target, builder, source_sha256=SOURCE)  # a dead process holds no lock
+    open_or_build(target, builder, EXPECTED)  # a dead process holds no lock
 
 
 def test_progress_counts_every_byte(target, builder, tmp_path):
@@ -149,7 +210,7 @@ def test_progress_counts_every_byte(target, builder, tmp_path):
     seen = []
     assert file_sha256(path, seen.append) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert seen == [1 << 20, 2 << 20, 3 << 20]
-    open_or_build(target, builder, source_sha256=SOURCE)
+    open_or_build(target, builder, EXPECTED)
     verified = []
-    open_or_build(target, builder, source_sha256=SOURCE, on_verify=lambda *at: verified.append(at))
+    open_or_build(target, builder, EXPECTED, on_verify=lambda *at: verified.append(at))
     assert verified[-1] == (11, 11)
