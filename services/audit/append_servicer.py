@@ -59,6 +59,7 @@ class AppendServicer(audit_append_service_pb2_grpc.AuditAppendServiceServicer):
             )
         await self._refuse_if_behind(first.hello.newest_receipts)
         session = self._session(first.hello.session_id)
+        session.writer = first.hello.writer
         self._metrics.writers.inc()
         yield pb.AppendResponse(
             welcome=pb.SessionWelcome(
@@ -133,7 +134,8 @@ class AppendServicer(audit_append_service_pb2_grpc.AuditAppendServiceServicer):
     ) -> None:
         sequence = message.sequence
         try:
-            done = self._appender.submit(parse_entry(message), session, sequence)
+            entry = parse_entry(message, session.session_id, session.writer)
+            done = self._appender.submit(entry, session, sequence)
         except Error as error:
             if not isinstance(error, InvalidArgumentError):
                 acks.put_nowait(pb.Ack(sequence=sequence, error=to_status(error)))

@@ -40,6 +40,8 @@ class WriterSession:
     def __init__(self, session_id: bytes, durable_sequence: int) -> None:
         self.session_id = session_id
         self.durable_sequence = durable_sequence
+        self.writer = ""
+        """The writer's name, once it has said it."""
         self._ahead: set[int] = set()
 
     def settle(self, sequence: int) -> None:

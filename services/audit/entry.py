@@ -1,10 +1,10 @@
 """One entry of a tenant's log: a clear header, a digest of its ciphertext, three commitments.
 
-    entry = header (106 bytes) ‖ SHA-256(ciphertext ‖ tag) (32) ‖ commitments of meta, prompt, answer (3 x 32)
+    entry = header (138 bytes) ‖ SHA-256(ciphertext ‖ tag) (32) ‖ commitments of meta, prompt, answer (3 x 32)
     leaf  = SHA-256(0x00 ‖ entry)                                            RFC 6962, section 2.1
 
 The header is the associated data of the entry's encryption. Nothing in it is personal: the caller's key is a
-digest. docs/formats/audit-log.md gives every byte.
+digest, and session and writer name a process of the mesh. docs/formats/audit-log.md gives every byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ID_BYTES = 16
 NO_ID = bytes(ID_BYTES)
 ABSENT_COMMITMENT = bytes(DIGEST_BYTES)
 
-_HEADER = struct.Struct(">BB16sQQ16s16s16s16sQ")
+_HEADER = struct.Struct(">BB16sQQ16s16s16s16s16s16sQ")
 HEADER_BYTES = _HEADER.size
 ENTRY_BYTES = HEADER_BYTES + 4 * DIGEST_BYTES
 
@@ -43,6 +43,7 @@ class EntryKind(IntEnum):
     REFUSED = 8
     REVIEW = 9
     DEK_OPEN = 10
+    LOG_OPENED = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +60,20 @@ class Header:
     record_id: bytes
     """16 bytes, unique within the log."""
     admit_record_id: bytes
-    """The record id of the admit an outcome belongs to; 16 zero bytes for none."""
+    """The record id of the admit an outcome belongs to; of LOG_OPENED the log before; 16 zero bytes for none."""
     key_digest: bytes
-    """The first 16 bytes of SHA-256 of the caller's key id; zero bytes for none."""
+    """`name_digest` of the caller's key id; of LOG_OPENED that of the tenant's uid."""
+    session_id: bytes
+    """The session of the writer that appended the entry; zero bytes for the service's own entries."""
+    writer_digest: bytes
+    """`name_digest` of that writer's name."""
     dek_id: bytes
     """16 bytes naming the data key that encrypts the entry."""
     counter: int
     """The nonce under that key; 0 for a DEK_OPEN entry, which encrypts nothing."""
 
     def encode(self) -> bytes:
-        """The header's 106 bytes."""
+        """The header's 138 bytes."""
         return _HEADER.pack(
             ENTRY_VERSION,
             self.kind,
@@ -78,13 +83,15 @@ class Header:
             self.record_id,
             self.admit_record_id,
             self.key_digest,
+            self.session_id,
+            self.writer_digest,
             self.dek_id,
             self.counter,
         )
 
     @classmethod
     def decode(cls, data: bytes) -> Header:
-        """Parse a header's 106 bytes.
+        """Parse a header's 138 bytes.
 
         Raises:
             EntryFormatError: another length, version or kind.
@@ -109,12 +116,12 @@ class Entry:
     commitments: tuple[bytes, bytes, bytes]
 
     def encode(self) -> bytes:
-        """The entry's 234 bytes."""
+        """The entry's 266 bytes."""
         return b"".join((self.header.encode(), self.ciphertext_digest, *self.commitments))
 
     @classmethod
     def decode(cls, data: bytes) -> Entry:
-        """Parse an entry's 234 bytes.
+        """Parse an entry's 266 bytes.
 
         Raises:
             EntryFormatError: another length, version or kind.
@@ -126,6 +133,6 @@ class Entry:
         return cls(Header.decode(data[:HEADER_BYTES]), digest, (meta, prompt, answer))
 
 
-def key_digest(key_id: str) -> bytes:
-    """What the clear header holds of a caller's key id."""
-    return hashlib.sha256(key_id.encode()).digest()[:ID_BYTES] if key_id else NO_ID
+def name_digest(name: str) -> bytes:
+    """What the clear header holds of a name: the first 16 bytes of its SHA-256; zero bytes for none."""
+    return hashlib.sha256(name.encode()).digest()[:ID_BYTES] if name else NO_ID

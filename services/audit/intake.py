@@ -15,7 +15,7 @@ MAX_META_BYTES = 64 << 10
 MAX_CONTENT_BYTES = 1 << 20
 MAX_TENANT_UID_CHARACTERS = 64
 _OUTCOMES = {entry_pb2.ENTRY_KIND_OUTCOME, entry_pb2.ENTRY_KIND_ADMIN_OUTCOME}
-_SERVICE_ONLY = {EntryKind.OUTCOME_UNKNOWN, EntryKind.DEK_OPEN, EntryKind.REVIEW}
+_SERVICE_ONLY = {EntryKind.OUTCOME_UNKNOWN, EntryKind.DEK_OPEN, EntryKind.REVIEW, EntryKind.LOG_OPENED}
 
 
 def is_canonical(data: bytes) -> bool:
@@ -27,8 +27,8 @@ def is_canonical(data: bytes) -> bool:
         return False
 
 
-def parse_entry(message: entry_pb2.AppendEntry) -> NewEntry:
-    """A writer's entry, checked.
+def parse_entry(message: entry_pb2.AppendEntry, session_id: bytes = NO_ID, writer: str = "") -> NewEntry:
+    """A writer's entry, checked; session and writer say whose it is.
 
     Raises:
         InvalidArgumentError: names every wrong field.
@@ -64,4 +64,6 @@ def parse_entry(message: entry_pb2.AppendEntry) -> NewEntry:
         (message.meta_json, message.prompt_json or None, message.answer_json or None),
         message.admit_record_id or NO_ID,
         message.key_id,
+        session_id,
+        writer,
     )

@@ -8,7 +8,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.audit.entry import DIGEST_BYTES, NO_ID, Entry, EntryKind, Header, key_digest
+import rfc8785
+
+from services.audit.entry import DIGEST_BYTES, NO_ID, Entry, EntryKind, Header, name_digest
 from services.audit.envelope import DataKey, RandomBytes, dek_open_entry, salted
 from services.audit.frame import Frame, FrameKind, entry_frame
 from services.audit.keyset import Keyset
@@ -36,6 +38,9 @@ class NewEntry:
     """meta, prompt, answer as canonical JSON."""
     admit_record_id: bytes = NO_ID
     key_id: str = ""
+    session_id: bytes = NO_ID
+    """The session that appends it; another one may append the same record again."""
+    writer: str = ""
 
     def content_digest(self) -> bytes:
         """What makes two entries of one record id the same."""
@@ -103,7 +108,14 @@ class FoldedState:
 class TenantLog:
     """Appends to one tree. Not thread-safe: the appender's thread owns it."""
 
-    def __init__(self, folded: FoldedState, origin: str, keyset: Keyset, random_bytes: RandomBytes) -> None:
+    def __init__(
+        self,
+        folded: FoldedState,
+        origin: str,
+        keyset: Keyset,
+        random_bytes: RandomBytes,
+        predecessor: bytes = NO_ID,
+    ) -> None:
         self.folded = folded
         self.origin = origin
         self.keyset = keyset
@@ -116,6 +128,7 @@ class TenantLog:
         self.folded_note: bytes | None = None
         """The checkpoint that stands in the log's folder."""
         self._random_bytes = random_bytes
+        self._predecessor = predecessor
         self._dek: DataKey | None = None
         self._counter = 0
         self._sealed_bytes = 0
@@ -143,26 +156,44 @@ class TenantLog:
     def append(self, new: NewEntry, now_ns: int) -> tuple[list[Frame], Receipt]:
         """Give an entry its index and seal it; opens a data key first where one is needed."""
         frames: list[Frame] = []
+        first = self.frontier.size == 0
         key = self._dek
         full = self._counter >= MAX_ENTRIES_PER_SEGMENT or self._sealed_bytes >= MAX_SEGMENT_BYTES
         if key is None or full:
             key = self._dek = self.keyset.new_dek()
             self._counter = self._sealed_bytes = 0
-            opening = dek_open_entry(
-                self._header(EntryKind.DEK_OPEN, key.dek_id, NO_ID, "", key.dek_id, 0, now_ns), key
-            )
+            own = NewEntry(new.tenant_uid, key.dek_id, EntryKind.DEK_OPEN, (b"", None, None))
+            opening = dek_open_entry(self._header(own, key, now_ns), key)
             self._push(opening)
             frames.append(entry_frame(opening, self.keyset.framed(key.dek_id), FrameKind.DEK_OPEN))
+        if first:
+            frames.append(self._seal(self._log_opened(), key, now_ns)[0])
+        frame, receipt = self._seal(new, key, now_ns)
+        self.remember(new.record_id, new.content_digest(), receipt)
+        return [*frames, frame], receipt
+
+    def _seal(self, new: NewEntry, key: DataKey, now_ns: int) -> tuple[Frame, Receipt]:
         self._counter += 1
-        header = self._header(
-            new.kind, new.record_id, new.admit_record_id, new.key_id, key.dek_id, self._counter, now_ns
-        )
+        header = self._header(new, key, now_ns)
         entry, ciphertext = key.seal(header, salted(new.payloads, self._random_bytes))
         self._sealed_bytes += len(ciphertext)
-        frames.append(entry_frame(entry, ciphertext))
-        receipt = Receipt(self.log_id, header.index, self._push(entry))
-        self.remember(new.record_id, new.content_digest(), receipt)
-        return frames, receipt
+        return entry_frame(entry, ciphertext), Receipt(self.log_id, header.index, self._push(entry))
+
+    def _log_opened(self) -> NewEntry:
+        """A log's first own entry: whose it is, and which log it continues, in its tree before anything else."""
+        tenant_uid = self.folded.tenant_uid
+        meta = {
+            "tenant_uid": tenant_uid,
+            "predecessor": self._predecessor.hex() if any(self._predecessor) else None,
+        }
+        return NewEntry(
+            tenant_uid,
+            self.log_id,
+            EntryKind.LOG_OPENED,
+            (rfc8785.dumps(meta), None, None),
+            self._predecessor,
+            tenant_uid,
+        )
 
     def replay(self, entry: Entry, rest: bytes) -> None:
         """Take an entry that the journal holds and the segments do not yet; `rest` is what follows it in its frame."""
@@ -192,25 +223,18 @@ class TenantLog:
         self.frontier.push(leaf)
         return leaf
 
-    def _header(
-        self,
-        kind: EntryKind,
-        record_id: bytes,
-        admit_record_id: bytes,
-        key_id: str,
-        dek_id: bytes,
-        counter: int,
-        now_ns: int,
-    ) -> Header:
+    def _header(self, new: NewEntry, key: DataKey, now_ns: int) -> Header:
         self.last_time_ns = max(self.last_time_ns, now_ns)
         return Header(
-            kind,
+            new.kind,
             self.log_id,
             self.frontier.size,
             self.last_time_ns,
-            record_id,
-            admit_record_id,
-            key_digest(key_id),
-            dek_id,
-            counter,
+            new.record_id,
+            new.admit_record_id,
+            name_digest(new.key_id),
+            new.session_id,
+            name_digest(new.writer),
+            key.dek_id,
+            self._counter,
         )

@@ -25,7 +25,8 @@ from services.audit.segments import fold_log, read_entries
 from services.audit.signed_note import NoteSigner
 from services.audit.signing_keys import SigningKeys
 from services.audit.state_directory import POSITION, StateDirectory
-from services.audit.state_files import STATE_VERSION, read_state_file
+from services.audit.state_files import STATE_VERSION, StateFileError, read_state_file
+from services.audit.tenant_logs import TenantLogs
 from services.common.clock import Clock
 
 _log = logging.getLogger(__name__)
@@ -87,8 +88,7 @@ class LogStore:
         self._logs: dict[str, TenantLog] = {}
         self._dirty: set[str] = set()
         self._unfolded_bytes = 0
-        registry = root / "logs" / "tenants.json"
-        self._tenants: dict[str, str] = json.loads(registry.read_bytes()) if registry.exists() else {}
+        self._tenants = TenantLogs(root / "logs" / "tenants.json")
         self._position = _Position.read(root / POSITION)
         self._recover()
 
@@ -99,27 +99,27 @@ class LogStore:
 
     def tenant_uids(self) -> list[str]:
         """Every tenant that has a log."""
-        return sorted(self._tenants)
+        return self._tenants.tenant_uids()
 
     def log(self, tenant_uid: str, *, create: bool = False) -> TenantLog | None:
         """A tenant's log, opened when first asked for; None when it has none and `create` is false."""
         if tenant_uid in self._logs:
             return self._logs[tenant_uid]
-        known = self._tenants.get(tenant_uid)
+        known = self._tenants.open_log(tenant_uid)
         if known is None and not create:
             return None
-        log_id = bytes.fromhex(known) if known else os.urandom(ID_BYTES)
+        log_id = known or os.urandom(ID_BYTES)
         ring = self._root / "keyring" / log_id.hex()
         if known is None:
             keyset = Keyset.create(ring, tenant_uid, log_id, self._provider)
-            self._tenants[tenant_uid] = log_id.hex()
-            replace_file(self._root / "logs" / "tenants.json", json.dumps(self._tenants, indent=1).encode())
+            self._tenants.add(tenant_uid, log_id)
         else:
             keyset = Keyset.load(ring, self._provider)
         folder = self.folder(log_id)
         state_path = folder / "state.json"
         state = FoldedState.read(state_path) if state_path.exists() else FoldedState(tenant_uid, log_id)
-        log = TenantLog(state, origin_of(log_id), keyset, os.urandom)
+        predecessor = self._tenants.predecessor(tenant_uid)
+        log = TenantLog(state, origin_of(log_id), keyset, os.urandom, predecessor)
         if (folder / "checkpoint").exists():
             log.checkpoint_note = log.folded_note = (folder / "checkpoint").read_bytes()
         for entry, _ in read_entries(folder, state):
@@ -130,9 +130,16 @@ class LogStore:
 
     def sizes_of(self, log_ids: Sequence[str]) -> list[int]:
         """How many entries the logs of these ids, in hex, have; 0 for an id that no log has."""
-        by_id = {log_id: tenant_uid for tenant_uid, log_id in self._tenants.items()}
-        logs = [self.log(by_id[log_id]) if log_id in by_id else None for log_id in log_ids]
+        owners = [self._tenants.owner_of(log_id) for log_id in log_ids]
+        logs = [self.log(owner) if owner is not None else None for owner in owners]
         return [log.frontier.size if log is not None else 0 for log in logs]
+
+    def _log_of(self, log_id: bytes) -> TenantLog:
+        owner = self._tenants.owner(log_id)
+        log = self.log(owner) if owner is not None else None
+        if log is None:
+            raise StateFileError("tenants.json lacks a log that the journal has entries of")
+        return log
 
     def folder(self, log_id: bytes) -> Path:
         """Where a log's files are."""
@@ -244,19 +251,16 @@ class LogStore:
         found = recover(
             files, self._keys.log.public_key(), self._position.previous, self._position.next_batch
         )
-        by_id = {log_id: tenant_uid for tenant_uid, log_id in self._tenants.items()}
         for placed in found.frames:
             if placed.frame.kind in (FrameKind.DATA, FrameKind.DEK_OPEN):
                 entry, rest = split_entry(placed.frame)
-                log = self.log(by_id[entry.header.log_id.hex()])
-                assert log is not None
+                log = self._log_of(entry.header.log_id)
                 if entry.header.index >= log.frontier.size:
                     log.replay(entry, rest)
                     log.pending.append((placed.frame, placed.place.encode() + placed.data))
                     self._dirty.add(log.folded.tenant_uid)
             elif placed.frame.kind is FrameKind.CHECKPOINT:
-                log = self.log(by_id[placed.frame.body[:ID_BYTES].hex()])
-                assert log is not None
+                log = self._log_of(placed.frame.body[:ID_BYTES])
                 log.checkpoint_note = placed.frame.body[ID_BYTES:]
                 log.checkpoint_size = 0
             elif placed.frame.kind is FrameKind.SESSION:

@@ -38,7 +38,7 @@ async def logged(plane, tenant_uid, folder) -> list[Entry]:
     assert [entry.header.index for entry in entries] == list(range(len(entries)))
     nonces = [(entry.header.dek_id, entry.header.counter) for entry in entries]
     assert len(set(nonces)) == len(nonces)
-    own = (EntryKind.DEK_OPEN, EntryKind.REVIEW)
+    own = (EntryKind.DEK_OPEN, EntryKind.LOG_OPENED, EntryKind.REVIEW)
     return [entry for entry in entries if entry.header.kind not in own]
 
 

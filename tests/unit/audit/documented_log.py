@@ -77,8 +77,8 @@ def read_segment(path: Path) -> list[tuple[int, bytes, bytes]]:
 
 def header(entry: bytes) -> dict:
     names = ("version", "kind", "log_id", "index", "time_ns", "record_id",
-             "admit_record_id", "key_digest", "dek_id", "counter")  # fmt: skip
-    return dict(zip(names, struct.unpack(">BB16sQQ16s16s16s16sQ", entry[:106]), strict=True))
+             "admit_record_id", "key_digest", "session_id", "writer_digest", "dek_id", "counter")  # fmt: skip
+    return dict(zip(names, struct.unpack(">BB16sQQ16s16s16s16s16s16sQ", entry[:138]), strict=True))
 
 
 def unwrap(wrapped: bytes, under: bytes, place: bytes) -> bytes:
@@ -106,12 +106,12 @@ def derived_keys(root_file: bytes, keyring: bytes, dek_id: bytes, framed: bytes 
 
 def open_content(key: bytes, body: bytes) -> list[bytes | None]:
     """The three payloads of a DATA frame's body, checked against its commitments."""
-    entry, sealed = body[:234], body[234:]
-    assert entry[106:138] == sha256(sealed)
-    plaintext = AESGCM(key).decrypt(header(entry)["counter"].to_bytes(12, "big"), sealed, entry[:106])
+    entry, sealed = body[:266], body[266:]
+    assert entry[138:170] == sha256(sealed)
+    plaintext = AESGCM(key).decrypt(header(entry)["counter"].to_bytes(12, "big"), sealed, entry[:138])
     payloads: list[bytes | None] = []
     for number in range(3):
-        commitment = entry[138 + 32 * number :][:32]
+        commitment = entry[170 + 32 * number :][:32]
         flag, plaintext = plaintext[:1], plaintext[1:]
         if flag == b"\x00":
             assert commitment == bytes(32)

@@ -32,9 +32,9 @@ def test_a_whole_bundle_verifies_and_counts(made):
     root, keys, _ = made
     report = verify_bundle(root / "bundle", keys)
     assert report.good, report.damages
-    assert report.counts == {"admit": 2, "dek_open": 1, "outcome": 1, "open": 1}
+    assert report.counts == {"admit": 2, "dek_open": 1, "log_opened": 1, "outcome": 1, "open": 1}
     records = [json.loads(line) for line in (root / "bundle" / bundle.RECORDS).read_text().splitlines()]
-    assert records[1]["prompt"]["payload"] == {"text": "what is ünïcode?"}
+    assert records[2]["prompt"]["payload"] == {"text": "what is ünïcode?"}
     assert "key-1" not in (root / "bundle" / bundle.RECORDS).read_text()
 
 

@@ -58,7 +58,7 @@ def damages(root, keys) -> list[str]:
         {"counts": []},
         {"counts": {"admit": 1}},
         {"size": 1},
-        {"size": "3"},
+        {"size": "4"},
         {"root": "00" * 32},
         {"first_index": 1},
         {"origin": "tenantry/audit/" + "0" * 32},
@@ -83,7 +83,7 @@ def test_a_signed_manifest_that_leaves_something_out_is_named(made, missing):
 
 def without_prompt(root) -> bytes:
     lines = [json.loads(line) for line in (root / "bundle" / bundle.RECORDS).read_bytes().splitlines()]
-    del lines[1]["prompt"]
+    del lines[2]["prompt"]
     return b"".join(rfc8785.dumps(line) + b"\n" for line in lines)
 
 
@@ -102,7 +102,7 @@ def test_content_may_be_left_out_beyond_the_stated_window_only(made, filters, hi
     root, keys = made
     sign_again(root, {**manifest_of(root), "filters": filters}, without_prompt(root))
     found = damages(root, keys)
-    expected = "records.jsonl: line 2 leaves out its prompt, though its time was asked for"
+    expected = "records.jsonl: line 3 leaves out its prompt, though its time was asked for"
     assert expected in found if hidden else found == []
 
 
@@ -114,11 +114,11 @@ def test_hex_has_one_spelling(made, spell, where):
     root, keys = made
     lines = [json.loads(line) for line in (root / "bundle" / bundle.RECORDS).read_bytes().splitlines()]
     if where == "entry":
-        lines[1]["entry"] = spell(lines[1]["entry"])
+        lines[2]["entry"] = spell(lines[2]["entry"])
     else:
-        lines[1]["meta"]["salt"] = spell(lines[1]["meta"]["salt"])
+        lines[2]["meta"]["salt"] = spell(lines[2]["meta"]["salt"])
     sign_again(root, manifest_of(root), b"".join(rfc8785.dumps(line) + b"\n" for line in lines))
-    assert "records.jsonl: line 2 is not spelled in lowercase hex" in damages(root, keys)
+    assert "records.jsonl: line 3 is not spelled in lowercase hex" in damages(root, keys)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ def header(**changes) -> Header:
         "record_id": b"R" * 16,
         "admit_record_id": bytes(16),
         "key_digest": bytes(16),
+        "session_id": b"s" * 16,
+        "writer_digest": b"w" * 16,
         "dek_id": b"D" * 16,
         "counter": 1,
     }
@@ -45,7 +47,7 @@ def test_an_entry_survives_its_bytes(index, kind, record):
         header(index=index, kind=kind, record_id=record), b"c" * 32, (b"1" * 32, b"2" * 32, b"3" * 32)
     )
     data = entry.encode()
-    assert len(data) == ENTRY_BYTES == 234
+    assert len(data) == ENTRY_BYTES == 266
     assert Entry.decode(data) == entry
     with pytest.raises(EntryFormatError):
         Entry.decode(data[:-1])
@@ -64,6 +66,8 @@ def test_content_comes_back_and_any_changed_header_field_closes_it():
         {"kind": EntryKind.OUTCOME},
         {"record_id": b"S" * 16},
         {"log_id": b"M" * 16},
+        {"session_id": b"t" * 16},
+        {"writer_digest": b"x" * 16},
         {"counter": 2},
     ):
         with pytest.raises(EnvelopeError):

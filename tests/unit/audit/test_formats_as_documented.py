@@ -28,7 +28,13 @@ PAGES = {
 def state(tmp_path):
     """Two tenants' logs in a journal that was not folded."""
     store = open_store(tmp_path)
-    store.commit([new_entry("a", "one", key_id="key-1"), new_entry("b", "two")], [SessionMark(b"s" * 16, 2)])
+    store.commit(
+        [
+            new_entry("a", "one", key_id="key-1", session_id=b"s" * 16, writer="router-1"),
+            new_entry("b", "two"),
+        ],
+        [SessionMark(b"s" * 16, 2)],
+    )
     outcome = new_entry("a", "three", EntryKind.OUTCOME, admit_record_id=b"1" * 16)
     store.commit([outcome], [], ["a"])
     abandon(store)
@@ -45,6 +51,12 @@ def verifier_key(name: str, key: Ed25519PrivateKey) -> str:
     return f"{name}+{key_id}+{base64.b64encode(public).decode()}"
 
 
+def log_of(state: Path) -> bytes:
+    """Tenant a's log."""
+    (listed,) = json.loads((state / "logs" / "tenants.json").read_bytes())["tenants"]["a"]
+    return bytes.fromhex(listed["log_id"])
+
+
 def entries_of(frames, log_id: bytes) -> list[bytes]:
     bodies = [body for kind, body, _ in frames if kind in (documented.DATA, documented.DEK_OPEN)]
     return [body for body in bodies if body[2:18] == log_id]
@@ -57,15 +69,24 @@ def test_a_journal_reads_as_documented(state):
     assert [body for kind, body, _ in frames if kind == documented.SESSION] == [
         b"s" * 16 + b"\0" * 7 + b"\x02"
     ]
-    log_id = bytes.fromhex(json.loads((state / "logs" / "tenants.json").read_bytes())["a"])
+    log_id = log_of(state)
     bodies = entries_of(frames, log_id)
     headers = [documented.header(body) for body in bodies]
     assert [(one["version"], one["kind"], one["index"], one["counter"]) for one in headers] == [
         (1, 10, 0, 0),
-        (1, 1, 1, 1),
-        (1, 2, 2, 2),
+        (1, 11, 1, 1),
+        (1, 1, 2, 2),
+        (1, 2, 3, 3),
     ]
-    opening, admit, outcome = headers
+    opening, opened, admit, outcome = headers
+    assert opened["record_id"] == log_id
+    assert opened["admit_record_id"] == bytes(16)
+    assert opened["key_digest"] == hashlib.sha256(b"a").digest()[:16]
+    assert (admit["session_id"], admit["writer_digest"]) == (
+        b"s" * 16,
+        hashlib.sha256(b"router-1").digest()[:16],
+    )
+    assert (opened["session_id"], opened["writer_digest"]) == (bytes(16), bytes(16))
     assert opening["record_id"] == opening["dek_id"] == admit["dek_id"]
     assert admit["key_digest"] == hashlib.sha256(b"key-1").digest()[:16]
     assert outcome["admit_record_id"] == b"1" * 16
@@ -73,40 +94,41 @@ def test_a_journal_reads_as_documented(state):
     assert checkpoint[:16] == log_id
     origin = f"tenantry/audit/{log_id.hex()}"
     lines = documented.open_note(checkpoint[16:], verifier_key(origin, log_key(state)))
-    root = documented.root_of([documented.leaf(body[:234]) for body in bodies])
-    assert lines == [origin, "3", base64.b64encode(root).decode()]
+    root = documented.root_of([documented.leaf(body[:266]) for body in bodies])
+    assert lines == [origin, "4", base64.b64encode(root).decode()]
 
 
 def test_an_entry_opens_as_documented(state):
     (path,) = (state / "wal").iterdir()
-    log_id = bytes.fromhex(json.loads((state / "logs" / "tenants.json").read_bytes())["a"])
-    opening, admit, _ = entries_of(documented.read_journal(path), log_id)
+    log_id = log_of(state)
+    opening, opened, admit, _ = entries_of(documented.read_journal(path), log_id)
     root_kek = (state / "keys" / "root.kek").read_bytes()
     keyring = (state / "keyring" / log_id.hex()).read_bytes()
     assert json.loads(keyring)["deks"] == {}  # not folded yet: only the frame has it
     dek_id = documented.header(admit)["dek_id"]
-    key, commitment = documented.derived_keys(root_kek, keyring, dek_id, opening[234:])
-    assert len(opening) == 234 + 64
-    assert opening[106:234] == hashlib.sha256(b"").digest() + commitment + bytes(64)
+    key, commitment = documented.derived_keys(root_kek, keyring, dek_id, opening[266:])
+    assert len(opening) == 266 + 64
+    assert opening[138:266] == hashlib.sha256(b"").digest() + commitment + bytes(64)
+    assert documented.open_content(key, opened) == [b'{"predecessor":null,"tenant_uid":"a"}', None, None]
     assert documented.open_content(key, admit) == [b'{"a":1}', b'{"text":"one"}', None]
 
 
 def test_segments_read_as_documented(state):
     (path,) = (state / "wal").iterdir()
-    log_id = bytes.fromhex(json.loads((state / "logs" / "tenants.json").read_bytes())["a"])
+    log_id = log_of(state)
     before = entries_of(documented.read_journal(path), log_id)
     store = open_store(state)  # folds what it finds
     store.commit([new_entry("a", "four")], [])
     store.close()
     segments = state / "logs" / log_id.hex() / "segments"
     frames = [documented.read_segment(segments / f"{number:08d}.seg") for number in (1, 2)]
-    assert [kind for kind, _, _ in frames[0]] == [documented.DEK_OPEN, documented.DATA, documented.DATA]
+    assert [kind for kind, _, _ in frames[0]] == [documented.DEK_OPEN, *[documented.DATA] * 3]
     assert [kind for kind, _, _ in frames[1]] == [documented.DEK_OPEN, documented.DATA]
     assert entries_of(frames[0], log_id) == before
     deks = json.loads((state / "keyring" / log_id.hex()).read_bytes())["deks"]
     for (_, opening, _), *_ in frames:
         listed = deks[documented.header(opening)["dek_id"].hex()]
-        assert opening[234:].hex() == f"{listed['kek_version']:08x}" + listed["wrapped"]
+        assert opening[266:].hex() == f"{listed['kek_version']:08x}" + listed["wrapped"]
 
 
 def test_a_bundle_reads_as_documented(tmp_path):
@@ -132,10 +154,10 @@ def test_a_bundle_reads_as_documented(tmp_path):
             if name in record:
                 payload = json.dumps(record[name]["payload"], sort_keys=True, separators=(",", ":")).encode()
                 expected = hmac.new(bytes.fromhex(record[name]["salt"]), payload, "sha256").digest()
-                assert entry[138 + 32 * place :][:32] == expected
+                assert entry[170 + 32 * place :][:32] == expected
     root = documented.root_of(leaves)
     lines = documented.open_note(files["checkpoint"], str(keys.log[0]))
-    assert lines == [manifest["origin"], "3", base64.b64encode(root).decode()]
+    assert lines == [manifest["origin"], "4", base64.b64encode(root).decode()]
     assert manifest["root"] == root.hex()
 
 

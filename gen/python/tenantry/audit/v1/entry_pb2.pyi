@@ -45,6 +45,8 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     """Somebody read the log."""
     ENTRY_KIND_DEK_OPEN: _EntryKind.ValueType  # 10
     """A data key was opened; its commitment is in the entry. Written by the audit service."""
+    ENTRY_KIND_LOG_OPENED: _EntryKind.ValueType  # 11
+    """The log was opened: whose it is and which log it continues; its second entry. Written by the audit service."""
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
     """What an entry records."""
@@ -71,6 +73,8 @@ ENTRY_KIND_REVIEW: EntryKind.ValueType  # 9
 """Somebody read the log."""
 ENTRY_KIND_DEK_OPEN: EntryKind.ValueType  # 10
 """A data key was opened; its commitment is in the entry. Written by the audit service."""
+ENTRY_KIND_LOG_OPENED: EntryKind.ValueType  # 11
+"""The log was opened: whose it is and which log it continues; its second entry. Written by the audit service."""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
 
 @_typing.final
