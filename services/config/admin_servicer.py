@@ -18,9 +18,10 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from services.common.artifacts import ArtifactStore
 from services.common.tokens import TokenIssuer
 from services.config.admin.adapters import AdapterAdmin
-from services.config.admin.catalog import CatalogAdmin
 from services.config.admin.edits import Context, Edits
 from services.config.admin.keys import KeyAdmin
+from services.config.admin.models import ModelAdmin
+from services.config.admin.pools import PoolAdmin
 from services.config.admin.propagation import PropagationAdmin
 from services.config.admin.tenant_state import TenantStateAdmin
 from services.config.admin.tenants import TenantAdmin
@@ -38,7 +39,8 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
     tenant_state: TenantStateAdmin
     keys: KeyAdmin
     adapters: AdapterAdmin
-    catalog: CatalogAdmin
+    models: ModelAdmin
+    pools: PoolAdmin
     propagation: PropagationAdmin
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Context) -> tenant_pb2.Tenant:
@@ -135,33 +137,39 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
         self, request: pb.CreateBaseModelRequest, context: Context
     ) -> pool_pb2.BaseModel:
         """Register a base model."""
-        return await self.catalog.create_model(request, context)
+        return await self.models.create(request, context)
 
     async def GetBaseModel(self, request: pb.GetBaseModelRequest, context: Context) -> pool_pb2.BaseModel:
         """Get a base model."""
-        return await self.catalog.get_model(request, context)
+        return await self.models.get(request, context)
 
     async def ListBaseModels(
         self, request: pb.ListBaseModelsRequest, context: Context
     ) -> pb.ListBaseModelsResponse:
         """List base models."""
-        return await self.catalog.list_models(request, context)
+        return await self.models.list_page(request, context)
+
+    async def DeleteBaseModel(
+        self, request: pb.DeleteBaseModelRequest, context: Context
+    ) -> pb.DeleteBaseModelResponse:
+        """Delete a base model."""
+        return await self.models.delete(request, context)
 
     async def CreatePool(self, request: pb.CreatePoolRequest, context: Context) -> pool_pb2.Pool:
         """Register a pool."""
-        return await self.catalog.create_pool(request, context)
+        return await self.pools.create(request, context)
 
     async def GetPool(self, request: pb.GetPoolRequest, context: Context) -> pool_pb2.Pool:
         """Get a pool."""
-        return await self.catalog.get_pool(request, context)
+        return await self.pools.get(request, context)
 
     async def ListPools(self, request: pb.ListPoolsRequest, context: Context) -> pb.ListPoolsResponse:
         """List pools."""
-        return await self.catalog.list_pools(request, context)
+        return await self.pools.list_page(request, context)
 
     async def UpdatePool(self, request: pb.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
         """Update a pool."""
-        return await self.catalog.update_pool(request, context)
+        return await self.pools.update(request, context)
 
 
 def admin_servicer(
@@ -180,6 +188,7 @@ def admin_servicer(
         tenant_state=TenantStateAdmin(edits),
         keys=KeyAdmin(edits, issuer),
         adapters=AdapterAdmin(edits, artifacts),
-        catalog=CatalogAdmin(edits, artifacts),
+        models=ModelAdmin(edits, artifacts),
+        pools=PoolAdmin(edits),
         propagation=propagation,
     )

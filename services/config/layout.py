@@ -7,6 +7,9 @@ LIVE = f"{ROOT}/live/"
 TENANTS = f"{LIVE}tenants/"
 POOLS = f"{LIVE}pools/"
 CREDENTIALS = f"{LIVE}credentials/"
+ADAPTERS = f"{LIVE}adapters/"
+DELETED_MODELS = f"{ROOT}/deleted/models/"
+"""Written with each deletion of a base model, so that an edit which names one that is just going away fails."""
 INTENT = f"{LIVE}intent"
 """The mark of the newest edit: see `intent_marks`."""
 
@@ -43,7 +46,7 @@ def adapter_key(tenant_uid: str, adapter_id: str) -> str:
 
 def adapters_prefix(tenant_uid: str) -> str:
     """Every adapter of a tenant."""
-    return f"{LIVE}adapters/{tenant_uid}/"
+    return f"{ADAPTERS}{tenant_uid}/"
 
 
 def credential_key(key_id: str) -> str:
@@ -59,6 +62,11 @@ def pool_key(pool_id: str) -> str:
 def model_key(model_id: str) -> str:
     """A base model."""
     return f"{LIVE}models/{model_id}"
+
+
+def deleted_model_key(model_id: str) -> str:
+    """Says that a base model of this name was deleted, and by whom."""
+    return f"{DELETED_MODELS}{model_id}"
 
 
 def ordinal_counter_key() -> str:

@@ -1,19 +1,19 @@
 """How many tokens a tenant's system prompts have: what is left of a model's context is its callers'.
 
-The only importer of `tokenizers` in the config service. Counting takes a while: it belongs into a thread.
+Counting takes a while: it belongs into a thread.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 
 from tenantry.config.v1 import tenant_pb2
-from tokenizers import Tokenizer
 
 from services.common.artifacts import ArtifactError, ArtifactStore
+from services.common.templates import Segment
+from services.common.tokenisation import Tokeniser, TokeniserError
 from services.config.rules.size import MAX_MODELS
 from services.config.state import State
 
@@ -29,7 +29,7 @@ class PromptLengths:
 
     def __init__(self, artifacts: ArtifactStore) -> None:
         self._artifacts = artifacts
-        self._tokenisers: OrderedDict[str, Tokenizer | None] = OrderedDict()
+        self._tokenisers: OrderedDict[str, Tokeniser | None] = OrderedDict()
         # Loading one takes memory many times its size: one at a time. Nothing is counted under it.
         self._loading = threading.Lock()
 
@@ -45,11 +45,11 @@ class PromptLengths:
                 continue
             tokeniser = self._tokeniser(model.model.tokenizer_sha256)
             if tokeniser is not None:
-                length = len(tokeniser.encode(prompt, add_special_tokens=False).ids)
-                counted[alias.base_model, prompt] = length
+                # Text that looks like a control token stays text, as at the router.
+                counted[alias.base_model, prompt] = len(tokeniser.encode([Segment(prompt, control=False)]))
         return counted
 
-    def _tokeniser(self, digest: str) -> Tokenizer | None:
+    def _tokeniser(self, digest: str) -> Tokeniser | None:
         with self._loading:
             if digest not in self._tokenisers:
                 self._tokenisers[digest] = self._loaded(digest)
@@ -57,13 +57,9 @@ class PromptLengths:
                     self._tokenisers.popitem(last=False)
             return self._tokenisers[digest]
 
-    def _loaded(self, digest: str) -> Tokenizer | None:
+    def _loaded(self, digest: str) -> Tokeniser | None:
         try:
-            document = json.loads(self._artifacts.read(digest))
-            # Text that looks like a control token stays text, as at the router.
-            return Tokenizer.from_str(json.dumps(document | {"added_tokens": []}))
-        except ArtifactError:
-            return None
-        except Exception:  # noqa: BLE001 - the library raises bare Exception for whatever it cannot parse
+            return Tokeniser(self._artifacts.read(digest))
+        except (ArtifactError, TokeniserError, OSError):
             # Routers say that they cannot use it; here it only cannot be counted with.
             return None

@@ -71,6 +71,11 @@ class RouterMetrics:
             "tenantry_adapter_bytes_total", "Bytes of adapter weights sent.", registry=registry
         )
         self._revision = Gauge("tenantry_config_revision", "The config revision in force.", registry=registry)
+        self._unusable_models = Gauge(
+            "tenantry_unusable_models",
+            "Base models in force whose tokeniser or chat template this router cannot use.",
+            registry=registry,
+        )
         self._refused_snapshots = Counter(
             "tenantry_snapshots_refused_total", "Snapshots answered with a NACK.", registry=registry
         )
@@ -130,6 +135,10 @@ class RouterMetrics:
     def snapshot_applied(self, revision: int) -> None:
         """A snapshot is in force."""
         self._revision.set(revision)
+
+    def models_unusable(self, count: int) -> None:
+        """So many base models of the snapshot in force cannot be used here."""
+        self._unusable_models.set(count)
 
     def snapshot_refused(self) -> None:
         """A snapshot was refused."""

@@ -20,6 +20,7 @@ from services.common.errors import (
     InvalidArgumentError,
     Reason,
 )
+from services.common.templates import TemplateError
 from services.common.tokens import TokenVerifier
 from services.router.admission import Admission, Reservation, cost_of
 from services.router.audit import AuditRecorder, AuditTrail
@@ -40,7 +41,6 @@ from services.router.refusals import RefusalLog
 from services.router.relay import relay
 from services.router.request_fields import check_fields, text_bytes
 from services.router.shaping import Shape, caller_turns, shape
-from services.router.templates import TemplateError
 
 OK = "ok"
 # Closer to the deadline than this, a call that is cancelled was cancelled by its deadline.

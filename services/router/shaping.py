@@ -16,6 +16,7 @@ from services.common.errors import (
     Reason,
     UnavailableError,
 )
+from services.common.templates import Turn
 from services.router.request_fields import ROLES
 from services.router.snapshot import (
     AdapterBinding,
@@ -26,7 +27,6 @@ from services.router.snapshot import (
     Tenant,
     bind_adapter,
 )
-from services.router.templates import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,13 @@ def shape(
     Raises:
         InvalidArgumentError: the adapter does not fit the model.
         NotFoundError: no such alias or adapter of this tenant; never says which name.
-        UnavailableError: no pool serves the target now.
+        UnavailableError: no pool serves the target now, or this router cannot use its base model.
     """
     target = tenant.targets.get(request.model or tenant.default_alias)
     if target is None:
         raise NotFoundError("no such model", reason=Reason.MODEL_NOT_FOUND)
+    if not target.base_model.usable:
+        raise UnavailableError("this router cannot use the model's tokeniser", reason=Reason.MODEL_UNUSABLE)
     if target.pool is None:
         raise UnavailableError("no pool serves this model", reason=Reason.NO_READY_ENDPOINT)
     adapter, binding = target.adapter, target.binding

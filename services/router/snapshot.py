@@ -106,8 +106,19 @@ class BaseModel:
     context_tokens: int
     end_token_id: int
     pad_token_id: int
-    text: TextModel
-    """Its tokeniser and chat template."""
+    text_model: TextModel | None
+    """Its tokeniser and chat template; None where this router cannot use them."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether this router can serve it; one that it cannot keeps nobody else from being served."""
+        return self.text_model is not None
+
+    @property
+    def text(self) -> TextModel:
+        """Its tokeniser and chat template. Nothing is shaped for a model that is not usable."""
+        assert self.text_model is not None, "a model that this router cannot use"
+        return self.text_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +250,8 @@ class Snapshot:
 
 
 def bind_adapter(
+    unusable_models: Mapping[str, str] = field(default_factory=dict)
+    """Base models this router cannot use, by name, and why."""
     versions: Sequence[AdapterVersion], wanted_version: int, base_model: str, pool: PoolConfig
 ) -> AdapterBinding | None:
     """The wanted version (0: the newest for this base model) in the form the pool takes, or None."""

@@ -65,7 +65,12 @@ def compile_snapshot(
         SnapshotRefusedError: names every resource that is wrong.
     """
     reasons: list[str] = []
-    if before is None or touched is None or _shared(before, resources, touched):
+    if (
+        before is None
+        or touched is None
+        or _shared(before, resources, touched)
+        or _usable_now(before, resources, load_text_model)
+    ):
         compiled = _everything(revision, resources, load_text_model, reasons)
     else:
         compiled = _changed(revision, resources, before, touched, reasons)
@@ -88,6 +93,18 @@ def _shared(before: Compiled, resources: Resources, touched: Iterable[str]) -> b
     return False
 
 
+def _usable_now(before: Compiled, resources: Resources, load_text_model: LoadTextModel) -> bool:
+    """Whether a base model that could not be used can be by now: its artifacts may only have been out of reach."""
+    for name in before.snapshot.unusable_models:
+        model = resources[name].base_model
+        try:
+            load_text_model(model.tokenizer_sha256, model.chat_template_sha256)
+        except ValueError:
+            continue
+        return True
+    return False
+
+
 def _everything(
     revision: int, resources: Resources, load_text_model: LoadTextModel, reasons: list[str]
 ) -> Compiled:
@@ -104,7 +121,7 @@ def _everything(
             adapter_keys.setdefault(resource.adapter.tenant_uid, set()).add(key)
     tenants = [resource.tenant for resource in by_kind.get("tenant", [])]
     found_pools = [resource.pool for resource in by_kind.get("pool", [])]
-    models = _base_models([r.base_model for r in by_kind.get("base_model", [])], load_text_model, reasons)
+    models, unusable = _base_models([r.base_model for r in by_kind.get("base_model", [])], load_text_model)
     pools = _pools(found_pools, {tenant.name: tenant.tenant_uid for tenant in tenants}, reasons)
     catalog, uid_of_ordinal = Catalog(models, pools), dict[int, str]()
     compiled = {}
@@ -116,7 +133,7 @@ def _everything(
     credentials = [r.credential for r in by_kind.get("credential", []) if r.credential.tenant_uid]
     keys = {key.key_id: key for key in map(_key_record, credentials)}
     return Compiled(
-        Snapshot(revision, compiled, keys, pools),
+        Snapshot(revision, compiled, keys, pools, unusable),
         catalog,
         {uid: frozenset(own_keys) for uid, own_keys in adapter_keys.items()},
         uid_of_ordinal,
@@ -159,29 +176,30 @@ def _changed(
         tenants[uid] = compile_tenant(resource.tenant, own_adapters, before.catalog, reasons)
     adapter_keys = {uid: own for uid, own in adapter_keys.items() if own}
     _require_owners({uid: adapter_keys[uid] for uid in anew if uid in adapter_keys}, tenants, reasons)
-    snapshot = Snapshot(revision, tenants, keys, before.snapshot.pools)
+    snapshot = Snapshot(revision, tenants, keys, before.snapshot.pools, before.snapshot.unusable_models)
     return Compiled(snapshot, before.catalog, adapter_keys, uid_of_ordinal, before.dedicated_names)
 
 
 def _base_models(
-    found: list[pool_pb2.BaseModel], load_text_model: LoadTextModel, reasons: list[str]
-) -> dict[str, BaseModel]:
-    models = {}
+    found: list[pool_pb2.BaseModel], load_text_model: LoadTextModel
+) -> tuple[dict[str, BaseModel], dict[str, str]]:
+    """All of them; and why some cannot be used, which is no reason to refuse everybody's config."""
+    models, unusable = {}, {}
     for model in found:
+        text: TextModel | None = None
         try:
             text = load_text_model(model.tokenizer_sha256, model.chat_template_sha256)
         except ValueError as error:
-            reasons.append(f"{model.name}: {error}")
-            continue
+            unusable[model.name] = str(error)
         models[model.name] = BaseModel(
             name=model.name,
             weights_sha256=model.weights_sha256,
             context_tokens=model.context_tokens,
             end_token_id=model.end_token_id,
             pad_token_id=model.pad_token_id,
-            text=text,
+            text_model=text,
         )
-    return models
+    return models, unusable
 
 
 def _pools(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Mapping
 from typing import NoReturn
 
 from services.common.health import HealthBoard
@@ -11,6 +13,8 @@ from services.router.limits import TenantLimiter
 from services.router.metrics import RouterMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.snapshot import Snapshot
+
+_log = logging.getLogger(__name__)
 
 
 class SnapshotFollower:
@@ -31,6 +35,7 @@ class SnapshotFollower:
         self._channels = channels
         self._health = health
         self._component = component
+        self._unusable_models: Mapping[str, str] = {}
         self._followed = asyncio.Event()
 
     def follow(self, snapshot: Snapshot) -> None:
@@ -38,6 +43,11 @@ class SnapshotFollower:
         self._pools.configure(snapshot)
         self._limiter.forget(frozenset(snapshot.tenants))
         self._metrics.keep_only(snapshot.tenants)
+        self._metrics.models_unusable(len(snapshot.unusable_models))
+        for name, problem in snapshot.unusable_models.items():
+            if self._unusable_models.get(name) != problem:
+                _log.error("%s cannot be used, requests for it are refused: %s", name, problem)
+        self._unusable_models = snapshot.unusable_models
         self._followed.set()
 
     async def run(self) -> NoReturn:

@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from services.common.artifacts import ArtifactError, ArtifactStore
-from services.router.templates import ChatTemplate, TemplateError, Turn
-from services.router.tokenisation import Tokeniser, TokeniserError
+from services.common.templates import ChatTemplate, TemplateError, Turn
+from services.common.tokenisation import Tokeniser, TokeniserError
 
 _KEPT = 32
 
 
 class TextModelError(ValueError):
     """The artifacts are missing, damaged or of a kind this router cannot use."""
+
+    def __init__(self, problem: str, *, lasting: bool) -> None:
+        super().__init__(problem)
+        self.lasting = lasting
+        """Whether the artifacts are what is wrong; otherwise reading them again may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class TextModelLoader:
     """Loads text models by digest; keeps the ones used last, since most snapshots change none. Blocking."""
 
     artifacts: ArtifactStore
-    _loaded: OrderedDict[tuple[str, str], TextModel] = field(default_factory=OrderedDict)
+    _loaded: OrderedDict[tuple[str, str], TextModel | TextModelError] = field(default_factory=OrderedDict)
 
     def load(self, tokeniser_sha256: str, template_sha256: str) -> TextModel:
         """Load, or find again.
@@ -51,19 +56,32 @@ class TextModelLoader:
             TextModelError: says what is wrong, by digest.
         """
         digests = (tokeniser_sha256, template_sha256)
-        model = self._loaded.get(digests)
-        if model is None:
+        found = self._loaded.get(digests)
+        if found is None:
             try:
-                tokeniser = Tokeniser(self.artifacts.read(tokeniser_sha256))
-                source = self.artifacts.read(template_sha256).decode()
-                model = TextModel(tokeniser, ChatTemplate(source, list(tokeniser.control_token_ids)))
-            except (ArtifactError, TokeniserError, TemplateError, UnicodeDecodeError, OSError) as error:
-                cause = str(error) if isinstance(error, TokeniserError | TemplateError) else "unreadable"
-                raise TextModelError(
-                    f"tokeniser {tokeniser_sha256[:12]} with template {template_sha256[:12]}: {cause}"
-                ) from None
-        self._loaded[digests] = model
+                found = self._read(*digests)
+            except TextModelError as error:
+                if not error.lasting:
+                    raise
+                # What is wrong with bytes stays wrong, and is asked for again with every snapshot.
+                found = error
+        self._loaded[digests] = found
         self._loaded.move_to_end(digests)
         while len(self._loaded) > _KEPT:
             self._loaded.popitem(last=False)
-        return model
+        if isinstance(found, TextModelError):
+            raise TextModelError(str(found), lasting=True)
+        return found
+
+    def _read(self, tokeniser_sha256: str, template_sha256: str) -> TextModel:
+        try:
+            tokeniser = Tokeniser(self.artifacts.read(tokeniser_sha256))
+            source = self.artifacts.read(template_sha256).decode()
+            return TextModel(tokeniser, ChatTemplate(source, list(tokeniser.control_token_ids)))
+        except (ArtifactError, TokeniserError, TemplateError, UnicodeDecodeError, OSError) as error:
+            lasting = not isinstance(error, ArtifactError | OSError)
+            cause = str(error) if isinstance(error, TokeniserError | TemplateError) else "unreadable"
+            raise TextModelError(
+                f"tokeniser {tokeniser_sha256[:12]} with template {template_sha256[:12]}: {cause}",
+                lasting=lasting,
+            ) from None

@@ -99,6 +99,14 @@ class FakeAdmin(FakeTenants):
         self._enter(context)
         return admin.ListBaseModelsResponse(base_models=list(self.models.values()))
 
+    def DeleteBaseModel(self, request, context):
+        self._enter(context)
+        self._found(self.models, request.name, context)
+        del self.models[request.name]
+        self.revision += 1
+        self.changes.append(("DeleteBaseModel", request.name, request.reason))
+        return admin.DeleteBaseModelResponse(revision=self.revision)
+
     def CreatePool(self, request, context):
         self._enter(context)
         request.pool.name = f"pools/{request.pool_id}"

@@ -34,6 +34,7 @@ from services.config.state import StateBuilder
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.memory_config_store import MemoryConfigStore
 from tests.fakes.peft_files import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, MLP
+from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
 
 class Call:
@@ -90,11 +91,10 @@ class ConfigPlane:
         return await getattr(self.admin, method)(request, caller or self.operator)
 
     async def new_model(self, model_id: str = "m") -> None:
-        digest = self.artifacts.put(b"{}")
         model = pool_pb2.BaseModel(
             weights_sha256="a" * 64,
-            tokenizer_sha256=digest,
-            chat_template_sha256=digest,
+            tokenizer_sha256=self.artifacts.put(tiny_tokeniser_json()),
+            chat_template_sha256=self.artifacts.put(CHAT_TEMPLATE.encode()),
             context_tokens=2048,
             end_token_id=2,
             pad_token_id=2,
@@ -105,7 +105,7 @@ class ConfigPlane:
                 kv_heads=KV_HEADS,
                 head_dim=HEAD_DIM,
                 mlp=MLP,
-                vocabulary=64,
+                vocabulary=400,
             ),
         )
         await self.call(

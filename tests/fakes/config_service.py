@@ -18,6 +18,7 @@ from services.common.grpc_channel import open_channel
 from tests.fakes.etcd_process import EtcdProcess
 from tests.fakes.scripted_audit import ScriptedAuditService
 from tests.fakes.service_process import ServiceProcess
+from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 from tests.integration.mesh_access import bearer
 
 ADAPTER = Path(__file__).parents[2] / "demo_adapters" / "pirate"
@@ -68,11 +69,10 @@ class ConfigServicePlane:
         )
 
     async def with_catalog(self):
-        digest = self.artifacts.put(b"{}")
         model = pool_pb2.BaseModel(
             weights_sha256="a" * 64,
-            tokenizer_sha256=digest,
-            chat_template_sha256=digest,
+            tokenizer_sha256=self.artifacts.put(tiny_tokeniser_json()),
+            chat_template_sha256=self.artifacts.put(CHAT_TEMPLATE.encode()),
             context_tokens=2048,
             end_token_id=2,
             pad_token_id=2,

@@ -18,12 +18,12 @@ from tenantry.config.v1 import adapter_pb2, stored_pb2, tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as inference_pb
 
 from services.common.sealed_artifact import artifact_associated_data, seal
+from services.common.templates import Turn
 from services.config import layout
 from services.config.announced_writes import AnnouncedWrites
 from services.config.operator_log import Change
 from services.config.operators import PLATFORM_ADMIN, Operator
 from services.config.sealing import TenantKey, TenantKeys
-from services.router.templates import Turn
 from services.router.text_model import TextModel
 from tests.fakes.router_config import tiny_rendition
 from tests.fakes.scripted_triton.answers import answer

@@ -32,6 +32,7 @@ ACME = "tenants/acme"
 EDITS = {
     *("CreateTenant", "UpdateTenant", "RollbackTenant", "SuspendTenant", "ResumeTenant", "DeleteTenant"),
     *("CreateKey", "RevokeKey", "RegisterAdapter", "CreateBaseModel", "CreatePool", "UpdatePool"),
+    "DeleteBaseModel",
 }
 ALARM = re.compile(r"^tenantry_config_unannounced_revisions_total (\S+)$", re.MULTILINE)
 
@@ -124,7 +125,9 @@ async def edit_everything(plane):
     await plane.call("UpdatePool", pb.UpdatePoolRequest(pool=pool))
     for method in ("ListPools", "ListBaseModels", "ListTenants", "ListRouters"):
         await plane.call(method, getattr(pb, f"{method}Request")())
-    await plane.call("GetBaseModel", pb.GetBaseModelRequest(name="models/m"))
+    model = await plane.call("GetBaseModel", pb.GetBaseModelRequest(name="models/m"))
+    await plane.call("CreateBaseModel", pb.CreateBaseModelRequest(base_model_id="spare", base_model=model))
+    await plane.call("DeleteBaseModel", pb.DeleteBaseModelRequest(name="models/spare"))
     await plane.new_tenant("acme", "one")
     await plane.register("acme")
     await plane.call("GetAdapter", pb.GetAdapterRequest(name=f"{ACME}/adapters/pirate"))

@@ -10,6 +10,7 @@ from tenantry.config.v1.config_admin_service_pb2 import (
     AdapterHeader,
     CreateBaseModelRequest,
     CreatePoolRequest,
+    DeleteBaseModelRequest,
     FileChunk,
     GetAdapterRequest,
     GetBaseModelRequest,
@@ -115,6 +116,12 @@ class CatalogClient:
             return list(response.base_models), response.next_page_token
 
         return await collect_pages(page)
+
+    async def delete_base_model(self, model: str, *, reason: str = "") -> int:
+        """Delete a base model that nothing refers to; the revision from which on it is gone."""
+        request = DeleteBaseModelRequest(name=model_name(model), reason=reason)
+        response = await self._caller.unary(self._stub.DeleteBaseModel, request, CALL_TIMEOUT_SECONDS)
+        return response.revision
 
     async def create_pool(self, pool_id: str, pool: Pool, *, reason: str = "") -> Pool:
         """Register a pool of endpoints."""

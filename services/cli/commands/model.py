@@ -1,4 +1,4 @@
-"""`tenantry model`: create, get, list."""
+"""`tenantry model`: create, get, list, delete."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from tenantry.config.v1.pool_pb2 import BaseModel
 
 from services.cli.change_options import Reason
-from services.cli.clients.names import short
+from services.cli.clients.names import model_name, short
 from services.cli.documents import read_document, to_message
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
@@ -66,3 +66,16 @@ async def list_(mesh: Mesh, output: Output) -> None:
         ),
         empty="There are no base models yet. Register one: tenantry model create NAME --file YAML",
     )
+
+
+@app.command()
+@shared_options
+async def delete(mesh: Mesh, output: Output, model: ModelId, reason: Reason = "") -> None:
+    """Delete a base model that no tenant, adapter or pool refers to. Its artifacts stay."""
+    async with mesh.admin() as admin:
+        revision = await admin.catalog.delete_base_model(model, reason=reason)
+    name = model_name(model)
+    if output.json:
+        output.record({"name": name, "deleted": True, "revision": revision})
+    else:
+        output.line(f"{name}: deleted.")

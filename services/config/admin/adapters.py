@@ -21,10 +21,11 @@ from services.common.errors import (
 )
 from services.common.sealed_artifact import artifact_associated_data, seal
 from services.config import layout
-from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, Shape, parse_peft
+from services.config.adapters.peft import WEIGHTS_FILE, PeftAdapter, Shape, parse_peft
+from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.adapters.trtllm_rendition import RenderedAdapter, render
 from services.config.admin.edits import Context, Edits
-from services.config.admin.tenant_config import find_tenant, still_there
+from services.config.admin.tenant_config import find_tenant, model_still_there, still_there
 from services.config.admin.uploads import Pieces, drain, receive_files, receive_header
 from services.config.allocation import MAX_SERIAL, lora_id, next_number
 from services.config.operator_log import Change
@@ -188,6 +189,7 @@ class AdapterAdmin:
             change,
             [
                 still_there(self._edits.state, tenant_uid),
+                model_still_there(self._edits.state, version.base_model, "header.base_model"),
                 Expect(etcd_key, record.mod_revision if record else 0),
                 Expect(counter_key, counter.mod_revision if counter else 0),
                 Expect(layout.epoch_key(), epoch.mod_revision if epoch else 0),

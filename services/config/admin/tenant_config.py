@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
-from services.common.errors import FieldViolation, NotFoundError
+from services.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from services.config import layout
 from services.config.operator_log import Change
 from services.config.operators import NO_TENANT, Operator
 from services.config.resources import parse_name
 from services.config.sealing import TenantKey
 from services.config.state import AdapterRecord, ModelRecord, PoolRecord, State, TenantRecord
-from services.config.store import Expect
+from services.config.store import Expect, Unchanged
 from services.config.validation import Surroundings, unknown_fields
 from services.config.versions import canonical_bytes, config_sha256
 
@@ -43,17 +43,37 @@ def still_there(state: State, tenant_uid: str) -> Expect:
     return Expect(layout.tenant_key(tenant_uid), record.mod_revision)
 
 
-def adapters_still_there(state: State, tenant_uid: str, config: tenant_pb2.TenantConfig) -> list[Expect]:
-    """Conditions of a config: the adapters it names are there, even while a deletion is taking them away.
+def references_hold(
+    state: State, tenant_uid: str, config: tenant_pb2.TenantConfig
+) -> list[Expect | Unchanged]:
+    """Conditions of a config: what it refers to is as it was in `state`, where the config was checked.
 
-    Routers refuse the whole mesh's config for one alias that names an adapter which is gone.
+    A pool may have changed and not fit any more; a base model or an adapter may just be going away. Routers refuse
+    the whole mesh's config for one alias that names what is gone.
     """
     named = sorted({alias.adapter for alias in config.models if alias.adapter})
     found = [(adapter_id, state.adapter(tenant_uid, adapter_id)) for adapter_id in named]
     return [
-        Expect(layout.adapter_key(tenant_uid, adapter_id), record.mod_revision if record else 0)
-        for adapter_id, record in found
+        Unchanged(layout.POOLS, state.revision),
+        # One condition for all models: with 64 adapters, 64 more would not fit into a transaction.
+        Unchanged(layout.DELETED_MODELS, state.revision),
+        *(
+            Expect(layout.adapter_key(tenant_uid, adapter_id), record.mod_revision if record else 0)
+            for adapter_id, record in found
+        ),
     ]
+
+
+def model_still_there(state: State, name: str, field: str) -> Expect:
+    """A condition of whatever refers to a base model by itself: it is there.
+
+    Raises:
+        InvalidArgumentError: it is gone already.
+    """
+    record = state.model(name)
+    if record is None:
+        raise InvalidArgumentError([FieldViolation(field, "names no base model")])
+    return Expect(layout.model_key(name.removeprefix("models/")), record.mod_revision)
 
 
 def surroundings(state: State, tenant_name: str, tenant_uid: str) -> Surroundings:

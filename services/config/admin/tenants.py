@@ -12,10 +12,10 @@ from services.common.errors import AlreadyExistsError, InvalidArgumentError
 from services.config import layout
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import (
-    adapters_still_there,
     change_details,
     find_tenant,
     put_config,
+    references_hold,
     resource_violations,
     version_puts,
 )
@@ -132,6 +132,7 @@ class TenantAdmin:
                     Expect(name_key, 0),
                     Expect(counter_key, counter.mod_revision if counter else 0),
                     Unchanged(layout.POOLS, state.revision),
+                    Unchanged(layout.DELETED_MODELS, state.revision),
                 ],
                 {name_key: stored.tenant_uid.encode(), counter_key: str(stored.ordinal).encode(), **puts},
                 on_written=on_written,
@@ -209,9 +210,7 @@ class TenantAdmin:
             change = replace(change, details=change_details(version))
             puts, deletes = version_puts(stored, version)
             history = layout.version_key(tenant_uid, version.config_version)
-            # What the config refers to was looked up in `state`; a pool that changed since may not fit any more.
-            conditions += [Expect(history, 0), Unchanged(layout.POOLS, state.revision)]
-            conditions += adapters_still_there(state, tenant_uid, wanted.config)
+            conditions += [Expect(history, 0), *references_hold(state, tenant_uid, wanted.config)]
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, wanted.config, record.key, record.mod_revision))
         on_written = self.telling(tenant_uid, version, wanted.config) if version else None

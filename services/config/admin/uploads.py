@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError
-from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
+from services.config.adapters.peft import WEIGHTS_FILE
+from services.config.adapters.peft_config import CONFIG_FILE
 
 MAX_CONFIG_BYTES = 64 << 10
 MAX_WEIGHTS_BYTES = 256 << 20

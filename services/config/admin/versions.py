@@ -11,10 +11,10 @@ from services.common.errors import InvalidArgumentError, NotFoundError
 from services.config import layout
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import (
-    adapters_still_there,
     change_details,
     find_tenant,
     put_config,
+    references_hold,
     version_puts,
 )
 from services.config.admin.tenants import TenantAdmin
@@ -24,7 +24,7 @@ from services.config.operator_log import Change
 from services.config.page_tokens import page
 from services.config.resources import parse_name, tenant_resource
 from services.config.state import TenantRecord
-from services.config.store import Expect, Unchanged
+from services.config.store import Expect
 
 _MAX_NUMBER = 10**12
 _GONE = "no such version; the oldest are kept in the tenant's audit log only"
@@ -108,8 +108,7 @@ class VersionAdmin:
             [
                 Expect(layout.tenant_key(stored.tenant_uid), record.mod_revision),
                 Expect(layout.version_key(stored.tenant_uid, version.config_version), 0),
-                Unchanged(layout.POOLS, state.revision),
-                *adapters_still_there(state, stored.tenant_uid, config),
+                *references_hold(state, stored.tenant_uid, config),
             ],
             puts,
             deletes,

@@ -8,6 +8,7 @@ import stat
 import pytest
 import yaml  # type: ignore[import-untyped]  # the wheel carries no types
 from tenantry.config.v1.credential_pb2 import OperatorRole
+from tenantry.config.v1.pool_pb2 import BaseModel
 from tenantry.config.v1.tenant_pb2 import AuditPolicy, IsolationTier
 
 from services.cli.clients import admin_catalog
@@ -215,3 +216,12 @@ def test_models_and_pools_come_from_files(shell, admin, tmp_path):
         "trtllm-engine",
         "1",
     ]
+
+
+def test_a_base_model_is_deleted_by_name_with_a_reason(shell, admin):
+    admin.models["models/old"] = BaseModel(name="models/old")
+    result = shell("model", "delete", "old", "--reason", "retired")
+    assert (result.exit_code, result.stdout) == (0, "models/old: deleted.\n")
+    assert admin.models == {}
+    assert admin.changes[-1] == ("DeleteBaseModel", "models/old", "retired")
+    assert shell("model", "delete", "old", "--json").exit_code == 1

@@ -17,7 +17,8 @@ from services.common.errors import (
 )
 from services.common.sealed_artifact import artifact_associated_data, open_sealed
 from services.config import layout
-from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
+from services.config.adapters.peft import WEIGHTS_FILE
+from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.admin import adapters, uploads
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.peft_files import peft_files

@@ -21,7 +21,7 @@ from services.common.errors import (
     UnauthenticatedError,
 )
 from services.config import layout
-from services.config.admin import catalog, tenants
+from services.config.admin import pools, tenant_config, tenants
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.mutants import mutant
 
@@ -75,9 +75,10 @@ async def test_a_pool_dedicated_in_between_is_not_taken(plane):
     assert plane.current.state.tenant("acme").config.pool == ""
 
 
-async def test_mutant_without_the_condition_shares_a_dedicated_pool(plane):
-    careless = mutant(tenants, ", Unchanged(layout.POOLS, state.revision)]", "]")
-    await takes_a_pool_that_is_dedicated_meanwhile(plane, careless)
+async def test_mutant_without_the_condition_shares_a_dedicated_pool(plane, monkeypatch):
+    careless = mutant(tenant_config, "        Unchanged(layout.POOLS, state.revision),\n", "")
+    monkeypatch.setattr(tenants, "references_hold", careless.references_hold)
+    await takes_a_pool_that_is_dedicated_meanwhile(plane, tenants)
     assert plane.current.state.tenant("acme").config.pool == "pools/p"
 
 
@@ -90,21 +91,17 @@ async def dedicates_a_pool_that_is_taken_meanwhile(plane, module):
     once(plane, lambda: plane.store.put({layout.tenant_key(stored.tenant_uid): stored.SerializeToString()}))
     pool = await plane.call("GetPool", pb.GetPoolRequest(name="pools/p"))
     pool.dedicated_to = globex.name
-    await module.CatalogAdmin(plane.edits, plane.artifacts).update_pool(
-        pb.UpdatePoolRequest(pool=pool), plane.operator
-    )
+    await module.PoolAdmin(plane.edits).update(pb.UpdatePoolRequest(pool=pool), plane.operator)
 
 
 async def test_a_pool_taken_in_between_is_not_dedicated(plane):
     with pytest.raises(AbortedError):
-        await dedicates_a_pool_that_is_taken_meanwhile(plane, catalog)
+        await dedicates_a_pool_that_is_taken_meanwhile(plane, pools)
     assert plane.current.state.pool("pools/p").pool.dedicated_to == ""
 
 
 async def test_mutant_without_the_condition_dedicates_a_taken_pool(plane):
-    careless = mutant(
-        catalog, "            conditions.append(Unchanged(layout.TENANTS, state.revision))\n", ""
-    )
+    careless = mutant(pools, "            conditions.append(Unchanged(layout.TENANTS, state.revision))\n", "")
     await dedicates_a_pool_that_is_taken_meanwhile(plane, careless)
     assert plane.current.state.pool("pools/p").pool.dedicated_to == "tenants/globex"
 

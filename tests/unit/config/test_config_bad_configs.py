@@ -8,7 +8,8 @@ import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.errors import InvalidArgumentError
-from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
+from services.config.adapters.peft import WEIGHTS_FILE
+from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.rules import limits, report
 from services.config.validation import Surroundings, validate_config
 from tests.fakes.bad_configs import CANARY, MISTAKES, bad_configs, good_config

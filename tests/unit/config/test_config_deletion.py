@@ -8,7 +8,8 @@ from tenantry.config.v1 import credential_pb2, pool_pb2, stored_pb2
 
 from services.common.errors import AbortedError, NotFoundError
 from services.config import layout
-from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
+from services.config.adapters.peft import WEIGHTS_FILE
+from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.admin import tenant_state
 from services.config.store import StoreUnavailableError
 from tests.fakes.config_plane import ConfigPlane

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from gguf import GGUFReader
 
-from services.router.templates import ChatTemplate
+from services.common.templates import ChatTemplate
+from services.common.tokenisation import Tokeniser
 from services.router.text_model import TextModel
-from services.router.tokenisation import Tokeniser
 from tests.fakes.tiny_text import tiny_tokeniser_json
 from triton_models.cpu_engine import gguf_weights
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from services.router.detokenisation import Detokeniser, token_bytes
+from services.common.token_bytes import token_bytes
+from services.router.detokenisation import Detokeniser
 from tests.fakes.tiny_text import tiny_tokeniser_json
 
 WHOLE = Tokenizer.from_str(tiny_tokeniser_json().decode())

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
+from services.common.templates import ChatTemplate
+from services.common.tokenisation import Tokeniser
 from services.router.prompt_encoding import PromptEncoder
 from services.router.shaping import Prompt
-from services.router.templates import ChatTemplate
 from services.router.text_model import TextModel
-from services.router.tokenisation import Tokeniser
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
 LONG = "hello world, said the system. " * 2048

@@ -7,11 +7,11 @@ from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.errors import InvalidArgumentError
 from services.common.rpc_status import to_status, trailing_details
+from services.common.templates import ChatTemplate, Turn
 from services.router import prompt_encoding
 from services.router.prompt_encoding import PromptEncoder
 from services.router.request_fields import check_fields
 from services.router.shaping import Prompt
-from services.router.templates import ChatTemplate, Turn
 from services.router.text_model import TextModel
 from tests.fakes.tiny_text import CHAT_TEMPLATE
 

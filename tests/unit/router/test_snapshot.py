@@ -147,10 +147,13 @@ def test_one_lora_id_with_two_weights_is_refused(world):
     assert refused(world) == [f"adapters/{uid}/b: one lora id, two weights"]
 
 
-def test_a_missing_tokeniser_is_refused_by_digest(world):
+def test_a_missing_tokeniser_is_named_by_digest_and_refuses_nothing_else(world):
     world.tokeniser_sha256 = "0" * 64
     world.base_model()
-    assert "000000000000" in refused(world)[0]
+    uid = world.tenant("acme", 7)
+    snapshot = compiled(world)
+    assert "000000000000" in snapshot.unusable_models[BASE_MODEL]
+    assert not snapshot.tenants[uid].targets["chat"].base_model.usable
 
 
 def piece(

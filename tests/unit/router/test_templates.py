@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from services.router.templates import ChatTemplate, TemplateError, Turn
+from services.common.templates import ChatTemplate, TemplateError, Turn
+from services.common.tokenisation import Tokeniser, TokeniserError
 from services.router.text_model import TextModel
-from services.router.tokenisation import Tokeniser, TokeniserError
 from tests.fakes.tiny_text import CHAT_TEMPLATE, CONTROL_TOKENS, tiny_tokeniser_json
 
 REFERENCE = Path(__file__).parents[2] / "testdata" / "reference" / "chat_template.json"

@@ -150,6 +150,11 @@ class ConfigAdminServiceStub:
                 request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListBaseModelsRequest.SerializeToString,
                 response_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListBaseModelsResponse.FromString,
                 _registered_method=True)
+        self.DeleteBaseModel = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/DeleteBaseModel',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteBaseModelRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteBaseModelResponse.FromString,
+                _registered_method=True)
         self.CreatePool = channel.unary_unary(
                 '/tenantry.config.v1.ConfigAdminService/CreatePool',
                 request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.CreatePoolRequest.SerializeToString,
@@ -330,6 +335,13 @@ class ConfigAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteBaseModel(self, request, context):
+        """Delete a base model that no tenant, adapter or pool refers to; FAILED_PRECONDITION names those that do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreatePool(self, request, context):
         """Register a pool of endpoints.
         """
@@ -470,6 +482,11 @@ def add_ConfigAdminServiceServicer_to_server(servicer, server):
                     servicer.ListBaseModels,
                     request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListBaseModelsRequest.FromString,
                     response_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListBaseModelsResponse.SerializeToString,
+            ),
+            'DeleteBaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBaseModel,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteBaseModelRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteBaseModelResponse.SerializeToString,
             ),
             'CreatePool': grpc.unary_unary_rpc_method_handler(
                     servicer.CreatePool,
@@ -1087,6 +1104,33 @@ class ConfigAdminService:
             '/tenantry.config.v1.ConfigAdminService/ListBaseModels',
             tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListBaseModelsRequest.SerializeToString,
             tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.ListBaseModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/DeleteBaseModel',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteBaseModelRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteBaseModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

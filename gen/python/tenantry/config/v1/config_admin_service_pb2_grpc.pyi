@@ -82,6 +82,8 @@ class ConfigAdminServiceStub:
     """Get a base model."""
     ListBaseModels: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListBaseModelsRequest, _config_admin_service_pb2.ListBaseModelsResponse]
     """List base models."""
+    DeleteBaseModel: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.DeleteBaseModelRequest, _config_admin_service_pb2.DeleteBaseModelResponse]
+    """Delete a base model that no tenant, adapter or pool refers to; FAILED_PRECONDITION names those that do."""
     CreatePool: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.CreatePoolRequest, _pool_pb2.Pool]
     """Register a pool of endpoints."""
     GetPool: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.GetPoolRequest, _pool_pb2.Pool]
@@ -140,6 +142,8 @@ class ConfigAdminServiceAsyncStub(ConfigAdminServiceStub):
     """Get a base model."""
     ListBaseModels: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListBaseModelsRequest, _config_admin_service_pb2.ListBaseModelsResponse]  # type: ignore[assignment]
     """List base models."""
+    DeleteBaseModel: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.DeleteBaseModelRequest, _config_admin_service_pb2.DeleteBaseModelResponse]  # type: ignore[assignment]
+    """Delete a base model that no tenant, adapter or pool refers to; FAILED_PRECONDITION names those that do."""
     CreatePool: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.CreatePoolRequest, _pool_pb2.Pool]  # type: ignore[assignment]
     """Register a pool of endpoints."""
     GetPool: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.GetPoolRequest, _pool_pb2.Pool]  # type: ignore[assignment]
@@ -327,6 +331,14 @@ class ConfigAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_config_admin_service_pb2.ListBaseModelsResponse, _abc.Awaitable[_config_admin_service_pb2.ListBaseModelsResponse]]:
         """List base models."""
+
+    @_abc_1.abstractmethod
+    def DeleteBaseModel(
+        self,
+        request: _config_admin_service_pb2.DeleteBaseModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_admin_service_pb2.DeleteBaseModelResponse, _abc.Awaitable[_config_admin_service_pb2.DeleteBaseModelResponse]]:
+        """Delete a base model that no tenant, adapter or pool refers to; FAILED_PRECONDITION names those that do."""
 
     @_abc_1.abstractmethod
     def CreatePool(

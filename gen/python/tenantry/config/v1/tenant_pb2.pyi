@@ -387,7 +387,7 @@ class GuardrailRule(_message.Message):
     stage: Global___GuardrailStage.ValueType
     """What to look at."""
     pattern: _builtins.str
-    """In RE2 syntax; at most 1024 bytes, and must not match the empty text."""
+    """In RE2 syntax; at most 1024 bytes and 32 Unicode classes, and must not match the empty text."""
     replacement: _builtins.str
     """For REDACT: takes the match's place as it is; unset means `[redacted]`; at most 256 bytes."""
     def __init__(

@@ -1,14 +1,12 @@
-"""Base models and pools: what platform-admins register for everybody."""
+"""Pools: what platform-admins register for everybody."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2
 
-from services.common.artifacts import ArtifactError, ArtifactStore
 from services.common.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -18,13 +16,13 @@ from services.common.errors import (
 )
 from services.config import layout
 from services.config.admin.edits import Context, Edits
-from services.config.admin.tenant_config import still_there, surroundings
-from services.config.catalog_rules import is_sha256, model_violations, pool_violations
+from services.config.admin.tenant_config import model_still_there, still_there, surroundings
+from services.config.catalog_rules import pool_violations
 from services.config.etag import require_etag
 from services.config.operator_log import Change
 from services.config.page_tokens import page
-from services.config.resources import model_resource, parse_name, pool_resource, require_id
-from services.config.state import ModelRecord, PoolRecord, State, TenantRecord
+from services.config.resources import parse_name, pool_resource, require_id
+from services.config.state import PoolRecord, State, TenantRecord
 from services.config.store import Expect, Unchanged
 from services.config.update_mask import merged
 from services.config.validation import validate_config
@@ -32,52 +30,13 @@ from services.config.validation import validate_config
 _POOL_FIXED = frozenset({"name", "etag"})
 
 
-class CatalogAdmin:
-    """The base models' and pools' part of the admin service."""
+class PoolAdmin:
+    """The pools' part of the admin service."""
 
-    def __init__(self, edits: Edits, artifacts: ArtifactStore) -> None:
+    def __init__(self, edits: Edits) -> None:
         self._edits = edits
-        self._artifacts = artifacts
 
-    async def create_model(self, request: pb.CreateBaseModelRequest, context: Context) -> pool_pb2.BaseModel:
-        """Register a base model; its artifacts have to be in the store."""
-        operator = self._edits.operator(context, request)
-        operator.require_platform()
-        model_id = require_id(request.base_model_id, "base_model_id")
-        wrong = model_violations(request.base_model) + self._edits.check_reason(request.reason)
-        for field in ("tokenizer_sha256", "chat_template_sha256"):
-            digest = getattr(request.base_model, field)
-            if is_sha256(digest) and not await self._present(digest):
-                wrong.append(FieldViolation(f"base_model.{field}", "is not in the artifact store"))
-        if wrong:
-            raise InvalidArgumentError(wrong)
-        model = pool_pb2.BaseModel()
-        model.CopyFrom(request.base_model)
-        model.name, model.etag = f"models/{model_id}", ""
-        if self._edits.state.model(model.name) is not None:
-            raise AlreadyExistsError("a base model of this name exists")
-        if not request.validate_only:
-            key = layout.model_key(model_id)
-            change = Change(operator, "CreateBaseModel", model.name, request.reason)
-            await self._edits.write(change, [Expect(key, 0)], {key: model.SerializeToString()})
-        return self._model(model.name) if not request.validate_only else model
-
-    async def get_model(self, request: pb.GetBaseModelRequest, context: Context) -> pool_pb2.BaseModel:
-        """Get a base model."""
-        self._edits.operator(context, request)
-        parse_name(request.name, "models/{model}", field="name")
-        return self._model(request.name)
-
-    async def list_models(
-        self, request: pb.ListBaseModelsRequest, context: Context
-    ) -> pb.ListBaseModelsResponse:
-        """List base models."""
-        self._edits.operator(context, request)
-        found = [model_resource(r) for r in self._edits.state.under("models/") if isinstance(r, ModelRecord)]
-        chosen, token = page(found, lambda model: model.name, request.page_size, request.page_token, "models")
-        return pb.ListBaseModelsResponse(base_models=chosen, next_page_token=token)
-
-    async def create_pool(self, request: pb.CreatePoolRequest, context: Context) -> pool_pb2.Pool:
+    async def create(self, request: pb.CreatePoolRequest, context: Context) -> pool_pb2.Pool:
         """Register a pool."""
         operator = self._edits.operator(context, request)
         operator.require_platform()
@@ -92,24 +51,24 @@ class CatalogAdmin:
             return pool
         key = layout.pool_key(pool_id)
         change = Change(operator, "CreatePool", pool.name, request.reason)
-        conditions = [Expect(key, 0), *self._owner_still_there(pool)]
+        conditions = [Expect(key, 0), *self._references_hold(pool)]
         await self._edits.write(change, conditions, {key: pool.SerializeToString()})
         return pool_resource(self._pool(pool.name))
 
-    async def get_pool(self, request: pb.GetPoolRequest, context: Context) -> pool_pb2.Pool:
+    async def get(self, request: pb.GetPoolRequest, context: Context) -> pool_pb2.Pool:
         """Get a pool."""
         self._edits.operator(context, request).require_platform()
         parse_name(request.name, "pools/{pool}", field="name")
         return pool_resource(self._pool(request.name))
 
-    async def list_pools(self, request: pb.ListPoolsRequest, context: Context) -> pb.ListPoolsResponse:
+    async def list_page(self, request: pb.ListPoolsRequest, context: Context) -> pb.ListPoolsResponse:
         """List pools."""
         self._edits.operator(context, request).require_platform()
         found = [pool_resource(r) for r in self._edits.state.under("pools/") if isinstance(r, PoolRecord)]
         chosen, token = page(found, lambda pool: pool.name, request.page_size, request.page_token, "pools")
         return pb.ListPoolsResponse(pools=chosen, next_page_token=token)
 
-    async def update_pool(self, request: pb.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
+    async def update(self, request: pb.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
         """Update a pool; a tenant whose config names it has to fit it afterwards."""
         operator = self._edits.operator(context, request)
         operator.require_platform()
@@ -121,7 +80,7 @@ class CatalogAdmin:
         self._require_good(pool, request.reason)
         key = layout.pool_key(pool.name.removeprefix("pools/"))
         conditions: list[Expect | Unchanged] = [Expect(key, record.mod_revision)]
-        conditions += self._owner_still_there(pool)
+        conditions += self._references_hold(pool)
         if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
             _require_tenants_fit(state, pool)
             conditions.append(Unchanged(layout.TENANTS, state.revision))
@@ -131,29 +90,21 @@ class CatalogAdmin:
         await self._edits.write(change, conditions, {key: pool.SerializeToString()})
         return pool_resource(self._pool(pool.name))
 
-    def _model(self, name: str) -> pool_pb2.BaseModel:
-        record = self._edits.state.model(name)
-        if record is None:
-            raise NotFoundError("no such base model")
-        return model_resource(record)
-
     def _pool(self, name: str) -> PoolRecord:
         record = self._edits.state.pool(name)
         if record is None:
             raise NotFoundError("no such pool")
         return record
 
-    def _owner_still_there(self, pool: pool_pb2.Pool) -> list[Expect]:
-        """Routers refuse a pool that outlived its tenant; and the next tenant of that name would get it."""
-        owner = self._edits.state.tenant(pool.dedicated_to.removeprefix("tenants/"))
-        return [still_there(self._edits.state, owner.stored.tenant_uid)] if owner else []
+    def _references_hold(self, pool: pool_pb2.Pool) -> list[Expect]:
+        """Conditions of a pool: its base model and its owner are there.
 
-    async def _present(self, digest: str) -> bool:
-        try:
-            await asyncio.to_thread(self._artifacts.read, digest)
-        except ArtifactError:
-            return False
-        return True
+        Routers refuse a pool that outlived its tenant; and the next tenant of that name would get it.
+        """
+        state = self._edits.state
+        owner = state.tenant(pool.dedicated_to.removeprefix("tenants/"))
+        held = [still_there(state, owner.stored.tenant_uid)] if owner else []
+        return [model_still_there(state, pool.base_model, "pool.base_model"), *held]
 
     def _require_good(self, pool: pool_pb2.Pool, reason: str) -> None:
         wrong = pool_violations(pool) + self._edits.check_reason(reason)

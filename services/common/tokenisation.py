@@ -1,7 +1,7 @@
 """A model's tokeniser: exact ids for rendered conversations and raw prompts.
 
-The only importer of `tokenizers`. Text never becomes a control token here: the BPE model is loaded without the
-added tokens, which only `Segment`s of the template's own can name.
+The mesh's only importer of `tokenizers`. Text never becomes a control token here: the BPE model is loaded without
+the added tokens, which only `Segment`s of the template's own can name.
 
 Whatever is encoded is a batch of one: the library keeps the interpreter's lock while it encodes a single text, so
 that a long one in a thread would stop the event loop all the same, and lets go of it for a batch.
@@ -15,12 +15,12 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from services.router.detokenisation import token_bytes
-from services.router.templates import Segment
+from services.common.templates import Segment
+from services.common.token_bytes import token_bytes
 
 
 class TokeniserError(ValueError):
-    """The bytes are not a tokeniser this router can use exactly."""
+    """The bytes are not a tokeniser that can be used exactly."""
 
 
 class Tokeniser:
