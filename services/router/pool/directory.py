@@ -13,7 +13,7 @@ from services.router.snapshot import PoolConfig, Snapshot
 
 
 class PoolDirectory:
-    """Pools by name. A pool that changes in what a request was shaped for, or for whom it is, is another pool."""
+    """Pools by name. A pool that serves another model, speaks otherwise or is for other tenants is another pool."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
@@ -28,9 +28,10 @@ class PoolDirectory:
                 known[1].configure(config)
                 self._pools[name] = (config, known[1])
             else:
+                pool = FifoPool(config)
                 if known is not None:
-                    known[1].retire()
-                self._pools[name] = (config, FifoPool(config))
+                    _hand_over(known[0], known[1], config, pool)
+                self._pools[name] = (config, pool)
         for name in self._pools.keys() - snapshot.pools.keys():
             self._pools.pop(name)[1].retire()
         self._changed.set()
@@ -71,14 +72,14 @@ class PoolDirectory:
                 await self._changed.wait()
 
 
+def _hand_over(old_config: PoolConfig, old: FifoPool, config: PoolConfig, pool: FifoPool) -> None:
+    """End a pool and let the one in its place serve at once where the same servers are known to be ready."""
+    if old_config.server_model == config.server_model:
+        for target in old.ready_targets & set(config.targets):
+            pool.probed(target, ready=True)
+    old.retire()
+
+
 def _kind(config: PoolConfig) -> tuple[object, ...]:
-    # Whoever queues brought an older snapshot: its tenant may not belong here any more, its adapter not fit the engine.
-    return (
-        config.base_model,
-        config.server_model,
-        config.dialect,
-        config.engine_sha256,
-        config.adapter_dtype,
-        config.adapter_config_columns,
-        config.dedicated_to_uid,
-    )
+    # Whoever queues came with an older snapshot: dedicated to another tenant since, the pool is closed to it.
+    return config.base_model, config.server_model, config.dialect, config.dedicated_to_uid

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from services.common.errors import Reason, UnavailableError
 from services.router.pool import directory
 from services.router.pool.fifo import FifoGrant
+from services.router.snapshot_compiler import compile_snapshot
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 
@@ -24,13 +23,8 @@ def dedicate(world: ConfigWorld) -> None:
     world.pool(["server"], concurrent_requests=1, dedicated_to="tenants/rival")
 
 
-def another_engine(world: ConfigWorld) -> None:
-    world.pool(["server"], concurrent_requests=1)
-    world.resources["pools/main"].pool.engine_sha256 = "f" * 64
-
-
-async def dispatched_after(folder, change) -> tuple[int, list[BaseException | None]]:
-    """How many requests reach the server when the pool changes while one runs and one queues."""
+async def dispatched_after_dedication(folder) -> tuple[int, BaseException | None]:
+    """How many requests reach the server when the pool becomes another tenant's while one runs and one queues."""
     world = PipelineWorld(folder, SimulatedServer([ord("a")]), configure=two_tenants_and_one_place)
     world.server.hold.clear()
     runs = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), None))
@@ -39,29 +33,34 @@ async def dispatched_after(folder, change) -> tuple[int, list[BaseException | No
     async with asyncio.timeout(5):
         while not world.pool().queued:  # noqa: ASYNC110 - the pool has no event of its own
             await asyncio.sleep(0)
-    change(world.config)
+    dedicate(world.config)
     world.apply(2)
     world.server.hold.set()
     _, pending = await asyncio.wait({runs, queues}, timeout=10)
     assert not pending
     assert runs.exception() is None
     assert world.leaks() == []
-    return len(world.server.requests), [queues.exception()]
+    return len(world.server.requests), queues.exception()
 
 
-@pytest.mark.parametrize("change", [dedicate, another_engine])
-async def test_nothing_that_queued_for_the_old_pool_reaches_the_new_one(tmp_path, change):
-    dispatched, (refused,) = await dispatched_after(tmp_path, change)
+async def test_nothing_that_queued_for_the_old_pool_reaches_the_new_one(tmp_path):
+    dispatched, refused = await dispatched_after_dedication(tmp_path)
     assert dispatched == 1
     assert isinstance(refused, UnavailableError)
     assert refused.reason is Reason.NO_READY_ENDPOINT
 
 
-@pytest.mark.parametrize("change", [dedicate, another_engine])
-async def test_that_test_notices_a_pool_that_stays_the_same(tmp_path, monkeypatch, change):
+async def test_that_test_notices_a_pool_that_stays_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(directory, "_kind", lambda config: (config.base_model, config.dialect))
-    dispatched, _ = await dispatched_after(tmp_path, change)
+    dispatched, _ = await dispatched_after_dedication(tmp_path)
     assert dispatched == 2
+
+
+async def test_the_new_owner_is_served_at_once_by_servers_known_to_be_ready(tmp_path):
+    world = PipelineWorld(tmp_path, SimulatedServer([ord("a")]), configure=two_tenants_and_one_place)
+    dedicate(world.config)
+    world.pools.configure(compile_snapshot(2, world.config.resources, world._loader.load).snapshot)
+    assert world.pool().ready_targets == {"server"}
 
 
 async def dispatched_when_granted(folder) -> int:
