@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load
 
-from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE, Shape, parse_peft
+from services.config.adapters.peft import WEIGHTS_FILE, Shape, parse_peft
+from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.adapters.trtllm_rendition import render
 from triton_models.cpu_engine.adapter_layout import LoraModule, LowRank, module_sizes, pack
 from triton_models.cpu_engine.model_card import ModelCard

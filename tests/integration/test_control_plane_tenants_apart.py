@@ -11,7 +11,8 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.errors import Error, PermissionDeniedError
 from services.common.rpc_status import to_status
-from services.config.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
+from services.config.adapters.peft import WEIGHTS_FILE
+from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.operators import Operator
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.config_service import ConfigServicePlane
