@@ -7,7 +7,8 @@ import pytest
 
 from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
 from services.router.pool import fifo
-from services.router.pool.fifo import FifoGrant, FifoPool
+from services.router.pool.fifo import FifoPool
+from services.router.pool.fifo_grant import FifoGrant
 from services.router.pool.pool import Cost
 from services.router.snapshot import PoolConfig
 from tests.fakes.mutants import mutant

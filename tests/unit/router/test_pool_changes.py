@@ -6,7 +6,7 @@ import asyncio
 
 from services.common.errors import Reason, UnavailableError
 from services.router.pool import directory
-from services.router.pool.fifo import FifoGrant
+from services.router.pool.fifo_grant import FifoGrant
 from services.router.snapshot_compiler import compile_snapshot
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
