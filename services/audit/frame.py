@@ -148,12 +148,13 @@ class Commit:
     frames: int
     size_bytes: int
     previous: bytes
-    """SHA-256 of the previous COMMIT's signed part; zeros before the first."""
+    """SHA-256 of the previous COMMIT as `encode` gives it; zeros before the first."""
     root: bytes
+_COMMIT_DOMAIN = b"tenantry/audit/commit/v1\n"
     """RFC 6962 root over the batch's frames, in order."""
 
     def encode(self) -> bytes:
-        """The signed part."""
+        """The part before the signature."""
         return _COMMIT.pack(self.batch, self.frames, self.size_bytes, self.previous, self.root)
 
     @classmethod
@@ -166,3 +167,7 @@ class Commit:
         if len(frame.body) != _COMMIT.size + SIGNATURE_BYTES:
             raise FrameError("a COMMIT of another length")
         return cls(*_COMMIT.unpack(frame.body[: _COMMIT.size])), frame.body[_COMMIT.size :]
+    def message(self) -> bytes:
+        """What is signed. The key signs checkpoints too: the prefix keeps either from passing for the other."""
+        return _COMMIT_DOMAIN + self.encode()
+

@@ -76,13 +76,13 @@ class JournalWriter:
             self._previous,
             root_of([leaf_hash(data) for data in written]),
         )
-        signed = commit.encode()
-        end = Frame(FrameKind.COMMIT, signed + self._signing_key.sign(signed))
+        encoded = commit.encode()
+        end = Frame(FrameKind.COMMIT, encoded + self._signing_key.sign(commit.message()))
         written.append(end.encode(Place(self.incarnation, self._file, offset)))
         write_all(self._descriptor, b"".join(written))
         sync_data(self._descriptor)
         self._offset = offset + end.size_bytes
-        self._previous = hashlib.sha256(signed).digest()
+        self._previous = hashlib.sha256(encoded).digest()
         self._next_batch += 1
         return commit.batch, placed
 

@@ -111,7 +111,7 @@ def _expected(batch: list[PlacedFrame], size_bytes: int, found: Recovered) -> Co
 
 def _signed(commit: Commit, signature: bytes, public_key: Ed25519PublicKey) -> bool:
     try:
-        public_key.verify(signature, commit.encode())
+        public_key.verify(signature, commit.message())
     except InvalidSignature:
         return False
     return True

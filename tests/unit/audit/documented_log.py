@@ -151,7 +151,7 @@ def check_batches(frames: list[tuple[int, bytes, bytes]], public_key: Ed25519Pub
             continue
         number += 1
         signed, signature = body[:84], body[84:]
-        public_key.verify(signature, signed)
+        public_key.verify(signature, b"tenantry/audit/commit/v1\n" + signed)
         size_bytes = sum(len(one) for one in batch)
         root = root_of([leaf(one) for one in batch])
         assert signed == struct.pack(">QIQ32s32s", number, len(batch), size_bytes, previous, root)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.audit.frame import Commit
 from services.audit.merkle import (
     EMPTY_ROOT,
     Frontier,
@@ -92,3 +95,14 @@ def test_a_note_opens_for_its_key_only_and_every_flip_is_noticed():
                 Checkpoint.parse(open_note(flipped, key))
     with pytest.raises(NoteError):
         open_note(note + note.splitlines(keepends=True)[-1], key)
+
+
+def test_a_commit_and_a_checkpoint_never_pass_for_each_other():
+    """One key signs both. Neither's message can be the other's, whatever its fields hold."""
+    commit = Commit(1, 2, 3, bytes(32), bytes(32))
+    assert commit.message() == b"tenantry/audit/commit/v1\n" + commit.encode()
+    key = Ed25519PrivateKey.generate()
+    with pytest.raises(InvalidSignature):
+        key.public_key().verify(key.sign(commit.encode()), commit.message())
+    origin = commit.message().split(b"\n")[0].decode()
+    assert not re.fullmatch(r"tenantry/audit/[0-9a-f]{32}", origin)
