@@ -75,7 +75,9 @@ def _adapter(
     if alias.adapter_version and alias.adapter_version not in versions:
         report(f"{where}.adapter_version", f"is {alias.adapter_version}, which does not exist")
         return
-    if versions[alias.adapter_version or max(versions)] != alias.base_model:
+    # Version 0 is the newest that was made for this base model, as at the routers.
+    made_for = {versions[alias.adapter_version]} if alias.adapter_version else set(versions.values())
+    if alias.base_model not in made_for:
         report(f"{where}.adapter", "was made for another base model")
 
 

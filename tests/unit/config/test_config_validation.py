@@ -117,6 +117,13 @@ def test_an_adapter_of_another_base_model_is_refused():
     assert fields(config) == {"models[1].adapter"}
 
 
+def test_no_version_means_the_newest_for_this_base_model_as_at_the_routers():
+    config = good()
+    config.models[1].adapter_version = 0
+    assert max(AROUND.adapters["pirate"]) == 2
+    assert fields(config) == set()
+
+
 def test_unknown_fields_and_enum_values_are_named():
     config = tenant_pb2.TenantConfig.FromString(good().SerializeToString() + b"\xf8\x3f\x01")
     assert [v.field for v in validate_config(config, AROUND)] == ["tenant.config"]

@@ -486,7 +486,7 @@ class ModelAlias(_message.Message):
     adapter: _builtins.str
     """The id of one of the tenant's adapters; empty for the bare base model."""
     adapter_version: _builtins.int
-    """That adapter's version; 0 means its newest."""
+    """That adapter's version; 0 means its newest for this base model."""
     system_prompt: _builtins.str
     """In place of the tenant's system prompt; unset means the tenant's."""
     def __init__(
