@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from services.cli.local.layout import StateLayout
+from services.cli.profile import load_endpoints
+from tests.integration.mesh_access import Access, bearer, question
 
 pytestmark = [pytest.mark.integration, pytest.mark.mesh]
 
 TENANTRY = Path(sys.executable).with_name("tenantry")
+STOP_SECONDS = 5.0
 
 
 def processes_of(marker: str) -> list[int]:
@@ -39,6 +45,69 @@ def shared_memory(state: Path) -> list[str]:
     return [path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(prefix)]
 
 
+def require_nothing_left(state: Path) -> None:
+    assert not processes_of(str(state))
+    assert not shared_memory(state)
+    assert not [path for path in state.rglob("*") if path.is_socket()]
+    assert not (state / "endpoints.json").exists()
+
+
+class Up:
+    """A running `tenantry up --json`, in a process group of its own as under a terminal."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.steps: list[dict] = []
+
+    async def until(self, step: str) -> None:
+        """Read its steps until this one."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(120):
+            async for line in self._process.stdout:
+                self.steps.append(json.loads(line))
+                if self.steps[-1]["step"] == step:
+                    return
+        raise AssertionError(f"it ended before the step {step}: {self.steps}")
+
+    async def stop(self, number: signal.Signals) -> int:
+        """Send a signal to the whole group; its exit status, in time."""
+        os.killpg(self._process.pid, number)
+        sent = time.monotonic()
+        status = await asyncio.wait_for(self._process.wait(), 60)
+        assert time.monotonic() - sent < STOP_SECONDS
+        return status
+
+
+@asynccontextmanager
+async def up(state: Path, *options: str):
+    process = await asyncio.create_subprocess_exec(
+        str(TENANTRY), "up", "--json", "--state-dir", str(state), *options,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield Up(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def tenantry(state: Path, *arguments: str) -> str:
+    command = [str(TENANTRY), *arguments, "--state-dir", str(state)]
+    finished = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture
+def state(tmp_path, prepared_model):
+    """A state directory with a model in it: preparing one is for the test that starts from nothing."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "models").symlink_to(prepared_model.directory.parent)
+    return folder
+
+
 @pytest.mark.timeout(180)
 async def test_once_does_everything_and_exits_zero(tmp_path):
     state = tmp_path / "state"
@@ -50,35 +119,75 @@ async def test_once_does_everything_and_exits_zero(tmp_path):
     assert process.returncode == 0, err.decode()[-4000:]
     steps = [json.loads(line) for line in out.decode().splitlines()]
     assert all(step["ok"] for step in steps)
+    names = [step["step"] for step in steps]
+    assert names == [
+        "needs", "start", "provision", "triton", *["answer"] * 3, "ready", "export", "verify", "stop",
+    ]  # fmt: skip
     answers = [step for step in steps if step["step"] == "answer"]
-    assert len(answers) == 3
     assert len({answer["adapter"] for answer in answers}) == 3
-    assert {"export", "verify"} <= {step["step"] for step in steps}
-    assert not processes_of(str(state))
-    assert not shared_memory(state)
-    assert not [path for path in state.rglob("*") if path.is_socket()]
+    require_nothing_left(state)
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_stops_everything_within_five_seconds(tmp_path, number):
-    state = tmp_path / "state"
-    process = await asyncio.create_subprocess_exec(
-        str(TENANTRY), "up", "--ephemeral", "--json", "--state-dir", str(state),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stdout is not None
-    async with asyncio.timeout(170):
-        async for line in process.stdout:
-            if json.loads(line)["step"] == "ready":
-                break
-    assert processes_of(str(state))
-    [folder] = state.glob("tenantry-*")
-    assert shared_memory(folder)
-    sent = time.monotonic()
-    process.send_signal(number)
-    await asyncio.wait_for(process.wait(), 10)
-    assert time.monotonic() - sent < 5
+@pytest.mark.timeout(240)
+async def test_a_kept_mesh_comes_back_whatever_was_done_to_its_tenants(state):
+    async with up(state) as first:
+        await first.until("ready")
+        assert shared_memory(state)
+        tenantry(state, "tenant", "suspend", "acme", "--reason", "a test")
+        [key] = [json.loads(line) for line in tenantry(state, "key", "list", "globex", "--json").splitlines()]
+        tenantry(state, "key", "revoke", "globex", key["name"].rsplit("/", 1)[-1])
+        async with streaming(state, "initech"):
+            assert await first.stop(signal.SIGINT) == 0
+    require_nothing_left(state)
+    async with up(state) as second:
+        await second.until("ready")
+        answers = {step["tenant"]: step for step in second.steps if step["step"] == "answer"}
+        assert [answers[tenant]["ok"] for tenant in ("acme", "globex", "initech")] == [False, True, True]
+        assert answers["acme"]["reason"] == "TENANT_SUSPENDED"
+        assert "tenant resume acme" in answers["acme"]["next"]
+        tenantry(state, "tenant", "resume", "acme", "--wait")
+        assert tenantry(state, "chat", "Hello", "--tenant", "acme")
+        assert await second.stop(signal.SIGHUP) == 0
+    require_nothing_left(state)
+
+
+@asynccontextmanager
+async def streaming(state, tenant):
+    """A caller that is being answered, at length."""
+    endpoints = load_endpoints(state)
+    assert endpoints is not None
+    assert endpoints.ca_path is not None
+    key = endpoints.keys[tenant].read_text().strip()
+    async with Access(endpoints.tenant_address, endpoints.operations_address, endpoints.ca_path) as access:
+        request = question("Tell me a very long story.")
+        request.parameters.max_output_tokens = 512
+        call = access.inference.StreamGenerate(request, metadata=bearer(key), timeout=60)
+        await call.read()
+        try:
+            yield
+        finally:
+            call.cancel()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_start_can_be_stopped(state, prepared_model, number):
+    # Held: the model's preparation waits, as it would for another `up`.
+    with prepared_model.directory.with_name(f".{prepared_model.directory.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        async with up(state, "--ephemeral") as started:
+            await started.until("needs")
+            async with asyncio.timeout(30):
+                while len(processes_of(str(state))) < 4:  # noqa: ASYNC110 another process's state has no event
+                    await asyncio.sleep(0.05)
+            assert await started.stop(number) == 0
     assert not processes_of(str(state))
-    assert not shared_memory(folder)
     assert not list(state.glob("tenantry-*"))
+
+
+async def test_a_second_mesh_in_the_same_state_is_refused(state):
+    with (state / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [str(TENANTRY), "up", "--state-dir", str(state)]
+        refused = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert "runs in" in refused.stderr
