@@ -8,38 +8,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from services.cli.local.edge.clusters import service_cluster
-from services.cli.local.edge.filters import seconds
-from services.cli.local.edge.listeners import operations_listener, tenant_listener
-from services.cli.local.edge.messages import bootstrap, connections, core, overload, pack, pipe
+from services.cli.local.edge.doors import operations_door, tenant_door
+from services.cli.local.edge.listeners import door_listener
+from services.cli.local.edge.messages import bootstrap, core, pipe
+from services.cli.local.edge.overload import overload_manager, runtime
 from services.cli.local.edge.spec import EdgeSpec
 
 
 def build(spec: EdgeSpec) -> bytes:
     """Envoy's bootstrap for a spec."""
+    doors = (tenant_door(spec), operations_door(spec))
     message = bootstrap.Bootstrap(
         node=core.Node(id="edge", cluster="tenantry"),
         admin=bootstrap.Admin(address=pipe(spec.admin_socket)),
         static_resources=bootstrap.BootstrapStaticResources(
-            listeners=[tenant_listener(spec), operations_listener(spec)],
+            listeners=[door_listener(spec, door) for door in doors],
             clusters=[
                 service_cluster("router", spec.router_sockets),
                 service_cluster("config", [spec.config_admin_socket]),
                 service_cluster("audit", [spec.audit_review_socket]),
             ],
         ),
-        overload_manager=overload.OverloadManager(
-            refresh_interval=seconds(0.25),
-            resource_monitors=[
-                overload.ResourceMonitor(
-                    name="envoy.resource_monitors.global_downstream_max_connections",
-                    typed_config=pack(
-                        connections.DownstreamConnectionsConfig(
-                            max_active_downstream_connections=spec.max_connections
-                        )
-                    ),
-                )
-            ],
-        ),
+        overload_manager=overload_manager(spec.limits, doors),
+        layered_runtime=runtime(doors),
     )
     return bytes(message)
 

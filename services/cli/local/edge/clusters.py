@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.cli.local.edge.filters import seconds
-from services.cli.local.edge.messages import cluster, core, endpoint, pack, percent, pipe, upstream
+from services.cli.local.edge.messages import (
+    BUFFER_BYTES,
+    cluster,
+    core,
+    endpoint,
+    pack,
+    percent,
+    pipe,
+    seconds,
+    upstream,
+)
 
-_BUFFER_BYTES = 1 << 20
+_STREAM_WINDOW_BYTES = 64 << 10
+# As much as all of a service's streams together: callers that do not read leave room for the others' answers on the
+# connection they share.
+_CONNECTION_WINDOW_BYTES = 4096 * _STREAM_WINDOW_BYTES
 _MAX_REQUESTS = 8192
 
 
@@ -19,7 +31,7 @@ def service_cluster(name: str, sockets: Sequence[Path]) -> cluster.Cluster:
         type=cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=seconds(1),
         lb_policy=cluster.ClusterLbPolicy.ROUND_ROBIN,
-        per_connection_buffer_limit_bytes=_BUFFER_BYTES,
+        per_connection_buffer_limit_bytes=BUFFER_BYTES,
         # A process that was left out gets nothing, even when most are: callers hear UNAVAILABLE instead of waiting.
         common_lb_config=cluster.ClusterCommonLbConfig(healthy_panic_threshold=percent(0)),
         outlier_detection=_ejection() if len(sockets) > 1 else None,
@@ -39,9 +51,11 @@ def service_cluster(name: str, sockets: Sequence[Path]) -> cluster.Cluster:
                 upstream.HttpProtocolOptions(
                     explicit_http_config=upstream.HttpProtocolOptionsExplicitHttpConfig(
                         http2_protocol_options=core.Http2ProtocolOptions(
+                            initial_stream_window_size=_STREAM_WINDOW_BYTES,
+                            initial_connection_window_size=_CONNECTION_WINDOW_BYTES,
                             connection_keepalive=core.KeepaliveSettings(
                                 interval=seconds(10), timeout=seconds(5)
-                            )
+                            ),
                         )
                     )
                 )

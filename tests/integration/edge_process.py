@@ -1,0 +1,282 @@
+"""A real Envoy before echoes of what reached them, and the same Envoy with one thing taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import re
+import shutil
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from services.cli.local import specs
+from services.cli.local.certificates import ensure_certificates
+from services.cli.local.edge.bootstrap import build
+from services.cli.local.edge.doors import ADMIN, INFERENCE, REFLECTION, REVIEW
+from services.cli.local.edge.messages import bootstrap, hcm, pack
+from services.cli.local.edge.spec import EdgeLimits, EdgeSpec
+from services.cli.local.layout import StateLayout, open_layout
+from services.cli.local.ports import ANY, free_ports
+from services.cli.local.supervisor import Supervisor
+from services.common.tokens import (
+    AUDIT_ISSUER,
+    CONFIG_ISSUER,
+    Audience,
+    Claims,
+    TokenIssuer,
+    new_signing_key_pem,
+)
+
+ASK, EDIT, READ = f"{INFERENCE}Generate", f"{ADMIN}GetTenant", f"{REVIEW}ExportLog"
+REFLECT = f"{REFLECTION}ServerReflectionInfo"
+Change = Callable[[bootstrap.Bootstrap], None]
+Headers = Sequence[tuple[str, str]]
+
+
+def bearer(token: str) -> tuple[str, str]:
+    return ("authorization", f"Bearer {token}")
+
+
+class Echo(grpc.GenericRpcHandler):
+    """Answers every call with its own name and the metadata it came with; remembers which were begun."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.begun: list[str] = []
+
+    def service(self, call: Any) -> Any:
+        self.begun.append(call.method)
+        seen = [[key, value] for key, value in call.invocation_metadata if isinstance(value, str)]
+
+        async def answer(request: bytes, context: Any) -> bytes:
+            return json.dumps({"by": self.name, "path": call.method, "metadata": seen}).encode()
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What Envoy said to a raw request: an HTTP status, and a gRPC one where the request looked like gRPC."""
+
+    status: int
+    grpc_status: int | None
+
+
+@dataclass
+class Edge:
+    spec: EdgeSpec
+    layout: StateLayout
+    ca_path: Path
+    config: TokenIssuer
+    audit: TokenIssuer
+    echoes: dict[str, Echo]
+    servers: dict[str, grpc.aio.Server]
+    pid: int | None = None
+
+    def token(self, issuer: TokenIssuer, audience: Audience, seconds: int = 60, subject: str = "t1") -> str:
+        now = int(time.time())
+        return issuer.issue(audience, Claims("k1", subject, (), now + seconds, "", ""), now)
+
+    def caller(self, subject: str = "t1") -> Headers:
+        return [bearer(self.token(self.config, Audience.INFERENCE, subject=subject))]
+
+    def operator(self) -> Headers:
+        return [bearer(self.token(self.config, Audience.OPERATOR, subject="admin"))]
+
+    def begun(self) -> list[str]:
+        """Every call that held a place in a service."""
+        return [path for echo in self.echoes.values() for path in echo.begun]
+
+    def channel(self, port: int, *options: tuple[str, int]) -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(self.ca_path.read_bytes())
+        return grpc.aio.secure_channel(
+            f"localhost:{port}", credentials, [("grpc.use_local_subchannel_pool", 1), *options]
+        )
+
+    async def call(self, port: int, path: str, metadata: Headers = (), timeout: float = 5.0) -> Any:
+        """What the echo saw, or the failure's code."""
+        async with self.channel(port) as channel:
+            method: Any = channel.unary_unary(path)
+            try:
+                answer = await method(b"", metadata=list(metadata), timeout=timeout)
+            except grpc.RpcError as error:
+                return error.code()
+            return json.loads(answer)
+
+    async def tenant(self, path: str, metadata: Headers = (), timeout: float = 5.0) -> Any:
+        return await self.call(self.spec.tenant_port, path, metadata, timeout)
+
+    async def operations(self, path: str, metadata: Headers = (), timeout: float = 5.0) -> Any:
+        return await self.call(self.spec.operations_port, path, metadata, timeout)
+
+    def tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.ca_path))
+
+    async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """TLS, and then any bytes."""
+        return await asyncio.open_connection("localhost", port, ssl=self.tls())
+
+    async def raw(self, path: str, headers: Headers, method: str = "POST") -> Any:
+        """An HTTP/1.1 request as no gRPC client writes it, to the tenants' door: what the echo saw, or a refusal."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
+        if not any(name.lower() == "content-type" for name, _ in headers):
+            lines.append("Content-Type: application/grpc")
+        lines += ["TE: trailers", "Content-Length: 5", *(f"{name}: {value}" for name, value in headers)]
+        async with asyncio.timeout(5):
+            reader, writer = await self.connect(self.spec.tenant_port)
+            writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + bytes(5))
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            grpc_status = re.search(r"^grpc-status: (\d+)", head, re.MULTILINE)
+            status = int(head.split()[1])
+            if grpc_status or status != 200:
+                writer.close()
+                return Refusal(status, int(grpc_status[1]) if grpc_status else None)
+            body = await reader.read()
+            writer.close()
+        seen = re.search(rb'\{"by".*\}', body)
+        assert seen, body
+        return json.loads(seen[0])
+
+    async def log_lines(self, count: int) -> list[str]:
+        """The access log, once it has so many lines; Envoy writes it every ten seconds."""
+        async with asyncio.timeout(15):
+            while True:
+                lines = self.spec.access_log_path.read_text().splitlines()
+                if len(lines) >= count:
+                    return lines
+                await asyncio.sleep(0.1)
+
+    @asynccontextmanager
+    async def like_this(
+        self, change: Change = lambda message: None, limits: EdgeLimits | None = None
+    ) -> AsyncIterator[Edge]:
+        """A second Envoy before the same echoes, its config changed; a change that changes nothing is an error."""
+        tenant_port, operations_port = free_ports([ANY, ANY])
+        folder = Path(tempfile.mkdtemp(prefix="edge-"))
+        with open_layout(folder / "s") as layout:
+            spec = replace(
+                self.spec,
+                tenant_port=tenant_port,
+                operations_port=operations_port,
+                admin_socket=layout.socket("envoy-admin"),
+                access_log_path=layout.state_dir / "access.log",
+                limits=limits or self.spec.limits,
+            )
+            async with envoy(replace(self, spec=spec, layout=layout), change) as edge:
+                yield edge
+        shutil.rmtree(folder)
+
+
+def changed_manager(change: Callable[[hcm.HttpConnectionManager], None]) -> Change:
+    """A change of both doors' HTTP settings."""
+
+    def apply(message: bootstrap.Bootstrap) -> None:
+        assert message.static_resources is not None
+        for listener in message.static_resources.listeners:
+            (only,) = listener.filter_chains[0].filters
+            assert only.typed_config is not None
+            manager = only.typed_config.unpack()
+            change(manager)
+            only.typed_config = pack(manager)
+
+    return apply
+
+
+def changed_filter(name: str, change: Callable[[Any], None]) -> Change:
+    """A change of one of both doors' filters."""
+
+    def apply(manager: hcm.HttpConnectionManager) -> None:
+        (found,) = [item for item in manager.http_filters if item.name == name]
+        assert found.typed_config is not None
+        config = found.typed_config.unpack()
+        change(config)
+        found.typed_config = pack(config)
+
+    return changed_manager(apply)
+
+
+def without_filter(name: str) -> Change:
+    def apply(manager: hcm.HttpConnectionManager) -> None:
+        left = [item for item in manager.http_filters if item.name != name]
+        assert len(left) == len(manager.http_filters) - 1
+        manager.http_filters = left
+
+    return changed_manager(apply)
+
+
+def both(*changes: Change) -> Change:
+    def apply(message: bootstrap.Bootstrap) -> None:
+        for change in changes:
+            change(message)
+
+    return apply
+
+
+@asynccontextmanager
+async def envoy(edge: Edge, change: Change = lambda message: None) -> AsyncIterator[Edge]:
+    """Envoy in front of an edge's echoes."""
+    path = edge.spec.admin_socket.with_suffix(".pb")
+    path.write_bytes(changed_bootstrap(edge.spec, change))
+    async with Supervisor(edge.layout.logs_dir, lambda name, line: None, []) as supervisor:
+        process = supervisor.start(specs.envoy(edge.layout, path))
+        await process.wait_ready(20)
+        edge.pid = process.pid
+        yield edge
+
+
+def changed_bootstrap(spec: EdgeSpec, change: Change) -> bytes:
+    message = bootstrap.Bootstrap.parse(build(spec))
+    change(message)
+    return bytes(message)
+
+
+@asynccontextmanager
+async def running_edge() -> AsyncIterator[Edge]:
+    """The edge with two routers, a config and an audit service behind it, all of them echoes."""
+    # pytest's own directories are often too deep for a socket.
+    folder = Path(tempfile.mkdtemp(prefix="edge-"))
+    with open_layout(folder / "s") as layout:
+        edge = await _made(layout, ("router", "second"))
+        try:
+            async with envoy(edge):
+                yield edge
+        finally:
+            await asyncio.gather(*(server.stop(None) for server in edge.servers.values()))
+    shutil.rmtree(folder)
+
+
+async def _made(layout: StateLayout, routers: tuple[str, ...]) -> Edge:
+    certificates = ensure_certificates(layout.edge_dir, dt.datetime.now(dt.UTC))
+    config = TokenIssuer.from_pem(new_signing_key_pem(), CONFIG_ISSUER)
+    audit = TokenIssuer.from_pem(new_signing_key_pem(), AUDIT_ISSUER)
+    tenant_port, operations_port = free_ports([ANY, ANY])
+    layout.logs_dir.mkdir()
+    spec = EdgeSpec(
+        tenant_port=tenant_port,
+        operations_port=operations_port,
+        certificate_path=certificates.certificate_path,
+        key_path=certificates.key_path,
+        admin_socket=layout.socket("envoy-admin"),
+        access_log_path=layout.logs_dir / "access.log",
+        router_sockets=tuple(layout.socket(name) for name in routers),
+        config_admin_socket=layout.socket("config"),
+        audit_review_socket=layout.socket("audit"),
+        config_jwks=config.jwks(),
+        audit_jwks=audit.jwks(),
+    )
+    echoes = {name: Echo(name) for name in (*routers, "config", "audit")}
+    servers = {}
+    for name, echo in echoes.items():
+        servers[name] = grpc.aio.server(handlers=[echo])
+        servers[name].add_insecure_port(layout.target(name))
+        await servers[name].start()
+    return Edge(spec, layout, certificates.ca_path, config, audit, echoes, servers)
