@@ -6,6 +6,7 @@ import pytest
 from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
+from services.common import tokens
 from services.common.errors import (
     Error,
     FailedPreconditionError,
@@ -15,9 +16,12 @@ from services.common.errors import (
     UnavailableError,
 )
 from services.common.rpc_status import to_status
+from services.common.tokens import Audience, Claims
+from services.router import identity, pipeline, shaping
 from services.router.exchange import FinishReason
 from services.router.pipeline import Call
-from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
+from tests.fakes.mutants import mutant
+from tests.fakes.router_config import BASE_MODEL, FAR_FUTURE_SECONDS, ConfigWorld, tiny_rendition
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question
 
 
@@ -86,28 +90,72 @@ async def test_the_servers_id_is_not_the_callers(world):
     assert len({request.request_id for request in world.server.requests}) == 2
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda world: (None, None),
-        lambda world: ("Bearer nonsense", None),
-        lambda world: (world.token("uid-acme", "no-such-key"), None),
-        lambda world: (world.token("uid-toned", "key-uid-acme"), None),
-        lambda world: (world.token("uid-acme", "key-uid-acme", scopes=("other",)), None),
-        lambda world: (world.token("uid-acme", "key-uid-acme", expire_seconds=1), None),
-        lambda world: (None, lambda config: config.key("uid-acme", "key-uid-acme", revoked=True)),
-        lambda world: (None, lambda config: config.key("uid-acme", "key-uid-acme", expire=1)),
-        lambda world: (None, lambda config: config.resources.pop("tenants/uid-acme")),
-    ],
-)
-async def test_every_doubt_about_a_key_gives_the_same_bytes(world, spoil):
-    authorization, change = spoil(world)
+def issued(world, audience, **claims):
+    fields = {"key_id": "key-uid-acme", "subject": "uid-acme", "expire_seconds": FAR_FUTURE_SECONDS} | claims
+    return "Bearer " + world.issuer.issue(
+        audience, Claims(scopes=(), role="", role_tenant_uid="", **fields), 1
+    )
+
+
+SPOILS = {
+    "no key": lambda world: (None, None),
+    "not a key": lambda world: ("Bearer nonsense", None),
+    "no such key": lambda world: (world.token("uid-acme", "no-such-key"), None),
+    "another tenant's key id": lambda world: (world.token("uid-toned", "key-uid-acme"), None),
+    "another scope": lambda world: (world.token("uid-acme", "key-uid-acme", scopes=("other",)), None),
+    "another audience": lambda world: (issued(world, Audience.OPERATOR), None),
+    "expired": lambda world: (issued(world, Audience.INFERENCE, expire_seconds=1), None),
+    "revoked": lambda world: (None, lambda config: config.key("uid-acme", "key-uid-acme", revoked=True)),
+    "expired by its record": lambda world: (
+        None,
+        lambda config: config.key("uid-acme", "key-uid-acme", expire=1),
+    ),
+    "its tenant is gone": lambda world: (None, lambda config: config.resources.pop("tenants/uid-acme")),
+}
+
+
+async def spoiled(world, what):
+    """The status of a call with something wrong about its key; None where it was answered."""
+    authorization, change = SPOILS[what](world)
     if change is not None:
         authorization = world.token("uid-acme", "key-uid-acme")
         change(world.config)
         world.apply(2)
-    error = await failure(world, Call(question("x"), authorization, 5.0))
-    assert to_status(error).SerializeToString() == to_status(UnauthenticatedError()).SerializeToString()
+    try:
+        await world.pipeline.run(Call(question("x"), authorization, 5.0), None)
+    except Error as error:
+        return to_status(error).SerializeToString()
+    finally:
+        assert world.leaks() == []
+    return None
+
+
+@pytest.mark.parametrize("what", SPOILS)
+async def test_every_doubt_about_a_key_gives_the_same_bytes(world, what):
+    assert await spoiled(world, what) == to_status(UnauthenticatedError()).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("what", "module", "rule", "instead"),
+    [
+        ("revoked", identity, "or not key.active", ""),
+        ("expired by its record", identity, "or key.expire_seconds <= now_wall_seconds", ""),
+        ("another tenant's key id", identity, "or key.tenant_uid != claims.subject", ""),
+        ("another scope", identity, "or (claims.scopes and _SCOPE not in claims.scopes)", ""),
+        ("expired", tokens, "claims.expire_seconds <= self._clock.wall_seconds()", "False"),
+        ("another audience", tokens, '"verify_nbf": False', '"verify_nbf": False, "verify_aud": False'),
+    ],
+)
+async def test_that_test_notices_each_rule_that_is_skipped(world, monkeypatch, what, module, rule, instead):
+    careless = mutant(module, rule, instead)
+    if module is identity:
+        monkeypatch.setattr(pipeline, "identify", careless.identify)
+    else:
+        verifier = careless.TokenVerifier(
+            world.folder / "jwks.json", tokens.CONFIG_ISSUER, Audience.INFERENCE, world.clock
+        )
+        monkeypatch.setattr(world.pipeline, "_verifier", verifier)
+    assert await spoiled(world, what) is None
 
 
 async def test_a_suspended_tenant_is_told_so(world):
@@ -118,22 +166,34 @@ async def test_a_suspended_tenant_is_told_so(world):
     assert error.reason is Reason.TENANT_SUSPENDED
 
 
-async def test_a_foreign_adapter_and_model_look_like_missing_ones(world):
-    statuses = {
-        to_status(await failure(world, world.call("uid-acme", adapter=name))).SerializeToString()
-        for name in ("tone", "no-such-adapter")
+async def refusals_of(world, field, *names):
+    """The distinct bytes that a tenant hears who asks for these."""
+    return {
+        to_status(await failure(world, world.call("uid-acme", **{field: name}))).SerializeToString()
+        for name in names
     }
-    assert len(statuses) == 1
+
+
+async def test_a_foreign_adapter_and_model_look_like_missing_ones(world):
+    assert len(await refusals_of(world, "adapter", "tone", "no-such-adapter")) == 1
     world.config.tenant("other", 9, [tenant_pb2.ModelAlias(alias="theirs", base_model=BASE_MODEL)])
     world.apply(2)
-    statuses = {
-        to_status(await failure(world, world.call("uid-acme", model=name))).SerializeToString()
-        for name in ("theirs", "no-such-model")
-    }
-    assert len(statuses) == 1
+    assert len(await refusals_of(world, "model", "theirs", "no-such-model")) == 1
     error = await failure(world, world.call("uid-acme", model="theirs"))
     assert isinstance(error, NotFoundError)
     assert "theirs" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("field", "rule", "instead"),
+    [
+        ("adapter", 'NotFoundError("no such adapter"', 'NotFoundError(f"no {request.adapter}"'),
+        ("model", 'NotFoundError("no such model"', 'NotFoundError(f"no {request.model}"'),
+    ],
+)
+async def test_that_test_notices_a_refusal_that_says_more(world, monkeypatch, field, rule, instead):
+    monkeypatch.setattr(pipeline, "shape", mutant(shaping, rule, instead).shape)
+    assert len(await refusals_of(world, field, "tone", "no-such-thing")) == 2
 
 
 async def test_an_adapter_of_ones_own_may_be_asked_for(world):
