@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -77,7 +78,9 @@ class BundleFolder:
     ) -> None:
         """Remove what was not finished."""
         if self._open is not None:
-            self._open.close()
+            # What is still buffered is of no use, and a full disk would refuse it once more.
+            with suppress(OSError):
+                self._open.close()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -86,7 +89,17 @@ class BundleFolder:
 
         Raises:
             BundleError: the path leads elsewhere, comes again, or comes before the file before it has ended.
+            CommandError: the disk does not take it.
         """
+        try:
+            self._add(path, data, last=last)
+        except OSError as error:
+            raise CommandError(
+                f"cannot write {self._destination}: {error.strerror}.",
+                "Nothing was kept. Free space and repeat.",
+            ) from None
+
+    def _add(self, path: str, data: bytes, *, last: bool) -> None:
         if self._open is None:
             self._begin(path)
         elif path != self._open_path:

@@ -1,14 +1,48 @@
-"""A reviewer's grant, as far as its bearer can read it. The audit service checks it; here it is only looked at."""
+"""A reviewer's grant: issued beside the audit service, and looked at as far as its bearer can read it."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+import sys
+from pathlib import Path
 
-from services.cli.errors import UsageError
+from services.cli.errors import CommandError, UsageError
 from services.cli.token_claims import read_claims
 
 # Becomes a part of a file's name.
 _TENANT_UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ISSUE_TIMEOUT_SECONDS = 30.0
+
+
+async def issue_grant(audit_state: Path, tenant_uid: str, *, ttl_seconds: int) -> str:
+    """Let the audit service's own issuer make a grant: the only code that touches its signing key.
+
+    Raises:
+        CommandError: it refused, or did not answer.
+    """
+    arguments = ["--state-dir", audit_state, "--tenant-uid", tenant_uid, "--ttl-seconds", ttl_seconds]
+    # -P: a folder `services` where somebody happens to stand is not ours to run.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "services.audit.issue_grant", *map(str, arguments),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(_ISSUE_TIMEOUT_SECONDS):
+            out, complaint = await process.communicate()
+    except TimeoutError:
+        raise CommandError(
+            f"the audit service's issuer did not answer within {_ISSUE_TIMEOUT_SECONDS:.0f} s.",
+            f"Is the disk of {audit_state} slow or full? Try again.",
+        ) from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    if process.returncode != 0:
+        last = complaint.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise CommandError(f"the audit service's issuer refused: {''.join(last) or 'it said nothing'}.")
+    return out.decode("ascii").strip()
 
 
 def granted_tenant_uid(grant: str) -> str:

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import Annotated, Any
@@ -48,11 +49,29 @@ class SubcommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except (Error, CommandError) as error:
-            from services.cli.failure import exit_status, report  # noqa: PLC0415  # --help stays fast
-            from services.cli.output import Output  # noqa: PLC0415  # as above
+            raise typer.Exit(_report(ctx, error)) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                # Whoever read the output has seen enough; typer ends quietly.
+                raise
+            raise typer.Exit(_report(ctx, _refused_by_the_system(error))) from None
 
-            report(error, ctx.obj or Output(json=False))
-            raise typer.Exit(exit_status(error)) from None
+
+def _report(ctx: Any, error: Error | CommandError) -> int:
+    from services.cli.failure import exit_status, report  # noqa: PLC0415  # --help stays fast
+    from services.cli.output import Output  # noqa: PLC0415  # as above
+
+    report(error, ctx.obj or Output(json=False))
+    return exit_status(error)
+
+
+def _refused_by_the_system(error: OSError) -> CommandError:
+    """Full disks, missing rights and the like, wherever they were met."""
+    where = f"{error.filename}: " if error.filename else ""
+    what = error.strerror or str(error) or "it took too long"
+    return CommandError(
+        f"the system did not do what it was asked: {where}{what}.", "Put that right, then repeat."
+    )
 
 
 def _load(name: str) -> Any:

@@ -145,7 +145,7 @@ class Output:
             command: begins with `tenantry`, which is shown as this very process was called.
         """
         if not self.json:
-            command = command.replace("tenantry", _as_called(), 1)
+            command = command.replace("tenantry", quoted(_as_called()), 1)
             self._stderr.print(Text(f"{why}: {printable(command)}", style="dim"), soft_wrap=True)
 
     def failure(self, text: str, style: str = "") -> None:

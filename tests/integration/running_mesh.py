@@ -19,8 +19,9 @@ from typer.testing import CliRunner, Result
 
 from services.cli.clients.admin import AdminClient
 from services.cli.clients.listener import Listener
+from services.cli.grants import issue_grant
 from services.cli.local.demo_catalog import MODEL
-from services.cli.local.demonstration import ask, issue_grant
+from services.cli.local.demonstration import ask
 from services.cli.local.layout import StateLayout
 from services.cli.local.mesh import LocalMesh
 from services.cli.local.provisioning import ALIAS, DEMO_TENANTS, provision
@@ -66,8 +67,11 @@ class RunningMesh:
             await ask(listener, self._keys[tenant], tenant)
             read = await self.admin("GetTenant", admin_pb.GetTenantRequest(name=f"tenants/{tenant}"))
             self._uids[tenant] = read.tenant_uid
-            self._grants[tenant] = await issue_grant(self.layout.audit_dir, read.tenant_uid)
-        self._grants["operators"] = await issue_grant(self.layout.audit_dir, "operators")
+            self._grants[tenant] = await self._grant(read.tenant_uid)
+        self._grants["operators"] = await self._grant("operators")
+
+    async def _grant(self, tenant_uid: str) -> str:
+        return await issue_grant(self.layout.audit_dir, tenant_uid, ttl_seconds=600)
 
     def key(self, tenant: str) -> str:
         return self._keys[tenant]
@@ -102,7 +106,7 @@ class RunningMesh:
         )
         created = await self.admin("CreateKey", admin_pb.CreateKeyRequest(parent=made.name))
         self._uids[tenant_id] = made.tenant_uid
-        self._grants[tenant_id] = await issue_grant(self.layout.audit_dir, made.tenant_uid)
+        self._grants[tenant_id] = await self._grant(made.tenant_uid)
         await self._in_force(created.secret)
         return NewTenant(made.name, tenant_id, made.tenant_uid, created.secret, created.key.name)
 

@@ -7,10 +7,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 from tenantry.audit.v1.audit_review_service_pb2 import (
-    Checkpoint,
     ExportLogRequest,
     ExportLogResponse,
-    GetCheckpointRequest,
     GetVerificationKeysRequest,
     VerificationKeys,
 )
@@ -35,14 +33,6 @@ class ReviewClient:
         """A client for as long as the context lasts."""
         async with listener.open() as channel:
             yield cls(channel, listener.address, grant)
-
-    async def get_checkpoint(self, tenant_uid: str) -> Checkpoint:
-        """The log's newest signed checkpoint."""
-        return await self._caller.unary(
-            self._stub.GetCheckpoint,
-            GetCheckpointRequest(name=audit_log_name(tenant_uid)),
-            CALL_TIMEOUT_SECONDS,
-        )
 
     async def get_verification_keys(self, tenant_uid: str) -> VerificationKeys:
         """The public keys to pin, outside any bundle."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +16,10 @@ from services.cli.bundle_folder import BundleFolder, require_free
 from services.cli.clients.names import short
 from services.cli.clients.review import ReviewClient
 from services.cli.errors import FAILURE_STATUS, CommandError, UsageError
-from services.cli.grants import granted_tenant_uid
+from services.cli.grants import granted_tenant_uid, issue_grant
 from services.cli.invocation import offline_options, shared_options
 from services.cli.mesh import Mesh, read_secret
-from services.cli.output import Output
+from services.cli.output import Output, quoted
 from services.cli.pins import check_pin, read_pin
 from services.cli.private_files import create_private
 from services.cli.wording import size
@@ -32,7 +30,6 @@ app = typer.Typer(
 )
 
 TenantOrUid = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name, or its uid.")]
-_ISSUE_TIMEOUT_SECONDS = 30
 
 
 @app.command()
@@ -71,7 +68,7 @@ async def export(
     output.line(f"{out}: {folder.files} files, {size(folder.size_bytes)}.")
     if is_new:
         output.note(f"The log's public keys were pinned in {pin}: check them once over another channel.")
-    output.suggest("Verify it", f"tenantry audit verify {out} --keys {pin}")
+    output.suggest("Verify it", f"tenantry audit verify {quoted(out)} --keys {quoted(pin)}")
 
 
 async def _receive(
@@ -103,7 +100,7 @@ async def _require_same_tenant(mesh: Mesh, tenant: str, tenant_uid: str) -> None
     if found.tenant_uid != tenant_uid:
         raise UsageError(
             f"the grant is for the tenant with uid {tenant_uid}, not for {tenant} ({found.tenant_uid}).",
-            f"Get one for it: tenantry audit grant {short(tenant)}",
+            f"Get one for it: tenantry audit grant {quoted(short(tenant))}",
         )
 
 
@@ -186,7 +183,7 @@ async def grant(
     else:
         async with mesh.admin() as admin:
             tenant_uid = (await admin.get_tenant(tenant)).tenant_uid
-    secret = await asyncio.to_thread(_issue, state, tenant_uid, hours * 3600)
+    secret = await issue_grant(state, tenant_uid, ttl_seconds=hours * 3600)
     try:
         create_private(target, secret.encode() + b"\n")
     except OSError as error:
@@ -195,22 +192,5 @@ async def grant(
         output.record({"tenant_uid": tenant_uid, "grant_file": str(target), "hours": hours})
         return
     output.line(f"{target}: opens the audit log of {tenant_uid} for {hours} h.")
-    output.suggest(
-        "Use it", f"tenantry audit export {short(tenant)} --out {short(tenant)}-audit --grant-file {target}"
-    )
-
-
-def _issue(state: Path, tenant_uid: str, ttl_seconds: int) -> str:
-    """Run the audit service's own issuer: the only code that touches its signing key."""
-    arguments = ["--state-dir", str(state), "--tenant-uid", tenant_uid, "--ttl-seconds", str(ttl_seconds)]
-    finished = subprocess.run(
-        [sys.executable, "-m", "services.audit.issue_grant", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=_ISSUE_TIMEOUT_SECONDS,
-    )
-    if finished.returncode != 0:
-        last = finished.stderr.strip().splitlines()[-1:]
-        raise CommandError(f"the audit service's issuer refused: {''.join(last) or 'it said nothing'}.")
-    return finished.stdout.strip()
+    name, folder = quoted(short(tenant)), quoted(f"{short(tenant)}-audit")
+    output.suggest("Use it", f"tenantry audit export {name} --out {folder} --grant-file {quoted(target)}")

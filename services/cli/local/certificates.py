@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from services.cli.private_files import write_private
+
 _CA_DAYS, _LEAF_DAYS, _RENEW_DAYS = 3650, 90, 7
 _NAMES = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+Pair = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +30,48 @@ class Certificates:
 
 
 def ensure_certificates(folder: Path, now: dt.datetime) -> Certificates:
-    """Make what is missing or about to expire; the authority's key never leaves its file of mode 0600."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Make what is missing, unreadable or about to expire, and what does not belong together.
+
+    The authority's key never leaves its file of mode 0600.
+    """
     made = Certificates(folder / "ca.pem", folder / "edge.pem", folder / "edge.key")
     ca_key_path = folder / "ca.key"
-    if not _good(made.ca_path, now) or not ca_key_path.exists():
-        ca_key = ec.generate_private_key(ec.SECP256R1())
-        _write(ca_key_path, _key_pem(ca_key), 0o600)
-        _write(made.ca_path, _authority(ca_key, now).public_bytes(serialization.Encoding.PEM), 0o644)
-        made.certificate_path.unlink(missing_ok=True)
-    if not _good(made.certificate_path, now) or not made.key_path.exists():
-        ca_key = _load_key(ca_key_path)
-        ca = x509.load_pem_x509_certificate(made.ca_path.read_bytes())
+    ca, ca_key = _read_pair(made.ca_path, ca_key_path, now) or _new_authority(made.ca_path, ca_key_path, now)
+    leaf = _read_pair(made.certificate_path, made.key_path, now)
+    if leaf is None or not _issued_by(leaf[0], ca):
         key = ec.generate_private_key(ec.SECP256R1())
-        _write(made.key_path, _key_pem(key), 0o600)
-        leaf = _leaf(key, ca, ca_key, now)
-        _write(made.certificate_path, leaf.public_bytes(serialization.Encoding.PEM), 0o644)
+        write_private(made.key_path, _key_pem(key))
+        _write_certificate(made.certificate_path, _leaf(key, ca, ca_key, now))
     return made
 
 
-def _good(path: Path, now: dt.datetime) -> bool:
-    if not path.exists():
+def _new_authority(path: Path, key_path: Path, now: dt.datetime) -> Pair:
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _authority(key, now)
+    write_private(key_path, _key_pem(key))
+    _write_certificate(path, certificate)
+    return certificate, key
+
+
+def _read_pair(path: Path, key_path: Path, now: dt.datetime) -> Pair | None:
+    """A certificate and its key; None where either is missing or damaged, or they are not of each other."""
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError):
+        return None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        return None
+    lasts = certificate.not_valid_after_utc > now + dt.timedelta(days=_RENEW_DAYS)
+    return (certificate, key) if lasts else None
+
+
+def _issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
         return False
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    return certificate.not_valid_after_utc > now + dt.timedelta(days=_RENEW_DAYS)
+    return True
 
 
 def _builder(name: str, days: int, now: dt.datetime) -> x509.CertificateBuilder:
@@ -115,14 +136,5 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return key
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+def _write_certificate(path: Path, certificate: x509.Certificate) -> None:
+    write_private(path, certificate.public_bytes(serialization.Encoding.PEM))

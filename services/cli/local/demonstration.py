@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -14,14 +13,12 @@ from services.cli.clients.inference import InferenceClient
 from services.cli.clients.listener import Listener
 from services.cli.clients.review import ReviewClient
 from services.cli.conversation import AskingOptions, Conversation
-from services.cli.errors import CommandError
 from services.cli.local.answer import Answer
 from services.common.errors import InternalError, NotFoundError, UnauthenticatedError, UnavailableError
 
 QUESTION = "What is the capital of Germany?"
 _MAX_TOKENS = 32
 _SETTLE_SECONDS = 20.0
-_GRANT_SECONDS = 600
 
 
 async def ask(listener: Listener, key: str, tenant: str) -> Answer:
@@ -66,35 +63,6 @@ async def _ask_once(listener: Listener, key: str, tenant: str) -> Answer:
         tokens_per_second=round(max(final.usage.output_tokens - 1, 0) / generating_seconds, 1),
         text="".join(pieces).strip(),
     )
-
-
-async def issue_grant(audit_dir: Path, tenant_uid: str) -> str:
-    """A reviewer's grant, by the audit service's own issuer.
-
-    Raises:
-        CommandError: it refused.
-    """
-    arguments = [
-        "--state-dir",
-        str(audit_dir),
-        "--tenant-uid",
-        tenant_uid,
-        "--ttl-seconds",
-        str(_GRANT_SECONDS),
-    ]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "services.audit.issue_grant", *arguments,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(30):
-            out, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode != 0:
-        raise CommandError("the audit service's issuer refused to make a grant.")
-    return out.decode("ascii").strip()
 
 
 async def export(listener: Listener, grant: str, tenant_uid: str, directory: Path) -> PinnedKeys:

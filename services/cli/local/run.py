@@ -13,8 +13,9 @@ from services.cli.clients.admin import AdminClient
 from services.cli.clients.listener import Listener
 from services.cli.errors import CommandError
 from services.cli.failure import next_step
+from services.cli.grants import issue_grant
 from services.cli.local.answer import Answer, NoAnswer
-from services.cli.local.demonstration import ask, export, issue_grant, verify
+from services.cli.local.demonstration import ask, export, verify
 from services.cli.local.layout import StateLayout
 from services.cli.local.mesh import LocalMesh, MeshOptions
 from services.cli.local.narration import Narration
@@ -22,6 +23,8 @@ from services.cli.local.provisioning import DEMO_TENANTS, Provisioned, provision
 from services.cli.mesh import read_secret
 from services.cli.settings import CliSettings
 from services.common.errors import Error, Reason
+
+_GRANT_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ async def _review(layout: StateLayout, operations: Listener, tenant_uid: str, na
     try:
         with narration.doing("export") as details:
             details["tenant_uid"] = tenant_uid
-            grant = await issue_grant(layout.audit_dir, tenant_uid)
+            grant = await issue_grant(layout.audit_dir, tenant_uid, ttl_seconds=_GRANT_SECONDS)
             pinned = await export(operations, grant, tenant_uid, scratch / "bundle")
         with narration.doing("verify") as details:
             report = await verify(scratch / "bundle", pinned)

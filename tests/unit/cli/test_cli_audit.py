@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import stat
 
 import pytest
@@ -16,6 +18,7 @@ from services.audit.grants import GrantCheck
 from services.audit.merkle import EMPTY_ROOT
 from services.audit.signed_note import Checkpoint, NoteSigner
 from services.audit.signing_keys import load_signing_keys
+from services.cli import bundle_folder, grants
 from services.cli.bundle_folder import BundleError, BundleFolder
 from services.common.clock import SystemClock
 from services.common.errors import UnavailableError
@@ -214,3 +217,45 @@ def test_a_grant_is_issued_where_the_audit_state_is_and_opens_one_log(shell, mes
     verifier = TokenVerifier(audit_state / "jwks.json", AUDIT_ISSUER, Audience.REVIEW, SystemClock())
     check = GrantCheck(verifier)
     assert check.tenant_uid(f"Bearer {secret}", "tenants/uid-acme/auditLog")[0] == "uid-acme"
+
+
+def test_a_folder_somebody_stands_in_is_not_run(shell, mesh, tmp_path, monkeypatch):
+    mesh.admin.add_tenant("acme")
+    load_signing_keys(tmp_path / "state" / "audit" / "keys")
+    planted = tmp_path / "here" / "services" / "audit" / "issue_grant.py"
+    planted.parent.mkdir(parents=True)
+    for folder in planted.parents[:2]:
+        (folder / "__init__.py").touch()
+    planted.write_text("print('planted')")
+    monkeypatch.chdir(tmp_path / "here")
+    result = shell("audit", "grant", "acme", "--out", "acme.grant")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "here" / "acme.grant").read_text() != "planted\n"
+
+
+def test_an_issuer_that_does_not_answer_is_said(shell, mesh, tmp_path, monkeypatch):
+    mesh.admin.add_tenant("acme")
+    (tmp_path / "state" / "audit" / "keys").mkdir(parents=True)
+    os.mkfifo(tmp_path / "state" / "audit" / "keys" / "grants.pem")
+    monkeypatch.setattr(grants, "_ISSUE_TIMEOUT_SECONDS", 1.0)
+    result = shell("audit", "grant", "acme", "--out", str(tmp_path / "acme.grant"))
+    assert result.exit_code == 1
+    assert "did not answer within" in result.stderr
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(shell, review, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bundle_folder.os, "fsync", full)
+        result = export(shell, tmp_path)
+    assert result.exit_code == 1
+    assert "No space left on device" in result.stderr
+    assert "Free space and repeat" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["acme.grant", "state"]
+
+
+def test_what_is_suggested_can_be_pasted_whatever_a_folder_is_called(shell, review, tmp_path):
+    result = export(shell, tmp_path, "acme", "my bundle")
+    assert f"audit verify '{tmp_path}/my bundle' --keys" in result.stderr

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -207,3 +209,29 @@ def test_the_edge_without_its_service_is_told_apart_from_silence():
 
 def test_the_version_is_that_of_the_package(shell):
     assert shell("--version").stdout == f"tenantry {metadata.version('tenantry')}\n"
+
+
+def test_what_the_system_refuses_is_no_traceback(shell, mesh, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
+
+    monkeypatch.setattr("services.cli.commands.tenant_documents.read_declared", full)
+    result = shell("tenant", "apply", "-f", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        f"Error: the system did not do what it was asked: {tmp_path / 'x'}: No space left on device.",
+        "Put that right, then repeat.",
+    ]
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(mesh):
+    program = [sys.executable, "-c", "from services.cli.main import main; main()", "tenant", "list"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "TENANTRY_STATE_DIR": str(mesh.state_dir)}
+    mesh.admin.add_tenant("acme")
+    finished = subprocess.run(
+        program, check=False, stdout=writing, stderr=subprocess.PIPE, env=environment, text=True, timeout=60
+    )
+    os.close(writing)
+    assert finished.stderr == ""
