@@ -12,6 +12,8 @@ from services.cli.errors import CommandError
 from services.cli.output import Output
 from services.cli.wording import counted, when_exactly
 
+NEWEST_REVISION = 0
+"""Of whatever there is when the service is asked."""
 # The service answers before the call's own deadline, which leaves that answer time to arrive.
 _ANSWER_SECONDS = 0.5
 

@@ -136,11 +136,9 @@ class AdminClient:
         response = await self._caller.unary(self._stub.DeleteTenant, request, CALL_TIMEOUT_SECONDS)
         return response.revision
 
-    async def create_key(
-        self, parent: str, key: Key | None = None, *, reason: str = "", validate_only: bool = False
-    ) -> CreateKeyResponse:
+    async def create_key(self, parent: str, key: Key | None = None, *, reason: str = "") -> CreateKeyResponse:
         """Issue a key of `tenants/{tenant}` or `operators/{operator}`; the only time its secret is seen."""
-        request = CreateKeyRequest(parent=parent, key=key, reason=reason, validate_only=validate_only)
+        request = CreateKeyRequest(parent=parent, key=key, reason=reason)
         return await self._caller.unary(self._stub.CreateKey, request, CALL_TIMEOUT_SECONDS)
 
     async def list_keys(self, parent: str) -> list[Key]:

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 import grpc
 from tenantry.inference.v1.inference_service_pb2 import (
     GenerateRequest,
-    GenerateResponse,
     ListModelsRequest,
     Model,
     StreamGenerateResponse,
@@ -34,10 +33,6 @@ class InferenceClient:
         """A client for as long as the context lasts."""
         async with listener.open() as channel:
             yield cls(channel, listener.address, key)
-
-    async def generate(self, request: GenerateRequest, *, timeout_seconds: float = 60.0) -> GenerateResponse:
-        """Ask for a whole answer."""
-        return await self._caller.unary(self._stub.Generate, request, timeout_seconds)
 
     async def stream_generate(
         self, request: GenerateRequest, *, timeout_seconds: float = 60.0

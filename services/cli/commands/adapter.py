@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.adapter_pb2 import Adapter
 
-from services.cli.change_options import Reason, TenantId
+from services.cli.change_options import Reason, TenantId, Waiting
 from services.cli.clients.names import short
 from services.cli.errors import UsageError
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output
+from services.cli.output import Output, quoted
+from services.cli.propagation import NEWEST_REVISION, await_routers
 from services.cli.wording import short_digest, size, when
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ async def register(
     *,
     base_model: Annotated[str, typer.Option(metavar="MODEL", help="The base model it was trained on.")],
     reason: Reason = "",
+    waiting: Waiting,
 ) -> None:
     """Register an adapter; one that is there already gets one more version."""
     files = read_adapter(folder)
@@ -44,12 +46,14 @@ async def register(
         registered = await admin.catalog.register_adapter(
             tenant, short(adapter), base_model, files, reason=reason
         )
-    if output.json:
-        output.result(registered)
-        return
-    newest = registered.versions[-1] if registered.versions else None
-    output.line(f"{registered.name}: version {newest.version if newest else 0} registered.")
-    output.suggest("Use it", f"tenantry tenant update {short(tenant)} --adapter {short(adapter)}")
+        if output.json:
+            output.result(registered)
+        else:
+            newest = registered.versions[-1] if registered.versions else None
+            output.line(f"{registered.name}: version {newest.version if newest else 0} registered.")
+        await await_routers(admin, output, NEWEST_REVISION, waiting)
+    name, own = quoted(short(tenant)), quoted(short(adapter))
+    output.suggest("Use it", f"tenantry tenant update {name} --adapter {own}")
 
 
 @app.command()
@@ -71,7 +75,7 @@ async def list_(mesh: Mesh, output: Output, tenant: TenantId) -> None:
         ("ADAPTER", "VERSION", "BASE MODEL", "RANK", "SIZE", "SHA256", "REGISTERED"),
         (_row(adapter) for adapter in adapters),
         empty=f"{short(tenant)} has no adapters yet. Register one: "
-        f"tenantry adapter register {short(tenant)} NAME DIR --base-model MODEL",
+        f"tenantry adapter register {quoted(short(tenant))} NAME DIR --base-model MODEL",
     )
 
 

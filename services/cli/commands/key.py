@@ -12,15 +12,17 @@ from tenantry.config.v1.config_admin_service_pb2 import CreateKeyResponse
 from tenantry.config.v1.credential_pb2 import Key, OperatorRole
 
 from services.cli.change_options import Reason, Waiting
+from services.cli.clients.admin import AdminClient
 from services.cli.clients.names import operator_name, short, tenant_name
 from services.cli.documents import to_plain
 from services.cli.errors import CommandError, UsageError
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output
+from services.cli.output import Output, quoted
 from services.cli.private_files import create_private
 from services.cli.propagation import await_routers
 from services.cli.wording import enum_word, when
+from services.common.errors import Error
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Issue, list and revoke keys.")
 
@@ -58,6 +60,7 @@ async def create(
         Path | None, typer.Option(metavar="FILE", help="Write the secret there (mode 0600), not to stdout.")
     ] = None,
     reason: Reason = "",
+    waiting: Waiting,
 ) -> None:
     """Issue a key. Its secret is shown once: nobody, the mesh included, can show it again."""
     if operator and role is None:
@@ -76,15 +79,25 @@ async def create(
     async with mesh.admin() as admin:
         answer = await admin.create_key(_parent(name, operator=operator), key, reason=reason)
         if out is not None:
-            try:
-                create_private(out, answer.secret.encode() + b"\n")
-            except OSError as error:
-                # A secret nobody has is a key nobody should keep.
-                await admin.revoke_key(answer.key.name)
-                raise CommandError(
-                    f"cannot write {out}: {error.strerror}; the new key was revoked.", "Repeat elsewhere."
-                ) from None
-    _show(output, answer, out, operator=operator)
+            await _keep(admin, answer, out)
+        _show(output, answer, out, operator=operator)
+        await await_routers(admin, output, answer.key.revision, waiting)
+
+
+async def _keep(admin: AdminClient, answer: CreateKeyResponse, out: Path) -> None:
+    try:
+        create_private(out, answer.secret.encode() + b"\n")
+    except OSError as error:
+        cannot = f"cannot write {out}: {error.strerror}"
+        try:
+            # A secret nobody has is a key nobody should keep.
+            await admin.revoke_key(answer.key.name)
+        except Error as refusal:
+            raise CommandError(
+                f"{cannot}; and the new key {answer.key.name} could not be revoked: {refusal.message}.",
+                "Revoke it with `tenantry key revoke`, then repeat elsewhere.",
+            ) from None
+        raise CommandError(f"{cannot}; the new key was revoked.", "Repeat elsewhere.") from None
 
 
 @app.command("list")
@@ -107,7 +120,7 @@ async def list_(mesh: Mesh, output: Output, name: Principal, operator: IsOperato
             )
             for key in keys
         ),
-        empty=f"{name} has no keys yet. Issue one: tenantry key create {name}",
+        empty=f"{name} has no keys yet. Issue one: tenantry key create {quoted(name)}",
     )
 
 
@@ -144,7 +157,7 @@ def _role_words(key: Key) -> str:
 
 
 def _show(output: Output, answer: CreateKeyResponse, out: Path | None, *, operator: bool) -> None:
-    file = out or "FILE"
+    file = quoted(out or "FILE")
     if output.json:
         record = {"key": to_plain(answer.key)}
         output.record(record if out else {**record, "secret": answer.secret})

@@ -22,7 +22,7 @@ from services.cli.mesh import Mesh
 from services.cli.output import Output
 from services.cli.plan_view import show_done, show_plan
 from services.cli.private_files import write_private
-from services.cli.propagation import await_routers
+from services.cli.propagation import NEWEST_REVISION, await_routers
 from services.cli.tenant_plan import Action, Step, count, make_plan
 from services.cli.tenant_steps import StepsClient
 from services.cli.wording import counted
@@ -120,6 +120,9 @@ async def apply(
         plan = make_plan(declared, await _live(admin, declared, everything=prune), prune=prune)
         show_plan(output, plan)
         if count(plan, Action.UNCHANGED) == len(plan):
+            # What is as declared may have become so a moment ago.
+            if not dry_run:
+                await await_routers(admin, output, NEWEST_REVISION, waiting)
             return
         steps = StepsClient(admin, reason)
         await steps.check(plan)

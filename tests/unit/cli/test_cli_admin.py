@@ -9,10 +9,12 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # the wheel carries no types
 from tenantry.config.v1.credential_pb2 import OperatorRole
 from tenantry.config.v1.pool_pb2 import BaseModel
+from tenantry.config.v1.router_status_pb2 import RouterState
 from tenantry.config.v1.tenant_pb2 import AuditPolicy, IsolationTier
 
 from services.cli.clients import admin_catalog
-from services.common.errors import FieldViolation, InvalidArgumentError
+from services.cli.commands.adapter import ADAPTER_FILES
+from services.common.errors import FieldViolation, InvalidArgumentError, Reason, UnavailableError
 
 
 def test_a_tenant_is_made_of_flags(shell, admin):
@@ -161,6 +163,29 @@ def test_a_key_whose_secret_cannot_be_kept_is_revoked(shell, admin, tmp_path):
     assert "the new key was revoked" in result.stderr
     [line] = shell("key", "list", "acme").stdout.splitlines()[1:]
     assert line.split()[:2] == ["k1", "revoked"]
+
+
+def test_a_key_that_can_neither_be_kept_nor_revoked_is_named(shell, admin, tmp_path):
+    def no_more_changes(key):
+        admin.error = UnavailableError("etcd cannot be reached", reason=Reason.STORE_UNAVAILABLE)
+        return "the.new.secret"
+
+    admin.secret_of = no_more_changes
+    result = shell("key", "create", "acme", "--out", str(tmp_path / "missing" / "acme.key"))
+    assert result.exit_code == 1
+    assert "cannot write" in result.stderr
+    assert "tenants/acme/keys/k1 could not be revoked: etcd cannot be reached" in result.stderr
+
+
+def test_a_new_key_and_a_new_adapter_can_be_waited_for(shell, admin, tmp_path):
+    admin.add_router("r1", RouterState.ROUTER_STATE_CURRENT)
+    result = shell("key", "create", "acme", "--wait")
+    assert result.stdout.splitlines()[0] == "the.new.secret"
+    assert admin.waits == [admin.keys["tenants/acme/keys/k1"].revision]
+    for name in ADAPTER_FILES:
+        (tmp_path / name).write_bytes(b"x")
+    shell("adapter", "register", "acme", "pirate", str(tmp_path), "--base-model", "smollm2", "--wait")
+    assert admin.waits[1:] == [0]
 
 
 def test_an_operator_key_has_a_role(shell, admin):

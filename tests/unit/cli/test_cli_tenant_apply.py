@@ -211,6 +211,17 @@ def test_machines_read_one_object_a_step(apply, live, folder):
     assert live.waits == [records[-2]["revision"]] == [live.revision]
 
 
+def test_nothing_to_do_is_waited_for_all_the_same(apply, live):
+    assert apply("--yes").exit_code == 0
+    live.add_router("router-1", RouterState.ROUTER_STATE_CURRENT)
+    assert apply("--yes", "--dry-run", "--wait").exit_code == 0
+    assert not live.waits
+    assert apply("--yes", "--wait").stdout.splitlines()[-1] == "in force at 1 of 1 router"
+    assert live.waits == [0]
+    live.add_router("router-2", RouterState.ROUTER_STATE_APPLYING)
+    assert apply("--yes", "--wait").exit_code == 1
+
+
 def test_whoever_may_not_is_told_before_anything_changes(apply, live):
     live.error = PermissionDeniedError("needs the role platform-admin")
     assert apply("--yes").exit_code == 1
