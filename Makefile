@@ -11,7 +11,8 @@ T ?= tests
 .PHONY: help venv up test lint fix protos protos-check bench bench-config bench-audit chaos clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@b= r=; if [ -t 1 ]; then b=$$(printf '\033[1m') r=$$(printf '\033[0m'); fi; \
+	awk -F':.*## ' -v b="$$b" -v r="$$r" '/^[a-z-]+:.*## / {printf "  %s%-14s%s %s\n", b, $$1, r, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## create .venv with every locked dependency
 
@@ -22,7 +23,7 @@ $(UV):
 	@$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(STAMP): pyproject.toml uv.lock | $(UV)
-	@test -x $(BIN)/python || $(UV) venv --quiet --allow-existing --python $$($(VENV)/uv/bin/python -c 'import sys; print(sys._base_executable)') $(VENV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --allow-existing --python "$$($(VENV)/uv/bin/python -c 'import sys; print(sys._base_executable)')" $(VENV)
 	@$(UV) sync --locked --all-extras
 	@touch $(STAMP)
 

@@ -182,12 +182,3 @@ async def test_a_start_can_be_stopped(state, prepared_model, number):
             assert await started.stop(number) == 0
     assert not processes_of(str(state))
     assert not list(state.glob("tenantry-*"))
-
-
-async def test_a_second_mesh_in_the_same_state_is_refused(state):
-    with (state / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        command = [str(TENANTRY), "up", "--state-dir", str(state)]
-        refused = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 1
-    assert "runs in" in refused.stderr
