@@ -19,9 +19,10 @@ def is_sha256(digest: str) -> bool:
     return _SHA256.fullmatch(digest) is not None
 
 
-def pool_violations(pool: pool_pb2.Pool) -> list[FieldViolation]:
-    """Every violation of a pool that shows without looking around it."""
-    wrong = [FieldViolation(where, "is not known to this version") for where in unknown_fields(pool, "pool")]
+def pool_violations(pool: pool_pb2.Pool, sent: pool_pb2.Pool) -> list[FieldViolation]:
+    """Every violation of a pool, as it would be and as it was sent, that shows without looking around it."""
+    unknown = dict.fromkeys(unknown_fields(pool, "pool") + unknown_fields(sent, "pool"))
+    wrong = [FieldViolation(where, "is not known to this version") for where in unknown]
     if pool.dialect == adapter_pb2.DIALECT_UNSPECIFIED:
         wrong.append(FieldViolation("pool.dialect", "is missing"))
     if not 1 <= len(pool.server_model) <= 128:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from tenantry.config.v1 import adapter_pb2, credential_pb2, pool_pb2, tenant_pb2
 
@@ -22,6 +23,7 @@ _PATTERNS = {
     "pools/{pool}": re.compile(rf"pools/{_SEGMENT}"),
 }
 _ID = re.compile(_SEGMENT)
+_LISTED = 5
 
 
 def parse_name(name: str, *patterns: str, field: str) -> tuple[str, tuple[str, ...]]:
@@ -48,6 +50,12 @@ def require_id(value: str, field: str) -> str:
             [FieldViolation(field, "has to be 1 to 63 of a-z, 0-9, _ and -, ends being letters or digits")]
         )
     return value
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def tenant_resource(record: TenantRecord) -> tenant_pb2.Tenant:

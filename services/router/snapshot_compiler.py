@@ -205,8 +205,9 @@ def _base_models(
 def _pools(
     found: list[pool_pb2.Pool], uid_of: Mapping[str, str], reasons: list[str]
 ) -> dict[str, PoolConfig]:
+    """By name; those first that have been available longest, which is the order in which they are chosen from."""
     pools = {}
-    for pool in found:
+    for pool in sorted(found, key=lambda pool: (pool.available_time.ToNanoseconds(), pool.name)):
         if pool.dialect not in DIALECTS:
             reasons.append(f"{pool.name}: a dialect this router does not know")
             continue

@@ -46,6 +46,7 @@ class Catalog:
     models: Mapping[str, BaseModel]
     pools: Mapping[str, PoolConfig]
 
+    """In the order in which they are chosen from."""
 
 def compile_tenant(
     tenant: tenant_pb2.Tenant,
@@ -134,8 +135,8 @@ def _pool_for(
     tenant: tenant_pb2.Tenant, kept_apart: Tier, base_model: str, pools: Mapping[str, PoolConfig]
 ) -> PoolConfig | None:
     named = tenant.config.pool
-    # Names are compared as text, so that the choice is the same at every router.
-    for name in [named] if named else sorted(pools):
+    # The first that fits: adding a pool moves nobody, since it comes last.
+    for name in [named] if named else pools:
         pool = pools.get(name)
         if pool is None or pool.base_model != base_model:
             continue

@@ -141,9 +141,8 @@ class ConfigPlane:
     async def register(
         self, tenant_id: str, files: Iterable[tuple[str, bytes]], adapter_id: str = "sea", **header: Any
     ) -> adapter_pb2.Adapter:
-        head = pb.AdapterHeader(
-            parent=f"tenants/{tenant_id}", adapter_id=adapter_id, base_model="models/m", **header
-        )
+        named = {"base_model": "models/m", **header}
+        head = pb.AdapterHeader(parent=f"tenants/{tenant_id}", adapter_id=adapter_id, **named)
         made: adapter_pb2.Adapter = await self.admin.RegisterAdapter(_pieces(head, files), self.operator)
         return made
 

@@ -11,6 +11,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.artifacts import ArtifactStore
 from services.common.errors import (
+    AbortedError,
     Error,
     FailedPreconditionError,
     FieldViolation,
@@ -32,7 +33,7 @@ from services.config.operator_log import Change
 from services.config.page_tokens import page
 from services.config.resources import adapter_resource, parse_name, require_id
 from services.config.state import AdapterRecord, PoolRecord, State, TenantRecord
-from services.config.store import Expect
+from services.config.store import Expect, Unchanged
 from services.config.validation import unknown_fields
 
 MAX_UPLOADS = 4
@@ -166,19 +167,27 @@ class AdapterAdmin:
                     engine_sha256=target.engine_sha256,
                 )
             )
-        await self._edits.retrying(lambda: self._write(change, tenant, adapter_id, version))
+        targets = [target for target, _ in rendered]
+        await self._edits.retrying(lambda: self._write(change, tenant, adapter_id, version, targets))
 
     async def _write(
-        self, change: Change, tenant: TenantRecord, adapter_id: str, version: adapter_pb2.AdapterVersion
+        self,
+        change: Change,
+        tenant: TenantRecord,
+        adapter_id: str,
+        version: adapter_pb2.AdapterVersion,
+        targets: list[_Target],
     ) -> None:
-        tenant_uid = tenant.stored.tenant_uid
+        tenant_uid, state = tenant.stored.tenant_uid, self._edits.state
+        if _targets(state, version.base_model, tenant.name) != targets:
+            raise AbortedError("the pools changed meanwhile: register again")
         counter_key, etcd_key = (
             layout.serial_counter_key(tenant_uid),
             layout.adapter_key(tenant_uid, adapter_id),
         )
         counter = await self._edits.store.get(counter_key)
         epoch = await self._edits.store.get(layout.epoch_key())
-        record = self._edits.state.adapter(tenant_uid, adapter_id)
+        record = state.adapter(tenant_uid, adapter_id)
         last = counter.value if counter else None
         for rendition in version.renditions:
             serial = next_number(last, MAX_SERIAL, "adapter serial")
@@ -188,8 +197,9 @@ class AdapterAdmin:
         await self._edits.write(
             change,
             [
-                still_there(self._edits.state, tenant_uid),
-                model_still_there(self._edits.state, version.base_model, "header.base_model"),
+                still_there(state, tenant_uid),
+                model_still_there(state, version.base_model, "header.base_model"),
+                Unchanged(layout.POOLS, state.revision),
                 Expect(etcd_key, record.mod_revision if record else 0),
                 Expect(counter_key, counter.mod_revision if counter else 0),
                 Expect(layout.epoch_key(), epoch.mod_revision if epoch else 0),

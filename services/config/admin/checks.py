@@ -16,7 +16,7 @@ from typing import TypeVar
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.errors import FieldViolation, Reason, ResourceExhaustedError
-from services.config.admin.tenant_config import surroundings
+from services.config.catalog_facts import surroundings
 from services.config.operators import Operator
 from services.config.prompt_lengths import PromptLengths
 from services.config.state import State

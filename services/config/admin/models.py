@@ -22,11 +22,9 @@ from services.config.model_users import users_of
 from services.config.operator_log import Change
 from services.config.operators import Operator
 from services.config.page_tokens import page
-from services.config.resources import model_resource, parse_name, require_id
+from services.config.resources import listed, model_resource, parse_name, require_id
 from services.config.state import ModelRecord
 from services.config.store import Expect, Unchanged
-
-_NAMED = 5
 
 
 class ModelAdmin:
@@ -97,9 +95,8 @@ class ModelAdmin:
             require_etag(request.etag, record.mod_revision, "etag")
         users = users_of(state, request.name)
         if users:
-            more = f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""
             raise FailedPreconditionError(
-                f"the base model is used by {', '.join(users[:_NAMED])}{more}", reason=Reason.RESOURCE_IN_USE
+                f"the base model is used by {listed(users)}", reason=Reason.RESOURCE_IN_USE
             )
         if request.validate_only:
             return state.revision

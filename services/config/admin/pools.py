@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from google.protobuf.timestamp_pb2 import Timestamp
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2
 
@@ -16,18 +15,20 @@ from services.common.errors import (
 )
 from services.config import layout
 from services.config.admin.edits import Context, Edits
-from services.config.admin.tenant_config import model_still_there, still_there, surroundings
+from services.config.admin.tenant_config import model_still_there, still_there
+from services.config.catalog_facts import facts_of_pool
 from services.config.catalog_rules import pool_violations
 from services.config.etag import require_etag
 from services.config.operator_log import Change
+from services.config.operators import Operator
 from services.config.page_tokens import page
-from services.config.resources import parse_name, pool_resource, require_id
-from services.config.state import PoolRecord, State, TenantRecord
+from services.config.pool_users import left_unserved
+from services.config.resources import listed, parse_name, pool_resource, require_id
+from services.config.state import PoolRecord, State
 from services.config.store import Expect, Unchanged
 from services.config.update_mask import merged
-from services.config.validation import validate_config
 
-_POOL_FIXED = frozenset({"name", "etag"})
+_POOL_FIXED = frozenset({"name", "etag", "available_time"})
 
 
 class PoolAdmin:
@@ -37,14 +38,15 @@ class PoolAdmin:
         self._edits = edits
 
     async def create(self, request: pb.CreatePoolRequest, context: Context) -> pool_pb2.Pool:
-        """Register a pool."""
+        """Register a pool. Tenants that name none stay where they are."""
         operator = self._edits.operator(context, request)
         operator.require_platform()
         pool_id = require_id(request.pool_id, "pool_id")
-        self._require_good(request.pool, request.reason)
+        self._require_good(request.pool, request.reason, request.pool)
         pool = pool_pb2.Pool()
         pool.CopyFrom(request.pool)
         pool.name, pool.etag = f"pools/{pool_id}", ""
+        pool.available_time.CopyFrom(self._after_all())
         if self._edits.state.pool(pool.name) is not None:
             raise AlreadyExistsError("a pool of this name exists")
         if request.validate_only:
@@ -69,7 +71,7 @@ class PoolAdmin:
         return pb.ListPoolsResponse(pools=chosen, next_page_token=token)
 
     async def update(self, request: pb.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
-        """Update a pool; a tenant whose config names it has to fit it afterwards."""
+        """Update a pool; whatever of a tenant's it serves has to be served afterwards."""
         operator = self._edits.operator(context, request)
         operator.require_platform()
         parse_name(request.pool.name, "pools/{pool}", field="pool.name")
@@ -77,13 +79,18 @@ class PoolAdmin:
         record = self._pool(request.pool.name)
         require_etag(request.pool.etag, record.mod_revision, "pool.etag")
         pool = merged(record.pool, request.pool, request.update_mask.paths, _POOL_FIXED)
-        self._require_good(pool, request.reason)
+        self._require_good(pool, request.reason, request.pool)
+        if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
+            # Whom it serves from now on it has not served before: it takes over from no other pool.
+            pool.available_time.CopyFrom(self._after_all())
         key = layout.pool_key(pool.name.removeprefix("pools/"))
         conditions: list[Expect | Unchanged] = [Expect(key, record.mod_revision)]
         conditions += self._references_hold(pool)
-        if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
-            _require_tenants_fit(state, pool)
+        if facts_of_pool(pool) != facts_of_pool(record.pool):
+            await self._require_nobody_unserved(operator, state, pool)
             conditions.append(Unchanged(layout.TENANTS, state.revision))
+            conditions.append(Unchanged(layout.ADAPTERS, state.revision))
+            conditions.append(Unchanged(layout.POOLS, state.revision))
         if request.validate_only or pool == record.pool:
             return pool_resource(PoolRecord(pool, record.mod_revision))
         change = Change(operator, "UpdatePool", pool.name, request.reason)
@@ -96,6 +103,20 @@ class PoolAdmin:
             raise NotFoundError("no such pool")
         return record
 
+    async def _require_nobody_unserved(self, operator: Operator, state: State, pool: pool_pb2.Pool) -> None:
+        # Looks at every tenant: beside the event loop.
+        tenants = await self._edits.checks.run(operator, lambda: left_unserved(state, pool))
+        if tenants:
+            raise FailedPreconditionError(f"no pool would serve all aliases of {listed(tenants)} any more")
+
+    def _after_all(self) -> Timestamp:
+        """Now, or right after the newest of the pools: their order is the order in which they came."""
+        found = [r.pool for r in self._edits.state.under("pools/") if isinstance(r, PoolRecord)]
+        newest = max((pool.available_time.ToNanoseconds() for pool in found), default=0)
+        stamp = Timestamp()
+        stamp.FromNanoseconds(max(self._edits.now().ToNanoseconds(), newest + 1))
+        return stamp
+
     def _references_hold(self, pool: pool_pb2.Pool) -> list[Expect]:
         """Conditions of a pool: its base model and its owner are there.
 
@@ -106,8 +127,8 @@ class PoolAdmin:
         held = [still_there(state, owner.stored.tenant_uid)] if owner else []
         return [model_still_there(state, pool.base_model, "pool.base_model"), *held]
 
-    def _require_good(self, pool: pool_pb2.Pool, reason: str) -> None:
-        wrong = pool_violations(pool) + self._edits.check_reason(reason)
+    def _require_good(self, pool: pool_pb2.Pool, reason: str, sent: pool_pb2.Pool) -> None:
+        wrong = pool_violations(pool, sent) + self._edits.check_reason(reason)
         if self._edits.state.model(pool.base_model) is None:
             wrong.append(FieldViolation("pool.base_model", "names no base model"))
         if pool.dedicated_to:
@@ -116,13 +137,3 @@ class PoolAdmin:
                 wrong.append(FieldViolation("pool.dedicated_to", "names no tenant"))
         if wrong:
             raise InvalidArgumentError(wrong)
-
-
-def _require_tenants_fit(state: State, pool: pool_pb2.Pool) -> None:
-    placed = {pool.name: (pool.base_model, pool.dedicated_to)}
-    for record in state.under("tenants/"):
-        if not isinstance(record, TenantRecord) or record.config.pool != pool.name:
-            continue
-        around = surroundings(state, record.name, record.stored.tenant_uid)
-        if validate_config(record.config, replace(around, pools=placed)):
-            raise FailedPreconditionError("a tenant's config names this pool and would not fit it any more")

@@ -10,9 +10,9 @@ from services.config.operator_log import Change
 from services.config.operators import NO_TENANT, Operator
 from services.config.resources import parse_name
 from services.config.sealing import TenantKey
-from services.config.state import AdapterRecord, ModelRecord, PoolRecord, State, TenantRecord
+from services.config.state import State, TenantRecord
 from services.config.store import Expect, Unchanged
-from services.config.validation import Surroundings, unknown_fields
+from services.config.validation import unknown_fields
 from services.config.versions import canonical_bytes, config_sha256
 
 MAX_DISPLAY_NAME = 128
@@ -74,25 +74,6 @@ def model_still_there(state: State, name: str, field: str) -> Expect:
     if record is None:
         raise InvalidArgumentError([FieldViolation(field, "names no base model")])
     return Expect(layout.model_key(name.removeprefix("models/")), record.mod_revision)
-
-
-def surroundings(state: State, tenant_name: str, tenant_uid: str) -> Surroundings:
-    """What a tenant's config may refer to."""
-    adapters = {
-        record.stored.adapter_id: {v.version: v.base_model for v in record.stored.versions}
-        for record in (state.under(f"adapters/{tenant_uid}/") if tenant_uid else ())
-        if isinstance(record, AdapterRecord)
-    }
-    return Surroundings(
-        tenant_name,
-        {r.model.name: r.model.context_tokens for r in state.under("models/") if isinstance(r, ModelRecord)},
-        {
-            r.pool.name: (r.pool.base_model, r.pool.dedicated_to)
-            for r in state.under("pools/")
-            if isinstance(r, PoolRecord)
-        },
-        adapters,
-    )
 
 
 def put_config(

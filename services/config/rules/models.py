@@ -7,6 +7,7 @@ import re
 from tenantry.config.v1 import tenant_pb2
 
 from services.config.rules.report import NAME, NAME_RULE, Report, Surroundings
+from services.config.rules.serving import bound_version
 
 MAX_PROMPT_BYTES = 16 << 10
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -75,9 +76,7 @@ def _adapter(
     if alias.adapter_version and alias.adapter_version not in versions:
         report(f"{where}.adapter_version", f"is {alias.adapter_version}, which does not exist")
         return
-    # Version 0 is the newest that was made for this base model, as at the routers.
-    made_for = {versions[alias.adapter_version]} if alias.adapter_version else set(versions.values())
-    if alias.base_model not in made_for:
+    if bound_version(alias, around.adapters) is None:
         report(f"{where}.adapter", "was made for another base model")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tenantry.config.v1 import tenant_pb2
 
 from services.config.rules.report import Report, Surroundings, between
+from services.config.rules.serving import bound_version, serving_pool
 
 MAX_WEIGHT = 1000
 LOW, NORMAL, HIGH = 1, 2, 3
@@ -18,23 +19,40 @@ def check_weight(config: tenant_pb2.TenantConfig, report: Report) -> None:
 
 
 def check_pool(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
-    """A pool that is there, is not another tenant's, serves the aliased models, and is what the tier asks."""
+    """The pool is what the tier asks, and every alias resolves: to a pool, with its adapter in that pool's form."""
     dedicated = config.isolation_tier == tenant_pb2.ISOLATION_TIER_DEDICATED
-    if not config.pool:
-        if dedicated:
-            report("pool", "is needed by the tier DEDICATED")
+    if not config.pool and dedicated:
+        report("pool", "is needed by the tier DEDICATED")
         return
-    pool = around.pools.get(config.pool)
-    owner = pool[1] if pool else ""
-    # A pool dedicated to somebody else looks like one that does not exist.
-    if pool is None or (owner and owner != around.tenant_name):
-        report("pool", "names no pool this tenant may use")
-        return
-    if dedicated and owner != around.tenant_name:
-        report("pool", "is not dedicated to this tenant, as the tier DEDICATED asks")
+    if config.pool:
+        pool = around.pools.get(config.pool)
+        # A pool dedicated to somebody else looks like one that does not exist.
+        if pool is None or pool.dedicated_to not in {"", around.tenant_name}:
+            report("pool", "names no pool this tenant may use")
+            return
+        if dedicated and pool.dedicated_to != around.tenant_name:
+            report("pool", "is not dedicated to this tenant, as the tier DEDICATED asks")
+            return
     for number, alias in enumerate(config.models):
-        if alias.base_model in around.models and alias.base_model != pool[0]:
-            report(f"models[{number}].base_model", "is not the one the tenant's pool serves")
+        if alias.base_model in around.models:
+            _resolves(alias, f"models[{number}]", config, around, report)
+
+
+def _resolves(
+    alias: tenant_pb2.ModelAlias,
+    where: str,
+    config: tenant_pb2.TenantConfig,
+    around: Surroundings,
+    report: Report,
+) -> None:
+    name = serving_pool(config, around.tenant_name, alias.base_model, around.pools)
+    if not name:
+        what = "is not the one the tenant's pool serves" if config.pool else "is served by no pool this tenant may use"
+        report(f"{where}.base_model", what)
+        return
+    version = bound_version(alias, around.adapters)
+    if version is not None and around.pools[name].form not in version.forms:
+        report(f"{where}.adapter", "is not there in the form its pool takes: register it again")
 
 
 def check_priorities(config: tenant_pb2.TenantConfig, report: Report) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 
+from services.config.rules.serving import Adapters, Pools
+
 Report = Callable[[str, str], None]
 """Takes a field's path below the config, and what is wrong with it: limit and actual value, never tenant text."""
 
@@ -22,10 +24,10 @@ class Surroundings:
     tenant_name: str
     models: Mapping[str, int]
     """Base models by resource name, with their context in tokens."""
-    pools: Mapping[str, tuple[str, str]]
-    """Pools by resource name, with base model and the tenant they are dedicated to (or empty)."""
-    adapters: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """The tenant's adapters by id: version to base model."""
+    pools: Pools
+    """By resource name."""
+    adapters: Adapters = field(default_factory=dict)
+    """The tenant's, by id and version."""
     prompt_tokens: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Tokens of system prompts, by base model and prompt; nothing where nobody counted them."""
 

@@ -146,6 +146,8 @@ async def test_a_rank_the_pools_do_not_take_is_refused(plane):
 async def test_a_base_model_without_pools_has_no_adapters_yet(tmp_path):
     plane = ConfigPlane(tmp_path)
     await plane.new_model()
+    await plane.new_pool()
     await plane.new_tenant("acme")
+    await plane.new_model("other")
     with pytest.raises(FailedPreconditionError):
-        await plane.register("acme", good_files())
+        await plane.register("acme", good_files(), base_model="models/other")

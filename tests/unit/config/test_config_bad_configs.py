@@ -11,6 +11,7 @@ from services.common.errors import InvalidArgumentError
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.rules import limits, report
+from services.config.rules.serving import PoolFacts, VersionFacts
 from services.config.validation import Surroundings, validate_config
 from tests.fakes.bad_configs import CANARY, MISTAKES, bad_configs, good_config
 from tests.fakes.config_plane import ConfigPlane
@@ -55,8 +56,8 @@ def test_those_configs_make_every_mistake_there_is():
 
 
 def around() -> Surroundings:
-    pools = {"pools/p": ("models/m", ""), "pools/theirs": ("models/m", "tenants/globex")}
-    return Surroundings("tenants/acme", {"models/m": 2048}, pools, {"sea": {1: "models/m"}})
+    pools = {"pools/p": PoolFacts("models/m", ""), "pools/theirs": PoolFacts("models/m", "tenants/globex")}
+    return Surroundings("tenants/acme", {"models/m": 2048}, pools, {"sea": {1: VersionFacts("models/m")}})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2, tenant_pb2
 
 from services.common.errors import InvalidArgumentError
+from services.config import layout
 from services.config.rules import models
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.mutants import mutant
@@ -25,6 +26,7 @@ async def plane(tmp_path):
     model.context_tokens = CONTEXT
     model.name = ""
     await plane.call("CreateBaseModel", pb.CreateBaseModelRequest(base_model_id="small", base_model=model))
+    await plane.new_pool("small", base_model="models/small")
     return plane
 
 
@@ -76,9 +78,11 @@ async def test_updates_and_rollbacks_are_held_to_it(plane):
 
 
 async def test_a_model_whose_tokeniser_cannot_be_read_is_left_to_the_routers(plane):
-    wanted = config(words(4 * CONTEXT))
-    wanted.models[0].base_model = "models/m"
-    assert (await create(plane, wanted)).config_version == 1
+    model = pool_pb2.BaseModel()
+    model.CopyFrom(plane.current.state.model("models/small").model)
+    model.tokenizer_sha256 = "0" * 64
+    plane.store.put({layout.model_key("small"): model.SerializeToString()})
+    assert (await create(plane, config(words(4 * CONTEXT)))).config_version == 1
 
 
 async def test_text_that_looks_like_a_control_token_is_counted_as_text(plane):

@@ -8,17 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tenantry.config.v1 import tenant_pb2
 
+from services.config.rules.serving import PoolFacts, VersionFacts
 from services.config.validation import Surroundings, validate_config, validate_tenant_id
 
 AROUND = Surroundings(
     "tenants/acme",
     {"models/m": 2048},
     {
-        "pools/shared": ("models/m", ""),
-        "pools/mine": ("models/m", "tenants/acme"),
-        "pools/theirs": ("models/m", "tenants/x"),
+        "pools/shared": PoolFacts("models/m", ""),
+        "pools/mine": PoolFacts("models/m", "tenants/acme"),
+        "pools/theirs": PoolFacts("models/m", "tenants/x"),
     },
-    {"pirate": {1: "models/m", 2: "models/other"}},
+    {"pirate": {1: VersionFacts("models/m"), 2: VersionFacts("models/other")}},
 )
 
 

@@ -6,14 +6,15 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
 
+from services.config.rules.serving import PoolFacts, VersionFacts
 from services.config.validation import Surroundings, validate_config
 from tests.fakes.bad_configs import good_config
 
 AROUND = Surroundings(
     "tenants/acme",
     {"models/m": 2048, "models/long": 32_768},
-    {"pools/mine": ("models/m", "tenants/acme")},
-    {"sea": {1: "models/m"}},
+    {"pools/mine": PoolFacts("models/m", "tenants/acme"), "pools/long": PoolFacts("models/long")},
+    {"sea": {1: VersionFacts("models/m")}},
 )
 HOUR, DAY, MONTH = (
     tenant_pb2.QUOTA_WINDOW_HOUR,

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from tenantry.config.v1 import adapter_pb2 as _adapter_pb2
 import builtins as _builtins
@@ -138,6 +139,7 @@ class Pool(_message.Message):
     ENGINE_SHA256_FIELD_NUMBER: _builtins.int
     ADAPTER_DTYPE_FIELD_NUMBER: _builtins.int
     ADAPTER_CONFIG_COLUMNS_FIELD_NUMBER: _builtins.int
+    AVAILABLE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`pools/{pool}`."""
     base_model: _builtins.str
@@ -164,6 +166,12 @@ class Pool(_message.Message):
     def capacity(self) -> Global___Capacity:
         """What each endpoint carries."""
 
+    @_builtins.property
+    def available_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it serves this base model to those it serves. A tenant that names no pool is served by the one of its
+        base model that has been available longest, so that adding a pool moves nobody.
+        """
+
     def __init__(
         self,
         *,
@@ -178,10 +186,11 @@ class Pool(_message.Message):
         engine_sha256: _builtins.str = ...,
         adapter_dtype: _builtins.str = ...,
         adapter_config_columns: _builtins.int = ...,
+        available_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["available_time", b"available_time", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_config_columns", b"adapter_config_columns", "adapter_dtype", b"adapter_dtype", "base_model", b"base_model", "capacity", b"capacity", "dedicated_to", b"dedicated_to", "dialect", b"dialect", "endpoints", b"endpoints", "engine_sha256", b"engine_sha256", "etag", b"etag", "name", b"name", "server_model", b"server_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_config_columns", b"adapter_config_columns", "adapter_dtype", b"adapter_dtype", "available_time", b"available_time", "base_model", b"base_model", "capacity", b"capacity", "dedicated_to", b"dedicated_to", "dialect", b"dialect", "endpoints", b"endpoints", "engine_sha256", b"engine_sha256", "etag", b"etag", "name", b"name", "server_model", b"server_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

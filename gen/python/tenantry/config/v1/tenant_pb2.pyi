@@ -303,7 +303,9 @@ class TenantConfig(_message.Message):
     isolation_tier: Global___IsolationTier.ValueType
     """How far apart from other tenants its work is kept."""
     pool: _builtins.str
-    """The pool that serves it; `pools/{pool}`; empty means the base model's shared pool."""
+    """The pool that serves it; `pools/{pool}`; empty means the pool of each base model that it may use and that has
+    been available longest.
+    """
     audit_policy: Global___AuditPolicy.ValueType
     """When an answer waits for its audit entries."""
     staleness_policy: Global___StalenessPolicy.ValueType
