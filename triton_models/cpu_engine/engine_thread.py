@@ -20,6 +20,7 @@ _IDLE_POLL_SECONDS = 0.1
 _CANCELLATION_CHECK_SECONDS = (
     0.1  # TensorRT-LLM's `cancellation_check_period_ms`; each look is a round trip to Triton
 )
+_FAILED, _STOPPED = "the engine has failed", "the engine has stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class EngineThread:
         self._held_finals = HeldFinals(clock)
         self._sinks: dict[int, ResponseSink] = {}
         self._closing = threading.Event()
-        self._dead = threading.Event()
+        self._gate = threading.Lock()
+        self._refusal: str | None = None
         self._death: BaseException | None = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -77,11 +79,12 @@ class EngineThread:
         self._thread.start()
         if not self._started.wait(timeout_seconds):
             raise RuntimeError(f"the engine did not start within {timeout_seconds:.0f} s")
-        if self._dead.is_set():
+        if self._death is not None:
             raise RuntimeError("the engine could not be built") from self._death
 
     def close(self, timeout_seconds: float) -> None:
-        """Stop after the current step; requests in flight are told that they were stopped."""
+        """Stop after the current step; whoever has no answer yet is told so, later requests are refused."""
+        self._refuse(_STOPPED)
         self._closing.set()
         self._thread.join(timeout_seconds)
 
@@ -89,7 +92,7 @@ class EngineThread:
         """Hand a request over; its fate reaches the sink.
 
         Raises:
-            RequestError: the engine is dead or the inbox is full.
+            RequestError: the engine is dead or closed, or the inbox is full.
         """
         self._put(_Add(request_id, request, sink))
 
@@ -97,19 +100,23 @@ class EngineThread:
         """End a request early, if it is still there.
 
         Raises:
-            RequestError: the engine is dead or the inbox is full.
+            RequestError: the engine is dead or closed, or the inbox is full.
         """
         self._put(_Stop(request_id))
 
     def _put(self, message: _Add | _Stop) -> None:
-        if self._dead.is_set():
-            raise RequestError("the engine has failed")
-        try:
-            self._inbox.put_nowait(message)
-        except queue.Full:
-            raise QueueFullError(self._max_inbox) from None
-        if self._dead.is_set():
-            self._fail_everything()  # it died between the check and the put
+        # Nothing comes in once a refusal is set, so that what is taken out then is all there ever is.
+        with self._gate:
+            if self._refusal is not None:
+                raise RequestError(self._refusal)
+            try:
+                self._inbox.put_nowait(message)
+            except queue.Full:
+                raise QueueFullError(self._max_inbox) from None
+
+    def _refuse(self, reason: str) -> None:
+        with self._gate:
+            self._refusal = self._refusal or reason
 
     def _run(self) -> None:
         try:
@@ -128,16 +135,28 @@ class EngineThread:
             for sink in self._held_finals.due():
                 sink.on_stopped()
         for sink in [*self._sinks.values(), *self._held_finals.all()]:
-            sink.on_stopped()
+            _tell(sink.on_stopped)
+        self._fail_inbox(_STOPPED)
 
     def _die(self, error: BaseException) -> None:
         self._death = error
-        self._dead.set()
+        self._refuse(_FAILED)
         self._started.set()
         try:
-            self._fail_everything()
+            for sink in [*self._sinks.values(), *self._held_finals.all()]:
+                _tell(partial(sink.on_error, _FAILED))
+            self._fail_inbox(_FAILED)
         finally:
             self._on_death(error)
+
+    def _fail_inbox(self, reason: str) -> None:
+        while True:
+            try:
+                message = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(message, _Add):
+                _tell(partial(message.sink.on_error, reason))
 
     def _receive(self, engine: Engine) -> None:
         try:
@@ -151,12 +170,12 @@ class EngineThread:
     def _handle(self, engine: Engine, message: _Add | _Stop) -> None:
         match message:
             case _Add(request_id, request, sink):
+                self._sinks[request_id] = sink  # before anything can go wrong with it
                 try:
                     engine.add(request_id, request)
                 except RequestError as error:
+                    del self._sinks[request_id]
                     self._end(sink, partial(sink.on_error, str(error)))
-                else:
-                    self._sinks[request_id] = sink
             case _Stop(request_id):
                 if engine.cancel(request_id):
                     sink = self._sinks.pop(request_id)
@@ -192,22 +211,8 @@ class EngineThread:
         else:
             tell()
 
-    def _fail_everything(self) -> None:
-        for sink in self._held_finals.all():
-            _tell_failure(sink)
-        while self._sinks:
-            _, sink = self._sinks.popitem()
-            _tell_failure(sink)
-        while True:
-            try:
-                message = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(message, _Add):
-                _tell_failure(message.sink)
 
-
-def _tell_failure(sink: ResponseSink) -> None:
+def _tell(say: Callable[[], None]) -> None:
     # One sink that cannot be told, perhaps the very one that the engine died of, must not cost the others theirs.
     with contextlib.suppress(Exception):
-        sink.on_error("the engine has failed")
+        say()

@@ -9,14 +9,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 _PROBE_SECONDS = 0.25
 _PARENT_POLL_SECONDS = 0.25
 _CONNECT_TIMEOUT_SECONDS = 0.5
 _RELEASE_TIMEOUT_SECONDS = 2.0
 _RELEASED = "released"
-# $0 is the server; the pipe ends without the word when this process does, however it does.
-_GUARD = f'read -r word; [ "$word" = {_RELEASED} ] || kill -KILL "$0"'
+# $0 is the server, $1 when it started (field 22 of its stat): the server may be gone too, and its number somebody
+# else's. The pipe ends without the word when this process does, however it does.
+_GUARD = f"""
+read -r word
+[ "$word" = {_RELEASED} ] && exit
+started=$1
+read -r stat < "/proc/$0/stat" && set -- ${{stat##*) }} && [ "${{20}}" = "$started" ] && kill -KILL "$0"
+"""
 
 
 class ServerWatch:
@@ -89,11 +96,20 @@ class ParentGuard:
     A server whose python stub was killed (out of memory, say) stays ready for ever, fails each request and leaves
     those in flight unanswered; some do not even end at SIGTERM. Killed, it can be started again. A process of
     its own does it, since nothing in this one outlives a kill.
+
+    Args:
+        parent: Its process id as it was at the start.
+
+    Raises:
+        OSError: it is gone.
     """
 
-    def __init__(self) -> None:
-        self._guard = subprocess.Popen(  # noqa: S603 -- a fixed script and a number
-            ["/bin/sh", "-c", _GUARD, str(os.getppid())],
+    def __init__(self, parent: int) -> None:
+        started = Path(f"/proc/{parent}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+        if os.getppid() != parent:
+            raise ProcessLookupError(parent, "the process that started this one is gone")
+        self._guard = subprocess.Popen(  # noqa: S603 -- a fixed script and two numbers
+            ["/bin/sh", "-c", _GUARD, str(parent), started],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from triton_models.cpu_engine import server_watch
 from triton_models.cpu_engine.server_watch import ServerWatch
 
 WAIT_SECONDS = 10
@@ -47,15 +49,44 @@ def line_of(process):
 
 
 def test_a_killed_child_takes_its_parent_along():
-    with family("guard = ParentGuard(); " + READY) as (parent, child):
+    with family("guard = ParentGuard(os.getppid()); " + READY) as (parent, child):
         os.kill(child, signal.SIGKILL)
         assert parent.wait(WAIT_SECONDS) == -signal.SIGKILL
 
 
 def test_a_child_that_releases_its_parent_leaves_it_alone():
-    with family("guard = ParentGuard(); print(os.getpid(), flush=True); guard.release()") as (parent, _):
+    with family("guard = ParentGuard(os.getppid()); print(os.getpid(), flush=True); guard.release()") as (
+        parent,
+        _,
+    ):
         assert line_of(parent) == "child ended\n"
         assert parent.poll() is None
+
+
+@pytest.mark.parametrize(("started_later", "outcome"), [(0, -signal.SIGKILL), (1, None)])
+def test_a_guard_kills_the_very_process_it_was_given_and_not_another_of_its_number(started_later, outcome):
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        try:
+            started = int(Path(f"/proc/{process.pid}/stat").read_text().split()[21]) + started_later
+            guard = ["/bin/sh", "-c", server_watch._GUARD, str(process.pid), str(started)]
+            subprocess.run(guard, check=False, stdin=subprocess.DEVNULL, timeout=WAIT_SECONDS)
+            if outcome is not None:
+                process.wait(WAIT_SECONDS)
+            assert process.poll() == outcome
+        finally:
+            process.kill()
+
+
+def test_a_guard_of_a_process_that_is_gone_says_nothing_and_kills_nobody():
+    with subprocess.Popen(["/bin/true"]) as process:
+        process.wait(WAIT_SECONDS)
+    guard = ["/bin/sh", "-c", server_watch._GUARD, str(process.pid), "1"]
+    assert subprocess.run(guard, check=False, stdin=subprocess.DEVNULL, timeout=WAIT_SECONDS).returncode != 0
+
+
+def test_nobody_guards_a_process_that_is_not_its_parent():
+    with pytest.raises(ProcessLookupError):
+        server_watch.ParentGuard(os.getpid())
 
 
 def test_a_child_ends_with_its_parent():

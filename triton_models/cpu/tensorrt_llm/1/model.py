@@ -43,7 +43,9 @@ class TritonPythonModel:
             on_death=lambda error: _leave(server, error),
         )
         self._engine.start(_START_TIMEOUT_SECONDS)
-        self._guard = ParentGuard()  # not before: Triton itself notices a stub that dies while it starts
+        self._guard = ParentGuard(
+            server
+        )  # not before: Triton itself notices a stub that dies while it starts
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests to the engine; it answers through their response senders."""
