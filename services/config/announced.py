@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from services.config import layout
 from services.config.etcd.watch import Follower
 from services.config.etcd.watch_state import Change
-from services.config.intent_marks import IntentMarks
+from services.config.intent_marks import IntentMarks, UnannouncedError
 from services.config.metrics import ConfigMetrics
 from services.config.open_intents import OpenIntents
 from services.config.store import Stored
@@ -28,44 +28,63 @@ class AnnouncedChanges:
         self._marks = marks
         self._intents = intents
         self._metrics = metrics
+        self._checked_revision = 0
+        """Everything up to it was checked as it came; nothing, in a history that has not been listed."""
 
     def replace(self, items: dict[str, Stored], revision: int) -> None:
-        """The whole state. Its newest mark's outcome is told again: whoever wrote it may have died before."""
+        """The whole state. Its newest mark's outcome is told again: whoever wrote it may have died before.
+
+        Of what came before that mark, a list does not show whether it was announced.
+        """
         self._follower.replace(items, revision)
         self._intents.listed(revision)
         mark = items.get(layout.INTENT)
-        if mark is None:
-            return
-        newest = [
-            Change(key, stored, stored.mod_revision)
-            for key, stored in items.items()
-            if stored.mod_revision == mark.mod_revision
-        ]
-        intent_id = self._marks.intent_of(newest)
-        # A revision that deleted keys too cannot be checked from a list; it was when it came, or by another.
-        if intent_id is not None:
-            self._intents.seen(intent_id, mark.mod_revision)
+        marked_revision = mark.mod_revision if mark else 0
+        if marked_revision > self._checked_revision:
+            newest = [
+                Change(key, stored, stored.mod_revision)
+                for key, stored in items.items()
+                if stored.mod_revision == marked_revision
+            ]
+            self._check(marked_revision, newest, listed=True)
+        since = max(marked_revision, self._checked_revision)
+        later = sorted(
+            (stored.mod_revision, key) for key, stored in items.items() if stored.mod_revision > since
+        )
+        for number, group in itertools.groupby(later, lambda found: found[0]):
+            self._alarm(number, [key for _, key in group], "it carries no mark")
+        self._checked_revision = revision
 
     def apply(self, changes: Iterable[Change], revision: int) -> None:
         """Whole revisions."""
         changes = list(changes)
         self._follower.apply(changes, revision)
         for number, group in itertools.groupby(changes, lambda change: change.mod_revision):
-            self._check(number, list(group))
+            self._check(number, list(group), listed=False)
+        self._checked_revision = revision
 
-    def _check(self, revision: int, changes: list[Change]) -> None:
-        intent_id = self._marks.intent_of(changes)
-        if intent_id is not None:
+    def _check(self, revision: int, changes: list[Change], *, listed: bool) -> None:
+        check = self._marks.intent_in_list if listed else self._marks.intent_of
+        try:
+            intent_id = check(changes, revision)
+        except UnannouncedError as error:
+            self._alarm(revision, [change.key for change in changes], str(error))
+        else:
             self._intents.seen(intent_id, revision)
-            return
+
+    def _alarm(self, revision: int, keys: list[str], why: str) -> None:
         self._metrics.unannounced.inc()
-        keys = ", ".join(layout.relative(change.key) for change in changes[:_NAMED_KEYS])
-        _log.error("ALARM: revision %d was written around the operator audit log: %s", revision, keys)
+        named = ", ".join(layout.relative(key) for key in keys[:_NAMED_KEYS])
+        _log.error(
+            "ALARM: revision %d was written around the operator audit log: %s: %s", revision, why, named
+        )
 
     def history_ended(self) -> None:
         """Etcd was restored or exchanged."""
         self._follower.history_ended()
         self._intents.history_ended()
+        self._marks.history_ended()
+        self._checked_revision = 0
 
     def heard(self) -> None:
         """Etcd gave a sign of life."""

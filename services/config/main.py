@@ -59,7 +59,7 @@ async def serve(settings: ConfigSettings) -> None:
     artifacts = DirectoryArtifactStore(settings.artifact_dir)
     current = CurrentState(StateBuilder(keys), clock)
     metrics = ConfigMetrics(current)
-    marks = IntentMarks(keys.intent_key)
+    marks = IntentMarks(keys.intent_key, clock)
     etcd_channel = open_channel(settings.etcd_target, settings.tls, max_message_bytes=MAX_ETCD_MESSAGE_BYTES)
     etcd = EtcdClient(etcd_channel)
     audit_channel = open_channel(settings.audit_target, settings.tls) if settings.audit_target else None

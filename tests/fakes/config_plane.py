@@ -53,7 +53,7 @@ class ConfigPlane:
         self.store = MemoryConfigStore()
         self.keys = TenantKeys(b"r" * 32)
         self.current = CurrentState(StateBuilder(self.keys), self.clock)
-        self.marks = IntentMarks(self.keys.intent_key)
+        self.marks = IntentMarks(self.keys.intent_key, self.clock)
         self.entries: list[AuditEntry] = []
         self.audit_down = False
         self.intents = OpenIntents(AuditedOperatorLog(self))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from services.common.artifacts import DirectoryArtifactStore
+from services.common.clock import SystemClock
 from services.common.grpc_channel import open_channel
 from services.config.announced_writes import AnnouncedWrites
 from services.config.etcd.client import EtcdClient
@@ -39,7 +40,9 @@ async def nonce_tenants(mesh: ServedMesh, count: int) -> AsyncIterator[list[Nonc
     )
     async with open_channel(mesh.plane.etcd.target) as channel:
         writes = AnnouncedWrites(
-            EtcdClient(channel), OpenIntents(UnauditedOperatorLog()), IntentMarks(keys.intent_key)
+            EtcdClient(channel),
+            OpenIntents(UnauditedOperatorLog()),
+            IntentMarks(keys.intent_key, SystemClock()),
         )
         tenants = [
             await NonceTenant.create(mesh, writes, keys, f"tenant-{number}", text)
