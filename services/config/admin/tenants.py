@@ -25,6 +25,7 @@ from services.config.etag import require_etag
 from services.config.open_intents import OnWritten
 from services.config.operator_log import Change
 from services.config.page_tokens import page
+from services.config.platform_fields import require_may_change
 from services.config.resources import tenant_resource
 from services.config.sealing import TenantKeys
 from services.config.state import TenantRecord
@@ -185,6 +186,7 @@ class TenantAdmin:
         require_etag(request.tenant.etag, record.mod_revision, "tenant.etag")
         current = tenant_resource(record)
         wanted = merged(current, request.tenant, request.update_mask.paths, OUTPUT_ONLY)
+        require_may_change(operator, record.config, wanted.config, "tenant.config")
         violations = resource_violations(wanted, request.tenant) + self._edits.check_reason(request.reason)
         violations += await self._edits.checks.violations(
             operator,

@@ -22,6 +22,7 @@ from services.config.config_diff import differences
 from services.config.etag import require_etag
 from services.config.operator_log import Change
 from services.config.page_tokens import page
+from services.config.platform_fields import require_may_change
 from services.config.resources import parse_name, tenant_resource
 from services.config.state import TenantRecord
 from services.config.store import Expect
@@ -87,6 +88,7 @@ class VersionAdmin:
         if request.etag:
             require_etag(request.etag, record.mod_revision, "etag")
         config = _config(record, await self._version(record, request.version))
+        require_may_change(operator, record.config, config, "version.config")
         tenant = (record.name, record.stored.tenant_uid)
         violations = await self._edits.checks.violations(operator, state, tenant, config, "version.config")
         violations += self._edits.check_reason(request.reason)

@@ -275,7 +275,9 @@ Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
 
 @_typing.final
 class TenantConfig(_message.Message):
-    """A tenant's rules: hot, versioned, applied whole or not at all."""
+    """A tenant's rules: hot, versioned, applied whole or not at all. Only platform-admins change `audit_policy`,
+    `isolation_tier`, `limits`, `pool`, `quotas` and `weight`; the rest is its tenant-admins', too.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
