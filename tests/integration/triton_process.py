@@ -75,8 +75,9 @@ class TwinClient:
     def generate(
         self, prompt: Sequence[int], new_tokens: int, request_id: str = "", **tensors: npt.NDArray[Any]
     ) -> Reply:
-        """Send one request and read its answer."""
-        return read(self.stream(prompt_tensors(prompt, new_tokens) | tensors, request_id))
+        """Send one request and read its answer, which leaves the prompt out unless `tensors` say otherwise."""
+        usual = prompt_tensors(prompt, new_tokens) | {"exclude_input_in_output": scalar(True, bool)}
+        return read(self.stream(usual | tensors, request_id))
 
     def stop(self, request_id: str) -> Reply:
         """End a running request by another one, as a router does.

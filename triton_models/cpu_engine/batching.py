@@ -103,8 +103,8 @@ class BatchScheduler:
         """How many sequences hold blocks."""
         return len(self._running)
 
-    def add(self, sequence: ScheduledSequence) -> None:
-        """Queue a sequence.
+    def check(self, sequence: ScheduledSequence) -> None:
+        """Refuse a sequence that `add` would refuse.
 
         Raises:
             RequestError: it could not run even on an idle engine.
@@ -118,6 +118,14 @@ class BatchScheduler:
             )
         if len(self._waiting) >= self.limits.max_waiting:
             raise QueueFullError(self.limits.max_waiting)
+
+    def add(self, sequence: ScheduledSequence) -> None:
+        """Queue a sequence.
+
+        Raises:
+            RequestError: as `check` says.
+        """
+        self.check(sequence)
         self._waiting.append(sequence)
 
     def plan(self) -> list[Chunk]:

@@ -94,18 +94,15 @@ class Engine:
             RequestError: it cannot be served; nothing of it is kept.
         """
         self._check_tokens(request)
-        slot = self._acquire_adapter(request.adapter) if request.adapter else None
-        adapter_id = request.adapter.task_id if request.adapter else None
         sequence = ScheduledSequence(
             request_id, list(request.prompt), len(request.prompt), request.max_new_tokens
         )
-        try:
-            self._scheduler.add(sequence)
-        except RequestError:
-            if adapter_id is not None:
-                self._adapters.release(adapter_id)
-            raise
+        # Before the adapter: one of a request that cannot be served is not worth unpacking, nor another's place.
+        self._scheduler.check(sequence)
         sampler = Sampler(request.sampling)
+        slot = self._acquire_adapter(request.adapter) if request.adapter else None
+        adapter_id = request.adapter.task_id if request.adapter else None
+        self._scheduler.add(sequence)
         self._requests[request_id] = _Running(sequence, sampler, request.end_token_id, adapter_id, slot)
 
     def cancel(self, request_id: int) -> bool:

@@ -126,7 +126,7 @@ def _refuse_unimplemented(tensors: Tensors) -> None:
         if name in tensors and not any(np.isclose(_scalar(tensors, name, 0), neutral, rtol=0, atol=1e-9)):
             raise RequestError(f"{name} is not supported by the CPU twin")
     for name in _NEUTRAL_EMPTY:
-        if name in tensors and tensors[name].size and any(tensors[name].ravel()):
+        if name in tensors and tensors[name].size:
             raise RequestError(f"{name} is not supported by the CPU twin")
 
 

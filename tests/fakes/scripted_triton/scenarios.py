@@ -71,6 +71,8 @@ def prompt(new_tokens: int, *, end_token: int | None = _END_TOKEN, streaming: bo
         "request_output_len": scalar(new_tokens, np.int32),
         "streaming": scalar(streaming, bool),
     }
+    if not streaming:
+        tensors["exclude_input_in_output"] = scalar(True, bool)
     if end_token is not None:
         tensors["end_id"] = scalar(end_token, np.int32)
     return tensors

@@ -114,12 +114,21 @@ def test_a_miss_a_full_cache_and_a_bad_adapter_keep_nothing():
     assert run(engine, {5: GenerationRequest([1], 1, adapter=adapter(6))})[5]
 
 
-def test_a_request_that_does_not_get_into_the_queue_releases_its_adapter():
-    engine, _ = make_engine(slots=1)
-    too_long = GenerationRequest([1], CARD.context_tokens, adapter=adapter(1))
-    with pytest.raises(RequestError, match="maximum sequence length"):
-        engine.add(1, too_long)
-    assert run(engine, {2: GenerationRequest([1], 1, adapter=adapter(2))})[2]
+@pytest.mark.parametrize("refused", ["length", "queue"])
+def test_a_request_that_does_not_get_into_the_queue_touches_no_adapter(refused):
+    engine, executor = make_engine(slots=1, max_sequences=1, max_waiting=1)
+    before = run(engine, {1: GenerationRequest([1], 1, adapter=adapter(1))})[1]
+    if refused == "queue":
+        engine.add(2, GenerationRequest([1], 1))
+    new_tokens = CARD.context_tokens if refused == "length" else 1
+    broken = AdapterReference(2, np.zeros(0), np.zeros(0, np.int32))
+    with pytest.raises(
+        RequestError, match="maximum sequence length" if refused == "length" else "queue size"
+    ):
+        engine.add(3, GenerationRequest([1], new_tokens, adapter=broken))
+    engine.cancel(2)
+    assert len(executor.adapters) == 1
+    assert run(engine, {4: GenerationRequest([1], 1, adapter=by_id(1))})[4] == before
 
 
 def test_cancelling_frees_blocks_and_the_rest_goes_on():
