@@ -1,15 +1,16 @@
-"""Lets requests in: cheap limits first, tokens reserved before dispatch, both settled however a request ends."""
+"""Lets requests in: cheap limits first, tokens and quotas reserved before dispatch, all settled however one ends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from services.common.clock import Clock
 from services.common.errors import FieldViolation, InvalidArgumentError
 from services.router.limits import TenantLimiter
 from services.router.pool.pool import Cost
+from services.router.quota.ledger import QuotaLedger, QuotaTenant
 from services.router.shaping import Shape
 from services.router.snapshot import Tenant
 
@@ -24,10 +25,11 @@ class Reservation:
 
 
 class Admission:
-    """The limits of every tenant, in this process."""
+    """The limits of every tenant in this process, and its quotas, of which the process holds slices."""
 
-    def __init__(self, limiter: TenantLimiter, clock: Clock) -> None:
+    def __init__(self, limiter: TenantLimiter, quotas: QuotaLedger, clock: Clock) -> None:
         self._limiter = limiter
+        self._quotas = quotas
         self._clock = clock
 
     @contextmanager
@@ -44,22 +46,36 @@ class Admission:
         finally:
             self._limiter.leave(tenant.tenant_uid)
 
-    @contextmanager
-    def reserved(self, tenant: Tenant, cost: Cost) -> Iterator[Reservation]:
-        """Hold the most tokens a request can come to.
+    @asynccontextmanager
+    async def reserved(self, tenant: Tenant, cost: Cost) -> AsyncIterator[Reservation]:
+        """Hold the most tokens a request can come to. Waits only for a quota, and then for one answer at most.
 
         Raises:
-            ResourceExhaustedError: they do not fit into this minute.
+            ResourceExhaustedError: they do not fit into this minute, or into a quota.
+            UnavailableError: no more of a quota could be had in time.
         """
         now = self._clock.monotonic_seconds()
         self._limiter.reserve_tokens(tenant.tenant_uid, tenant.name, tenant.limits, cost.tokens, now)
         reservation = Reservation(cost)
         try:
-            yield reservation
+            async with self._quota_reserved(tenant, reservation):
+                yield reservation
         finally:
             self._limiter.settle_tokens(
                 tenant.tenant_uid, tenant.limits, cost.tokens, reservation.used_tokens
             )
+
+    @asynccontextmanager
+    async def _quota_reserved(self, tenant: Tenant, reservation: Reservation) -> AsyncIterator[None]:
+        if not tenant.quota_windows:
+            yield
+            return
+        asked = QuotaTenant(tenant.tenant_uid, tenant.name, tenant.quota_windows)
+        held = await self._quotas.reserve(asked, reservation.cost.tokens)
+        try:
+            yield
+        finally:
+            self._quotas.settle(held, reservation.used_tokens)
 
 
 def cost_of(tenant: Tenant, shape: Shape, input_tokens: int) -> Cost:

@@ -38,6 +38,7 @@ from services.router.outcomes import OutcomeCounts
 from services.router.pipeline import Pipeline
 from services.router.pool.directory import PoolDirectory
 from services.router.prompt_encoding import PromptEncoder
+from services.router.quota.client import QuotaClient
 from services.router.refusals import RefusalLog
 from services.router.servicer import InferenceServicer
 from services.router.settings import RouterSettings
@@ -50,6 +51,7 @@ _CONFIG = "config"
 _AUDIT_DRAIN_SECONDS = 1.0
 _ANSWER_SECONDS = 0.5
 _KNOWN_GOOD_SECONDS = 1.0
+_GIVE_BACK_SECONDS = 1.0
 
 
 def main() -> None:
@@ -85,6 +87,7 @@ async def serve(settings: RouterSettings) -> None:
         encoder = stack.enter_context(PromptEncoder(settings.tokeniser_threads))
 
         state, limiter = ConfigState(clock), TenantLimiter()
+        quotas = QuotaClient(config_channel, router=settings.router, clock=clock)
         pools = PoolDirectory(TritonProbe(endpoint_channels))
         follower = SnapshotFollower(pools, limiter, metrics, endpoint_channels, health, _CONFIG)
         loader = TextModelLoader(artifacts)
@@ -102,7 +105,7 @@ async def serve(settings: RouterSettings) -> None:
         pipeline = Pipeline(
             config=state,
             verifier=TokenVerifier(settings.jwks_path, CONFIG_ISSUER, Audience.INFERENCE, clock),
-            admission=Admission(limiter, clock),
+            admission=Admission(limiter, quotas, clock),
             encoder=encoder,
             pools=pools,
             dispatcher=Dispatcher({"TRTLLM_ENGINE": triton}, weights, clock, metrics),
@@ -131,6 +134,7 @@ async def serve(settings: RouterSettings) -> None:
             lifetime.own(config.run(), "follow config")
             if known_good:
                 lifetime.own(known_good.run(config.start_from), "last known good")
+            leasing = lifetime.own(quotas.run(), "lease quotas")
             lifetime.own(pools.run(), "probe endpoints")
             lifetime.own(follower.run(), "close channels")
             lifetime.own(refusals.run(), "count refusals")
@@ -143,7 +147,16 @@ async def serve(settings: RouterSettings) -> None:
             await asyncio.gather(
                 server.stop(settings.drain_seconds + _ANSWER_SECONDS), pipeline.stop(settings.drain_seconds)
             )
+            await _give_back(leasing, quotas)
             if known_good:
                 await known_good.finish(_KNOWN_GOOD_SECONDS)
             refusals.flush()
             await recorder.drain(_AUDIT_DRAIN_SECONDS)
+
+
+async def _give_back(leasing: asyncio.Task[object], quotas: QuotaClient) -> None:
+    """After the last request: what is held of quotas is others' at once, not in half a minute."""
+    # Else it would ask for more.
+    leasing.cancel()
+    await asyncio.wait([leasing])
+    await quotas.give_back(_GIVE_BACK_SECONDS)

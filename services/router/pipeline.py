@@ -180,7 +180,7 @@ class Pipeline:
                 exchange.shape = await self._shape(exchange)
                 input_ids = await self._encode(exchange)
                 exchange.cost = cost_of(tenant, exchange.shape, len(input_ids))
-                with self._admission.reserved(tenant, exchange.cost) as reservation:
+                async with self._admission.reserved(tenant, exchange.cost) as reservation:
                     await self._answer(exchange, input_ids, reservation, outbox, deadline)
         except Error as error:
             if not exchange.admit_begun:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from services.router.quota.ledger import Window
 from services.router.text_model import TextModel
 
 LORA_SERIAL_BITS = 40
@@ -223,6 +224,8 @@ class Tenant:
     """By adapter id, newest version first."""
     guardrails: GuardrailRules = GuardrailRules()
     priorities: PriorityRules = PriorityRules()
+    quota_windows: tuple[Window, ...] = ()
+    """The windows it has a quota for; the config service knows how much."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from services.router.tenant_rules import (
     limits,
     parameter_rules,
     priority_rules,
+    quota_windows,
     tier,
     timeouts,
 )
@@ -104,6 +105,7 @@ def compile_tenant(
         adapters=usable,
         guardrails=guardrail_rules(config),
         priorities=priority_rules(config.priorities),
+        quota_windows=quota_windows(config),
     )
 
 

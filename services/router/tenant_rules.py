@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
 
+from services.router.quota.ledger import Window
 from services.router.snapshot import (
     Durability,
     GuardrailRule,
@@ -29,6 +30,11 @@ _DURABILITY = {
 _TIER = {
     tenant_pb2.ISOLATION_TIER_SHARED: Tier.SHARED,
     tenant_pb2.ISOLATION_TIER_DEDICATED: Tier.DEDICATED,
+}
+_WINDOW = {
+    tenant_pb2.QUOTA_WINDOW_HOUR: Window.HOUR,
+    tenant_pb2.QUOTA_WINDOW_DAY: Window.DAY,
+    tenant_pb2.QUOTA_WINDOW_MONTH: Window.MONTH,
 }
 _DEFAULT_REPLACEMENT = "[redacted]"
 _DEFAULT_TIMEOUT_SECONDS = 60.0
@@ -142,6 +148,16 @@ def priority_rules(given: tenant_pb2.PriorityRules) -> PriorityRules:
     most = given.max_priority if given.HasField("max_priority") else plain.max_priority
     default = given.default_priority if given.HasField("default_priority") else plain.default_priority
     return _shared(PriorityRules(default_priority=min(default, most), max_priority=most))
+
+
+def quota_windows(config: tenant_pb2.TenantConfig) -> tuple[Window, ...]:
+    """The windows with a quota.
+
+    Whatever a newer config service may add is asked for as an hour's, of which there is none: the tenant is refused
+    rather than served without its limit.
+    """
+    windows = {_WINDOW.get(quota.window, Window.HOUR) for quota in config.quotas}
+    return _shared(tuple(sorted(windows)))
 
 
 def timeouts(config: tenant_pb2.TenantConfig) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.clock import Clock, SystemClock
+from services.common.errors import Error
 from services.common.tokens import (
     CONFIG_ISSUER,
     Audience,
@@ -39,6 +40,7 @@ from services.router.metrics import RouterMetrics
 from services.router.outcomes import OutcomeCounts
 from services.router.pool.directory import PoolDirectory
 from services.router.prompt_encoding import PromptEncoder
+from services.router.quota.ledger import QuotaReservation, QuotaTenant
 from services.router.refusals import RefusalLog
 from services.router.snapshot import AdapterBinding
 from services.router.snapshot_compiler import compile_snapshot
@@ -121,6 +123,31 @@ class InstantWeights:
         return b"weights"
 
 
+class MemoryQuotas:
+    """Quotas of one process, in memory: `free` tokens of every window, and what is held of them."""
+
+    def __init__(self) -> None:
+        self.free = 1_000_000
+        self.held = 0
+        self.used = 0
+        self.refusal: Error | None = None
+        self.asked: list[QuotaTenant] = []
+
+    async def reserve(self, tenant: QuotaTenant, tokens: int) -> QuotaReservation:
+        self.asked.append(tenant)
+        await asyncio.sleep(0)
+        if self.refusal is not None:
+            raise self.refusal
+        self.free -= tokens
+        self.held += tokens
+        return QuotaReservation(tenant.tenant_uid, tokens)
+
+    def settle(self, reservation: QuotaReservation, used_tokens: int) -> None:
+        self.held -= reservation.tokens
+        self.free += reservation.tokens - used_tokens
+        self.used += used_tokens
+
+
 class UnaskedProbe:
     async def ready(self, target: str, server_model: str, timeout_seconds: float) -> bool:
         raise AssertionError("pools are told by the test")
@@ -149,6 +176,7 @@ class PipelineWorld:
         self.audit = MemoryAudit()
         self.recorder = AuditRecorder(self.audit)
         self.limiter = TenantLimiter()
+        self.quotas = MemoryQuotas()
         self.state = ConfigState(self.clock)
         self.pools = PoolDirectory(UnaskedProbe())
         self.registry = CollectorRegistry()
@@ -159,7 +187,7 @@ class PipelineWorld:
         self.pipeline = self.pipeline_class(
             config=self.state,
             verifier=TokenVerifier(jwks, CONFIG_ISSUER, Audience.INFERENCE, self.clock),
-            admission=Admission(self.limiter, self.clock),
+            admission=Admission(self.limiter, self.quotas, self.clock),
             encoder=PromptEncoder(1),
             pools=self.pools,
             dispatcher=Dispatcher({"TRTLLM_ENGINE": self.server}, InstantWeights(), self.clock, metrics),
@@ -210,6 +238,7 @@ class PipelineWorld:
         """What is still held once nothing runs."""
         found = {
             "concurrent": sum(usage.concurrent for usage in self.limiter._usage.values()),
+            "quota tokens": self.quotas.held,
             "in flight": self.pool().in_flight,
             "queued": self.pool().queued,
             "kv tokens": sum(endpoint.kv_tokens for endpoint in self.pool()._endpoints.values()),

@@ -14,12 +14,13 @@ from tests.fakes.mutants import mutant
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 
+QUOTA = tenant_pb2.Quota(window=tenant_pb2.QUOTA_WINDOW_DAY, tokens=1_000_000)
 LIMITS = tenant_pb2.Limits(tokens_per_minute=1000)
 
 
 def one_tenant_with_an_adapter(world: ConfigWorld) -> None:
     alias = tenant_pb2.ModelAlias(alias="chat", base_model=BASE_MODEL, adapter="tone")
-    uid = world.tenant("acme", 7, [alias], limits=LIMITS)
+    uid = world.tenant("acme", 7, [alias], limits=LIMITS, quotas=[QUOTA])
     world.key(uid, f"key-{uid}")
     world.adapter(uid, "tone", 1, tiny_rendition(1))
     world.pool(["server"], concurrent_requests=1)
@@ -64,6 +65,8 @@ def faults(world: PipelineWorld) -> list[str]:
     if [entry.record_id for entry in admits] != [entry.admit_record_id for entry in outcomes]:
         found.append("an admit without its outcome")
     used = sum(sum(entry.meta["usage"].values()) for entry in outcomes)
+    if world.quotas.used != used:
+        found.append(f"{world.quotas.used} tokens of the quota, and {used} used")
     usage = world.limiter._usage.get("uid-acme")
     arrival = usage.tokens.theoretical_arrival_seconds if usage else float("-inf")
     if arrival > float("-inf"):
@@ -108,13 +111,21 @@ async def test_a_request_cancelled_at_any_step_leaves_nothing_behind(tmp_path, q
             ),
             "concurrent: 1",
         ),
+        (
+            "async with self._admission.reserved(tenant, exchange.cost) as reservation:",
+            (
+                "self._held = self._admission.reserved(tenant, exchange.cost)\n"
+                "                if reservation := await self._held.__aenter__():"
+            ),
+            "quota tokens: ",
+        ),
         ("except BaseException as error:", "except Error as error:", "an admit without its outcome"),
     ],
 )
 async def test_that_test_notices_what_is_not_given_back(tmp_path, old, new, fault):
     broken = mutant(pipeline_module, old, new)
     found = await every_step(tmp_path, broken.Pipeline, queued=False)
-    assert any(fault in problems for problems in found.values())
+    assert any(problem.startswith(fault) for problems in found.values() for problem in problems)
 
 
 async def test_a_caller_that_leaves_is_recorded_as_cancelled(tmp_path):
