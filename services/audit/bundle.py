@@ -3,7 +3,7 @@
 records.jsonl     one line an entry: its clear bytes, and content with salts where the reader may see it
 checkpoint        the log's signed size and root
 README.txt        what this is, for people
-manifest.json     counts, and the SHA-256 of every file above
+manifest.json     what is held and shown, counts, and the SHA-256 of every file above
 manifest.sig      a signed note over the manifest's SHA-256
 """
 
@@ -11,34 +11,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import rfc8785
-
-from services.audit.entry import Entry, EntryKind
+from services.audit.bundle_manifest import FORMAT, SECTION_NAMES, ListedFile
+from services.audit.entry import Entry, EntryKind, Header
 from services.audit.envelope import Sections
 from services.audit.signed_note import NoteSigner
 
 RECORDS, CHECKPOINT, README = "records.jsonl", "checkpoint", "README.txt"
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-MANIFEST_FORMAT = "tenantry/audit-bundle/v1"
-MANIFEST_NAMES = frozenset(
-    [
-        "format",
-        "tenant_uid",
-        "origin",
-        "first_index",
-        "size",
-        "root",
-        "created_ns",
-        "filters",
-        "counts",
-        "files",
-    ]
-)
-SECTION_NAMES = ("meta", "prompt", "answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,45 +49,32 @@ def record_line(opened: OpenedEntry) -> bytes:
     return b"{" + b",".join(sorted(parts)) + b"}\n"
 
 
-def counts(entries: Iterable[Entry]) -> dict[str, int]:
-    """How many entries of each kind; `open` counts admits without an outcome."""
-    found: Counter[str] = Counter()
-    unsettled: set[bytes] = set()
-    for entry in entries:
-        header = entry.header
-        found[header.kind.name.lower()] += 1
+class Tally:
+    """Counts entries as they go by; holds no more than the admits that are open.
+
+    `open` are admits without an outcome behind them, `unmatched` outcomes without an open admit before them. So
+    admit + unmatched = outcome + outcome_unknown + open, always.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: Counter[str] = Counter()
+        self._open: set[bytes] = set()
+        self._unmatched = 0
+
+    def push(self, header: Header) -> None:
+        """Count one entry."""
+        self._kinds[header.kind.name.lower()] += 1
         if header.kind is EntryKind.ADMIT:
-            unsettled.add(header.record_id)
+            self._open.add(header.record_id)
         elif header.kind in (EntryKind.OUTCOME, EntryKind.OUTCOME_UNKNOWN):
-            unsettled.discard(header.admit_record_id)
-    return {**dict(sorted(found.items())), "open": len(unsettled)}
+            if header.admit_record_id in self._open:
+                self._open.remove(header.admit_record_id)
+            else:
+                self._unmatched += 1
 
-
-def manifest(
-    *,
-    tenant_uid: str,
-    origin: str,
-    size: int,
-    root: bytes,
-    created_ns: int,
-    filters: dict[str, str],
-    entry_counts: dict[str, int],
-    files: dict[str, tuple[str, int]],
-) -> bytes:
-    """manifest.json: canonical JSON and a newline. `files` gives SHA-256 and length of each."""
-    document: dict[str, Any] = {
-        "format": MANIFEST_FORMAT,
-        "tenant_uid": tenant_uid,
-        "origin": origin,
-        "first_index": 0,
-        "size": size,
-        "root": root.hex(),
-        "created_ns": str(created_ns),
-        "filters": filters,
-        "counts": entry_counts,
-        "files": {name: {"sha256": sha256, "bytes": length} for name, (sha256, length) in files.items()},
-    }
-    return rfc8785.dumps(document) + b"\n"
+    def counts(self) -> dict[str, int]:
+        """How many entries there are of each kind, `open` and `unmatched`."""
+        return {**dict(sorted(self._kinds.items())), "open": len(self._open), "unmatched": self._unmatched}
 
 
 def sign_manifest(data: bytes, signer: NoteSigner) -> bytes:
@@ -116,7 +84,7 @@ def sign_manifest(data: bytes, signer: NoteSigner) -> bytes:
 
 def manifest_note_text(data: bytes) -> str:
     """What manifest.sig signs."""
-    return f"{MANIFEST_FORMAT}\n{hashlib.sha256(data).hexdigest()}\n"
+    return f"{FORMAT}\n{hashlib.sha256(data).hexdigest()}\n"
 
 
 def manifest_key_name(origin: str) -> str:
@@ -139,18 +107,25 @@ def readme(tenant_uid: str, size: int) -> bytes:
 
 
 class FileDigest:
-    """SHA-256 and length of a file that is written piece by piece."""
+    """SHA-256 and length of a file that is written or read piece by piece."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self.length = 0
+        self._length = 0
 
     def update(self, data: bytes) -> bytes:
         """Count a piece; returns it."""
         self._digest.update(data)
-        self.length += len(data)
+        self._length += len(data)
         return data
 
-    def result(self) -> tuple[str, int]:
-        """Lowercase hex and bytes."""
-        return self._digest.hexdigest(), self.length
+    def result(self) -> ListedFile:
+        """As the manifest lists it."""
+        return ListedFile(self._digest.hexdigest(), self._length)
+
+
+def listed(data: bytes) -> ListedFile:
+    """A whole file as the manifest lists it."""
+    digest = FileDigest()
+    digest.update(data)
+    return digest.result()

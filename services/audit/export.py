@@ -1,4 +1,4 @@
-"""Writes one tenant's bundle, piece by piece: memory holds one entry at a time and the entries' clear headers."""
+"""Writes one tenant's bundle, piece by piece: memory holds one entry at a time and the record ids of open admits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from services.audit import bundle
+from services.audit.bundle_manifest import SECTION_NAMES, ListedFile, Manifest, Window
 from services.audit.entry import Entry, EntryKind
-from services.audit.envelope import DataKey
-from services.audit.keyset import Keyset
+from services.audit.envelope import DataKey, Sections
+from services.audit.keyset import KeyDestroyedError, Keyset
 from services.audit.log import FoldedState
 from services.audit.segments import read_entries
 from services.audit.signed_note import Checkpoint, NoteSigner
@@ -25,27 +26,35 @@ class LogReader:
         self._folder = folder
         self.state = state
         self._keyset = keyset
+        self.shredded: set[bytes] = set()
+        """dek_ids met so far whose tenant KEK was destroyed."""
 
     def entries(self, visible: Callable[[int], bool]) -> Iterator[bundle.OpenedEntry]:
-        """Every entry, with content where its time is visible.
+        """Every entry, with content where its time is visible and its key is not destroyed.
 
         Raises:
             SegmentDamagedError: bytes are missing or changed.
             EnvelopeError: a data key is not the committed one, or an entry does not open.
             KeysetError: a data key does not open.
         """
-        keys: dict[bytes, DataKey] = {}
-        for entry, ciphertext in read_entries(self._folder, self.state):
-            header = entry.header
-            if header.kind is EntryKind.DEK_OPEN:
-                key = self._keyset.dek(header.dek_id, ciphertext)
-                key.require(entry.commitments[0])
-                keys = {header.dek_id: key}
-                yield bundle.OpenedEntry(entry, None)
-            elif visible(header.time_ns):
-                yield bundle.OpenedEntry(entry, keys[header.dek_id].open(entry, ciphertext))
-            else:
-                yield bundle.OpenedEntry(entry, None)
+        key: DataKey | None = None
+        for entry, rest in read_entries(self._folder, self.state):
+            sections: Sections | None = None
+            if entry.header.kind is EntryKind.DEK_OPEN:
+                key = self._data_key(entry, rest)
+            elif key is not None and visible(entry.header.time_ns):
+                sections = key.open(entry, rest)
+            yield bundle.OpenedEntry(entry, sections)
+
+    def _data_key(self, opening: Entry, framed: bytes) -> DataKey | None:
+        dek_id = opening.header.dek_id
+        try:
+            key = self._keyset.dek(dek_id, framed)
+        except KeyDestroyedError:
+            self.shredded.add(dek_id)
+            return None
+        key.require(opening.commitments[0])
+        return key
 
 
 def export_bundle(
@@ -56,58 +65,72 @@ def export_bundle(
     *,
     tenant_uid: str,
     created_ns: int,
-    start_ns: int | None,
-    end_ns: int | None,
+    window: Window,
+    sections: tuple[str, ...] = SECTION_NAMES,
 ) -> Iterator[Piece]:
     """The bundle's files, one after another, the signature last.
+
+    Args:
+        reader: of the whole log, as far as the checkpoint covers it.
+        checkpoint: what `note` says.
+        note: the signed checkpoint.
+        manifest_signer: signs the manifest.
+        tenant_uid: whose log it is.
+        created_ns: now.
+        window: whose content is shown.
+        sections: what is shown of it, in the order of `SECTION_NAMES`.
 
     Raises:
         SegmentDamagedError: bytes are missing or changed.
         EnvelopeError: an entry does not open under its key.
         KeysetError: a data key does not open.
     """
-
-    def visible(time_ns: int) -> bool:
-        return (start_ns is None or time_ns >= start_ns) and (end_ns is None or time_ns < end_ns)
-
-    files: dict[str, tuple[str, int]] = {}
-    digest = bundle.FileDigest()
-    clear: list[Entry] = []
+    digest, tally = bundle.FileDigest(), bundle.Tally()
     piece: list[bytes] = []
     piece_bytes = 0
-    for opened in reader.entries(visible):
-        line = digest.update(bundle.record_line(opened))
-        clear.append(opened.entry)
+    for opened in reader.entries(window.holds):
+        tally.push(opened.entry.header)
+        line = digest.update(bundle.record_line(_disclosed(opened, sections)))
         piece.append(line)
         piece_bytes += len(line)
         if piece_bytes >= PIECE_BYTES:
             yield from _pieces(bundle.RECORDS, b"".join(piece), last=False)
             piece, piece_bytes = [], 0
     yield from _pieces(bundle.RECORDS, b"".join(piece), last=True)
-    files[bundle.RECORDS] = digest.result()
+    files: dict[str, ListedFile] = {bundle.RECORDS: digest.result()}
     for name, data in (
         (bundle.CHECKPOINT, note),
         (bundle.README, bundle.readme(tenant_uid, checkpoint.size)),
     ):
-        one = bundle.FileDigest()
-        one.update(data)
-        files[name] = one.result()
+        files[name] = bundle.listed(data)
         yield name, data, True
-    filters = {
-        name: str(value) for name, value in (("start_ns", start_ns), ("end_ns", end_ns)) if value is not None
-    }
-    manifest = bundle.manifest(
+    manifest = Manifest(
         tenant_uid=tenant_uid,
         origin=checkpoint.origin,
         size=checkpoint.size,
         root=checkpoint.root,
+        first_index=0,
+        end_index=checkpoint.size,
         created_ns=created_ns,
-        filters=filters,
-        entry_counts=bundle.counts(clear),
+        counts=tally.counts(),
         files=files,
-    )
+        window=window,
+        sections=sections,
+        shredded=tuple(sorted(reader.shredded)),
+    ).encode()
     yield bundle.MANIFEST, manifest, True
     yield bundle.SIGNATURE, bundle.sign_manifest(manifest, manifest_signer), True
+
+
+def _disclosed(opened: bundle.OpenedEntry, sections: tuple[str, ...]) -> bundle.OpenedEntry:
+    """An entry with the sections its reader may see: of the others not even the salt."""
+    if opened.sections is None or sections == SECTION_NAMES:
+        return opened
+    meta, prompt, answer = (
+        section if name in sections else None
+        for name, section in zip(SECTION_NAMES, opened.sections, strict=True)
+    )
+    return bundle.OpenedEntry(opened.entry, (meta, prompt, answer))
 
 
 def _pieces(path: str, data: bytes, *, last: bool) -> Iterator[Piece]:

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from services.audit.grants import issue_grant
-from services.audit.signing_keys import load_signing_keys
 from services.common.clock import SystemClock
+from services.common.tokens import AUDIT_ISSUER, TokenIssuer
 
 
 def main() -> None:
@@ -23,11 +23,14 @@ def main() -> None:
         "--ttl-seconds", type=int, default=86_400, help="how long it works; one day by default"
     )
     arguments = parser.parse_args()
-    if not (arguments.state_dir / "keys" / "grants.pem").exists():
-        sys.exit(f"{arguments.state_dir} is not the state of an audit service that has run")
-    keys = load_signing_keys(arguments.state_dir / "keys")
     try:
-        grant = issue_grant(keys.grants, arguments.tenant_uid, arguments.ttl_seconds, SystemClock())
+        # Read, never made: whoever issues grants needs no other key, and no key may come into being here.
+        key = (arguments.state_dir / "keys" / "grants.pem").read_bytes()
+    except OSError:
+        sys.exit(f"{arguments.state_dir} is not the state of an audit service that has run")
+    try:
+        issuer = TokenIssuer.from_pem(key, AUDIT_ISSUER)
+        grant = issue_grant(issuer, arguments.tenant_uid, arguments.ttl_seconds, SystemClock())
     except ValueError as error:
         sys.exit(str(error))
     sys.stdout.write(grant + "\n")

@@ -1,4 +1,4 @@
-"""Merkle trees of RFC 6962, section 2: roots, a growing frontier, inclusion and consistency proofs.
+"""Merkle trees of RFC 6962, section 2: roots, a growing frontier, inclusion, range and consistency proofs.
 
 Pure. Hashes are 32-byte SHA-256; leaves are 0-indexed.
 """
@@ -6,7 +6,8 @@ Pure. Hashes are 32-byte SHA-256; leaves are 0-indexed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
@@ -37,11 +38,16 @@ class Frontier:
 
     def push(self, leaf: bytes) -> None:
         """Append a leaf hash."""
-        carried = leaf
-        for _ in range((~self.size & (self.size + 1)).bit_length() - 1):
+        self.push_subtree(leaf, 0)
+
+    def push_subtree(self, root: bytes, level: int) -> None:
+        """Append 2^level leaves by the root over them; `size` has to be a multiple of 2^level."""
+        place = self.size >> level
+        carried = root
+        for _ in range((~place & (place + 1)).bit_length() - 1):
             carried = node_hash(self.hashes.pop(), carried)
         self.hashes.append(carried)
-        self.size += 1
+        self.size += 1 << level
 
     def root(self) -> bytes:
         """The tree's root."""
@@ -99,6 +105,52 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         position, last = position >> 1, last >> 1
     if last != 0 or running != root:
         raise ProofError("the proof does not lead to the root")
+
+
+@dataclass(frozen=True, slots=True)
+class RangeProof:
+    """What leads from the leaves first..end-1 to the root of a tree: everything else, as few hashes."""
+
+    left: tuple[bytes, ...] = ()
+    """The frontier of the tree's first `first` leaves."""
+    right: tuple[bytes, ...] = ()
+    """Roots of the perfect subtrees over the leaves from `end` on, left to right; `right_levels` gives their sizes."""
+
+
+def right_levels(end: int, size: int) -> Iterator[int]:
+    """Into which perfect subtrees the leaves end..size-1 fall: the largest that begins at each place."""
+    while end < size:
+        fitting = (size - end).bit_length() - 1
+        level = min(fitting, (end & -end).bit_length() - 1) if end else fitting
+        yield level
+        end += 1 << level
+
+
+def range_proof(leaves: Sequence[bytes], first: int, end: int) -> RangeProof:
+    """The proof for a part of a list of leaf hashes."""
+    if not 0 <= first <= end <= len(leaves):
+        raise IndexError(first, end)
+    left = Frontier()
+    for leaf in leaves[:first]:
+        left.push(leaf)
+    right, place = [], end
+    for level in right_levels(end, len(leaves)):
+        right.append(root_of(leaves[place : place + (1 << level)]))
+        place += 1 << level
+    return RangeProof(tuple(left.hashes), tuple(right))
+
+
+def finish_range(frontier: Frontier, size: int, right: Sequence[bytes]) -> None:
+    """Bring a frontier that began with a proof's left hashes, and took the range's leaves, to a tree's full size.
+
+    Raises:
+        ProofError: there are more or fewer hashes on the right than such a range has.
+    """
+    levels = list(right_levels(frontier.size, size))
+    if len(levels) != len(right):
+        raise ProofError("the proof has another number of hashes")
+    for root, level in zip(right, levels, strict=True):
+        frontier.push_subtree(root, level)
 
 
 def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:

@@ -16,6 +16,7 @@ from tenantry.audit.v1 import audit_review_service_pb2_grpc
 
 from services.audit.appender import Appender
 from services.audit.bundle import manifest_key_name
+from services.audit.bundle_manifest import Window
 from services.audit.entry import ID_BYTES, EntryKind
 from services.audit.envelope import EnvelopeError
 from services.audit.export import LogReader, Piece, export_bundle
@@ -50,7 +51,8 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
 
     async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Context) -> pb.Checkpoint:
         """The newest checkpoint, covering all that is durable now."""
-        tenant_uid, _ = self._admitted(context, request.name)
+        tenant_uid, grant_id = self._admitted(context, request.name)
+        await self._record_reading(tenant_uid, grant_id, "checkpoint")
         checkpoint, note = await self._newest(tenant_uid)
         return pb.Checkpoint(
             name=request.name,
@@ -64,8 +66,8 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
         self, request: pb.GetVerificationKeysRequest, context: Context
     ) -> pb.VerificationKeys:
         """The public keys of the log."""
-        tenant_uid, _ = self._admitted(context, request.name)
-        origin = await self._origin(tenant_uid)
+        tenant_uid, grant_id = self._admitted(context, request.name)
+        origin = await self._record_reading(tenant_uid, grant_id, "keys")
         return pb.VerificationKeys(
             name=request.name,
             log_keys=[str(NoteSigner(origin, self._keys.log).verifier_key)],
@@ -77,12 +79,11 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
     ) -> AsyncIterator[pb.ExportLogResponse]:
         """The bundle's files, piece by piece."""
         tenant_uid, grant_id = self._admitted(context, request.name)
-        start_ns, end_ns = (
+        window = Window(
             _nanoseconds(request.start_time) if request.HasField("start_time") else None,
             _nanoseconds(request.end_time) if request.HasField("end_time") else None,
         )
-        await self._origin(tenant_uid)
-        await self._record_reading(tenant_uid, grant_id, start_ns, end_ns)
+        await self._record_reading(tenant_uid, grant_id, "export", window)
         checkpoint, note = await self._newest(tenant_uid)
 
         def opened(store: LogStore) -> tuple[LogReader, FoldedState]:
@@ -100,8 +101,7 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
             NoteSigner(manifest_key_name(checkpoint.origin), self._keys.manifest),
             tenant_uid=tenant_uid,
             created_ns=int(self._clock.wall_seconds() * 1e9),
-            start_ns=start_ns,
-            end_ns=end_ns,
+            window=window,
         )
         while (piece := await asyncio.to_thread(self._next, pieces)) is not None:
             path, data, last = piece
@@ -141,13 +141,20 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
         return Checkpoint.parse(open_note(note, key)), note
 
     async def _record_reading(
-        self, tenant_uid: str, grant_id: str, start_ns: int | None, end_ns: int | None
-    ) -> None:
-        meta = {"action": "export", "grant_id": grant_id, "start_ns": str(start_ns), "end_ns": str(end_ns)}
+        self, tenant_uid: str, grant_id: str, action: str, window: Window | None = None
+    ) -> str:
+        """Put a reading into the log that is read, before anything is read; returns the log's origin.
+
+        Raises:
+            NotFoundError: there is no such log. A reading makes none.
+        """
+        origin = await self._origin(tenant_uid)
+        meta = {"action": action, "grant_id": grant_id, **(window.document() if window else {})}
         entry = NewEntry(
             tenant_uid, os.urandom(ID_BYTES), EntryKind.REVIEW, (rfc8785.dumps(meta), None, None)
         )
         await self._appender.submit(entry)
+        return origin
 
 
 def _up_to(state: FoldedState, checkpoint: Checkpoint) -> FoldedState:

@@ -132,7 +132,7 @@ class Checkpoint:
             NoteError: not a checkpoint, or not spelled canonically.
         """
         lines = text.split("\n")
-        if len(lines) != 4 or not lines[1].isdecimal():
+        if len(lines) != 4 or not lines[1].isdecimal() or len(lines[1]) > 20:
             raise NoteError("a checkpoint is three lines: origin, size, root")
         checkpoint = cls(lines[0], int(lines[1]), strict_base64(lines[2]))
         if len(checkpoint.root) != 32 or checkpoint.text() != text:

@@ -14,6 +14,7 @@ from tenantry.audit.v1 import audit_review_service_pb2_grpc as rpc
 from tenantry.audit.v1 import entry_pb2
 
 from services.audit import grants
+from services.audit.entry import NO_ID, Entry, EntryKind, name_digest
 from services.audit.verify import PinnedKeys, verify_bundle
 from services.common.clock import SystemClock
 from services.common.errors import NotFoundError, UnauthenticatedError
@@ -60,7 +61,7 @@ async def test_an_export_verifies_offline_and_holds_what_was_appended(plane, tmp
     await with_logs(plane)
     exported = await plane.export("acme", tmp_path / "acme")
     assert exported.report.good, exported.report.damages
-    # The export is itself an entry, and stands in the bundle.
+    # Asking for the keys and exporting are entries themselves, and stand in the bundle.
     assert exported.report.counts == {
         **dict.fromkeys(("admit", "dek_open", "log_opened", "outcome", "review"), 1),
         "open": 0,
@@ -71,6 +72,37 @@ async def test_an_export_verifies_offline_and_holds_what_was_appended(plane, tmp
     assert shown["outcome"]["answer"]["payload"] == {"text": "acme it is"}
     assert shown["review"]["meta"]["payload"]["action"] == "export"
     assert "globex" not in (exported.folder / "records.jsonl").read_text()
+
+
+async def test_every_reading_is_an_entry_of_the_log_that_is_read(plane, tmp_path):
+    await with_logs(plane)
+    grant = await plane.grant("acme")
+    async with plane.review_channel() as channel:
+        stub = rpc.AuditReviewServiceStub(channel)
+        sizes = []
+        for _ in range(2):
+            request = pb.GetCheckpointRequest(name=log_name("acme"))
+            sizes.append((await stub.GetCheckpoint(request, metadata=bearer(grant), timeout=10)).size)
+    assert sizes == [5, 6]  # each stands in the checkpoint it asked for
+    exported = await plane.export("acme", tmp_path / "acme", grant)
+    records = [json.loads(line) for line in (exported.folder / "records.jsonl").read_bytes().splitlines()]
+    said = [record["meta"]["payload"] for record in records if record["kind"] == "review"]
+    assert [one["action"] for one in said] == ["checkpoint", "checkpoint", "keys", "export"]
+    assert len({one["grant_id"] for one in said}) == 1
+    other = await plane.export("globex", tmp_path / "globex")
+    assert other.report.counts["review"] == 2  # of its own
+
+
+async def test_an_entry_says_which_session_of_which_writer_appended_it(plane, tmp_path):
+    async with BareStream(plane.append_target, session_id=b"s" * 16) as stream:
+        await stream.send([append_entry(1, "acme")])
+        await stream.until(lambda: stream.receipts)
+    exported = await plane.export("acme", tmp_path / "acme")
+    lines = (exported.folder / "records.jsonl").read_bytes().splitlines()
+    headers = [Entry.decode(bytes.fromhex(json.loads(line)["entry"])).header for line in lines]
+    by_kind = {header.kind: (header.session_id, header.writer_digest) for header in headers}
+    assert by_kind[EntryKind.ADMIT] == (b"s" * 16, name_digest("w"))
+    assert by_kind[EntryKind.LOG_OPENED] == by_kind[EntryKind.REVIEW] == (NO_ID, NO_ID)
 
 
 async def test_pinned_keys_outlive_restarts_and_verify_no_other_log(plane, tmp_path):
@@ -94,7 +126,7 @@ async def test_a_time_window_shows_less_content_and_still_every_entry(plane, tmp
     await with_logs(plane)
     exported = await plane.export("acme", tmp_path / "acme", end_time=timestamp_pb2.Timestamp(seconds=1))
     assert exported.report.good, exported.report.damages
-    assert exported.report.size == 5
+    assert exported.report.size == 6
     assert "what of acme?" not in (exported.folder / "records.jsonl").read_text()
     manifest = json.loads((exported.folder / "manifest.json").read_bytes())
     assert manifest["filters"] == {"end_ns": "1000000000"}

@@ -6,16 +6,17 @@ import os
 from pathlib import Path
 
 from services.audit.bundle import manifest_key_name
+from services.audit.bundle_manifest import Window
 from services.audit.entry import Entry, EntryKind
 from services.audit.export import LogReader, export_bundle
 from services.audit.log import NewEntry
+from services.audit.pinned_keys import PinnedKey, PinnedKeys
 from services.audit.root_keys import FileKeyProvider
 from services.audit.segments import read_entries
 from services.audit.signed_note import Checkpoint, NoteSigner, open_note
 from services.audit.signing_keys import SigningKeys, load_signing_keys
 from services.audit.state_directory import StateDirectory
 from services.audit.store import LogStore
-from services.audit.verify import PinnedKeys
 from tests.fakes.manual_clock import ManualClock
 
 
@@ -75,9 +76,8 @@ def export(store: LogStore, root: Path, tenant_uid: str, directory: Path) -> Pin
         manifest_signer,
         tenant_uid=tenant_uid,
         created_ns=1,
-        start_ns=None,
-        end_ns=None,
+        window=Window(),
     ):
         with (directory / path).open("ab") as file:
             file.write(data)
-    return PinnedKeys((log_signer.verifier_key,), (manifest_signer.verifier_key,))
+    return PinnedKeys((PinnedKey(log_signer.verifier_key),), (PinnedKey(manifest_signer.verifier_key),))

@@ -42,6 +42,35 @@ def root_of(leaves: list[bytes]) -> bytes:
     return sha256(b"\x01" + root_of(leaves[:cut]) + root_of(leaves[cut:]))
 
 
+def root_of_part(size: int, first: int, leaves: list[bytes], proof: dict) -> bytes:
+    """The root that a bundle's leaves and proof lead to: each hash at its place, then RFC 6962 over them."""
+    known = {(first + number, 1): item for number, item in enumerate(leaves)}
+    place = 0
+    for item in proof["left"]:
+        width = 1 << (first - place).bit_length() - 1
+        known[place, width] = bytes.fromhex(item)
+        place += width
+    assert place == first
+    place = first + len(leaves)
+    for item in proof["right"]:
+        width = 1 << (size - place).bit_length() - 1
+        while place % width:
+            width //= 2
+        known[place, width] = bytes.fromhex(item)
+        place += width
+    assert place == size
+
+    def root(start: int, count: int) -> bytes:
+        if (start, count) in known:
+            return known[start, count]
+        cut = 1
+        while cut * 2 < count:
+            cut *= 2
+        return sha256(b"\x01" + root(start, cut) + root(start + cut, count - cut))
+
+    return root(0, size)
+
+
 def leaf(data: bytes) -> bytes:
     return sha256(b"\x00" + data)
 

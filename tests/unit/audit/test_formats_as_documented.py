@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from services.audit.bundle_manifest import Window
 from services.audit.entry import EntryKind
 from services.audit.frame import SessionMark
 from tests.unit.audit import documented_log as documented
 from tests.unit.audit.audit_state import abandon, export, new_entry, open_store
+from tests.unit.audit.forgery import a_log, write
 
 ROOT = Path(__file__).parents[3]
 PAGES = {
@@ -161,6 +164,22 @@ def test_a_bundle_reads_as_documented(tmp_path):
     assert manifest["root"] == root.hex()
 
 
+@pytest.mark.parametrize("part", [(0, 9), (0, 4), (3, 6), (4, 5), (7, 9), (1, 8)])
+def test_a_part_of_a_log_reads_as_documented(tmp_path, part):
+    log = a_log(*"abcdefg")
+    window = Window(100 * part[0] + 1, 100 * part[1] - 100)
+    folder = write(
+        tmp_path / "b", log, part=part, change=lambda manifest: dataclasses.replace(manifest, window=window)
+    )
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    lines = (folder / "records.jsonl").read_bytes().splitlines()
+    leaves = [documented.leaf(bytes.fromhex(json.loads(line)["entry"])) for line in lines]
+    assert len(leaves) == manifest["end_index"] - manifest["first_index"]
+    root = documented.root_of_part(manifest["size"], manifest["first_index"], leaves, manifest["proof"])
+    whole = [documented.leaf(opened.entry.encode()) for opened in log]
+    assert manifest["root"] == root.hex() == documented.root_of(whole).hex()
+
+
 def test_the_reader_knows_nothing_of_the_service():
     source = Path(documented.__file__).read_text()
     assert not re.search(
@@ -173,18 +192,24 @@ def texts_of(module: str) -> set[str]:
     """The constant parts of what a module says of damage."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / "services" / "audit" / f"{module}.py").read_text())):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
-            "Damage", "NoteError", "EntryFormatError"
-        ):  # fmt: skip
-            for part in ast.walk(node):
-                if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                    found.add(part.value.strip(" ,"))
+        said = isinstance(node, ast.Call) and (
+            getattr(node.func, "id", "") in ("NoteError", "EntryFormatError", "ManifestError")
+            or getattr(node.func, "attr", "") in ("add", "append")
+        )
+        for part in ast.walk(node) if said else ():
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                found.add(part.value.strip(" ,"))
     return {text for text in found if len(text) > 8 and "verifier key" not in text}
 
 
 def test_every_damage_the_verifier_names_is_documented():
-    texts = texts_of("verify") | texts_of("signed_note")
-    assert len(texts) > 20
+    named = {
+        module: texts_of(module)
+        for module in ("verify", "signed_note", "bundle_records", "bundle_manifest", "pinned_keys", "entry")
+    }
+    assert all(named.values()), named
+    texts = set().union(*named.values()) - {"manifest.json", "not a range of sizes"}
+    assert len(texts) > 35
     assert [text for text in sorted(texts) if text not in PAGES["audit-bundle"]] == []
 
 

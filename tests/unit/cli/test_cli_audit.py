@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import hashlib
 import json
 import os
 import stat
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tenantry.audit.v1.audit_review_service_pb2 import ExportLogResponse
 
 from services.audit import bundle
+from services.audit.bundle_manifest import Manifest
 from services.audit.grants import GrantCheck
 from services.audit.merkle import EMPTY_ROOT
 from services.audit.signed_note import Checkpoint, NoteSigner
@@ -44,16 +44,15 @@ def review(mesh, tmp_path):
         bundle.CHECKPOINT: log_signer.sign(checkpoint.text()),
         bundle.README: bundle.readme("uid-acme", 0),
     }
-    manifest = bundle.manifest(
+    manifest = Manifest(
         tenant_uid="uid-acme",
         origin=ORIGIN,
         size=0,
         root=EMPTY_ROOT,
         created_ns=1,
-        filters={},
-        entry_counts=bundle.counts([]),
-        files={name: (hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
-    )
+        counts=bundle.Tally().counts(),
+        files={name: bundle.listed(data) for name, data in files.items()},
+    ).encode()
     files |= {bundle.MANIFEST: manifest, bundle.SIGNATURE: bundle.sign_manifest(manifest, manifest_signer)}
     service = mesh.review
     service.grant = a_grant("uid-acme")
