@@ -250,11 +250,11 @@ class Snapshot:
     """By key id."""
     pools: Mapping[str, PoolConfig]
     """By name."""
+    unusable_models: Mapping[str, str] = field(default_factory=dict)
+    """Base models this router cannot use, by name, and why."""
 
 
 def bind_adapter(
-    unusable_models: Mapping[str, str] = field(default_factory=dict)
-    """Base models this router cannot use, by name, and why."""
     versions: Sequence[AdapterVersion], wanted_version: int, base_model: str, pool: PoolConfig
 ) -> AdapterBinding | None:
     """The wanted version (0: the newest for this base model) in the form the pool takes, or None."""

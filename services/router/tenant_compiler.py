@@ -46,8 +46,8 @@ class Catalog:
 
     models: Mapping[str, BaseModel]
     pools: Mapping[str, PoolConfig]
-
     """In the order in which they are chosen from."""
+
 
 def compile_tenant(
     tenant: tenant_pb2.Tenant,
