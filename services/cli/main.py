@@ -95,7 +95,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A mesh that lets many tenants share one set of GPUs.",
-    epilog="Start with `tenantry up`, then `tenantry chat`.",
+    epilog="Start with `tenantry up`, then `tenantry chat --tenant acme`.",
 )
 
 
