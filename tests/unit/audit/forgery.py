@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit import bundle
@@ -17,6 +19,7 @@ from services.audit.envelope import DataKey, dek_open_entry, salted
 from services.audit.merkle import leaf_hash, range_proof, root_of
 from services.audit.pinned_keys import PinnedKey, PinnedKeys
 from services.audit.signed_note import Checkpoint, NoteSigner
+from services.audit.verify import verify_bundle
 
 LOG_ID, DEK_ID = b"L" * 16, b"D" * 16
 LOG_KEY, MANIFEST_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2))
@@ -162,3 +165,27 @@ def put(folder: Path, files: dict[str, bytes], manifest: bytes, signer: NoteSign
     signature = bundle.sign_manifest(manifest, signer)
     for name, data in {**files, bundle.MANIFEST: manifest, bundle.SIGNATURE: signature}.items():
         (folder / name).write_bytes(data)
+
+
+def damages(folder, keys=None) -> list[str]:
+    return [str(damage) for damage in verify_bundle(folder, keys or pinned()).damages]
+
+
+def changed(**fields):
+    return lambda manifest: dataclasses.replace(manifest, **fields)
+
+
+def edited(number: int, **names):
+    """Lines of which one says something else."""
+
+    def edit(lines: list[bytes]) -> list[bytes]:
+        record = {**json.loads(lines[number]), **names}
+        found = {name: value for name, value in record.items() if value is not None}
+        return [*lines[:number], rfc8785.dumps(found) + b"\n", *lines[number + 1 :]]
+
+    return edit
+
+
+def shown_of(opened: Opened, name: str) -> dict:
+    """A section as a line of records.jsonl shows it."""
+    return dict(json.loads(bundle.record_line(opened))[name])

@@ -49,6 +49,8 @@ def review(mesh, tmp_path):
         origin=ORIGIN,
         size=0,
         root=EMPTY_ROOT,
+        first_index=0,
+        end_index=0,
         created_ns=1,
         counts=bundle.Tally().counts(),
         files={name: bundle.listed(data) for name, data in files.items()},
