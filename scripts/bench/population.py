@@ -12,9 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tenantry.config.v1 import adapter_pb2, credential_pb2, pool_pb2, stored_pb2, tenant_pb2
 
 from services.config import layout
+from services.config.sealed_versions import seal_in_force
 from services.config.sealing import TenantKeys, load_root_key
 from services.config.store import ConfigStore
-from services.config.versions import canonical_bytes, config_sha256
 
 ENGINE_SHA256 = "e" * 64
 WRITERS = 8
@@ -102,10 +102,9 @@ def tenant_puts(keys: TenantKeys, ordinal: int, shape: Shape) -> dict[str, bytes
         ordinal=ordinal,
         state=tenant_pb2.TENANT_STATE_ACTIVE,
         config_version=1,
-        config_sha256=config_sha256(config),
         wrapped_key=wrapped,
-        sealed_config=key.seal_config(canonical_bytes(config)),
     )
+    seal_in_force(stored, config, key)
     puts = {
         layout.tenant_key(tenant_uid): stored.SerializeToString(),
         layout.tenant_name_key(tenant_id): tenant_uid.encode(),

@@ -29,6 +29,11 @@ def version_key(tenant_uid: str, version: int) -> str:
     return f"{versions_prefix(tenant_uid)}{version:012d}"
 
 
+def version_number(key: str) -> int:
+    """The number of a version's key."""
+    return int(key.rpartition("/")[2])
+
+
 def versions_prefix(tenant_uid: str) -> str:
     """Every config version of a tenant."""
     return f"{ROOT}/history/tenants/{tenant_uid}/"

@@ -1,7 +1,8 @@
 """Sealing tenants' config at rest: a root key in a file wraps each tenant's key, which seals its config.
 
-AES-256-GCM with random nonces; the associated data names tenant and purpose, so that no sealed value can stand in
-another place. Keys for config and for adapter artifacts are derived apart (HKDF-SHA-256, RFC 5869).
+AES-256-GCM with random nonces; the associated data names tenant, purpose and what else a value is bound to, so that no
+sealed value can stand in another place. Keys for config and for adapter artifacts are derived apart (HKDF-SHA-256,
+RFC 5869).
 """
 
 from __future__ import annotations
@@ -59,22 +60,22 @@ class TenantKey:
     """One tenant's keys, in memory."""
 
     def __init__(self, tenant_uid: str, key: bytes) -> None:
-        self._place = b"tenantry/config/v1\x00" + tenant_uid.encode()
+        self._place = b"tenantry/config/v1\x00" + tenant_uid.encode() + b"\x00"
         self._config = _derive(key, b"config")
         self.artifact = _derive(key, b"artifact")
         """Opens the tenant's sealed adapter renditions; routers get it with the adapter."""
 
-    def seal_config(self, plaintext: bytes) -> bytes:
-        """Seal a config."""
-        return _seal(self._config, self._place, plaintext)
+    def seal(self, purpose: str, bound: bytes, plaintext: bytes) -> bytes:
+        """Seal config for a purpose, together with what it is good for only: see `sealed_versions`."""
+        return _seal(self._config, self._place + purpose.encode() + b"\x00" + bound, plaintext)
 
-    def open_config(self, sealed: bytes) -> bytes:
-        """Open a config.
+    def open(self, purpose: str, bound: bytes, sealed: bytes) -> bytes:
+        """Open it.
 
         Raises:
-            SealError: it is another tenant's, or damaged.
+            SealError: it is another tenant's, sealed for or with something else, or damaged.
         """
-        return _open(self._config, self._place, sealed)
+        return _open(self._config, self._place + purpose.encode() + b"\x00" + bound, sealed)
 
 
 def _derive(key: bytes, purpose: bytes) -> bytes:

@@ -12,6 +12,7 @@ from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
 
 from services.config import layout
 from services.config.etcd.watch_state import Change
+from services.config.sealed_versions import open_in_force
 from services.config.sealing import SealError, TenantKey, TenantKeys
 from services.config.store import Stored
 
@@ -197,8 +198,7 @@ class StateBuilder:
                 if same and isinstance(known, TenantRecord)
                 else self._keys.open(message.tenant_uid, message.wrapped_key)
             )
-            config = tenant_pb2.TenantConfig.FromString(tenant_key.open_config(message.sealed_config))
-            return TenantRecord(message, config, tenant_key, stored.mod_revision)
+            return TenantRecord(message, open_in_force(message, tenant_key), tenant_key, stored.mod_revision)
         if kind == "adapters":
             return AdapterRecord(stored_pb2.StoredAdapter.FromString(stored.value), stored.mod_revision)
         if kind == "credentials":

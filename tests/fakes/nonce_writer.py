@@ -23,6 +23,7 @@ from services.config import layout
 from services.config.announced_writes import AnnouncedWrites
 from services.config.operator_log import Change
 from services.config.operators import PLATFORM_ADMIN, Operator
+from services.config.sealed_versions import seal_in_force
 from services.config.sealing import TenantKey, TenantKeys
 from services.router.text_model import TextModel
 from tests.fakes.router_config import tiny_rendition
@@ -117,11 +118,9 @@ class NonceTenant:
         config.system_prompt = self.prompt(nonce)
         config.pool = f"pools/{self.stored.tenant_id}"
         config.models[0].adapter = ADAPTER
-        plain = config.SerializeToString(deterministic=True)
         stored = self.stored
         stored.config_version = nonce
-        stored.config_sha256 = hashlib.sha256(plain).hexdigest()
-        stored.sealed_config = self.key.seal_config(plain)
+        seal_in_force(stored, config, self.key)
         self.nonce_of[stored.config_sha256] = nonce
         return {layout.tenant_key(stored.tenant_uid): stored.SerializeToString()}
 

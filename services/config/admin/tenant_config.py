@@ -9,11 +9,11 @@ from services.config import layout
 from services.config.operator_log import Change
 from services.config.operators import NO_TENANT, Operator
 from services.config.resources import parse_name
+from services.config.sealed_versions import seal_in_force, seal_version
 from services.config.sealing import TenantKey
 from services.config.state import State, TenantRecord
 from services.config.store import Expect, Unchanged
 from services.config.validation import unknown_fields
-from services.config.versions import canonical_bytes, config_sha256
 
 MAX_DISPLAY_NAME = 128
 KEPT_VERSIONS = 100
@@ -85,19 +85,17 @@ def put_config(
     rollback_of: int = 0,
 ) -> stored_pb2.StoredVersion:
     """Make a config the tenant's next version; `stored` holds it afterwards."""
-    sealed, digest = key.seal_config(canonical_bytes(config)), config_sha256(config)
     stored.config_version += 1
-    stored.config_sha256, stored.sealed_config = digest, sealed
-    return stored_pb2.StoredVersion(
+    seal_in_force(stored, config, key)
+    version = stored_pb2.StoredVersion(
         config_version=stored.config_version,
-        config_sha256=digest,
-        sealed_config=sealed,
         create_time=stored.update_time,
         operator_key_id=change.operator.key_id,
         operator=f"operators/{change.operator.name}",
-        sealed_reason=key.seal_config(change.reason.encode()) if change.reason else b"",
         rollback_of=rollback_of,
     )
+    seal_version(version, config, change.reason, key)
+    return version
 
 
 def version_puts(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
+from dataclasses import dataclass, replace
 
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2, tenant_version_pb2
 
-from services.common.errors import InvalidArgumentError, NotFoundError
+from services.common.errors import InternalError, InvalidArgumentError, NotFoundError
 from services.config import layout
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import (
@@ -24,9 +25,12 @@ from services.config.operator_log import Change
 from services.config.page_tokens import page
 from services.config.platform_fields import require_may_change
 from services.config.resources import parse_name, tenant_resource
+from services.config.sealed_versions import open_version
+from services.config.sealing import SealError
 from services.config.state import TenantRecord
-from services.config.store import Expect
+from services.config.store import Expect, Stored
 
+_log = logging.getLogger(__name__)
 _MAX_NUMBER = 10**12
 _GONE = "no such version; the oldest are kept in the tenant's audit log only"
 
@@ -45,7 +49,7 @@ class VersionAdmin:
         operator = self._edits.operator(context, request)
         tenant = find_tenant(self._edits.state, operator, request.parent, "parent")
         items, _ = await self._edits.store.list(layout.versions_prefix(tenant.stored.tenant_uid))
-        found = [stored_pb2.StoredVersion.FromString(item.value) for item in items.values()]
+        found = [_Found.of(key, item) for key, item in items.items()]
         found.sort(key=_newest_first)
         chosen, token = page(
             found,
@@ -55,7 +59,7 @@ class VersionAdmin:
             f"versions:{tenant.stored.tenant_uid}",
         )
         return pb.ListTenantVersionsResponse(
-            versions=[self._resource(tenant, version, whole=False) for version in chosen],
+            versions=[_resource(tenant, version, whole=False) for version in chosen],
             next_page_token=token,
         )
 
@@ -66,7 +70,7 @@ class VersionAdmin:
         operator = self._edits.operator(context, request)
         _, (tenant_id, number) = parse_name(request.name, "tenants/{tenant}/versions/{version}", field="name")
         tenant = operator.require_tenant(self._edits.state.tenant(tenant_id))
-        return self._resource(tenant, await self._version(tenant, int(number)), whole=True)
+        return _resource(tenant, await self._version(tenant, int(number)), whole=True)
 
     async def diff(
         self, request: pb.DiffTenantVersionsRequest, context: Context
@@ -74,10 +78,10 @@ class VersionAdmin:
         """Say how two versions differ."""
         operator = self._edits.operator(context, request)
         tenant = find_tenant(self._edits.state, operator, request.name, "name")
-        before = _config(tenant, await self._version(tenant, request.before_version))
+        before, _ = _opened(tenant, await self._version(tenant, request.before_version))
         after = tenant.config
         if request.after_version:
-            after = _config(tenant, await self._version(tenant, request.after_version))
+            after, _ = _opened(tenant, await self._version(tenant, request.after_version))
         return pb.DiffTenantVersionsResponse(differences=differences(before, after))
 
     async def rollback(self, request: pb.RollbackTenantRequest, context: Context) -> tenant_pb2.Tenant:
@@ -87,7 +91,7 @@ class VersionAdmin:
         record = find_tenant(state, operator, request.name, "name")
         if request.etag:
             require_etag(request.etag, record.mod_revision, "etag")
-        config = _config(record, await self._version(record, request.version))
+        config, _ = _opened(record, await self._version(record, request.version))
         require_may_change(operator, record.config, config, "version.config")
         tenant = (record.name, record.stored.tenant_uid)
         violations = await self._edits.checks.violations(operator, state, tenant, config, "version.config")
@@ -118,35 +122,55 @@ class VersionAdmin:
         )
         return tenant_resource(find_tenant(self._edits.state, operator, request.name, "name"))
 
-    async def _version(self, tenant: TenantRecord, number: int) -> stored_pb2.StoredVersion:
+    async def _version(self, tenant: TenantRecord, number: int) -> _Found:
         if not 0 < number < _MAX_NUMBER:
             raise NotFoundError(_GONE)
-        stored = await self._edits.store.get(layout.version_key(tenant.stored.tenant_uid, number))
+        key = layout.version_key(tenant.stored.tenant_uid, number)
+        stored = await self._edits.store.get(key)
         if stored is None:
             raise NotFoundError(_GONE)
-        return stored_pb2.StoredVersion.FromString(stored.value)
-
-    def _resource(
-        self, tenant: TenantRecord, version: stored_pb2.StoredVersion, *, whole: bool
-    ) -> tenant_version_pb2.TenantVersion:
-        number = version.config_version
-        return tenant_version_pb2.TenantVersion(
-            name=f"{tenant.name}/versions/{number}",
-            version=number,
-            config_sha256=version.config_sha256,
-            config=_config(tenant, version) if whole else None,
-            create_time=version.create_time,
-            operator=version.operator,
-            operator_key_id=version.operator_key_id,
-            reason=tenant.key.open_config(version.sealed_reason).decode() if version.sealed_reason else "",
-            rollback_of=version.rollback_of,
-            active=number == tenant.stored.config_version,
-        )
+        return _Found.of(key, stored)
 
 
-def _newest_first(version: stored_pb2.StoredVersion) -> str:
-    return f"{_MAX_NUMBER - version.config_version:013d}"
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What stands under a version's key."""
+
+    number: int
+    """Of the key."""
+    stored: stored_pb2.StoredVersion
+
+    @classmethod
+    def of(cls, key: str, item: Stored) -> _Found:
+        return cls(layout.version_number(key), stored_pb2.StoredVersion.FromString(item.value))
 
 
-def _config(tenant: TenantRecord, version: stored_pb2.StoredVersion) -> tenant_pb2.TenantConfig:
-    return tenant_pb2.TenantConfig.FromString(tenant.key.open_config(version.sealed_config))
+def _resource(tenant: TenantRecord, found: _Found, *, whole: bool) -> tenant_version_pb2.TenantVersion:
+    version, number = found.stored, found.number
+    config, reason = _opened(tenant, found)
+    return tenant_version_pb2.TenantVersion(
+        name=f"{tenant.name}/versions/{number}",
+        version=number,
+        config_sha256=version.config_sha256,
+        config=config if whole else None,
+        create_time=version.create_time,
+        operator=version.operator,
+        operator_key_id=version.operator_key_id,
+        reason=reason,
+        rollback_of=version.rollback_of,
+        active=number == tenant.stored.config_version,
+    )
+
+
+def _newest_first(found: _Found) -> str:
+    return f"{_MAX_NUMBER - found.number:013d}"
+
+
+def _opened(tenant: TenantRecord, found: _Found) -> tuple[tenant_pb2.TenantConfig, str]:
+    try:
+        return open_version(found.stored, found.number, tenant.key)
+    except SealError as error:
+        _log.error("ALARM: version %d of %s is not what was written: %s", found.number, tenant.name, error)
+        raise InternalError(
+            f"version {found.number} is not what was written: it was changed in etcd"
+        ) from None

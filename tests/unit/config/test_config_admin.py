@@ -21,6 +21,7 @@ from services.common.errors import (
 )
 from services.config import layout
 from services.config.admin import pools, tenant_config, tenants
+from services.config.sealed_versions import seal_in_force
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.mutants import mutant
 
@@ -87,7 +88,7 @@ async def dedicates_a_pool_that_is_taken_meanwhile(plane, module):
     record = plane.current.state.tenant("acme")
     stored = type(record.stored).FromString(record.stored.SerializeToString())
     acme.config.pool = "pools/p"
-    stored.sealed_config = record.key.seal_config(acme.config.SerializeToString())
+    seal_in_force(stored, acme.config, record.key)
     once(plane, lambda: plane.store.put({layout.tenant_key(stored.tenant_uid): stored.SerializeToString()}))
     pool = await plane.call("GetPool", pb.GetPoolRequest(name="pools/p"))
     pool.dedicated_to = globex.name

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
-from tenantry.config.v1 import credential_pb2, pool_pb2, stored_pb2
+from tenantry.config.v1 import credential_pb2, pool_pb2, stored_pb2, tenant_pb2
 
 from services.common.errors import DeadlineExceededError
 from services.config import discovery_servicer, layout
 from services.config.current_state import CurrentState
 from services.config.discovery_servicer import DiscoveryServicer
 from services.config.metrics import ConfigMetrics
+from services.config.sealed_versions import seal_in_force
 from services.config.sealing import SealError, TenantKeys
 from services.config.snapshot_messages import CHUNK_BYTES, delta, full
 from services.config.state import State, StateBuilder
@@ -22,11 +23,10 @@ from tests.fakes.manual_clock import ManualClock
 KEYS = TenantKeys(b"r" * 32)
 
 
-def tenant_value(uid: str, config: bytes = b"") -> bytes:
+def tenant_value(uid: str, prompt: str = "") -> bytes:
     key, wrapped = KEYS.create(uid)
-    stored = stored_pb2.StoredTenant(
-        tenant_id=uid, tenant_uid=uid, wrapped_key=wrapped, sealed_config=key.seal_config(config)
-    )
+    stored = stored_pb2.StoredTenant(tenant_id=uid, tenant_uid=uid, wrapped_key=wrapped)
+    seal_in_force(stored, tenant_pb2.TenantConfig(system_prompt=prompt), key)
     return stored.SerializeToString()
 
 

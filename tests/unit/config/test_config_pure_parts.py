@@ -134,11 +134,12 @@ def test_sealed_configs_open_for_their_tenant_only(tmp_path):
     keys = TenantKeys(load_root_key(tmp_path / "root"))
     ours, wrapped = keys.create("a")
     theirs, _ = keys.create("b")
-    sealed = ours.seal_config(b"secret")
-    assert keys.open("a", wrapped).open_config(sealed) == b"secret"
+    sealed = ours.seal("in force", b"7", b"secret")
+    assert keys.open("a", wrapped).open("in force", b"7", sealed) == b"secret"
     assert b"secret" not in sealed
-    with pytest.raises(SealError):
-        theirs.open_config(sealed)
+    for key, purpose, bound in ((theirs, "in force", b"7"), (ours, "reason", b"7"), (ours, "in force", b"8")):
+        with pytest.raises(SealError):
+            key.open(purpose, bound, sealed)
     with pytest.raises(SealError):
         keys.open("b", wrapped)
     with pytest.raises(SealError):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tenantry.config.v1 import pool_pb2, stored_pb2
+from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
 
 from services.config import current_state, layout
 from services.config.etcd.watch_state import Change
+from services.config.sealed_versions import seal_in_force
 from services.config.sealing import TenantKeys
 from services.config.snapshot_messages import delta
 from services.config.state import StateBuilder
@@ -75,9 +76,8 @@ def pool(name):
 
 def tenant(uid):
     key, wrapped = WRAPPED[uid]
-    stored = stored_pb2.StoredTenant(
-        tenant_id=uid, tenant_uid=uid, wrapped_key=wrapped, sealed_config=key.seal_config(b"")
-    )
+    stored = stored_pb2.StoredTenant(tenant_id=uid, tenant_uid=uid, wrapped_key=wrapped)
+    seal_in_force(stored, tenant_pb2.TenantConfig(), key)
     return layout.tenant_key(uid), stored.SerializeToString()
 
 
