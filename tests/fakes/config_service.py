@@ -27,8 +27,9 @@ ADAPTER = Path(__file__).parents[2] / "demo_adapters" / "pirate"
 class ConfigServicePlane:
     """A config service with its etcd, and stubs of both its listeners."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, module: str = "services.config") -> None:
         self.folder = folder
+        self._module = module
         self.etcd = EtcdProcess(folder / "etcd")
         self.artifacts = DirectoryArtifactStore(folder / "artifacts")
 
@@ -48,7 +49,7 @@ class ConfigServicePlane:
             "TENANTRY_CONFIG_STATE_DIR": str(self.folder / "state"),
             "TENANTRY_CONFIG_ARTIFACT_DIR": str(self.folder / "artifacts"),
         }
-        self.service = ServiceProcess("services.config", settings, admin, self.folder / "config.log")
+        self.service = ServiceProcess(self._module, settings, admin, self.folder / "config.log")
         await self.service.start()
         self.channels = [open_channel(admin), open_channel(discovery)]
         self.admin = admin_rpc.ConfigAdminServiceStub(self.channels[0])

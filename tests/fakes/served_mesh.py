@@ -42,10 +42,17 @@ _PLENTY = 1_000_000
 class ServedMesh:
     """`async with ServedMesh(folder) as mesh`; tenants are made with `new_tenant` and served at once."""
 
-    def __init__(self, folder: Path, routers: int = 3, *, router_module: str = "services.router") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        routers: int = 3,
+        *,
+        router_module: str = "services.router",
+        config_module: str = "services.config",
+    ) -> None:
         self._folder = folder
         self._router_module = router_module
-        self.plane = ConfigServicePlane(folder)
+        self.plane = ConfigServicePlane(folder, config_module)
         self.triton_target = f"unix:{folder}/t.sock"
         self.routers = [self._router(f"r{number}") for number in range(1, routers + 1)]
         self._stack = AsyncExitStack()

@@ -17,6 +17,7 @@ from tests.fakes.etcd_process import EtcdProcess
 from tests.fakes.watch_recorder import WatchRecorder, following
 
 _KEYS = 40
+_WRITERS = 30
 _FIRST_CONNECTION_BYTES = 8_000
 
 
@@ -82,13 +83,19 @@ async def replay_over_cuts(
         following(module, proxy.target, prefix) as recorder,
     ):
         written: list[tuple[str, int]] = []
-        last = 0
-        for number in range(replay.events // 2):
+
+        async def write(number: int) -> None:
             key = f"{prefix}{number % _KEYS}"
             revision = await writer.write([], {key: b"x" * 50, f"{key}/twin": b"y"})
             assert revision is not None
-            last = revision
-            written += [(key, last), (f"{key}/twin", last)]
+            written.extend([(key, revision), (f"{key}/twin", revision)])
+
+        # Nobody is there to see how what is replayed later came to be.
+        at_once = _WRITERS if replay.after_the_fact else 1
+        for first in range(0, replay.events // 2, at_once):
+            await asyncio.gather(*map(write, range(first, min(first + at_once, replay.events // 2))))
+        written.sort(key=lambda change: change[1])
+        last = written[-1][1]
         cuts_before = proxy.cuts if away else 0
         away = False
         with contextlib.suppress(TimeoutError):

@@ -67,7 +67,6 @@ async def test_mutant_resuming_from_a_created_header_loses_events(etcd, writer, 
 async def test_killed_etcd_ends_in_its_own_state(etcd):
     survived = await live_through_kills(etcd, watch, kills=3)
     assert survived.ours == survived.theirs
-    assert not survived.lost_by_etcd, "etcd itself lost what it had acknowledged"
     assert max(survived.recovery_seconds) <= 3.0
 
 
