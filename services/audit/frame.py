@@ -137,6 +137,7 @@ class SessionMark:
 
 _COMMIT = struct.Struct(">QIQ32s32s")
 SIGNATURE_BYTES = 64
+_COMMIT_DOMAIN = b"tenantry/audit/commit/v1\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +151,15 @@ class Commit:
     previous: bytes
     """SHA-256 of the previous COMMIT as `encode` gives it; zeros before the first."""
     root: bytes
-_COMMIT_DOMAIN = b"tenantry/audit/commit/v1\n"
     """RFC 6962 root over the batch's frames, in order."""
 
     def encode(self) -> bytes:
         """The part before the signature."""
         return _COMMIT.pack(self.batch, self.frames, self.size_bytes, self.previous, self.root)
+
+    def message(self) -> bytes:
+        """What is signed. The key signs checkpoints too: the prefix keeps either from passing for the other."""
+        return _COMMIT_DOMAIN + self.encode()
 
     @classmethod
     def of(cls, frame: Frame) -> tuple[Commit, bytes]:
@@ -167,7 +171,3 @@ _COMMIT_DOMAIN = b"tenantry/audit/commit/v1\n"
         if len(frame.body) != _COMMIT.size + SIGNATURE_BYTES:
             raise FrameError("a COMMIT of another length")
         return cls(*_COMMIT.unpack(frame.body[: _COMMIT.size])), frame.body[_COMMIT.size :]
-    def message(self) -> bytes:
-        """What is signed. The key signs checkpoints too: the prefix keeps either from passing for the other."""
-        return _COMMIT_DOMAIN + self.encode()
-
