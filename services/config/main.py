@@ -40,6 +40,7 @@ from services.config.operators import OperatorCheck
 from services.config.prompt_lengths import PromptLengths
 from services.config.quota.leases import QuotaLeases
 from services.config.quota.servicer import QuotaLeaseServicer
+from services.config.retold_versions import RetoldVersions
 from services.config.routers.registry import RouterRegistry
 from services.config.routers.status_keeper import RouterStatusKeeper
 from services.config.sealing import TenantKeys, load_root_key
@@ -106,6 +107,7 @@ async def serve(settings: ConfigSettings) -> None:
             lifetime.finish(_become_ready(current, first, health), "become-ready")
             if audit:
                 lifetime.own(audit.run(), "audit-writer")
+                lifetime.finish(RetoldVersions(current, etcd, audit).run(), "retold-versions")
             await health.publish()
             await admin_server.start()
             await discovery_server.start()
