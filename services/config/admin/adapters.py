@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tenantry.config.v1 import adapter_pb2, pool_pb2, stored_pb2
@@ -12,6 +13,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from services.common.artifacts import ArtifactStore
 from services.common.errors import (
     AbortedError,
+    DeadlineExceededError,
     Error,
     FailedPreconditionError,
     FieldViolation,
@@ -27,16 +29,16 @@ from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.adapters.trtllm_rendition import RenderedAdapter, render
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import find_tenant, model_still_there, still_there
-from services.config.admin.uploads import Pieces, drain, receive_files, receive_header
+from services.config.admin.uploads import Pieces, UploadPlaces, drain, receive_files, receive_header
 from services.config.allocation import MAX_SERIAL, lora_id, next_number
 from services.config.operator_log import Change
+from services.config.operators import Operator
 from services.config.page_tokens import page
 from services.config.resources import adapter_resource, parse_name, require_id
 from services.config.state import AdapterRecord, PoolRecord, State, TenantRecord
 from services.config.store import Expect, Unchanged
 from services.config.validation import unknown_fields
 
-MAX_UPLOADS = 4
 MAX_VERSIONS = 500
 
 
@@ -56,29 +58,40 @@ class AdapterAdmin:
     def __init__(self, edits: Edits, artifacts: ArtifactStore) -> None:
         self._edits = edits
         self._artifacts = artifacts
-        # Uploads are held in memory, and rendering holds two more copies: both are bounded by their number.
-        self._uploads = asyncio.Semaphore(MAX_UPLOADS)
+        self._places = UploadPlaces()
+        # Rendering holds two more copies of what was uploaded.
         self._rendering = asyncio.Semaphore(1)
 
     async def register(self, pieces: Pieces, context: Context) -> adapter_pb2.Adapter:
         """Register an adapter version: rendered, sealed and stored before its record is written."""
+        # Who is not known is not heard out: that would be a place for everybody.
+        operator = self._edits.operator(context)
         try:
-            operator = self._edits.operator(context)
             header = await receive_header(pieces)
             tenant = find_tenant(self._edits.state, operator, header.parent, "header.parent")
-            adapter_id = require_id(header.adapter_id, "header.adapter_id")
+            require_id(header.adapter_id, "header.adapter_id")
             shape, targets = self._base_model(header, tenant.name)
-            if self._uploads.locked():
-                raise ResourceExhaustedError(
-                    "too many uploads at once", reason=Reason.QUEUE_FULL, retry_after_seconds=5.0
-                )
-            async with self._uploads:
+            with self._places.taken(tenant.stored.tenant_uid):
                 files = await receive_files(pieces)
                 async with self._rendering:
                     adapter, rendered = await asyncio.to_thread(_render, files, shape, targets)
+                return await self._registered(operator, header, tenant, files, adapter, rendered)
+        except DeadlineExceededError:
+            raise
         except Error:
             await drain(pieces)
             raise
+
+    async def _registered(
+        self,
+        operator: Operator,
+        header: pb.AdapterHeader,
+        tenant: TenantRecord,
+        files: Mapping[str, bytes],
+        adapter: PeftAdapter,
+        rendered: list[tuple[_Target, RenderedAdapter]],
+    ) -> adapter_pb2.Adapter:
+        adapter_id = header.adapter_id
         version = adapter_pb2.AdapterVersion(
             base_model=header.base_model,
             source_sha256=hashlib.sha256(files[WEIGHTS_FILE]).hexdigest(),

@@ -4,21 +4,61 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
-from services.common.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError
+from services.common.errors import (
+    DeadlineExceededError,
+    FieldViolation,
+    InvalidArgumentError,
+    Reason,
+    ResourceExhaustedError,
+)
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
 
 MAX_CONFIG_BYTES = 64 << 10
 MAX_WEIGHTS_BYTES = 256 << 20
+MAX_UPLOADS = 4
 UPLOAD_SECONDS = 300.0
+IDLE_SECONDS = 10.0
+"""The longest between two pieces."""
 DRAIN_SECONDS = 10.0
+_RETRY_SECONDS = 5.0
 _LIMITS = {CONFIG_FILE: MAX_CONFIG_BYTES, WEIGHTS_FILE: MAX_WEIGHTS_BYTES}
 
 Pieces = AsyncIterator[pb.RegisterAdapterRequest]
+
+
+class UploadPlaces:
+    """Uploads are held in memory until they are stored: few at once, and one of each tenant."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    @contextlib.contextmanager
+    def taken(self, tenant_uid: str) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            ResourceExhaustedError: the tenant holds one, or all are held.
+        """
+        if tenant_uid in self._taken:
+            raise ResourceExhaustedError(
+                "the tenant uploads another adapter right now",
+                reason=Reason.CONCURRENCY_LIMITED,
+                retry_after_seconds=_RETRY_SECONDS,
+            )
+        if len(self._taken) >= MAX_UPLOADS:
+            raise ResourceExhaustedError(
+                "too many uploads at once", reason=Reason.QUEUE_FULL, retry_after_seconds=_RETRY_SECONDS
+            )
+        self._taken.add(tenant_uid)
+        try:
+            yield
+        finally:
+            self._taken.discard(tenant_uid)
 
 
 async def receive_header(pieces: Pieces) -> pb.AdapterHeader:
@@ -26,8 +66,9 @@ async def receive_header(pieces: Pieces) -> pb.AdapterHeader:
 
     Raises:
         InvalidArgumentError: it is not a header.
+        DeadlineExceededError: it did not come in time.
     """
-    first = await anext(pieces, None)
+    first = await _next(pieces)
     if first is None or first.WhichOneof("piece") != "header":
         raise InvalidArgumentError([FieldViolation("header", "has to be the first message")])
     return first.header
@@ -43,7 +84,7 @@ async def receive_files(pieces: Pieces) -> dict[str, bytes]:
     files: dict[str, bytearray] = {}
     try:
         async with asyncio.timeout(UPLOAD_SECONDS):
-            async for piece in pieces:
+            while (piece := await _next(pieces)) is not None:
                 _add(files, piece)
     except TimeoutError:
         raise DeadlineExceededError(f"the upload took more than {UPLOAD_SECONDS:g} s") from None
@@ -51,6 +92,15 @@ async def receive_files(pieces: Pieces) -> dict[str, bytes]:
     if missing:
         raise InvalidArgumentError(missing)
     return {name: bytes(data) for name, data in files.items()}
+
+
+async def _next(pieces: Pieces) -> pb.RegisterAdapterRequest | None:
+    """The next piece; None at the end. Who sends none keeps nothing."""
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            return await anext(pieces, None)
+    except TimeoutError:
+        raise DeadlineExceededError(f"nothing more came for {IDLE_SECONDS:g} s") from None
 
 
 def _add(files: dict[str, bytearray], piece: pb.RegisterAdapterRequest) -> None:
