@@ -2,7 +2,8 @@
 
 `allocated.json` in the state directory is on disk before etcd hears of a number. A tenant's ordinal has a mark of its
 own. Adapter serials have none: they go with the restore epoch, which `services.config.restore` raises above every
-epoch that was ever in force, and marks here first.
+epoch that was ever in force, and marks here first. Another config service's file may be the one it was marked in, so
+what etcd says of epoch and ordinals is marked here, too, before anybody goes by it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from services.common.backoff import Backoff
 from services.config import layout
 from services.config.allocation import MAX_EPOCH, MAX_ORDINAL
-from services.config.store import ConfigStore, Expect, Stored, Unchanged
+from services.config.store import ConfigStore, Expect, Stored, StoreUnavailableError, Unchanged
 
 FILE = "allocated.json"
 _FORMAT = 1
@@ -78,7 +80,7 @@ def write_marks(path: Path, marks: Allocated) -> None:
 
 
 class MarkedStore:
-    """A store in which no tenant's ordinal is written before its mark is on disk."""
+    """A store in which no tenant's ordinal is written, and no epoch or ordinal read, before its mark is on disk."""
 
     def __init__(self, store: ConfigStore, state_dir: Path) -> None:
         """Read the marks.
@@ -91,9 +93,30 @@ class MarkedStore:
         self._marks = read_marks(self._path) or Allocated()
         self._marking = asyncio.Lock()
 
+    async def learn(self) -> None:
+        """Mark what etcd says; returns once it has answered, and the disk has taken it."""
+        backoff = Backoff(0.1, 5.0)
+        while True:
+            try:
+                await self.get(layout.ordinal_counter_key())
+                await self.get(layout.epoch_key())
+            except (StoreUnavailableError, OSError):
+                await asyncio.sleep(backoff.next_delay_seconds())
+            else:
+                return
+
     async def get(self, key: str) -> Stored | None:
-        """As the store."""
-        return await self._store.get(key)
+        """As the store; what it says of ordinals and the epoch is marked.
+
+        Raises:
+            OSError: the mark could not be put on disk.
+        """
+        stored = await self._store.get(key)
+        if stored is not None and key == layout.ordinal_counter_key():
+            await self._mark(Allocated(ordinal=int(stored.value)))
+        if stored is not None and key == layout.epoch_key():
+            await self._mark(Allocated(epoch=int(stored.value)))
+        return stored
 
     async def list(self, prefix: str) -> tuple[dict[str, Stored], int]:
         """As the store."""
@@ -109,12 +132,12 @@ class MarkedStore:
         """
         counter = puts.get(layout.ordinal_counter_key())
         if counter is not None:
-            await self._mark(int(counter))
+            await self._mark(Allocated(ordinal=int(counter)))
         return await self._store.write(conditions, puts, deletes)
 
-    async def _mark(self, ordinal: int) -> None:
+    async def _mark(self, allocated: Allocated) -> None:
         async with self._marking:
-            if ordinal > self._marks.ordinal:
-                marks = replace(self._marks, ordinal=ordinal)
+            marks = self._marks.or_higher(allocated)
+            if marks != self._marks:
                 await asyncio.to_thread(write_marks, self._path, marks)
                 self._marks = marks

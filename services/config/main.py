@@ -81,7 +81,8 @@ async def serve(settings: ConfigSettings) -> None:
         TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock),
         lambda: current.state,
     )
-    writes = AnnouncedWrites(MarkedStore(etcd, settings.state_dir), intents, marks)
+    marked = MarkedStore(etcd, settings.state_dir)
+    writes = AnnouncedWrites(marked, intents, marks)
     routers = RouterRegistry(clock, settings.router_expiry_seconds)
     keeper = RouterStatusKeeper(
         routers, etcd, EtcdLeases(etcd_channel), clock, settings.router_expiry_seconds
@@ -103,8 +104,15 @@ async def serve(settings: ConfigSettings) -> None:
             lifetime.own(watch.run(), "etcd-watch")
             lifetime.own(known_good.run(), "last-known-good")
             lifetime.own(keeper.run(), "router-status")
-            first = FirstOperator(settings.state_dir, issuer, issuer_is_new, current, writes, clock)
-            lifetime.finish(_become_ready(current, first, health), "become-ready")
+            lifetime.finish(marked.learn(), "allocation-marks")
+            lifetime.finish(
+                _become_ready(
+                    current,
+                    FirstOperator(settings.state_dir, issuer, issuer_is_new, current, writes, clock),
+                    health,
+                ),
+                "become-ready",
+            )
             if audit:
                 lifetime.own(audit.run(), "audit-writer")
                 lifetime.finish(RetoldVersions(current, etcd, audit).run(), "retold-versions")

@@ -57,6 +57,43 @@ async def test_other_writes_and_reads_pass_as_they_are(tmp_path):
     assert read_marks(tmp_path / real_marks.FILE) is None
 
 
+async def marks_after_a_start(module, folder):
+    """Etcd is at an epoch that another config service's file was raised to; ours knows an older one."""
+    folder.mkdir()
+    write_marks(folder / module.FILE, Allocated(9, 1))
+    store = MemoryConfigStore()
+    store.put({COUNTER: b"7", layout.epoch_key(): b"3"})
+    await module.MarkedStore(store, folder).learn()
+    return read_marks(folder / module.FILE)
+
+
+async def test_what_etcd_says_is_marked_at_the_start(tmp_path):
+    assert await marks_after_a_start(real_marks, tmp_path / "a") == Allocated(9, 3)
+    deaf = mutant(real_marks, "Allocated(epoch=int(stored.value))", "Allocated()")
+    assert await marks_after_a_start(deaf, tmp_path / "b") == Allocated(9, 1)
+
+
+async def test_an_epoch_is_marked_before_anybody_goes_by_it(tmp_path):
+    store = MemoryConfigStore()
+    marked = real_marks.MarkedStore(store, tmp_path)
+    await marked.learn()
+    store.put({layout.epoch_key(): b"5"})
+    assert (await marked.get(layout.epoch_key())).value == b"5"
+    assert read_marks(tmp_path / real_marks.FILE) == Allocated(0, 5)
+
+
+async def test_learning_waits_for_etcd(tmp_path):
+    store = MemoryConfigStore()
+    store.put({layout.epoch_key(): b"5"})
+    store.down = True
+    learning = asyncio.create_task(real_marks.MarkedStore(store, tmp_path).learn())
+    await asyncio.sleep(0)
+    assert not learning.done()
+    store.down = False
+    await learning
+    assert read_marks(tmp_path / real_marks.FILE) == Allocated(0, 5)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{", '{"format":2,"ordinal":1,"epoch":0}', '{"format":1,"ordinal":-1,"epoch":0}',
