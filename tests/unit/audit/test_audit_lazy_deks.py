@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from services.audit import file_ops
 from services.audit.export import LogReader
-from services.audit.key_wrap import KeysetError
-from tests.unit.audit.audit_state import abandon, new_entry, open_store
+from services.audit.verify import verify_bundle
+from tests.unit.audit.audit_state import abandon, export, new_entry, open_store
 
 
 def read_all(store, tenant_uid) -> list[bytes]:
@@ -61,15 +59,20 @@ def test_an_older_keyring_is_completed_from_the_log(tmp_path):
 
 
 def test_with_the_tenant_key_gone_neither_file_nor_frames_open_anything(tmp_path):
+    """The log's proofs hold as before, and the bundle says what is gone."""
     store = open_store(tmp_path)
     store.commit([new_entry("a", "one")], [])
     store.close()
     (ring,) = (tmp_path / "keyring").iterdir()
     document = json.loads(ring.read_bytes())
     document["keks"][0]["wrapped"] = None
-    for deks in (document["deks"], {}):
+    for number, deks in enumerate((document["deks"], {})):
         ring.write_text(json.dumps({**document, "deks": deks}))
         store = open_store(tmp_path)
-        with pytest.raises(KeysetError, match="destroyed"):
-            read_all(store, "a")
+        assert read_all(store, "a") == []
+        keys = export(store, tmp_path, "a", tmp_path / f"bundle-{number}")
+        report = verify_bundle(tmp_path / f"bundle-{number}", keys)
+        assert report.good, report.damages
+        assert [dek_id.hex() for dek_id in report.shredded] == list(document["deks"])
+        assert report.counts["admit"] == 1
         abandon(store)
