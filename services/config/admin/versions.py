@@ -12,6 +12,7 @@ from services.common.errors import InternalError, InvalidArgumentError, NotFound
 from services.config import layout
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import (
+    KEPT_VERSIONS,
     change_details,
     find_tenant,
     put_config,
@@ -48,19 +49,19 @@ class VersionAdmin:
         """List a tenant's versions, newest first, without their configs."""
         operator = self._edits.operator(context, request)
         tenant = find_tenant(self._edits.state, operator, request.parent, "parent")
-        items, _ = await self._edits.store.list(layout.versions_prefix(tenant.stored.tenant_uid))
-        found = [_Found.of(key, item) for key, item in items.items()]
-        found.sort(key=_newest_first)
+        newest = tenant.stored.config_version
+        # Their numbers are known without reading them; each may have 256 KiB of config.
+        numbers = range(newest, max(newest - KEPT_VERSIONS, 0), -1)
         chosen, token = page(
-            found,
+            numbers,
             _newest_first,
             request.page_size,
             request.page_token,
             f"versions:{tenant.stored.tenant_uid}",
         )
+        found = [await self._listed(tenant, number) for number in chosen]
         return pb.ListTenantVersionsResponse(
-            versions=[_resource(tenant, version, whole=False) for version in chosen],
-            next_page_token=token,
+            versions=[version for version in found if version is not None], next_page_token=token
         )
 
     async def get(
@@ -122,6 +123,12 @@ class VersionAdmin:
         )
         return tenant_resource(find_tenant(self._edits.state, operator, request.name, "name"))
 
+    async def _listed(self, tenant: TenantRecord, number: int) -> tenant_version_pb2.TenantVersion | None:
+        """A version without its config; None for one that is not kept any more."""
+        key = layout.version_key(tenant.stored.tenant_uid, number)
+        stored = await self._edits.store.get(key)
+        return None if stored is None else _resource(tenant, _Found.of(key, stored), whole=False)
+
     async def _version(self, tenant: TenantRecord, number: int) -> _Found:
         if not 0 < number < _MAX_NUMBER:
             raise NotFoundError(_GONE)
@@ -162,8 +169,8 @@ def _resource(tenant: TenantRecord, found: _Found, *, whole: bool) -> tenant_ver
     )
 
 
-def _newest_first(found: _Found) -> str:
-    return f"{_MAX_NUMBER - found.number:013d}"
+def _newest_first(number: int) -> str:
+    return f"{_MAX_NUMBER - number:013d}"
 
 
 def _opened(tenant: TenantRecord, found: _Found) -> tuple[tenant_pb2.TenantConfig, str]:

@@ -61,6 +61,38 @@ async def tenant_admin(plane, tenant_id):
     return Call(made.secret)
 
 
+class Reads:
+    """Counts what is read of the store."""
+
+    def __init__(self, plane, monkeypatch):
+        self.keys = []
+        get = plane.store.get
+
+        async def counted(key):
+            self.keys.append(key)
+            return await get(key)
+
+        async def forbidden(prefix):
+            raise AssertionError(f"all of {prefix} was read")
+
+        monkeypatch.setattr(plane.store, "get", counted)
+        monkeypatch.setattr(plane.store, "list", forbidden)
+
+
+async def test_a_page_of_versions_reads_what_it_shows(plane, monkeypatch):
+    await plane.new_tenant("acme", system_prompt="0")
+    for number in range(1, 8):
+        await prompt(plane, str(number))
+    reads = Reads(plane, monkeypatch)
+    first = await versions(plane, page_size=3)
+    second = await versions(plane, page_size=3, page_token=first.next_page_token)
+    assert [v.version for page in (first, second) for v in page.versions] == [8, 7, 6, 5, 4, 3]
+    assert len(reads.keys) == 6
+    rest = await versions(plane, page_size=3, page_token=second.next_page_token)
+    assert [v.version for v in rest.versions] == [2, 1]
+    assert rest.next_page_token == ""
+
+
 async def test_versions_say_who_when_and_why_newest_first(plane):
     await plane.new_tenant("acme", system_prompt="one")
     await prompt(plane, "two", reason="was too short")
