@@ -24,6 +24,15 @@ from services.config.store import (
 _log = logging.getLogger(__name__)
 CALL_SECONDS = 2.0
 PAGE_KEYS = 500
+PAGE_BYTES = 8 << 20
+"""What a page should come to, by the size of the one before: it has to fit a message, and `CALL_SECONDS`."""
+_FIRST_PAGE_KEYS = 32
+"""Of the largest values there may be they still fit."""
+_TOO_MUCH = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class _TooMuchError(StoreUnavailableError):
+    """Too large for a message or its time; less may come through."""
 
 
 def range_end(prefix: bytes) -> bytes:
@@ -70,9 +79,16 @@ class EtcdClient:
         """
         start, end, revision, history = prefix.encode(), range_end(prefix.encode()), 0, 0
         found: dict[str, Stored] = {}
+        limit = _FIRST_PAGE_KEYS
         while True:
-            request = pb.RangeRequest(key=start, range_end=end, revision=revision, limit=PAGE_KEYS)
-            response, certain = await self._ask(self._kv.Range, request)
+            request = pb.RangeRequest(key=start, range_end=end, revision=revision, limit=limit)
+            try:
+                response, certain = await self._ask(self._kv.Range, request)
+            except _TooMuchError:
+                if limit == 1:
+                    raise
+                limit //= 2
+                continue
             history = history or self.history.number
             if not certain or history != self.history.number:
                 raise CompactedError
@@ -82,6 +98,7 @@ class EtcdClient:
             if not response.more:
                 return found, revision
             start = response.kvs[-1].key + b"\x00"
+            limit = min(PAGE_KEYS, 2 * limit, max(1, PAGE_BYTES * len(response.kvs) // response.ByteSize()))
 
     async def write(
         self, conditions: Sequence[Expect | Unchanged], puts: Mapping[str, bytes], deletes: Sequence[str] = ()
@@ -120,7 +137,8 @@ class EtcdClient:
                 # Trying again would not help: we built a request etcd does not take.
                 _log.error("etcd refuses a %s of %d bytes", type(request).__name__, request.ByteSize())
                 raise InternalError from None
-            raise StoreUnavailableError("the config store does not answer") from None
+            kind = _TooMuchError if error.code() in _TOO_MUCH else StoreUnavailableError
+            raise kind("the config store does not answer") from None
         return response, self.history.answered(asked, response.header.cluster_id, response.header.revision)
 
 
