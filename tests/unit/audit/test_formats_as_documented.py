@@ -12,8 +12,10 @@ import re
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from services.audit import envelope
 from services.audit.bundle_manifest import Window
 from services.audit.entry import EntryKind
 from services.audit.frame import SessionMark
@@ -101,19 +103,46 @@ def test_a_journal_reads_as_documented(state):
     assert lines == [origin, "4", base64.b64encode(root).decode()]
 
 
-def test_an_entry_opens_as_documented(state):
+def opened_all(state: Path) -> dict[bytes, list]:
+    """The payloads of every entry in the journal, by log, each opened under the key that its DEK_OPEN frame carries."""
     (path,) = (state / "wal").iterdir()
-    log_id = log_of(state)
-    opening, opened, admit, _ = entries_of(documented.read_journal(path), log_id)
-    root_kek = (state / "keys" / "root.kek").read_bytes()
-    keyring = (state / "keyring" / log_id.hex()).read_bytes()
-    assert json.loads(keyring)["deks"] == {}  # not folded yet: only the frame has it
-    dek_id = documented.header(admit)["dek_id"]
-    key, commitment = documented.derived_keys(root_kek, keyring, dek_id, opening[266:])
-    assert len(opening) == 266 + 64
-    assert opening[138:266] == hashlib.sha256(b"").digest() + commitment + bytes(64)
-    assert documented.open_content(key, opened) == [b'{"predecessor":null,"tenant_uid":"a"}', None, None]
-    assert documented.open_content(key, admit) == [b'{"a":1}', b'{"text":"one"}', None]
+    root_file = (state / "keys" / "root.kek").read_bytes()
+    keys: dict[bytes, bytes] = {}
+    opened: dict[bytes, list] = {}
+    for kind, body, _ in documented.read_journal(path):
+        if kind not in (documented.DATA, documented.DEK_OPEN):
+            continue
+        header = documented.header(body)
+        log_id, dek_id = header["log_id"], header["dek_id"]
+        if kind == documented.DEK_OPEN:
+            keyring = (state / "keyring" / log_id.hex()).read_bytes()
+            keys[dek_id], commitment = documented.derived_keys(root_file, keyring, dek_id, body[266:])
+            assert len(body) == 266 + 64
+            assert body[138:266] == hashlib.sha256(b"").digest() + commitment + bytes(64)
+        else:
+            opened.setdefault(log_id, []).append(documented.open_content(keys[dek_id], body))
+    return opened
+
+
+def test_every_entry_opens_as_documented(state):
+    keyring = json.loads((state / "keyring" / log_of(state).hex()).read_bytes())
+    assert keyring["deks"] == {}  # not folded yet: only the frame has it
+    opened = opened_all(state)
+    assert len(opened) == 2
+    assert opened[log_of(state)] == [
+        [b'{"predecessor":null,"tenant_uid":"a"}', None, None],
+        [b'{"a":1}', b'{"text":"one"}', None],
+        [b'{"a":1}', b'{"text":"three"}', None],
+    ]
+
+
+def test_mutant_that_uses_one_nonce_for_all_does_not_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(envelope, "_nonce", lambda header: (1).to_bytes(12, "big"))
+    store = open_store(tmp_path)
+    store.commit([new_entry("a", "one")], [])
+    abandon(store)
+    with pytest.raises(InvalidTag):
+        opened_all(tmp_path)
 
 
 def test_segments_read_as_documented(state):
