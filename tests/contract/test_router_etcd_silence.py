@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -15,7 +14,6 @@ from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.artifacts import DirectoryArtifactStore
-from services.common.clock import SystemClock
 from services.common.errors import Reason, UnavailableError
 from services.common.grpc_channel import open_channel
 from services.router import config_client
@@ -23,6 +21,7 @@ from services.router.config_state import STALE_AFTER_SECONDS, ConfigState
 from services.router.metrics import RouterMetrics
 from services.router.outcomes import OutcomeCounts
 from services.router.text_model import TextModelLoader
+from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
 from tests.fakes.router_config import ConfigWorld, ScriptedConfigService
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
@@ -51,7 +50,8 @@ async def following(folder, module=config_client, *, etcd_connected=True):
     rpc.add_ConfigDiscoveryServiceServicer_to_server(service, server)
     server.add_insecure_port(f"unix:{folder}/config.sock")
     await server.start()
-    state = ConfigState(SystemClock())
+    clock = ManualClock()
+    state = ConfigState(clock)
     async with open_channel(f"unix:{folder}/config.sock") as channel:
         client = module.ConfigClient(
             channel,
@@ -66,7 +66,7 @@ async def following(folder, module=config_client, *, etcd_connected=True):
         try:
             await service.push(world.resources)
             await until(lambda: state.revision == 1)
-            yield SimpleNamespace(service=service, state=state, world=world)
+            yield SimpleNamespace(service=service, state=state, world=world, clock=clock)
             assert not running.done()
         finally:
             running.cancel()
@@ -78,50 +78,58 @@ def tenant(router, name):
     return router.state.snapshot().tenants[f"uid-{name}"]
 
 
+async def stale_after(router, seconds: float):
+    """Whether the router is stale so much later, with what its config service says by now."""
+    router.clock.advance(seconds)
+    # One heartbeat may be under way that says what was so before, and one its answer.
+    heard = router.service.reports
+    await until(lambda: router.service.reports >= heard + 3)
+    return router.state.stale
+
+
 async def test_once_the_loss_of_etcd_is_known_stale_answers_are_refused_or_flagged_within_two_seconds(
     tmp_path,
 ):
     async with following(tmp_path) as router:
-        await until(lambda: not router.state.stale)
+        assert not await stale_after(router, 0.0)
         assert router.state.check_fresh(tenant(router, "refuses")) is False
         router.service.etcd_connected = False
-        lost = time.monotonic()
-        await until(lambda: router.state.stale)
-        assert time.monotonic() - lost < STALE_AFTER_SECONDS + 0.2
+        assert not await stale_after(router, 0.0)
+        assert not await stale_after(router, STALE_AFTER_SECONDS - 0.1)
+        assert await stale_after(router, 0.2)
         assert router.state.check_fresh(tenant(router, "serves")) is True
         with pytest.raises(UnavailableError) as refusal:
             router.state.check_fresh(tenant(router, "refuses"))
         assert refusal.value.reason is Reason.CONFIG_STALE
         router.service.etcd_connected = True
-        await until(lambda: not router.state.stale, seconds=0.5)
+        assert not await stale_after(router, 0.0)
 
 
 async def test_etcds_silence_counts_though_the_config_service_has_not_given_it_up(tmp_path):
     async with following(tmp_path) as router:
-        await until(lambda: not router.state.stale)
+        assert not await stale_after(router, 0.0)
         router.service.etcd_silence_ms = 6_000
-        await until(lambda: router.state.stale)
+        assert not await stale_after(router, 0.0)
+        assert not await stale_after(router, STALE_AFTER_SECONDS - 0.1)
+        assert await stale_after(router, 0.2)
         assert router.state.silence_seconds < 3
 
 
 async def test_a_router_that_counts_from_the_heartbeat_notices_no_silence_of_etcd(tmp_path):
     deaf = mutant(config_client, "self._state.heard(etcd_silence_seconds)", "self._state.heard()")
     async with following(tmp_path, deaf) as router:
-        await until(lambda: not router.state.stale)
+        assert not await stale_after(router, 0.0)
         router.service.etcd_silence_ms = 6_000
-        with pytest.raises(TimeoutError):
-            await until(lambda: router.state.stale, seconds=2.5)
+        assert not await stale_after(router, STALE_AFTER_SECONDS + 1)
 
 
 async def test_an_etcd_with_nothing_to_tell_makes_nothing_stale(tmp_path):
     async with following(tmp_path) as router:
-        await until(lambda: not router.state.stale)
+        assert not await stale_after(router, 0.0)
         # As long as the config service leaves etcd alone before it asks.
         router.service.etcd_silence_ms = 250
-        until_seconds = time.monotonic() + 1.0
-        while time.monotonic() < until_seconds:
-            assert not router.state.stale
-            await asyncio.sleep(0.02)
+        for _ in range(10):
+            assert not await stale_after(router, 0.5)
 
 
 async def test_config_that_comes_without_etcd_is_in_force_and_stale(tmp_path):
@@ -133,14 +141,12 @@ async def test_config_that_comes_without_etcd_is_in_force_and_stale(tmp_path):
         assert router.state.stale
 
 
-async def test_a_router_that_asks_for_no_more_than_a_live_config_service_never_notices(tmp_path, monkeypatch):
-    monkeypatch.setattr("services.router.config_state.STALE_AFTER_SECONDS", 0.3)
+async def test_a_router_that_asks_for_no_more_than_a_live_config_service_never_notices(tmp_path):
     broken = mutant(config_client, " if heartbeat.etcd_connected else None", "")
     async with following(tmp_path, broken) as router:
-        await until(lambda: not router.state.stale)
+        assert not await stale_after(router, 0.0)
         router.service.etcd_connected = False
-        with pytest.raises(TimeoutError):
-            await until(lambda: router.state.stale, seconds=1.5)
+        assert not await stale_after(router, STALE_AFTER_SECONDS + 1)
 
 
 async def test_a_router_gives_a_sign_of_life_with_every_heartbeat(tmp_path):
