@@ -55,6 +55,7 @@ class KnownGoodWriter:
         self._every_seconds = every_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="last-known-good")
         self._changed = asyncio.Event()
+        self._finished = False
         self._written_unix_ms = 0
         self._failures = Counter(
             "tenantry_last_known_good_failures_total",
@@ -92,10 +93,12 @@ class KnownGoodWriter:
                 await self._save()
         except TimeoutError:
             _log.error("last known good: not written within %.1f s", within_seconds)
+        # `run` goes on until its owner ends it, and has no thread any more.
+        self._finished = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _save(self) -> None:
-        content = self._take()
+        content = None if self._finished else self._take()
         if content is None:
             return
         if not self._changed.is_set() and content.header.written_unix_ms - self._written_unix_ms < _NEWS_MS:

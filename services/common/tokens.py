@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from services.common.clock import Clock
 from services.common.errors import UnauthenticatedError
+
+_log = logging.getLogger(__name__)
 
 ALGORITHM = "ES256"
 CONFIG_ISSUER = "tenantry"
@@ -112,7 +115,8 @@ class TokenVerifier:
     """Verifies tokens of one issuer and audience.
 
     Signatures are checked once: claims are kept by the token's SHA-256 in a bounded LRU. Expiry is checked on
-    every call. A signing key that is not known makes the JWKS file be read again, at most once a second.
+    every call. A signing key that is not known makes the JWKS file be read again, at most once a second; while the file
+    cannot be read, the keys known before stay.
     """
 
     def __init__(self, jwks_path: Path, issuer: str, audience: Audience, clock: Clock) -> None:
@@ -180,20 +184,27 @@ class TokenVerifier:
         now = self._clock.monotonic_seconds()
         if signing_key_id not in self._keys and now - self._read_at_seconds >= 1.0:
             self._read_at_seconds = now
-            self._keys = _read_jwks(self._jwks_path)
+            found = self._read()
+            if found is not None:
+                self._keys = found
         if signing_key_id not in self._keys:
             raise UnauthenticatedError
         return self._keys[signing_key_id]
 
+    def _read(self) -> dict[str, ec.EllipticCurvePublicKey] | None:
+        """Every key of the file; None where it is not a JWKS, whatever else it is."""
+        try:
+            keys = {
+                str(jwk["kid"]): _public_key(jwk) for jwk in json.loads(self._jwks_path.read_text())["keys"]
+            }
+        except (OSError, ValueError, TypeError, KeyError, jwt.PyJWTError) as error:
+            _log.error("the keys that tokens are signed with cannot be read: %s", type(error).__name__)
+            return None
+        return keys
 
-def _read_jwks(path: Path) -> dict[str, ec.EllipticCurvePublicKey]:
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    keys: dict[str, ec.EllipticCurvePublicKey] = {}
-    for jwk in document.get("keys", []):
-        key = jwt.algorithms.ECAlgorithm.from_jwk(jwk)
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            keys[str(jwk["kid"])] = key
-    return keys
+
+def _public_key(jwk: dict[str, Any]) -> ec.EllipticCurvePublicKey:
+    key = jwt.algorithms.ECAlgorithm.from_jwk(jwk)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError("not a public key")
+    return key

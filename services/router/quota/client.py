@@ -204,19 +204,21 @@ class QuotaClient:
             asked = self._asked[0]
             try:
                 response = await self._stub.LeaseQuotas(asked.request, timeout=ASK_SECONDS)
+                _require_fitting(asked, response)
             except grpc.aio.AioRpcError as error:
                 if error.code() in _POINTLESS:
                     # It will never be answered. What it gave back is lost until the lease runs out.
                     del self._asked[0]
+                raise
+            except _WrongAnswerError:
+                # The same number gets the same answer again.
+                del self._asked[0]
                 raise
             self._put(asked, response)
             del self._asked[0]
             _tell(asked.waiting)
 
     def _put(self, asked: _Asked, response: pb.LeaseQuotasResponse) -> None:
-        named = tuple((grant.tenant_uid, grant.window) for grant in response.grants)
-        if named != tuple((uid, window.value) for uid, window in asked.keys):
-            raise _WrongAnswerError
         now = self._clock.wall_seconds()
         for key, demand, grant in zip(asked.keys, asked.request.demands, response.grants, strict=True):
             granted = Granted(
@@ -226,6 +228,12 @@ class QuotaClient:
                 grant.expire_time.ToNanoseconds() / 1e9,
             )
             self._slice(*key).put(granted, demand.wanted_tokens, now)
+
+
+def _require_fitting(asked: _Asked, response: pb.LeaseQuotasResponse) -> None:
+    named = tuple((grant.tenant_uid, grant.window) for grant in response.grants)
+    if named != tuple((uid, window.value) for uid, window in asked.keys):
+        raise _WrongAnswerError
 
 
 def _demand(key: _Key, demand: Demand) -> pb.QuotaDemand:

@@ -100,6 +100,15 @@ async def test_the_next_write_waits_and_a_clean_stop_does_not(tmp_path):
     assert [header.revision for header in kept.on_disk()] == [2, 1]
 
 
+async def test_after_the_last_write_a_change_is_nobodys_error(tmp_path):
+    kept = Kept(tmp_path)
+    await kept.writer.finish(5)
+    kept.change()
+    # What `run` does until its owner ends it.
+    await kept.writer._save()
+    assert kept.disk.writes == 0
+
+
 async def test_a_full_disk_is_told_and_tried_again_while_the_older_file_stays(tmp_path, caplog):
     async with Kept(tmp_path).running() as kept:
         kept.change()

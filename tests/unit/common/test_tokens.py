@@ -105,3 +105,27 @@ def test_a_rotated_key_is_read_again_but_not_more_than_once_a_second(issuer, ver
         verifier.verify(token)
     clock.advance(1.0)
     assert verifier.verify(token).key_id == "k1"
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "{", "[]", "{}", '{"keys": 1}', '{"keys": [{"kid": "x"}]}', '{"keys": [1]}', None]
+)
+def test_a_file_that_cannot_be_read_takes_no_key_away(issuer, verifier, clock, tmp_path, damaged):
+    far = claims(int(clock.wall_seconds()) + 60)
+    verifier.verify("Bearer " + issuer.issue(Audience.INFERENCE, far, 0))
+    path = tmp_path / "jwks.json"
+    if damaged is None:
+        path.unlink()
+    else:
+        path.write_text(damaged)
+    rotated = TokenIssuer.from_pem(new_signing_key_pem(), CONFIG_ISSUER)
+    clock.advance(1.0)
+    with pytest.raises(UnauthenticatedError):
+        verifier.verify("Bearer " + rotated.issue(Audience.INFERENCE, far, 0))
+    # Another token of the old key: its signature is not known yet.
+    assert verifier.verify("Bearer " + issuer.issue(Audience.INFERENCE, far, 1)).key_id == "k1"
+    path.write_text('{"keys": []}')
+    clock.advance(1.0)
+    for seconds, one in enumerate((rotated, issuer), start=2):
+        with pytest.raises(UnauthenticatedError):
+            verifier.verify("Bearer " + one.issue(Audience.INFERENCE, far, seconds))

@@ -25,6 +25,7 @@ class ScriptedLeases(rpc.QuotaLeaseServiceServicer):
         self.free = 10_000
         self.requests = []
         self.lose_answers = 0
+        self.wrong_answers = 0
         self.code = None
         self.asked = asyncio.Event()
 
@@ -37,6 +38,9 @@ class ScriptedLeases(rpc.QuotaLeaseServiceServicer):
             self.lose_answers -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "as scripted")
         response = pb.LeaseQuotasResponse()
+        if self.wrong_answers:
+            self.wrong_answers -= 1
+            return response
         now = int(self.clock.wall_seconds())
         for demand in request.demands:
             granted = min(demand.wanted_tokens, self.free)
@@ -188,6 +192,21 @@ async def test_a_request_that_is_refused_as_wrong_is_not_repeated_for_ever(bench
             except UnavailableError:
                 await asyncio.sleep(0.05)
     assert len({request.sequence for request in bench.leases.requests}) >= 2
+
+
+async def test_a_request_whose_answer_does_not_fit_is_not_repeated_for_ever(bench):
+    bench.leases.wrong_answers = 1
+    with pytest.raises(UnavailableError):
+        await bench.client.reserve(ACME, 50)
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await bench.client.reserve(ACME, 50)
+                break
+            except UnavailableError:
+                await asyncio.sleep(0.05)
+    sequences = [request.sequence for request in bench.leases.requests]
+    assert sequences == sorted(set(sequences))
 
 
 async def test_many_tenants_are_asked_for_in_requests_of_bounded_size(bench):
