@@ -21,7 +21,10 @@ class Reservation:
 
     cost: Cost
     used_tokens: int = 0
-    """Charged at settlement: nothing before dispatch, then the input and every token generated."""
+    """Charged at settlement: nothing before dispatch, then the input and every token generated.
+
+    Nothing either where the server fails before its first token.
+    """
 
 
 class Admission:

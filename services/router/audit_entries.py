@@ -128,7 +128,7 @@ def outcome_meta(exchange: Exchange, status: str) -> dict[str, Any]:
         "request_id": exchange.request_id,
         "status": status,
         "usage": {
-            "input_tokens": exchange.cost.input_tokens if exchange.dispatched_at is not None else 0,
+            "input_tokens": exchange.charged_input_tokens,
             "output_tokens": exchange.output_tokens,
         },
         "timing_ms": {

@@ -41,6 +41,8 @@ class Exchange:
     first_token_at: float | None = None
     last_token_at: float | None = None
     ended_at: float | None = None
+    fruitless: bool = False
+    """Whether its server failed before the first token: the prompt is not charged."""
     output_tokens: int = 0
     text_parts: list[str] = field(default_factory=list)
     """What the model says, as it comes."""
@@ -55,6 +57,13 @@ class Exchange:
     """Whether an admit entry may have left: from here on there must be an outcome entry."""
     admit_receipt: AuditReceipt | None = None
     outcome_receipt: AuditReceipt | None = None
+
+    @property
+    def charged_input_tokens(self) -> int:
+        """Of the prompt: all of it once it left for a server, unless nothing came of it."""
+        if self.cost is None or self.dispatched_at is None or self.fruitless:
+            return 0
+        return self.cost.input_tokens
 
     @property
     def text(self) -> str:

@@ -36,7 +36,10 @@ class RouterMetrics:
             registry=registry,
         )
         self._input_tokens = Counter(
-            "tenantry_input_tokens_total", "Tokens of dispatched prompts.", ["tenant"], registry=registry
+            "tenantry_input_tokens_total",
+            "Tokens of prompts, as far as they are charged.",
+            ["tenant"],
+            registry=registry,
         )
         self._output_tokens = Counter(
             "tenantry_output_tokens_total", "Tokens generated.", ["tenant"], registry=registry
@@ -83,9 +86,9 @@ class RouterMetrics:
     def ended(self, exchange: Exchange, outcome: str) -> None:
         """A request of a known tenant ended."""
         tenant = self._count(exchange.caller.tenant.tenant_uid, outcome)
-        if exchange.dispatched_at is None or exchange.cost is None:
+        if not exchange.charged_input_tokens:
             return
-        self._input_tokens.labels(tenant).inc(exchange.cost.input_tokens)
+        self._input_tokens.labels(tenant).inc(exchange.charged_input_tokens)
         self._output_tokens.labels(tenant).inc(exchange.output_tokens)
         if exchange.first_token_at is None:
             return

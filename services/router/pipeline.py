@@ -251,7 +251,13 @@ class Pipeline:
             reservation.used_tokens = exchange.cost.input_tokens
             chunks = self._dispatcher.send(exchange, input_ids, grant, deadline)
             heard = None if held_back else outbox
-            exchange.finish_reason = await relay(exchange, chunks, grant, reservation, heard, self._clock)
+            try:
+                exchange.finish_reason = await relay(exchange, chunks, grant, reservation, heard, self._clock)
+            except Error:
+                # A caller that leaves is charged for its prompt, one whose server fails it is not.
+                exchange.fruitless = exchange.first_token_at is None
+                reservation.used_tokens = exchange.charged_input_tokens + exchange.output_tokens
+                raise
             exchange.last_token_at = self._clock.monotonic_seconds()
         if held_back:
             await self._give_guarded(exchange, outbox)

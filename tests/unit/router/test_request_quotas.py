@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from google.rpc import error_details_pb2
 from tenantry.config.v1 import tenant_pb2
@@ -60,6 +62,28 @@ async def test_the_most_it_can_come_to_is_held_and_what_it_used_is_charged(world
     (asked,) = world.quotas.asked
     assert (asked.tenant_uid, asked.name) == ("uid-metered", "tenants/metered")
     assert asked.windows == (Window.HOUR, Window.MONTH)
+
+
+@pytest.mark.parametrize(("fail_after", "tokens"), [(0, 0), (2, 2)])
+async def test_a_server_that_fails_before_its_first_token_costs_nothing(world, fail_after, tokens):
+    world.server.fail_after = fail_after
+    assert (await failure(world, "metered")).reason is Reason.MODEL_SERVER_FAILED
+    await world.recorder.drain(1.0)
+    usage = world.audit.entries[-1].meta["usage"]
+    assert usage["output_tokens"] == tokens
+    assert bool(usage["input_tokens"]) == bool(tokens)
+    assert world.quotas.used == usage["input_tokens"] + tokens
+    name, labels = "tenantry_input_tokens_total", {"tenant": "uid-metered"}
+    assert (world.registry.get_sample_value(name, labels) or 0) == usage["input_tokens"]
+
+
+async def test_a_caller_that_leaves_before_the_first_token_pays_for_its_prompt(world):
+    world.server.hold.clear()
+    running = asyncio.create_task(world.pipeline.run(world.call("uid-metered"), None))
+    await asyncio.wait_for(world.server.begun.wait(), 5)
+    running.cancel()
+    await asyncio.wait([running])
+    assert world.quotas.used > 0
 
 
 async def test_a_tenant_without_quotas_is_never_asked_for(world):
