@@ -199,7 +199,11 @@ class ConfigClient:
     async def _report(self, call: Any) -> None:
         # Sent without counts, too: the config service tells by it that this router lives.
         report = self._outcomes.take() or pb.OutcomeReport()
-        await self._send(call, pb.StreamSnapshotsRequest(outcomes=report))
+        try:
+            await self._send(call, pb.StreamSnapshotsRequest(outcomes=report))
+        except BaseException:
+            self._outcomes.put_back(report)
+            raise
 
     async def _send(self, call: Any, message: pb.StreamSnapshotsRequest) -> None:
         async with self._write:

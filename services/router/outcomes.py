@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 _MAX_COUNTS = 100_000
+# Some 100 bytes each: a quarter of what a message may be. A report goes with every heartbeat.
+_MAX_REPORTED = 10_000
 
 
 class OutcomeCounts:
@@ -22,15 +25,22 @@ class OutcomeCounts:
             self._counts[key] += 1
 
     def take(self) -> pb.OutcomeReport | None:
-        """What was counted since the last call, or None for nothing."""
+        """The oldest of what was counted and not taken yet, as much as fits into a message; None for nothing."""
         if not self._counts:
             return None
-        counts, self._counts = self._counts, Counter()
-        return pb.OutcomeReport(
-            counts=[
-                pb.OutcomeCount(
-                    tenant_uid=tenant_uid, config_version=version, outcome=outcome, requests=requests
-                )
-                for (tenant_uid, version, outcome), requests in counts.items()
-            ]
-        )
+        report = pb.OutcomeReport()
+        for key in list(itertools.islice(self._counts, _MAX_REPORTED)):
+            tenant_uid, version, outcome = key
+            report.counts.add(
+                tenant_uid=tenant_uid,
+                config_version=version,
+                outcome=outcome,
+                requests=self._counts.pop(key),
+            )
+        return report
+
+    def put_back(self, report: pb.OutcomeReport) -> None:
+        """A report is not known to have arrived: at worst its requests count twice, not never."""
+        for count in report.counts:
+            key = (count.tenant_uid, count.config_version, count.outcome)
+            self._counts[key] += count.requests
