@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from services.common import long_lived
+from tests.fakes.mutants import mutant
+
+
+class Cycle:
+    """Holds itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def unfrozen():
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def is_gone(module) -> bool:
+    """Whether garbage of a moment ago is gone, once long-lived objects are left alone."""
+    gone = weakref.ref(Cycle())
+    assert gone() is not None
+    module.forgo_collecting()
+    gc.collect()
+    return gone() is None
+
+
+def test_young_garbage_is_not_kept_for_ever():
+    assert is_gone(long_lived)
+
+
+def test_that_test_notices_garbage_that_is_frozen():
+    assert not is_gone(mutant(long_lived, "gc.collect(1)", "pass"))
+
+
+def test_what_lives_is_not_looked_at_any_more():
+    long_lived.forgo_collecting()
+    assert gc.get_freeze_count() > 1000
