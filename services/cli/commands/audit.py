@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import FileSizeColumn, Progress, SpinnerColumn, TextColumn
 
+from services.audit.bundle_manifest import SECTION_NAMES
 from services.audit.signed_note import NoteError
 from services.audit.verify import PinnedKeys, VerificationReport, verify_bundle
 from services.cli.bundle_folder import BundleFolder, require_free
@@ -22,7 +23,7 @@ from services.cli.mesh import Mesh, read_secret
 from services.cli.output import Output, quoted
 from services.cli.pins import check_pin, read_pin
 from services.cli.private_files import create_private
-from services.cli.wording import size
+from services.cli.wording import counted, size
 from services.common.errors import Error
 
 app = typer.Typer(
@@ -138,18 +139,39 @@ def _show(output: Output, folder: Path, report: VerificationReport) -> None:
                 "tenant_uid": report.tenant_uid,
                 "origin": report.origin,
                 "size": report.size,
+                "first_index": report.first_index,
+                "end_index": report.end_index,
+                "filters": report.window.document(),
+                "sections": list(report.sections),
+                "shredded": [dek_id.hex() for dek_id in report.shredded],
                 "counts": report.counts,
                 "damages": [{"file": damage.file, "what": damage.what} for damage in report.damages],
             }
         )
     elif report.good:
-        output.line(f"{folder}: good. {report.size} entries of tenant {report.tenant_uid}, none missing.")
+        held = f"{report.size} entries"
+        if (report.first_index, report.end_index) != (0, report.size):
+            held = f"entries {report.first_index} to {report.end_index - 1} of {report.size}"
+        output.line(f"{folder}: good. {held} of tenant {report.tenant_uid}, none missing.")
+        hidden = _hidden(report)
+        if hidden:
+            output.note(f"Not all of their content is shown: {', '.join(hidden)}.")
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.items() if count)
         output.note(f"{report.origin}: {kinds}")
     else:
         output.failure(f"{folder}: damaged.", style="bold red")
         for damage in report.damages:
             output.failure(f"  {damage}")
+
+
+def _hidden(report: VerificationReport) -> list[str]:
+    """By what a good bundle shows less than all of its entries' content."""
+    why = [f"{name} {value}" for name, value in report.window.document().items()]
+    if report.sections != SECTION_NAMES:
+        why.append(f"only {', '.join(report.sections) or 'no section'}")
+    if report.shredded:
+        why.append(f"{counted(len(report.shredded), 'data key')} destroyed")
+    return why
 
 
 @app.command()

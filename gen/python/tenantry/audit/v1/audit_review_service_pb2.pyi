@@ -178,11 +178,13 @@ class VerificationKeys(_message.Message):
     """`tenants/{tenant_uid}/auditLog`."""
     @_builtins.property
     def log_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The log's own verifier keys, C2SP signed-note format."""
+        """The log's own verifier keys, C2SP signed-note format; behind one that was replaced a space and the sizes of the log
+        it may sign for, `<first>-<last>`.
+        """
 
     @_builtins.property
     def manifest_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The manifest's verifier keys, C2SP signed-note format."""
+        """The manifest's verifier keys, in the same form."""
 
     def __init__(
         self,

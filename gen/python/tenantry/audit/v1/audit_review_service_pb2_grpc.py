@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AuditReviewServiceStub:
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant.
+    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
+    an entry of the log it reads.
     """
 
     def __init__(self, channel):
@@ -53,7 +54,8 @@ class AuditReviewServiceStub:
 
 
 class AuditReviewServiceServicer:
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant.
+    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
+    an entry of the log it reads.
     """
 
     def GetCheckpoint(self, request, context):
@@ -104,7 +106,8 @@ def add_AuditReviewServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditReviewService:
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant.
+    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
+    an entry of the log it reads.
     """
 
     @staticmethod

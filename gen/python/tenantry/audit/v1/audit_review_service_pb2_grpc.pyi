@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditReviewServiceStub:
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant."""
+    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
+    an entry of the log it reads.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +44,9 @@ class AuditReviewServiceStub:
 
 @_typing.type_check_only
 class AuditReviewServiceAsyncStub(AuditReviewServiceStub):
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant."""
+    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
+    an entry of the log it reads.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_review_service_pb2.GetCheckpointRequest, _audit_review_service_pb2.Checkpoint]  # type: ignore[assignment]
@@ -53,7 +57,9 @@ class AuditReviewServiceAsyncStub(AuditReviewServiceStub):
     """Get the public keys to pin, outside any bundle."""
 
 class AuditReviewServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant."""
+    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
+    an entry of the log it reads.
+    """
 
     @_abc_1.abstractmethod
     def GetCheckpoint(
