@@ -28,7 +28,7 @@ def _finish() -> None:
         _second_halves.pop(0)()
 
 
-CurrentState.apply = _apply_in_halves  # type: ignore[method-assign]  # the mutation
+CurrentState.apply = _apply_in_halves  # type: ignore[assignment, method-assign]  # the mutation
 
 if __name__ == "__main__":
     main()

@@ -196,6 +196,11 @@ class ServedMesh:
         key = await self.plane.call("CreateKey", admin_pb.CreateKeyRequest(parent=made.name))
         return made, key.secret
 
+    @property
+    def router_targets(self) -> list[str]:
+        """The routers' own sockets, behind Envoy."""
+        return [f"unix:{self._folder}/r{number}.sock" for number in range(1, len(self.routers) + 1)]
+
     async def propagated(self, revision: int = 0) -> None:
         """Wait until every router has a revision; 0 for the newest."""
         request = admin_pb.WaitForPropagationRequest(revision=revision)
