@@ -1,7 +1,8 @@
 """Group commit: entries from every writer, in fair order, one durable batch after another.
 
 A batch is whatever waits when the disk becomes idle, up to 256 entries or 1 MiB; tenants take turns, and each may
-have only so much waiting, so that one tenant's flood does not become everybody's latency.
+have only so much waiting, so that one tenant's flood does not become everybody's latency. What costs files of its own,
+opening a log, folding it, signing its checkpoint, is done for a few tenants between two batches.
 """
 
 from __future__ import annotations
@@ -14,47 +15,22 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from services.audit.file_ops import die_of_write
-from services.audit.frame import SessionMark
-from services.audit.log import NewEntry, Receipt, RecordConflictError
-from services.audit.store import LogStore
+from services.audit.log import NewEntry
+from services.audit.sessions import WriterSession
+from services.audit.store import LogStore, Result
 from services.common.errors import Reason, ResourceExhaustedError
 
 MAX_BATCH_ENTRIES = 256
 MAX_BATCH_BYTES = 1 << 20
+MAX_BATCH_OPENINGS = 4
+"""Logs that are opened, or begun, for one batch."""
+MAX_BATCH_CHECKPOINTS = 64
 MAX_TENANT_WAITING_BYTES = 16 << 20
 MAX_WAITING_BYTES = 128 << 20
 CHECKPOINT_SECONDS = 1.0
 FOLD_SECONDS = 30.0
 
 T = TypeVar("T")
-Result = Receipt | RecordConflictError
-
-
-class WriterSession:
-    """Which sequences of a writer's session are settled: durable, or refused for good.
-
-    Tenants take turns, so a writer's entries do not become durable in its own order. Only what is settled without
-    a hole may be promised as durable after a restart.
-    """
-
-    def __init__(self, session_id: bytes, durable_sequence: int) -> None:
-        self.session_id = session_id
-        self.durable_sequence = durable_sequence
-        self.writer = ""
-        """The writer's name, once it has said it."""
-        self._ahead: set[int] = set()
-
-    def settle(self, sequence: int) -> None:
-        """Count a sequence as settled."""
-        if sequence > self.durable_sequence:
-            self._ahead.add(sequence)
-        while self.durable_sequence + 1 in self._ahead:
-            self.durable_sequence += 1
-            self._ahead.remove(self.durable_sequence)
-
-    def mark(self) -> SessionMark:
-        """What the journal records."""
-        return SessionMark(self.session_id, self.durable_sequence)
 
 
 @dataclass(slots=True)
@@ -62,6 +38,8 @@ class _Waiting:
     entry: NewEntry
     session: WriterSession | None
     sequence: int
+    settled: bool
+    """Its sequence was settled when it came: it is no new entry."""
     done: asyncio.Future[Result]
 
 
@@ -76,13 +54,14 @@ class Appender:
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._disk = ThreadPoolExecutor(1, "audit-disk")
-        self._requested: set[str] = set()
-        self._asked: list[asyncio.Future[None]] = []
+        self._requested: dict[str, None] = {}
+        """Tenants whose logs get a checkpoint, in the order of asking."""
+        self._asked: dict[str, list[asyncio.Future[None]]] = {}
 
     def submit(
         self, entry: NewEntry, session: WriterSession | None = None, sequence: int = 0
     ) -> asyncio.Future[Result]:
-        """Queue an entry; the future resolves once it is durable, or with the conflict that refused it.
+        """Queue an entry; the future resolves once it is durable, or with what refused it.
 
         Raises:
             ResourceExhaustedError: too much is waiting, for this tenant or in all.
@@ -94,7 +73,9 @@ class Appender:
                 "too many audit entries are waiting", reason=Reason.QUEUE_FULL, retry_after_seconds=0.1
             )
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(entry.tenant_uid, deque()).append(_Waiting(entry, session, sequence, done))
+        self._queues.setdefault(entry.tenant_uid, deque()).append(
+            _Waiting(entry, session, sequence, session is not None and sequence in session.settled, done)
+        )
         self._tenant_bytes[entry.tenant_uid] = waiting + size
         self._waiting_bytes += size
         self._wake.set()
@@ -102,9 +83,10 @@ class Appender:
 
     async def checkpoint(self, tenant_uid: str) -> None:
         """Make a checkpoint of everything durable so far; returns once it is durable itself."""
-        self._requested.add(tenant_uid)
+        # Somebody waits for this one: it goes before those that are due.
+        self._requested = {tenant_uid: None, **self._requested}
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked.append(done)
+        self._asked.setdefault(tenant_uid, []).append(done)
         self._wake.set()
         await done
 
@@ -117,6 +99,7 @@ class Appender:
         loop = asyncio.get_running_loop()
         next_checkpoint = loop.time() + CHECKPOINT_SECONDS
         next_fold = loop.time() + FOLD_SECONDS
+        folding = False
         while True:
             try:
                 async with asyncio.timeout_at(min(next_checkpoint, next_fold)):
@@ -125,13 +108,16 @@ class Appender:
                 pass
             self._wake.clear()
             if loop.time() >= next_checkpoint:
-                self._requested.update(await self.with_store(LogStore.dirty))
+                self._requested |= dict.fromkeys(await self.with_store(LogStore.dirty))
                 next_checkpoint = loop.time() + CHECKPOINT_SECONDS
             await self._write(self._take())
-            if loop.time() >= next_fold or self._store.needs_fold:
-                await self.with_store(_fold)
+            if not folding and (loop.time() >= next_fold or self._store.needs_fold):
+                await self.with_store(_begin_fold)
+                folding = True
                 next_fold = loop.time() + FOLD_SECONDS
-            if self._waiting_bytes:
+            if folding:
+                folding = await self.with_store(_fold_slice)
+            if self._queues or self._requested or folding:
                 self._wake.set()
 
     async def close(self) -> None:
@@ -142,8 +128,15 @@ class Appender:
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = 0
+        openings: set[str] = set()
+        later: list[tuple[str, deque[_Waiting]]] = []
         while self._queues and len(batch) < MAX_BATCH_ENTRIES and size < MAX_BATCH_BYTES:
             tenant_uid, queue = next(iter(self._queues.items()))
+            if tenant_uid not in openings and not self._store.logs.is_open(tenant_uid):
+                if len(openings) >= MAX_BATCH_OPENINGS:
+                    later.append(self._queues.popitem(last=False))
+                    continue
+                openings.add(tenant_uid)
             item = queue.popleft()
             batch.append(item)
             size += item.entry.size_bytes
@@ -153,24 +146,24 @@ class Appender:
                 self._queues.move_to_end(tenant_uid)
             else:
                 del self._queues[tenant_uid], self._tenant_bytes[tenant_uid]
+        # Their logs are the first that the next batches open.
+        for tenant_uid, queue in reversed(later):
+            self._queues[tenant_uid] = queue
+            self._queues.move_to_end(tenant_uid, last=False)
         return batch
 
     async def _write(self, batch: list[_Waiting]) -> None:
-        checkpoints, self._requested = sorted(self._requested), set()
-        asked, self._asked = self._asked, []
+        checkpoints, asked = self._take_checkpoints()
         if not batch and not checkpoints:
             return
-        sessions: dict[bytes, WriterSession] = {}
-        for item in batch:
-            if item.session is not None:
-                item.session.settle(item.sequence)
-                sessions[item.session.session_id] = item.session
-        marks = [session.mark() for session in sessions.values()]
+        settling = _sequences(batch)
+        marks = [session.mark(sequences) for session, sequences in settling.items()]
         entries = [item.entry for item in batch]
+        settled = {place for place, item in enumerate(batch) if item.settled}
 
         def commit(store: LogStore) -> list[Result]:
             try:
-                results = store.commit(entries, marks, checkpoints)
+                results = store.commit(entries, marks, checkpoints, settled)
             except OSError as error:
                 die_of_write(error)
             store.checkpointed(checkpoints)
@@ -178,6 +171,10 @@ class Appender:
 
         started = asyncio.get_running_loop().time()
         results = await self.with_store(commit)
+        # Not before: what is said to be settled has to be durable.
+        for session, sequences in settling.items():
+            for sequence in sequences:
+                session.settled.add(sequence)
         if self._on_batch is not None and batch:
             self._on_batch(len(batch), asyncio.get_running_loop().time() - started)
         for item, result in zip(batch, results, strict=True):
@@ -187,10 +184,32 @@ class Appender:
             if not done.done():
                 done.set_result(None)
 
+    def _take_checkpoints(self) -> tuple[list[str], list[asyncio.Future[None]]]:
+        """Tenants whose turn it is, and who waits for them."""
+        checkpoints = list(self._requested)[:MAX_BATCH_CHECKPOINTS]
+        for tenant_uid in checkpoints:
+            del self._requested[tenant_uid]
+        return checkpoints, [done for tenant_uid in checkpoints for done in self._asked.pop(tenant_uid, [])]
 
-def _fold(store: LogStore) -> None:
+
+def _sequences(batch: list[_Waiting]) -> dict[WriterSession, list[int]]:
+    found: dict[WriterSession, list[int]] = {}
+    for item in batch:
+        if item.session is not None:
+            found.setdefault(item.session, []).append(item.sequence)
+    return found
+
+
+def _begin_fold(store: LogStore) -> None:
     try:
-        store.fold()
+        store.begin_fold()
+    except OSError as error:
+        die_of_write(error)
+
+
+def _fold_slice(store: LogStore) -> bool:
+    try:
+        return store.fold_slice()
     except OSError as error:
         die_of_write(error)
 

@@ -9,8 +9,8 @@ from services.audit import bundle
 from services.audit.bundle_manifest import SECTION_NAMES, ListedFile, Manifest, Window
 from services.audit.entry import Entry, EntryKind
 from services.audit.envelope import DataKey, Sections
+from services.audit.folded_state import FoldedState
 from services.audit.keyset import KeyDestroyedError, Keyset
-from services.audit.log import FoldedState
 from services.audit.segments import read_entries
 from services.audit.signed_note import Checkpoint, NoteSigner
 

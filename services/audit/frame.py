@@ -8,13 +8,14 @@ journal does not pass for one written there. It finds torn writes; what finds fo
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
 import google_crc32c
 
-from services.audit.entry import ENTRY_BYTES, Entry
+from services.audit.entry import ENTRY_BYTES, ID_BYTES, Entry
 
 MAGIC = b"TNF1"
 _HEAD = struct.Struct(">4sB3xII")
@@ -120,19 +121,31 @@ def split_entry(frame: Frame) -> tuple[Entry, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class SessionMark:
-    """The highest sequence of a writer's session that is durable."""
+    """Which sequences of a writer's session are settled."""
 
     session_id: bytes
     sequence: int
+    """Everything up to it."""
+    ranges: tuple[tuple[int, int], ...] = ()
+    """What is settled beyond it: first and last of each range, in order."""
 
     def frame(self) -> Frame:
         """As a frame."""
-        return Frame(FrameKind.SESSION, self.session_id + self.sequence.to_bytes(8, "big"))
+        numbers = (self.sequence, *itertools.chain.from_iterable(self.ranges))
+        return Frame(FrameKind.SESSION, self.session_id + struct.pack(f">{len(numbers)}Q", *numbers))
 
     @classmethod
     def of(cls, frame: Frame) -> SessionMark:
-        """Of a SESSION frame."""
-        return cls(frame.body[:16], int.from_bytes(frame.body[16:24], "big"))
+        """Of a SESSION frame.
+
+        Raises:
+            FrameError: the body has another length.
+        """
+        count, rest = divmod(len(frame.body) - ID_BYTES, 8)
+        if rest or count < 1 or not count % 2:
+            raise FrameError("a SESSION of another length")
+        sequence, *ends = struct.unpack_from(f">{count}Q", frame.body, ID_BYTES)
+        return cls(frame.body[:ID_BYTES], sequence, tuple(zip(ends[::2], ends[1::2], strict=True)))
 
 
 _COMMIT = struct.Struct(">QIQ32s32s")

@@ -14,6 +14,7 @@ from services.common.errors import FieldViolation, InvalidArgumentError
 MAX_META_BYTES = 64 << 10
 MAX_CONTENT_BYTES = 1 << 20
 MAX_TENANT_UID_CHARACTERS = 64
+MAX_KEY_ID_CHARACTERS = 256
 _OUTCOMES = {entry_pb2.ENTRY_KIND_OUTCOME, entry_pb2.ENTRY_KIND_ADMIN_OUTCOME}
 _SERVICE_ONLY = {EntryKind.OUTCOME_UNKNOWN, EntryKind.DEK_OPEN, EntryKind.REVIEW, EntryKind.LOG_OPENED}
 
@@ -34,17 +35,21 @@ def parse_entry(message: entry_pb2.AppendEntry, session_id: bytes = NO_ID, write
         InvalidArgumentError: names every wrong field.
     """
     wrong: list[FieldViolation] = []
-    if not 0 < len(message.tenant_uid) <= MAX_TENANT_UID_CHARACTERS:
-        wrong.append(FieldViolation("tenant_uid", f"has to have 1 to {MAX_TENANT_UID_CHARACTERS} characters"))
-    if len(message.record_id) != ID_BYTES:
-        wrong.append(FieldViolation("record_id", f"has {len(message.record_id)} bytes, not {ID_BYTES}"))
+    if not 0 < len(message.tenant_uid) <= MAX_TENANT_UID_CHARACTERS or not message.tenant_uid.isprintable():
+        said = f"has to have 1 to {MAX_TENANT_UID_CHARACTERS} characters, all of them printable"
+        wrong.append(FieldViolation("tenant_uid", said))
+    if len(message.record_id) != ID_BYTES or message.record_id == NO_ID:
+        said = f"has {len(message.record_id)} bytes; {ID_BYTES} are needed, and not all zeros"
+        wrong.append(FieldViolation("record_id", said))
+    if len(message.key_id) > MAX_KEY_ID_CHARACTERS or not message.key_id.isprintable():
+        said = f"has to have at most {MAX_KEY_ID_CHARACTERS} characters, all of them printable"
+        wrong.append(FieldViolation("key_id", said))
     kinds = {kind.value for kind in EntryKind} - {kind.value for kind in _SERVICE_ONLY}
     if message.kind not in kinds:
         wrong.append(FieldViolation("kind", f"{message.kind} is not a kind that writers append"))
-    if (len(message.admit_record_id) == ID_BYTES) is not (message.kind in _OUTCOMES):
-        wrong.append(
-            FieldViolation("admit_record_id", "is for outcomes, which have to name what they are of")
-        )
+    if len(message.admit_record_id) != (ID_BYTES if message.kind in _OUTCOMES else 0):
+        said = f"is for outcomes, which have to name what they are of in {ID_BYTES} bytes"
+        wrong.append(FieldViolation("admit_record_id", said))
     sections = (
         ("meta_json", message.meta_json, MAX_META_BYTES),
         ("prompt_json", message.prompt_json, MAX_CONTENT_BYTES),

@@ -1,30 +1,53 @@
-"""One tenant's log in memory: its tree's edge, its current data key, and the record ids it remembers."""
+"""One tenant's log in memory: its tree's edge, its current data key, and what is not folded yet."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import OrderedDict
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import rfc8785
 
-from services.audit.entry import DIGEST_BYTES, NO_ID, Entry, EntryKind, Header, name_digest
+from services.audit.entry import ENTRY_BYTES, NO_ID, Entry, EntryKind, Header, name_digest
 from services.audit.envelope import DataKey, RandomBytes, dek_open_entry, salted
-from services.audit.frame import Frame, FrameKind, entry_frame
-from services.audit.keyset import Keyset
+from services.audit.folded_state import FoldedState
+from services.audit.frame import HEAD_BYTES, PLACE_BYTES, Frame, FrameKind, entry_frame, split_entry
+from services.audit.keyset import KeyDestroyedError, Keyset
 from services.audit.merkle import Frontier, leaf_hash
 from services.audit.signed_note import Checkpoint
-from services.audit.state_files import STATE_VERSION, read_state_file
+from services.common.errors import FailedPreconditionError, Reason
 
-REMEMBERED_RECORDS = 65_536
+RECURRING = frozenset({EntryKind.CONFIG_VERSION, EntryKind.ADMIN_INTENT, EntryKind.ADMIN_OUTCOME})
+"""Kinds whose record ids follow from what they tell: another session may tell it again, much later."""
+MAX_RECURRING = 1024
 MAX_ENTRIES_PER_SEGMENT = 65_536
 MAX_SEGMENT_BYTES = 64 << 20
 
 
 class RecordConflictError(Exception):
-    """A record id came again with other content."""
+    """A record id came again with other content, or with content that cannot be compared any more."""
+
+    def __str__(self) -> str:
+        """For the writer."""
+        return "the record id was used before with other content"
+
+
+class RecordForgottenError(Exception):
+    """A sequence came again that was settled before, and its record is not among those that are remembered."""
+
+    def __str__(self) -> str:
+        """For the writer."""
+        return "the sequence was settled before, and its record is not remembered any more"
+
+
+class LogDamagedError(FailedPreconditionError):
+    """A log is quarantined: nothing is appended to it. A caller hears no more than that."""
+
+    def __init__(self, tenant_uid: str, why: str) -> None:
+        super().__init__("the audit log is damaged and quarantined", reason=Reason.LOG_DAMAGED)
+        self.tenant_uid = tenant_uid
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +67,7 @@ class NewEntry:
 
     def content_digest(self) -> bytes:
         """What makes two entries of one record id the same."""
-        parts = [bytes([self.kind]), self.admit_record_id, self.key_id.encode()]
-        parts += [payload if payload is not None else b"\xff" for payload in self.payloads]
-        return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
+        return _content_digest(self.kind, self.admit_record_id, name_digest(self.key_id), self.payloads)
 
     @property
     def size_bytes(self) -> int:
@@ -65,44 +86,18 @@ class Receipt:
 
 
 @dataclass(slots=True)
-class FoldedState:
-    """What `logs/<log_id>/state.json` holds: the log as its segments show it."""
+class PendingFrame:
+    """An entry that is not folded yet."""
 
-    tenant_uid: str
-    log_id: bytes
-    size: int = 0
-    frontier: list[bytes] = field(default_factory=list)
-    segment: int = 0
-    segment_bytes: int = 0
-    last_time_ns: int = 0
+    entry: Entry
+    leaf: bytes
+    placed: bytes = b""
+    """Place and frame, as a segment keeps them; empty until the journal has them."""
 
-    def encode(self) -> bytes:
-        """The file's bytes."""
-        document = {
-            "version": STATE_VERSION,
-            "tenant_uid": self.tenant_uid,
-            "log_id": self.log_id.hex(),
-            "size": self.size,
-            "frontier": [item.hex() for item in self.frontier],
-            "segment": self.segment,
-            "segment_bytes": self.segment_bytes,
-            "last_time_ns": self.last_time_ns,
-        }
-        return json.dumps(document, indent=1).encode()
-
-    @classmethod
-    def read(cls, path: Path) -> FoldedState:
-        """Parse the file; ValueError or KeyError when it is damaged or of an unknown version."""
-        document = read_state_file(path)
-        return cls(
-            document["tenant_uid"],
-            bytes.fromhex(document["log_id"]),
-            document["size"],
-            [bytes.fromhex(item) for item in document["frontier"]],
-            document["segment"],
-            document["segment_bytes"],
-            document["last_time_ns"],
-        )
+    @property
+    def rest(self) -> bytes:
+        """What follows the entry in its frame."""
+        return self.placed[PLACE_BYTES + HEAD_BYTES + ENTRY_BYTES :]
 
 
 class TenantLog:
@@ -121,8 +116,9 @@ class TenantLog:
         self.keyset = keyset
         self.frontier = Frontier(folded.size, folded.frontier)
         self.last_time_ns = folded.last_time_ns
-        self.pending: list[tuple[Frame, bytes]] = []
-        """Frames not folded yet, each with its bytes as segments keep them."""
+        self.pending: deque[PendingFrame] = deque()
+        """In the order of their index, from `folded.size` on."""
+        self.recurring = dict(folded.recurring)
         self.checkpoint_note: bytes | None = None
         self.checkpoint_size = -1
         self.folded_note: bytes | None = None
@@ -132,30 +128,21 @@ class TenantLog:
         self._dek: DataKey | None = None
         self._counter = 0
         self._sealed_bytes = 0
-        self._records: OrderedDict[bytes, tuple[bytes, Receipt]] = OrderedDict()
 
     @property
     def log_id(self) -> bytes:
         """16 bytes."""
         return self.folded.log_id
 
-    def remembered(self, new: NewEntry) -> Receipt | None:
-        """The receipt of a record that is already in the log.
+    def append(self, new: NewEntry, now_ns: int) -> tuple[list[tuple[PendingFrame, Frame]], Receipt]:
+        """Give an entry its index and seal it; opens a data key first where one is needed.
+
+        Whoever writes the frames to the journal hands them to `written`.
 
         Raises:
-            RecordConflictError: the record id is there with other content.
+            KeysetError: there is no key to seal with; nothing has changed.
         """
-        known = self._records.get(new.record_id)
-        if known is None:
-            return None
-        digest, receipt = known
-        if digest and digest != new.content_digest():
-            raise RecordConflictError
-        return receipt
-
-    def append(self, new: NewEntry, now_ns: int) -> tuple[list[Frame], Receipt]:
-        """Give an entry its index and seal it; opens a data key first where one is needed."""
-        frames: list[Frame] = []
+        made: list[tuple[PendingFrame, Frame]] = []
         first = self.frontier.size == 0
         key = self._dek
         full = self._counter >= MAX_ENTRIES_PER_SEGMENT or self._sealed_bytes >= MAX_SEGMENT_BYTES
@@ -164,20 +151,20 @@ class TenantLog:
             self._counter = self._sealed_bytes = 0
             own = NewEntry(new.tenant_uid, key.dek_id, EntryKind.DEK_OPEN, (b"", None, None))
             opening = dek_open_entry(self._header(own, key, now_ns), key)
-            self._push(opening)
-            frames.append(entry_frame(opening, self.keyset.framed(key.dek_id), FrameKind.DEK_OPEN))
+            frame = entry_frame(opening, self.keyset.framed(key.dek_id), FrameKind.DEK_OPEN)
+            made.append((self._push(opening), frame))
         if first:
-            frames.append(self._seal(self._log_opened(), key, now_ns)[0])
-        frame, receipt = self._seal(new, key, now_ns)
-        self.remember(new.record_id, new.content_digest(), receipt)
-        return [*frames, frame], receipt
+            made.append(self._seal(self._log_opened(), key, now_ns))
+        made.append(self._seal(new, key, now_ns))
+        last = made[-1][0]
+        return made, Receipt(self.log_id, last.entry.header.index, last.leaf)
 
-    def _seal(self, new: NewEntry, key: DataKey, now_ns: int) -> tuple[Frame, Receipt]:
+    def _seal(self, new: NewEntry, key: DataKey, now_ns: int) -> tuple[PendingFrame, Frame]:
         self._counter += 1
         header = self._header(new, key, now_ns)
         entry, ciphertext = key.seal(header, salted(new.payloads, self._random_bytes))
         self._sealed_bytes += len(ciphertext)
-        return entry_frame(entry, ciphertext), Receipt(self.log_id, header.index, self._push(entry))
+        return self._push(entry), entry_frame(entry, ciphertext)
 
     def _log_opened(self) -> NewEntry:
         """A log's first own entry: whose it is, and which log it continues, in its tree before anything else."""
@@ -195,33 +182,64 @@ class TenantLog:
             tenant_uid,
         )
 
-    def replay(self, entry: Entry, rest: bytes) -> None:
-        """Take an entry that the journal holds and the segments do not yet; `rest` is what follows it in its frame."""
+    def replay(self, placed: bytes, frame: Frame) -> PendingFrame | None:
+        """Take an entry that the journal holds; None when the segments have it already.
+
+        Raises:
+            LogDamagedError: entries before it are missing.
+        """
+        entry, rest = split_entry(frame)
+        index, size = entry.header.index, self.frontier.size
+        if index < size:
+            return None
+        if index > size:
+            raise LogDamagedError(self.folded.tenant_uid, f"entries {size} to {index - 1} are missing")
         if entry.header.kind is EntryKind.DEK_OPEN:
             self.keyset.adopt(entry.header.dek_id, rest)
-        leaf = self._push(entry)
+        pending = self._push(entry)
         self.last_time_ns = max(self.last_time_ns, entry.header.time_ns)
-        self.remember(entry.header.record_id, b"", Receipt(self.log_id, entry.header.index, leaf))
+        self.written(pending, placed)
+        return pending
 
-    def remember(self, record_id: bytes, digest: bytes, receipt: Receipt) -> None:
-        """Keep a record id; the oldest is forgotten when there are too many.
+    def written(self, pending: PendingFrame, placed: bytes) -> None:
+        """An entry is durable in the journal."""
+        pending.placed = placed
+        self.pending.append(pending)
+        header = pending.entry.header
+        if header.kind in RECURRING:
+            self.recurring[header.record_id] = header.index
+            if len(self.recurring) > MAX_RECURRING:
+                del self.recurring[next(iter(self.recurring))]
 
-        Content is compared only while the service that wrote it runs: a digest of plain text must not be kept on
-        disk, where it would let a guess be checked after the key is destroyed.
+    def digest_of(self, entry: Entry, rest: bytes, opening: Entry) -> bytes | None:
+        """`NewEntry.content_digest` of an entry of this log; None where its key was destroyed.
+
+        Args:
+            entry: what is in the log.
+            rest: its ciphertext.
+            opening: the DEK_OPEN entry of its key.
+
+        Raises:
+            EnvelopeError: the key is not the one committed to, or the entry does not open.
+            KeysetError: the log has no such key.
         """
-        self._records[record_id] = (digest, receipt)
-        if len(self._records) > REMEMBERED_RECORDS:
-            self._records.popitem(last=False)
+        header = entry.header
+        try:
+            key = self.keyset.dek(header.dek_id)
+        except KeyDestroyedError:
+            return None
+        key.require(opening.commitments[0])
+        payloads = [section.payload if section else None for section in key.open(entry, rest)]
+        return _content_digest(header.kind, header.admit_record_id, header.key_digest, payloads)
 
     def checkpoint(self) -> Checkpoint:
         """Size and root as they are now."""
         return Checkpoint(self.origin, self.frontier.size, self.frontier.root())
 
-    def _push(self, entry: Entry) -> bytes:
+    def _push(self, entry: Entry) -> PendingFrame:
         leaf = leaf_hash(entry.encode())
-        assert len(leaf) == DIGEST_BYTES
         self.frontier.push(leaf)
-        return leaf
+        return PendingFrame(entry, leaf)
 
     def _header(self, new: NewEntry, key: DataKey, now_ns: int) -> Header:
         self.last_time_ns = max(self.last_time_ns, now_ns)
@@ -238,3 +256,11 @@ class TenantLog:
             key.dek_id,
             self._counter,
         )
+
+
+def _content_digest(
+    kind: EntryKind, admit_record_id: bytes, key_digest: bytes, payloads: Sequence[bytes | None]
+) -> bytes:
+    parts = [bytes([kind]), admit_record_id, key_digest]
+    parts += [payload if payload is not None else b"\xff" for payload in payloads]
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()

@@ -20,10 +20,11 @@ from services.audit.bundle_manifest import Window
 from services.audit.entry import ID_BYTES, EntryKind
 from services.audit.envelope import EnvelopeError
 from services.audit.export import LogReader, Piece, export_bundle
+from services.audit.folded_state import FoldedState
 from services.audit.grants import GrantCheck
 from services.audit.key_wrap import KeysetError
 from services.audit.keyset import Keyset
-from services.audit.log import FoldedState, NewEntry
+from services.audit.log import LogDamagedError, NewEntry
 from services.audit.segments import SegmentDamagedError
 from services.audit.signed_note import Checkpoint, NoteSigner, open_note
 from services.audit.signing_keys import SigningKeys
@@ -86,10 +87,12 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
         await self._record_reading(tenant_uid, grant_id, "export", window)
         checkpoint, note = await self._newest(tenant_uid)
 
+        while await self._appender.with_store(lambda store: store.fold_tenant(tenant_uid)):
+            pass
+
         def opened(store: LogStore) -> tuple[LogReader, FoldedState]:
             log = store.log(tenant_uid)
             assert log is not None
-            store.fold()
             keyset: Keyset = log.keyset
             return LogReader(store.folder(log.log_id), _up_to(log.folded, checkpoint), keyset), log.folded
 
@@ -147,13 +150,16 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
 
         Raises:
             NotFoundError: there is no such log. A reading makes none.
+            LogDamagedError: nothing can be put into it, so nothing is read.
         """
         origin = await self._origin(tenant_uid)
         meta = {"action": action, "grant_id": grant_id, **(window.document() if window else {})}
         entry = NewEntry(
             tenant_uid, os.urandom(ID_BYTES), EntryKind.REVIEW, (rfc8785.dumps(meta), None, None)
         )
-        await self._appender.submit(entry)
+        result = await self._appender.submit(entry)
+        if isinstance(result, LogDamagedError):
+            raise result
         return origin
 
 

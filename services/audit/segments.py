@@ -7,13 +7,15 @@ A segment begins with the DEK_OPEN frame of the data key that encrypts all of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from services.audit.entry import Entry, EntryFormatError
-from services.audit.file_ops import append_durably, make_directory, replace_file
-from services.audit.frame import PLACE_BYTES, Frame, FrameError, FrameKind, Place, decode_frame, split_entry
-from services.audit.log import FoldedState, TenantLog
+from services.audit.entry import Entry, EntryFormatError, EntryKind
+from services.audit.file_ops import append_durably, replace_file
+from services.audit.folded_state import STATE, FoldedState
+from services.audit.frame import PLACE_BYTES, FrameError, Place, decode_frame, split_entry
+from services.audit.log import TenantLog
+from services.audit.merkle import Frontier
 
 
 class SegmentDamagedError(Exception):
@@ -25,19 +27,43 @@ def segment_path(folder: Path, number: int) -> Path:
     return folder / "segments" / f"{number:08d}.seg"
 
 
-def fold_log(folder: Path, log: TenantLog, pending: Sequence[tuple[Frame, bytes]]) -> FoldedState:
-    """Append pending frames to the log's segments and write its keyring and state; all are durable on return.
+def check_end(folder: Path, state: FoldedState) -> None:
+    """Check, without reading it, that the last segment is as long as its log says.
+
+    Raises:
+        SegmentDamagedError: it is missing or was cut.
+    """
+    if state.segment == 0:
+        return
+    path = segment_path(folder, state.segment)
+    size = path.stat().st_size if path.exists() else 0
+    if size < state.segment_bytes:
+        raise SegmentDamagedError(f"{path.name} ends at byte {size}, not {state.segment_bytes}")
+
+
+def fold_log(folder: Path, log: TenantLog, limit_bytes: int) -> int:
+    """Move pending entries to the log's segments and write its keyring and state; all are durable on return.
 
     Safe to repeat after a crash: bytes go to the offset the state names, over whatever a torn fold left there.
+
+    Args:
+        folder: the log's.
+        log: whose oldest pending entries are moved.
+        limit_bytes: about how much at most; one entry at least.
+
+    Returns:
+        The bytes moved.
+
+    Raises:
+        SegmentDamagedError: a segment does not hold what was folded into it.
     """
-    make_directory(folder / "segments")
-    log.keyset.save()
     old = log.folded
-    # All that is not folded yet is pending, so the log's own edge is the segments' edge. Hashing every entry again
-    # here would stop commits for the longest part of a fold.
-    assert old.size + len(pending) == log.frontier.size
-    segment, offset = old.segment, old.segment_bytes
+    check_end(folder, old)
+    log.keyset.save()
+    frontier = Frontier(old.size, old.frontier)
+    segment, offset, last_time_ns = old.segment, old.segment_bytes, old.last_time_ns
     buffered: list[bytes] = []
+    moved = count = 0
 
     def flush() -> None:
         nonlocal offset
@@ -47,25 +73,30 @@ def fold_log(folder: Path, log: TenantLog, pending: Sequence[tuple[Frame, bytes]
             offset += len(data)
             buffered.clear()
 
-    for frame, placed in pending:
-        if frame.kind is FrameKind.DEK_OPEN:
+    for pending in log.pending:
+        if moved and moved + len(pending.placed) > limit_bytes:
+            break
+        if pending.entry.header.kind is EntryKind.DEK_OPEN:
             flush()
             segment, offset = segment + 1, 0
-        buffered.append(placed)
+        buffered.append(pending.placed)
+        frontier.push(pending.leaf)
+        last_time_ns = pending.entry.header.time_ns
+        moved += len(pending.placed)
+        count += 1
     flush()
+    recurring = {record_id: index for record_id, index in log.recurring.items() if index < frontier.size}
     state = FoldedState(
-        old.tenant_uid,
-        old.log_id,
-        log.frontier.size,
-        list(log.frontier.hashes),
-        segment,
-        offset,
-        log.last_time_ns,
+        old.tenant_uid, old.log_id, frontier.size, frontier.hashes, segment, offset, last_time_ns, recurring
     )
-    replace_file(folder / "state.json", state.encode())
-    if log.checkpoint_note is not None and log.checkpoint_size <= state.size:
+    replace_file(folder / STATE, state.encode())
+    log.folded = state
+    for _ in range(count):
+        log.pending.popleft()
+    if log.checkpoint_note is not log.folded_note and log.checkpoint_note is not None and not log.pending:
         replace_file(folder / "checkpoint", log.checkpoint_note)
-    return state
+        log.folded_note = log.checkpoint_note
+    return moved
 
 
 def read_entries(folder: Path, state: FoldedState) -> Iterator[tuple[Entry, bytes]]:
@@ -79,8 +110,8 @@ def read_entries(folder: Path, state: FoldedState) -> Iterator[tuple[Entry, byte
         path = segment_path(folder, number)
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
-            raise SegmentDamagedError(f"{path.name} is missing") from None
+        except OSError:
+            raise SegmentDamagedError(f"{path.name} is missing or cannot be read") from None
         if number == state.segment:
             data = data[: state.segment_bytes]
         offset = 0

@@ -1,72 +1,63 @@
 """All logs over one journal: commit a batch, fold, recover. Blocking and single-threaded: the appender owns it.
 
 LOCK   wal/   wal.json   keyring/<log_id>   logs/<log_id>/{segments,state.json,checkpoint}   logs/tenants.json
+
+What grows with tenants is done in slices, so that a batch never waits for more than one.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from services.audit.entry import ID_BYTES
-from services.audit.file_ops import make_directory, remove_file, replace_file
-from services.audit.frame import Frame, FrameKind, SessionMark, split_entry
+from services.audit.file_ops import remove_file, replace_file
+from services.audit.fold import FoldPass, fold_some, has_more, is_changed
+from services.audit.frame import Frame, FrameKind, SessionMark
 from services.audit.journal import JournalWriter
-from services.audit.keyset import Keyset
-from services.audit.log import FoldedState, NewEntry, Receipt, RecordConflictError, TenantLog
-from services.audit.merkle import leaf_hash
+from services.audit.key_wrap import KeysetError
+from services.audit.log import (
+    LogDamagedError,
+    NewEntry,
+    PendingFrame,
+    Receipt,
+    RecordConflictError,
+    RecordForgottenError,
+    TenantLog,
+)
+from services.audit.log_view import LogView
+from services.audit.open_logs import OpenLogs, origin_of
+from services.audit.position import Position
+from services.audit.record_window import RecordWindow
+from services.audit.records import known_record
 from services.audit.recovery import recover
+from services.audit.replay import Replay
 from services.audit.root_keys import KeyProvider
-from services.audit.segments import fold_log, read_entries
+from services.audit.segments import SegmentDamagedError
 from services.audit.signed_note import NoteSigner
 from services.audit.signing_keys import SigningKeys
-from services.audit.state_directory import POSITION, StateDirectory
-from services.audit.state_files import STATE_VERSION, StateFileError, read_state_file
+from services.audit.state_directory import POSITION, StateDirectory, StateIncompleteError, is_unused
 from services.audit.tenant_logs import TenantLogs
 from services.common.clock import Clock
 
+__all__ = ["LogStore", "Result", "origin_of"]
+
 _log = logging.getLogger(__name__)
-MAX_SESSIONS = 1024
 FOLD_BYTES = 32 << 20
 
+Result = Receipt | RecordConflictError | RecordForgottenError | LogDamagedError
+"""What becomes of an entry."""
 
-@dataclass(slots=True)
-class _Position:
-    """What `wal.json` holds: where the journal stands once everything before is folded."""
 
-    incarnation: int = 0
-    next_batch: int = 1
-    previous: bytes = bytes(32)
-    sessions: dict[bytes, int] = field(default_factory=dict)
-    removed: list[str] = field(default_factory=list)
+@dataclass(frozen=True, slots=True)
+class _JournalEnd:
+    """Where the journal stood when a fold began, and its files up to there."""
 
-    def encode(self) -> bytes:
-        document = {
-            "version": STATE_VERSION,
-            "incarnation": self.incarnation,
-            "next_batch": self.next_batch,
-            "previous": self.previous.hex(),
-            "sessions": {session.hex(): sequence for session, sequence in self.sessions.items()},
-            "removed": self.removed,
-        }
-        return json.dumps(document, indent=1).encode()
-
-    @classmethod
-    def read(cls, path: Path) -> _Position:
-        if not path.exists():
-            return cls()
-        document = read_state_file(path)
-        return cls(
-            document["incarnation"],
-            document["next_batch"],
-            bytes.fromhex(document["previous"]),
-            {bytes.fromhex(session): sequence for session, sequence in document["sessions"].items()},
-            document["removed"],
-        )
+    files: list[Path]
+    incarnation: int
+    next_batch: int
+    previous: bytes
 
 
 class LogStore:
@@ -74,7 +65,8 @@ class LogStore:
 
     Raises:
         JournalDamagedError: acknowledged entries are gone.
-        KeysetError: a keyring does not open.
+        StateIncompleteError: the journal's position or the list of logs is gone.
+        StateFileError: one of them is damaged.
     """
 
     def __init__(
@@ -83,104 +75,119 @@ class LogStore:
         self._directory = directory
         self._root = root = directory.root
         self._keys = keys
-        self._provider = provider
         self._clock = clock
-        self._logs: dict[str, TenantLog] = {}
         self._dirty: set[str] = set()
         self._unfolded_bytes = 0
-        self._tenants = TenantLogs(root / "logs" / "tenants.json")
-        self._position = _Position.read(root / POSITION)
+        self._pass: FoldPass | None = None
+        registry = root / "logs" / "tenants.json"
+        unused = is_unused(root)
+        for path in (root / POSITION, registry):
+            if not unused and not path.exists():
+                raise StateIncompleteError(f"{path} is missing: restore it from the volume's copy")
+        tenants = TenantLogs(registry)
+        if unused:
+            tenants.save()
+        self._logs = OpenLogs(root, tenants, provider)
+        self._window = RecordWindow()
+        self._position = Position() if unused else Position.read(root / POSITION)
         self._recover()
 
     @property
-    def sessions(self) -> dict[bytes, int]:
-        """The highest durable sequence of each writer's session."""
+    def sessions(self) -> dict[bytes, SessionMark]:
+        """What is settled of each writer's session."""
         return self._position.sessions
+
+    @property
+    def logs(self) -> OpenLogs:
+        """The open and the quarantined logs."""
+        return self._logs
 
     def tenant_uids(self) -> list[str]:
         """Every tenant that has a log."""
-        return self._tenants.tenant_uids()
+        return self._logs.tenants.tenant_uids()
 
     def log(self, tenant_uid: str, *, create: bool = False) -> TenantLog | None:
-        """A tenant's log, opened when first asked for; None when it has none and `create` is false."""
-        if tenant_uid in self._logs:
-            return self._logs[tenant_uid]
-        known = self._tenants.open_log(tenant_uid)
-        if known is None and not create:
-            return None
-        log_id = known or os.urandom(ID_BYTES)
-        ring = self._root / "keyring" / log_id.hex()
-        if known is None:
-            keyset = Keyset.create(ring, tenant_uid, log_id, self._provider)
-            self._tenants.add(tenant_uid, log_id)
-        else:
-            keyset = Keyset.load(ring, self._provider)
-        folder = self.folder(log_id)
-        state_path = folder / "state.json"
-        state = FoldedState.read(state_path) if state_path.exists() else FoldedState(tenant_uid, log_id)
-        predecessor = self._tenants.predecessor(tenant_uid)
-        log = TenantLog(state, origin_of(log_id), keyset, os.urandom, predecessor)
-        if (folder / "checkpoint").exists():
-            log.checkpoint_note = log.folded_note = (folder / "checkpoint").read_bytes()
-        for entry, _ in read_entries(folder, state):
-            receipt = Receipt(log_id, entry.header.index, leaf_hash(entry.encode()))
-            log.remember(entry.header.record_id, b"", receipt)
-        self._logs[tenant_uid] = log
-        return log
+        """A tenant's log, opened when first asked for; None when it has none and `create` is false.
 
-    def sizes_of(self, log_ids: Sequence[str]) -> list[int]:
-        """How many entries the logs of these ids, in hex, have; 0 for an id that no log has."""
-        owners = [self._tenants.owner_of(log_id) for log_id in log_ids]
-        logs = [self.log(owner) if owner is not None else None for owner in owners]
-        return [log.frontier.size if log is not None else 0 for log in logs]
-
-    def _log_of(self, log_id: bytes) -> TenantLog:
-        owner = self._tenants.owner(log_id)
-        log = self.log(owner) if owner is not None else None
-        if log is None:
-            raise StateFileError("tenants.json lacks a log that the journal has entries of")
-        return log
+        Raises:
+            LogDamagedError: it cannot be opened.
+        """
+        if create:
+            self._logs.begin([tenant_uid])
+        return self._logs.readable(tenant_uid)
 
     def folder(self, log_id: bytes) -> Path:
         """Where a log's files are."""
-        return self._root / "logs" / log_id.hex()
+        return self._logs.folder(log_id)
+
+    def view(self, log_id: str, index: int) -> LogView | None:
+        """What tells whether a log, its id in hex, holds the entry of an index; None when there is no such log."""
+        tenant_uid = self._logs.tenants.owner_of(log_id)
+        if tenant_uid is None:
+            return None
+        folder = self._logs.folder(bytes.fromhex(log_id))
+        if not self._logs.is_open(tenant_uid):
+            return LogView(tenant_uid, folder, None, None)
+        try:
+            log = self._logs.readable(tenant_uid)
+        except LogDamagedError:
+            return LogView(tenant_uid, folder, None, None)
+        assert log is not None
+        place = index - log.folded.size
+        leaf = log.pending[place].leaf if 0 <= place < len(log.pending) else None
+        return LogView(tenant_uid, folder, log.folded, leaf)
 
     def commit(
-        self, entries: Sequence[NewEntry], marks: Sequence[SessionMark], checkpoints: Sequence[str] = ()
-    ) -> list[Receipt | RecordConflictError]:
-        """Make entries durable; the result stands in their order."""
+        self,
+        entries: Sequence[NewEntry],
+        marks: Sequence[SessionMark],
+        checkpoints: Sequence[str] = (),
+        settled: Collection[int] = (),
+    ) -> list[Result]:
+        """Make entries durable; the result stands in their order.
+
+        Args:
+            entries: what to append.
+            marks: what is settled of writers' sessions once these entries are durable.
+            checkpoints: tenants whose logs get one.
+            settled: places of entries whose sequence was settled before: they are in a log, or were refused.
+        """
         now_ns = int(self._clock.wall_seconds() * 1e9)
-        frames: list[Frame] = []
-        owners: list[TenantLog | None] = []
-        results: list[Receipt | RecordConflictError] = []
-        for new in entries:
-            log = self.log(new.tenant_uid, create=True)
-            assert log is not None
+        made: list[tuple[TenantLog, PendingFrame, Frame]] = []
+        results: list[Result] = []
+        self._logs.begin({new.tenant_uid for new in entries})
+        for place, new in enumerate(entries):
             try:
-                known = log.remembered(new)
-            except RecordConflictError as conflict:
-                results.append(conflict)
-                continue
-            if known is not None:
-                results.append(known)
-                continue
-            made, receipt = log.append(new, now_ns)
-            frames += made
-            owners += [log] * len(made)
-            results.append(receipt)
-            self._dirty.add(new.tenant_uid)
+                log = self._logs.writable(new.tenant_uid)
+                receipt = known_record(
+                    self._window, self.folder(log.log_id), log, new, settled=place in settled
+                )
+                if receipt is None:
+                    appended, receipt = log.append(new, now_ns)
+                    made += [(log, pending, frame) for pending, frame in appended]
+                    self._window.remember(new.record_id, new.content_digest(), receipt)
+                    self._dirty.add(new.tenant_uid)
+                results.append(receipt)
+            except (RecordConflictError, RecordForgottenError, LogDamagedError) as refusal:
+                results.append(refusal)
+            except SegmentDamagedError as damage:
+                self._logs.quarantine(new.tenant_uid, str(damage))
+                results.append(LogDamagedError(new.tenant_uid, str(damage)))
+            except KeysetError as error:
+                results.append(LogDamagedError(new.tenant_uid, str(error)))
         notes = self._checkpoint_frames(checkpoints)
-        frames += [frame for _, _, _, frame in notes] + [mark.frame() for mark in marks]
+        frames = (
+            [frame for *_, frame in made] + [frame for *_, frame in notes] + [mark.frame() for mark in marks]
+        )
         if not frames:
             return results
         batch, placed = self._journal.write(frames)
-        for frame, owner, data in zip(frames, owners, placed, strict=False):
-            if owner is not None:
-                owner.pending.append((frame, data))
-                self._unfolded_bytes += len(data)
+        for (log, pending, _), data in zip(made, placed, strict=False):
+            log.written(pending, data)
+            self._unfolded_bytes += len(data)
         for log, size, note, _ in notes:
             log.checkpoint_note, log.checkpoint_size = note, size
-        self._remember_sessions(marks)
+        self._position.remember(marks)
         return [
             Receipt(result.log_id, result.index, result.leaf, batch)
             if isinstance(result, Receipt)
@@ -191,7 +198,10 @@ class LogStore:
     def _checkpoint_frames(self, tenant_uids: Sequence[str]) -> list[tuple[TenantLog, int, bytes, Frame]]:
         made = []
         for tenant_uid in tenant_uids:
-            log = self.log(tenant_uid)
+            try:
+                log = self._logs.readable(tenant_uid)
+            except LogDamagedError:
+                continue
             if log is None or log.frontier.size == log.checkpoint_size:
                 continue
             checkpoint = log.checkpoint()
@@ -212,36 +222,53 @@ class LogStore:
         """Whether the journal holds enough to be folded."""
         return self._unfolded_bytes >= FOLD_BYTES
 
+    def begin_fold(self) -> None:
+        """Begin to move everything from the journal into segments; `fold_slice` does it."""
+        assert self._pass is None, "a fold is under way"
+        self._journal.close()
+        self._pass = FoldPass(self._logs)
+        self._folding = _JournalEnd(
+            self._journal.finished, self._journal.incarnation, *self._journal.position
+        )
+        self._journal.finished = []
+        self._unfolded_bytes = 0
+
+    def fold_slice(self) -> bool:
+        """Go on with the fold; its last slice removes the journal's files. Returns whether there is more to do."""
+        if self._pass is None:
+            return False
+        self._pass.slice()
+        if self._pass.is_done:
+            self._end_fold(self._folding)
+            self._pass = None
+        return self._pass is not None
+
     def fold(self) -> None:
         """Move everything from the journal into segments and remove the journal's files."""
-        self._journal.close()
-        for log in self._logs.values():
-            if log.pending or log.checkpoint_note is not log.folded_note:
-                make_directory(self.folder(log.log_id))
-                log.folded = fold_log(self.folder(log.log_id), log, log.pending)
-                log.pending, log.folded_note = [], log.checkpoint_note
-        self._unfolded_bytes = 0
-        done = self._journal.finished
-        self._position.incarnation = self._journal.incarnation
-        self._position.next_batch, self._position.previous = self._journal.position
-        self._position.removed = [path.name for path in done]
+        while self.fold_slice():
+            pass
+        self.begin_fold()
+        while self.fold_slice():
+            pass
+
+    def fold_tenant(self, tenant_uid: str) -> bool:
+        """Fold some of one log, ahead of its turn. Returns whether there is more to do."""
+        fold_some(self._logs, tenant_uid)
+        return has_more(self._logs, tenant_uid)
+
+    def _end_fold(self, folded: _JournalEnd) -> None:
+        self._position.incarnation = folded.incarnation
+        self._position.next_batch, self._position.previous = folded.next_batch, folded.previous
+        self._position.removed = [path.name for path in folded.files]
         replace_file(self._root / POSITION, self._position.encode())
-        for path in done:
+        for path in folded.files:
             remove_file(path)
-        self._journal.finished = []
+        self._logs.close_idle(self._dirty, is_changed)
 
     def close(self) -> None:
         """Fold and give up the directory."""
         self.fold()
         self._directory.release()
-
-    def _remember_sessions(self, marks: Sequence[SessionMark]) -> None:
-        sessions = self._position.sessions
-        for mark in marks:
-            sessions.pop(mark.session_id, None)
-            sessions[mark.session_id] = mark.sequence
-        while len(sessions) > MAX_SESSIONS:
-            sessions.pop(next(iter(sessions)))
 
     def _recover(self) -> None:
         wal = self._root / "wal"
@@ -251,30 +278,12 @@ class LogStore:
         found = recover(
             files, self._keys.log.public_key(), self._position.previous, self._position.next_batch
         )
-        for placed in found.frames:
-            if placed.frame.kind in (FrameKind.DATA, FrameKind.DEK_OPEN):
-                entry, rest = split_entry(placed.frame)
-                log = self._log_of(entry.header.log_id)
-                if entry.header.index >= log.frontier.size:
-                    log.replay(entry, rest)
-                    log.pending.append((placed.frame, placed.place.encode() + placed.data))
-                    self._dirty.add(log.folded.tenant_uid)
-            elif placed.frame.kind is FrameKind.CHECKPOINT:
-                log = self._log_of(placed.frame.body[:ID_BYTES])
-                log.checkpoint_note = placed.frame.body[ID_BYTES:]
-                log.checkpoint_size = 0
-            elif placed.frame.kind is FrameKind.SESSION:
-                self._remember_sessions([SessionMark.of(placed.frame)])
+        replay = Replay(self._logs, self._window, self._position)
+        replay.run(found.frames)
+        self._dirty |= replay.touched
         incarnation = max(self._position.incarnation, found.last_incarnation) + 1
         self._journal = JournalWriter(wal, incarnation, self._keys.log, found.next_batch, found.previous)
         self._journal.finished = [path for path, _ in files]
         if files:
             _log.info("recovered %d frames, cut %d bytes of torn tail", len(found.frames), found.cut_bytes)
         self.fold()
-        for log in self._logs.values():
-            log.checkpoint_size = -1
-
-
-def origin_of(log_id: bytes) -> str:
-    """The origin line of a log's checkpoints."""
-    return f"tenantry/audit/{log_id.hex()}"

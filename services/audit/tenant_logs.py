@@ -7,6 +7,7 @@ names it as its predecessor.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from services.audit.entry import ID_BYTES, NO_ID
@@ -51,13 +52,18 @@ class TenantLogs:
         except ValueError:
             return None
 
-    def add(self, tenant_uid: str, log_id: bytes) -> None:
-        """Record a tenant's new log; the one before it is closed."""
-        closed = self.open_log(tenant_uid)
-        if closed is not None:
-            del self._owners[closed]
-        self._logs.setdefault(tenant_uid, []).append(log_id)
-        self._owners[log_id] = tenant_uid
+    def add(self, log_ids: Mapping[str, bytes]) -> None:
+        """Record tenants' new logs, by tenant_uid; those before them are closed."""
+        for tenant_uid, log_id in log_ids.items():
+            closed = self.open_log(tenant_uid)
+            if closed is not None:
+                del self._owners[closed]
+            self._logs.setdefault(tenant_uid, []).append(log_id)
+            self._owners[log_id] = tenant_uid
+        self.save()
+
+    def save(self) -> None:
+        """Write the file."""
         document = {
             "version": STATE_VERSION,
             "tenants": {

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from services.audit.log import FoldedState
+from services.audit.folded_state import FoldedState
 from services.audit.state_files import StateFileError, read_state_file
 from tests.unit.audit.audit_state import new_entry, open_store
 

@@ -11,8 +11,9 @@ from tenantry.audit.v1 import entry_pb2
 
 from services.audit.entry import EntryKind
 from services.audit.intake import parse_entry
-from services.audit.keyset import Keyset
 from services.audit.log import Receipt
+from services.audit.open_logs import begin_log
+from services.audit.root_keys import FileKeyProvider
 from services.audit.state_files import StateFileError
 from services.audit.tenant_logs import TenantLogs
 from services.common.errors import InvalidArgumentError
@@ -43,14 +44,14 @@ def test_a_successor_names_the_log_it_continues(tmp_path):
     store.close()
     registry = TenantLogs(tmp_path / "logs" / "tenants.json")
     before, after = registry.open_log("a"), os.urandom(16)
-    registry.add("a", after)
+    registry.add({"a": after})
     assert (registry.open_log("a"), registry.predecessor("a")) == (after, before)
     assert (registry.owner(after), registry.owner(before)) == ("a", None)
     again = TenantLogs(tmp_path / "logs" / "tenants.json")
     assert (again.open_log("a"), again.predecessor("a"), again.tenant_uids()) == (after, before, ["a"])
     (tmp_path / "keyring" / before.hex()).rename(tmp_path / "old-ring")
     store = open_store(tmp_path)
-    Keyset.create(tmp_path / "keyring" / after.hex(), "a", after, store._provider)
+    begin_log(tmp_path, "a", after, FileKeyProvider(tmp_path / "keys" / "root.kek"))
     (receipt,) = store.commit([new_entry("a", "two")], [])
     assert isinstance(receipt, Receipt)
     assert receipt.log_id == after

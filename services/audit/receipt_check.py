@@ -1,0 +1,51 @@
+"""Writers hold receipts: a log that does not hold their entries any more was rolled back, and is quarantined.
+
+The logs are told apart: those that hold what they gave receipts for go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from tenantry.audit.v1 import entry_pb2
+
+from services.audit.appender import Appender
+from services.audit.log_view import LogView, broken_receipt
+from services.audit.store import LogStore
+
+_VIEWS = 64
+"""Logs that are looked up between two batches."""
+
+
+async def check_receipts(appender: Appender, receipts: Sequence[entry_pb2.Receipt]) -> None:
+    """Quarantine every log that is not the one that gave one of these receipts."""
+    for start in range(0, len(receipts), _VIEWS):
+        some = receipts[start : start + _VIEWS]
+
+        def look(store: LogStore, some: Sequence[entry_pb2.Receipt] = some) -> list[LogView | None]:
+            return [store.view(receipt.log_id, receipt.index) for receipt in some]
+
+        views = await appender.with_store(look)
+        broken = await asyncio.to_thread(_broken, views, some)
+        if broken or None in views:
+
+            def quarantine(store: LogStore, broken: dict[str, str] = broken, views: object = views) -> None:
+                assert isinstance(views, list)
+                for tenant_uid, why in broken.items():
+                    store.logs.quarantine(tenant_uid, why)
+                if None in views:
+                    store.logs.begin_no_more(
+                        "a writer holds a receipt of a log that is not in logs/tenants.json"
+                    )
+
+            await appender.with_store(quarantine)
+
+
+def _broken(views: Sequence[LogView | None], receipts: Sequence[entry_pb2.Receipt]) -> dict[str, str]:
+    found = {}
+    for view, receipt in zip(views, receipts, strict=True):
+        why = broken_receipt(view, receipt.index, receipt.leaf_hash) if view is not None else ""
+        if view is not None and why:
+            found[view.tenant_uid] = why
+    return found
