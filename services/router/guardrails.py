@@ -2,7 +2,8 @@
 
 Compiled on first use into a bounded cache that is shared by content, in a thread. A search that is short whatever the
 text is done in place; a longer one has a thread's turn, one at a time for a tenant: nobody's patterns hold up the event
-loop, and no tenant's take every thread.
+loop, and no tenant's take every thread. Several tenants' may: whoever has a long search then waits for one of theirs,
+and whoever has a short one for none, since compiling has a thread of its own.
 """
 
 from __future__ import annotations
@@ -44,11 +45,13 @@ class Guardrails:
         self._compiling: dict[bytes, asyncio.Future[PatternSet]] = {}
         # Started with the first use: most routers' tenants may have no guardrails at all.
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="guard")
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="guard-compile")
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def close(self) -> None:
         """Let the threads end after the search they are at."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._compiler):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def check_input(self, tenant: Tenant, texts: Sequence[str]) -> Verdict:
         """Judge what a caller says, before anything else is done for it.
@@ -115,7 +118,7 @@ class Guardrails:
         compiling = self._compiling.get(key)
         if compiling is None:
             loop = asyncio.get_running_loop()
-            compiling = loop.run_in_executor(self._threads, compile_patterns, patterns)
+            compiling = loop.run_in_executor(self._compiler, compile_patterns, patterns)
             self._compiling[key] = compiling
             compiling.add_done_callback(lambda done: self._keep(key, done))
         return await asyncio.shield(compiling)

@@ -162,6 +162,35 @@ async def test_that_test_notices_a_tenant_that_takes_more(world, monkeypatch, ol
     assert (await running_at_once(world, monkeypatch, careless, 0.2)).count(b"greedy") > 1
 
 
+async def judged_while_all_threads_search(world, module, patience_seconds: float) -> bool:
+    """Whether a short text under patterns not used before is judged while every thread has a long search."""
+    guards, go = module.Guardrails(SystemClock()), threading.Event()
+    for _ in range(module._THREADS):
+        guards._threads.submit(go.wait, 30)
+    tenant = world.state.snapshot().tenants["uid-a"]
+    try:
+        async with asyncio.timeout(patience_seconds):
+            return bool((await guards.check_input(tenant, ["x2"])).denied_by == "r1")
+    except TimeoutError:
+        return False
+    finally:
+        go.set()
+        guards.close()
+
+
+async def test_slow_searches_of_several_tenants_hold_up_no_short_one(world):
+    assert await judged_while_all_threads_search(world, guardrails_module, 20)
+
+
+async def test_that_test_notices_patterns_that_compile_where_others_search(world):
+    careless = mutant(
+        guardrails_module,
+        "run_in_executor(self._compiler, compile_patterns, patterns)",
+        "run_in_executor(self._threads, compile_patterns, patterns)",
+    )
+    assert not await judged_while_all_threads_search(world, careless, 0.2)
+
+
 async def test_a_long_text_is_searched_off_the_loop_and_a_short_one_in_place(world, monkeypatch):
     threads: list[str] = []
 
