@@ -147,9 +147,10 @@ async def serve(settings: RouterSettings) -> None:
             await asyncio.gather(
                 server.stop(settings.drain_seconds + _ANSWER_SECONDS), pipeline.stop(settings.drain_seconds)
             )
-            await _give_back(leasing, quotas)
+            endings = [_give_back(leasing, quotas)]
             if known_good:
-                await known_good.finish(_KNOWN_GOOD_SECONDS)
+                endings.append(known_good.finish(_KNOWN_GOOD_SECONDS))
+            await asyncio.gather(*endings)
             refusals.flush()
             await recorder.drain(_AUDIT_DRAIN_SECONDS)
 
