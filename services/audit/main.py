@@ -37,6 +37,7 @@ async def serve(settings: AuditSettings) -> None:
     keys = load_signing_keys(settings.state_dir / "keys")
     provider = FileKeyProvider(settings.state_dir / "keys" / ROOT_KEK)
     store = LogStore(directory, keys, provider, clock)
+    metrics.quarantined.set_function(lambda: store.logs.quarantined)
     appender = Appender(store, metrics.batch)
     grants = GrantCheck(TokenVerifier(settings.state_dir / "jwks.json", AUDIT_ISSUER, Audience.REVIEW, clock))
     append_servicer = AppendServicer(appender, store, metrics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.metrics import LATENCY_BUCKETS_SECONDS
 
@@ -32,6 +32,11 @@ class AuditMetrics:
         )
         self.writers = Counter(
             "tenantry_audit_sessions_total", "Append streams opened.", registry=self.registry
+        )
+        self.quarantined = Gauge(
+            "tenantry_audit_quarantined_logs",
+            "Logs found damaged since the start; their tenants' entries are refused.",
+            registry=self.registry,
         )
 
     def batch(self, entries: int, seconds: float) -> None:

@@ -58,6 +58,11 @@ class OpenLogs:
         """The open logs."""
         return iter(list(self._open.values()))
 
+    @property
+    def quarantined(self) -> int:
+        """How many logs are quarantined."""
+        return len(self._quarantined)
+
     def is_open(self, tenant_uid: str) -> bool:
         """Whether nothing has to be read or made before an entry of this tenant is appended or refused."""
         return tenant_uid in self._open or tenant_uid in self._quarantined
