@@ -9,98 +9,28 @@ import pytest
 from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
-from services.common.errors import Code, Error, Reason
+from services.common.errors import Code, Reason
 from services.common.rpc_status import to_status
 from services.router import pipeline as pipeline_module
-from services.router import shaping
 from services.router.outbox import Outbox
 from services.router.pipeline import Call
 from services.router.servicer import InferenceServicer
-from tests.fakes.mutants import mutant
-from tests.fakes.router_config import BASE_MODEL, ConfigWorld
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
-
-DENY, REDACT = tenant_pb2.GUARDRAIL_ACTION_DENY, tenant_pb2.GUARDRAIL_ACTION_REDACT
-INPUT, OUTPUT, BOTH = (
-    tenant_pb2.GUARDRAIL_STAGE_INPUT,
-    tenant_pb2.GUARDRAIL_STAGE_OUTPUT,
-    tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED,
+from tests.fakes.guarded_tenants import (
+    asked,
+    failure,
+    is_denied,
+    outcome_of,
+    said,
+    tokeniser,
+    world_of,
 )
-
-
-def rule(rule_id: str, action: Any, stage: Any, pattern: str, **more: str) -> tenant_pb2.GuardrailRule:
-    return tenant_pb2.GuardrailRule(rule_id=rule_id, action=action, stage=stage, pattern=pattern, **more)
-
-
-TENANTS = {
-    "deny-in": [rule("other", DENY, INPUT, "zzz"), rule("no-secrets", DENY, INPUT, "top secret")],
-    "redact-in": [
-        rule("card", REDACT, INPUT, r"\d{4}-\d{4}"),
-        rule("all-of-it", REDACT, INPUT, "^gone$", replacement=""),
-    ],
-    "deny-out": [rule("no-greeting", DENY, OUTPUT, "lo wo")],
-    "redact-out": [rule("who", REDACT, OUTPUT, "world", replacement="🗼")],
-    "both": [rule("everywhere", REDACT, BOTH, "hello")],
-    "broken": [rule("fine", DENY, INPUT, "zzz"), rule("bad", DENY, OUTPUT, r"(a)\1")],
-    "plain": [],
-}
-
-
-def tenants(world: ConfigWorld) -> None:
-    for ordinal, (name, guardrails) in enumerate(TENANTS.items(), start=1):
-        alias = tenant_pb2.ModelAlias(alias="chat", base_model=BASE_MODEL)
-        uid = world.tenant(
-            name, ordinal, [alias], guardrails=guardrails, system_prompt="Be top secret. 1111-2222"
-        )
-        world.key(uid, f"key-{uid}")
-
-
-def world_of(folder, pipeline_class=pipeline_module.Pipeline, configure=tenants) -> PipelineWorld:
-    made = PipelineWorld(folder, SimulatedServer([]), pipeline_class=pipeline_class, configure=configure)
-    made.server.answer = tokeniser(made).encode_prompt("hello world")
-    return made
+from tests.fakes.mutants import mutant
+from tests.fakes.router_pipeline import PipelineWorld
 
 
 @pytest.fixture
 def world(tmp_path) -> PipelineWorld:
     return world_of(tmp_path)
-
-
-def tokeniser(world):
-    return world.state.snapshot().tenants["uid-plain"].targets["chat"].base_model.text.tokeniser
-
-
-def asked(world) -> str:
-    """The rendered prompt the model server was given last."""
-    ids = world.server.requests[-1].input_ids
-    return b"".join(tokeniser(world).token_bytes[number] for number in ids).decode()
-
-
-def said(*messages: tuple[Any, list[str]]) -> pb.Conversation:
-    return pb.Conversation(
-        messages=[
-            pb.Message(role=role, content=[pb.ContentPart(text=part) for part in parts])
-            for role, parts in messages
-        ]
-    )
-
-
-async def failure(world: PipelineWorld, call: Call, outbox: Outbox | None = None) -> Error:
-    with pytest.raises(Error) as error:
-        await world.pipeline.run(call, outbox)
-    assert world.leaks() == []
-    assert await world.recorder.drain(1.0) == 0
-    return error.value
-
-
-async def outcome_of(world: PipelineWorld) -> Any:
-    assert await world.recorder.drain(1.0) == 0
-    return world.audit.entries[-1]
-
-
-def is_denied(error: Error, rule_id: str) -> bool:
-    told = (error.code, error.reason, error.metadata)
-    return told == (Code.FAILED_PRECONDITION, Reason.GUARDRAIL_DENIED, {"rule_id": rule_id})
 
 
 async def test_a_denied_input_is_dispatched_nowhere_and_recorded_as_a_refusal(world):
@@ -120,61 +50,6 @@ async def test_every_message_is_looked_at_whole_whoever_is_said_to_speak(world, 
     assert is_denied(await failure(world, world.call("uid-deny-in", conversation=split)), "no-secrets")
     across = said((role, ["a top "]), (pb.ROLE_USER, ["secret"]))
     await world.pipeline.run(world.call("uid-deny-in", conversation=across), None)
-
-
-SPLIT = {
-    "pieces of a message": said((pb.ROLE_USER, ["a top ", "secret"])),
-    "leading system messages": said(
-        (pb.ROLE_SYSTEM, ["a 99"]), (pb.ROLE_SYSTEM, ["99 b"]), (pb.ROLE_USER, ["hi"])
-    ),
-}
-
-
-def split_rules(world: ConfigWorld) -> None:
-    tenants(world)
-    config = world.resources["tenants/uid-deny-in"].tenant.config
-    config.guardrails.append(rule("number", DENY, INPUT, r"99\s+99"))
-
-
-@pytest.mark.parametrize("split", SPLIT.values(), ids=SPLIT)
-async def test_what_the_model_sees_as_one_is_judged_as_one(tmp_path, split):
-    world = world_of(tmp_path, configure=split_rules)
-    error = await failure(world, world.call("uid-deny-in", conversation=split))
-    assert error.reason is Reason.GUARDRAIL_DENIED
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [
-        (
-            "pieces of a message",
-            '"".join(part.text for part in message.content)',
-            '"\\n".join(part.text for part in message.content)',
-        ),
-        (
-            "leading system messages",
-            "(*_system_turn([turn.content for turn in leading]), *said[len(leading) :])",
-            "tuple(said)",
-        ),
-    ],
-)
-async def test_that_test_notices_what_is_judged_in_smaller_pieces(tmp_path, monkeypatch, name, old, new):
-    careless = mutant(shaping, old, new)
-    monkeypatch.setattr(pipeline_module, "caller_turns", careless.caller_turns)
-    world = world_of(tmp_path, configure=split_rules)
-    await world.pipeline.run(world.call("uid-deny-in", conversation=SPLIT[name]), None)
-
-
-async def test_leading_system_messages_are_redacted_as_the_one_they_become(tmp_path):
-    world = world_of(tmp_path)
-    config = world.config.resources["tenants/uid-redact-in"].tenant.config
-    config.guardrails.append(rule("pair", REDACT, INPUT, r"left\s+right"))
-    world.apply(2)
-    conversation = said((pb.ROLE_SYSTEM, ["a left"]), (pb.ROLE_SYSTEM, ["right b"]), (pb.ROLE_USER, ["hi"]))
-    await world.pipeline.run(world.call("uid-redact-in", conversation=conversation), None)
-    assert "Be top secret. 1111-2222\n\na [redacted] b" in asked(world)
-    await world.recorder.drain(1.0)
-    assert world.audit.entries[0].prompt["messages"][0]["content"].endswith("a left\n\nright b")
 
 
 async def test_a_raw_prompt_is_looked_at_too(world):
