@@ -5,6 +5,7 @@ the added tokens, which only `Segment`s of the template's own can name.
 
 Whatever is encoded is a batch of one: the library keeps the interpreter's lock while it encodes a single text, so
 that a long one in a thread would stop the event loop all the same, and lets go of it for a batch.
+It takes one of the library's own threads, of which there are as many as cores (or RAYON_NUM_THREADS).
 """
 
 from __future__ import annotations
