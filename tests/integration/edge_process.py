@@ -37,6 +37,7 @@ from services.common.tokens import (
 )
 
 ASK, EDIT, READ = f"{INFERENCE}Generate", f"{ADMIN}GetTenant", f"{REVIEW}ExportLog"
+STREAM = f"{INFERENCE}StreamGenerate"
 REFLECT = f"{REFLECTION}ServerReflectionInfo"
 Change = Callable[[bootstrap.Bootstrap], None]
 Headers = Sequence[tuple[str, str]]
@@ -47,7 +48,10 @@ def bearer(token: str) -> tuple[str, str]:
 
 
 class Echo(grpc.GenericRpcHandler):
-    """Answers every call with its own name and the metadata it came with; remembers which were begun."""
+    """Answers calls with its own name and the metadata they came with, streams with a mebibyte.
+
+    Remembers which were begun.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -58,8 +62,15 @@ class Echo(grpc.GenericRpcHandler):
         seen = [[key, value] for key, value in call.invocation_metadata if isinstance(value, str)]
 
         async def answer(request: bytes, context: Any) -> bytes:
-            return json.dumps({"by": self.name, "path": call.method, "metadata": seen}).encode()
+            said = {"by": self.name, "path": call.method, "metadata": seen}
+            return json.dumps(said | {"seconds_left": context.time_remaining()}).encode()
 
+        async def much(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            for _ in range(16):
+                yield bytes(64 << 10)
+
+        if call.method == STREAM:
+            return grpc.unary_stream_rpc_method_handler(much)
         return grpc.unary_unary_rpc_method_handler(answer)
 
 

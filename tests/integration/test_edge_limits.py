@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import grpc
 import pytest
 
 from services.cli.local.edge.doors import HEALTH
+from services.cli.local.edge.messages import pack
 from services.cli.local.edge.spec import EdgeLimits
-from tests.integration.edge_process import ASK, EDIT, changed_filter, running_edge
+from tests.integration.edge_process import ASK, EDIT, STREAM, changed_filter, running_edge
 
 pytestmark = pytest.mark.integration
 
@@ -80,6 +82,27 @@ async def test_a_request_above_what_is_held_is_exhausted_and_reaches_nobody(edge
     # The service's own limit speaks of what it is a little above.
     assert error.value.code() is EXHAUSTED
     assert edge.begun() == [ASK]
+
+
+async def deadlines(edge, port, path, headers):
+    """What services hear of callers' deadlines of none, 3 and 1000 seconds."""
+    heard = []
+    async with edge.channel(port) as channel:
+        for timeout in (None, 3, 1000):
+            answer = await channel.unary_unary(path)(b"", metadata=headers, timeout=timeout)
+            heard.append(json.loads(answer)["seconds_left"])
+    return heard
+
+
+async def test_a_callers_deadline_arrives_and_none_is_made_up_for_tenants(edge):
+    none, short, long = await deadlines(edge, edge.spec.tenant_port, ASK, edge.caller())
+    assert none is None, "the tenant's default deadline would not apply"
+    assert 0 < short <= 3
+    assert 900 < long <= 1000
+    none, short, long = await deadlines(edge, edge.spec.operations_port, EDIT, edge.operator())
+    assert 0 < short <= 3
+    assert 100 < long <= 120
+    assert 100 < none <= 120
 
 
 async def full_of_silence(edge):
@@ -211,6 +234,34 @@ async def test_that_test_notices_the_default_of_envoy(edge):
 
     async with edge.like_this(default) as mutant:
         assert await survives_resets(mutant, 400)
+
+
+async def answered_beside_slow_readers(edge):
+    """Whether calls are answered, one after the other, while so many streams of the same services are not read."""
+    async with edge.channel(edge.spec.tenant_port, ("grpc.http2.bdp_probe", 0)) as slow:
+        streams = [slow.unary_stream(STREAM)(b"", metadata=edge.caller("slow")) for _ in range(48)]
+        for stream in streams:
+            await stream.read()
+        answers = [await edge.tenant(ASK, edge.caller(), timeout=1) for _ in range(20)]
+        for stream in streams:
+            stream.cancel()
+    return all(isinstance(answer, dict) for answer in answers)
+
+
+async def test_who_does_not_read_leaves_room_for_the_others_answers(edge):
+    assert await answered_beside_slow_readers(edge)
+
+
+async def test_that_test_notices_a_connection_that_a_few_streams_fill(edge):
+    def narrow(message):
+        for cluster in message.static_resources.clusters:
+            ((name, options),) = cluster.typed_extension_protocol_options.items()
+            http = options.unpack()
+            http.explicit_http_config.http2_protocol_options.initial_connection_window_size = 1 << 20
+            cluster.typed_extension_protocol_options[name] = pack(http)
+
+    async with edge.like_this(narrow) as mutant:
+        assert not await answered_beside_slow_readers(mutant)
 
 
 async def test_the_edge_may_open_as_many_descriptors_as_the_host_allows(edge):

@@ -41,8 +41,12 @@ class Passage:
     """Whose keys open it; None for everybody."""
     service: str
     """The cluster it leads to."""
-    lasts_seconds: float
-    """The longest a call may take, from its first byte to its last."""
+    lasts_seconds: float | None
+    """The longest a call may take, from its first byte to its last; a caller may ask for less.
+
+    None where the service decides. Envoy tells a service this bound as if it were the caller's deadline, so that with
+    it no tenant's default deadline would ever apply.
+    """
     silent_seconds: float
     """The longest nothing may happen in a call."""
     exact: bool = False
@@ -73,7 +77,7 @@ def tenant_door(spec: EdgeSpec) -> Door:
     longest = MAX_TIMEOUT_SECONDS + _GRACE_SECONDS
     passages = (
         _health("router"),
-        Passage(INFERENCE, callers, "router", lasts_seconds=longest, silent_seconds=longest),
+        Passage(INFERENCE, callers, "router", lasts_seconds=None, silent_seconds=longest),
         _reflection(callers, "router"),
     )
     limits = spec.limits

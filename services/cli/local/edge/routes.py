@@ -23,14 +23,18 @@ def route_table(door: Door) -> route.RouteConfiguration:
 def _route(passage: Passage) -> route.Route:
     action = route.RouteAction(
         cluster=passage.service,
-        # Counts only from the request's end, and would end streams: the duration below does both jobs.
+        # Counts only from the request's end, and would end streams.
         timeout=seconds(0),
         idle_timeout=seconds(passage.silent_seconds),
-        max_stream_duration=route.RouteActionMaxStreamDuration(
-            max_stream_duration=seconds(passage.lasts_seconds)
-        ),
+        max_stream_duration=None if passage.lasts_seconds is None else _at_most(passage.lasts_seconds),
     )
     return route.Route(match=match(passage), route=action, typed_per_filter_config=_for_filters(passage))
+
+
+def _at_most(longest_seconds: float) -> route.RouteActionMaxStreamDuration:
+    longest = seconds(longest_seconds)
+    # The second keeps a caller's shorter deadline: Envoy would write the first over it.
+    return route.RouteActionMaxStreamDuration(max_stream_duration=longest, grpc_timeout_header_max=longest)
 
 
 def _for_filters(passage: Passage) -> dict[str, protobuf.Any]:
