@@ -72,6 +72,11 @@ class Tally:
             else:
                 self._unmatched += 1
 
+    @property
+    def unexplained(self) -> bool:
+        """Whether outcomes lack their admits though no gap tells of entries that were dropped."""
+        return self._unmatched > 0 and not self._kinds["gap"]
+
     def counts(self) -> dict[str, int]:
         """How many entries there are of each kind, `open` and `unmatched`."""
         return {**dict(sorted(self._kinds.items())), "open": len(self._open), "unmatched": self._unmatched}

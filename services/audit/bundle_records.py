@@ -56,8 +56,11 @@ class RecordCheck:
             self._follow(entry)
 
     def end(self) -> None:
-        """Check what only the whole shows: that a part of a log reaches over the window's ends."""
+        """Check what only the whole shows: that no admit is missing, and that a part reaches over the window's ends."""
         manifest = self._manifest
+        # A gap entry counts for the whole log; what lies before a part's first entry is unknown.
+        if self._first_index == 0 and self.tally.unexplained:
+            self.wrong.append("holds an outcome without its admit before it, and no gap tells of one")
         if manifest is None or self._first_time_ns is None:
             return
         if manifest.first_index > 0 and not manifest.window.begins_after(self._first_time_ns):

@@ -28,7 +28,7 @@ from tests.unit.audit.forgery import (
     write,
 )
 
-LOG = a_log("one", "two", "two!")
+LOG = a_log("one", "two", "one!")
 
 
 def with_entry(place: int, kind: EntryKind, name: str, **changes) -> list:
@@ -162,6 +162,11 @@ RECORDS_CHECKS = {
         ),
         "section.commitment() != commitment",
         "records.jsonl: line 3 shows another prompt than the entry committed to",
+    ),
+    "an outcome's admit": (
+        lambda folder: write(folder, a_log("one!", "one")),
+        "self._first_index == 0 and self.tally.unexplained",
+        "records.jsonl: holds an outcome without its admit before it, and no gap tells of one",
     ),
     "the neighbour before": (
         lambda folder: write(folder, LOG, part=(2, 5), change=changed(window=Window(200, None))),

@@ -9,7 +9,7 @@ import rfc8785
 
 from services.audit import bundle
 from services.audit.bundle_manifest import Manifest, Window
-from services.audit.entry import name_digest
+from services.audit.entry import EntryKind, name_digest
 from services.audit.merkle import RangeProof
 from services.audit.verify import verify_bundle
 from tests.unit.audit import forgery
@@ -22,6 +22,8 @@ from tests.unit.audit.forgery import (
     manifest_signer,
     pinned,
     put,
+    record_id,
+    sealed,
     shown_of,
     write,
 )
@@ -135,24 +137,55 @@ def test_content_beyond_the_window_or_of_a_destroyed_key_must_not_be_shown(tmp_p
         assert expected in damages(folder)
 
 
+NO_ADMIT = "records.jsonl: holds an outcome without its admit before it, and no gap tells of one"
+
+
 @pytest.mark.parametrize(
-    ("names", "counts"),
+    ("names", "open_admits", "unmatched"),
     [
-        (("one!", "one"), {"open": 1, "unmatched": 1}),
-        (("one", "one!"), {"open": 0, "unmatched": 0}),
-        (("two!",), {"open": 0, "unmatched": 1}),
-        (("one", "two"), {"open": 2, "unmatched": 0}),
+        (("one!", "one"), 1, 1),
+        (("one", "one!"), 0, 0),
+        (("two!",), 0, 1),
+        (("one", "two"), 2, 0),
     ],
 )
-def test_an_outcome_counts_only_behind_its_admit(tmp_path, names, counts):
-    report = verify_bundle(write(tmp_path / "b", a_log(*names)), pinned())
-    assert report.good
-    assert {name: report.counts[name] for name in counts} == counts
-    made = report.counts
-    assert made.get("admit", 0) + made["unmatched"] == made.get("outcome", 0) + made["open"]
-    lie = changed(counts={**made, "open": 0, "unmatched": 0})
-    found = damages(write(tmp_path / "b", a_log(*names), change=lie))
-    assert bool(found) is (made["open"] + made["unmatched"] > 0)
+def test_an_outcome_counts_only_behind_its_admit(tmp_path, names, open_admits, unmatched):
+    log = a_log(*names)
+    report = verify_bundle(write(tmp_path / "b", log), pinned())
+    assert [str(damage) for damage in report.damages] == ([NO_ADMIT] if unmatched else [])
+    counts = report.counts
+    assert (counts["open"], counts["unmatched"]) == (open_admits, unmatched)
+    assert counts.get("admit", 0) + unmatched == counts.get("outcome", 0) + open_admits
+    lie = changed(counts={**counts, "open": open_admits + 1})
+    assert "manifest.json: states other counts than the records have" in damages(
+        write(tmp_path / "b", log, change=lie)
+    )
+
+
+def test_an_admit_has_one_outcome(tmp_path):
+    log = a_log("one", "one!")
+    log.append(sealed(4, EntryKind.OUTCOME, "again", admit_record_id=record_id("one")))
+    assert damages(write(tmp_path / "b", log)) == [NO_ADMIT]
+
+
+def test_a_gap_tells_of_admits_that_were_dropped(tmp_path):
+    log = a_log("two!")
+    log.append(sealed(3, EntryKind.GAP, "gap"))
+    report = verify_bundle(write(tmp_path / "b", log), pinned())
+    assert report.good, report.damages
+    assert report.counts["unmatched"] == 1
+
+
+def test_a_part_may_hold_outcomes_of_admits_before_it(tmp_path):
+    window = Window(300, 10_000)
+    folder = write(tmp_path / "b", a_log("one", "two", "one!"), part=(2, 5), change=changed(window=window))
+    assert damages(folder) == []
+    folder = write(
+        tmp_path / "b", a_log("one", "two", "one!"), part=(3, 5), change=changed(window=Window(301))
+    )
+    report = verify_bundle(folder, pinned())
+    assert report.good, report.damages
+    assert report.counts["unmatched"] == 1
 
 
 @pytest.mark.parametrize(
