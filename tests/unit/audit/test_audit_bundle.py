@@ -17,6 +17,7 @@ from services.audit.verify import verify_bundle
 from tests.unit.audit.forgery import a_log, pinned, sealed, write
 
 LOG = a_log("one", "one!", "two", "three", "three!")
+PINNED = pinned()
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def named(folder, name, data) -> bool:
     """Whether a verifier that finds other bytes in a file names that file."""
     original = (folder / name).read_bytes()
     (folder / name).write_bytes(data)
-    found = {damage.file for damage in verify_bundle(folder, pinned()).damages}
+    found = {damage.file for damage in verify_bundle(folder, PINNED).damages}
     (folder / name).write_bytes(original)
     return name in found
 
