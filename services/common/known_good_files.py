@@ -128,6 +128,24 @@ class Generations:
         return True
 
 
+def read_record(path: Path) -> str:
+    """A line kept beside the files; empty for none."""
+    try:
+        return path.read_text("ascii").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def write_record(path: Path, line: str) -> None:
+    """Keep a line, durably, whole or not at all."""
+    if read_record(path) == line:
+        return
+    disk, scratch = DiskOps(), path.with_name(f".{path.name}.new")
+    disk.write(scratch, [line.encode("ascii") + b"\n"])
+    disk.rename(scratch, path)
+    disk.sync_directory(path.parent)
+
+
 def load_key(path: Path) -> bytes:
     """Read a key file, making it at the first start with mode 0400, whole or not at all.
 

@@ -26,6 +26,7 @@ from services.config.metrics import ConfigMetrics
 from services.config.routers.registry import RouterRegistry, Session
 from services.config.snapshot_messages import delta, full
 from services.config.state import State
+from services.config.statements import Statements
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
@@ -34,6 +35,9 @@ HELLO_SECONDS = 10.0
 REPLACED_SECONDS = 1.0
 """How long a replaced stream is held, without a word, before it is ended: two routers that were given one name by
 mistake take turns this slowly, and do not storm the service."""
+STATEMENT_SECONDS = 1.0
+"""How often a router is told, at most, what the config service signs of its snapshot; of the same one again:"""
+REFRESH_SECONDS = 10.0
 MAX_ROUTER_NAME = 128
 _OUTCOMES = frozenset({"ok", *Reason})
 
@@ -51,6 +55,9 @@ class _Delivery:
         """When its last piece was taken."""
         self.refused: State | None = None
         """The last state the router refused, until it accepts one."""
+        self.stated: object = None
+        """The records of the last statement, and when it was sent."""
+        self.stated_at_seconds = float("-inf")
 
     def settle(self, nonce: str, *, accepted: bool) -> State | None:
         """The router answered: to this state, or to an older snapshot, which means nothing any more."""
@@ -68,10 +75,17 @@ class _Delivery:
 class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryServiceServicer):
     """Serves the mesh's own routers."""
 
-    def __init__(self, current: CurrentState, metrics: ConfigMetrics, routers: RouterRegistry) -> None:
+    def __init__(
+        self,
+        current: CurrentState,
+        metrics: ConfigMetrics,
+        routers: RouterRegistry,
+        statements: Statements | None = None,
+    ) -> None:
         self._current = current
         self._metrics = metrics
         self._routers = routers
+        self._statements = statements
         self._nonces = itertools.count(1)
 
     async def StreamSnapshots(
@@ -119,6 +133,9 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                         yield self._heartbeat()
                         beaten_at_seconds = time.monotonic()
                     delivery.sent_at_seconds = time.monotonic()
+                statement = self._statement(delivery)
+                if statement is not None:
+                    yield pb.StreamSnapshotsResponse(statement=statement)
             answers.result()
         finally:
             self._routers.disconnect(session)
@@ -159,6 +176,18 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         else:
             touched = self._current.touched(delivery.held, state)
             yield from delta(delivery.held, state, delivery.nonce, touched)
+
+    def _statement(self, delivery: _Delivery) -> pb.SnapshotStatement | None:
+        """What is signed of the last snapshot sent, if it is time to say so."""
+        state, silent_seconds = delivery.sent or delivery.held, time.monotonic() - delivery.stated_at_seconds
+        if self._statements is None or state is None or silent_seconds < STATEMENT_SECONDS:
+            return None
+        if delivery.stated is state.records and silent_seconds < REFRESH_SECONDS:
+            return None
+        statement = self._statements.of(state)
+        if statement is not None:
+            delivery.stated, delivery.stated_at_seconds = state.records, time.monotonic()
+        return statement
 
     def _heartbeat(self) -> pb.StreamSnapshotsResponse:
         return pb.StreamSnapshotsResponse(

@@ -1,4 +1,4 @@
-"""Keeps etcd's live values in a sealed file, and starts from it while etcd does not answer.
+"""Keeps etcd's live values in a sealed and signed file, and starts from it while etcd does not answer.
 
 The values are kept as etcd has them: what is sensitive in them is sealed under its tenant's key already.
 """
@@ -15,9 +15,12 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.common.clock import Clock
-from services.common.known_good import Expected, Header, Kind
-from services.common.known_good_files import DiskOps, Generations
+from services.common.known_good import Expected, Header, Kind, KnownGoodError
+from services.common.known_good_files import Generations, read_record, write_record
+from services.common.known_good_signed import require_signed, signed_parts
 from services.common.known_good_writer import Content, KnownGoodWriter
+from services.common.signed_state import Statement, StatementSigner
+from services.common.state_digest import digest_of
 from services.config.current_state import CurrentState
 from services.config.etcd.watch import Follower
 from services.config.etcd.watch_state import Change
@@ -47,6 +50,7 @@ class LastKnownGood:
         *,
         state_dir: Path,
         key: bytes,
+        signer: StatementSigner,
         max_age_seconds: float,
         clock: Clock,
         registry: CollectorRegistry,
@@ -57,8 +61,9 @@ class LastKnownGood:
         self._max_age_seconds = max_age_seconds
         self._clock = clock
         self._files = Generations(state_dir, NAME, key)
+        self._signer = signer
         self._cluster_path = state_dir / _CLUSTER_FILE
-        self._cluster = self._recorded_cluster()
+        self._cluster = read_record(self._cluster_path)
         self._items: dict[str, Stored] = {}
         self._known_revision = 0
         """The newest that was in force; it outlives etcd's history."""
@@ -93,7 +98,13 @@ class LastKnownGood:
                 return
             age_seconds = known.header.age_seconds(self._clock.wall_seconds())
             try:
+                known = await asyncio.to_thread(require_signed, known, self._signer.public_key, _signed_items)
+                if self._current.live.is_set():
+                    return
                 self._current.restore(_items(known.parts), known.header.revision, age_seconds)
+            except KnownGoodError as error:
+                _log.error("LAST KNOWN GOOD REFUSED: %s", error)
+                continue
             except (SealError, ValueError) as error:
                 _log.error("LAST KNOWN GOOD REFUSED: %s: %s", known.path, type(error).__name__)
                 continue
@@ -166,22 +177,16 @@ class LastKnownGood:
         current_ms = int(1000 * self._clock.wall_seconds()) - self._current.silence_ms
         header = Header(Kind.CONFIG, self._cluster, OWNER, self._current.state.revision, current_ms)
         items, cluster = dict(self._items), self._cluster
-        return Content(header, lambda: _parts(items), lambda: self._record_cluster(cluster))
+        # Recorded before the file is written: one of another cluster is refused at the next start, come what may.
+        return Content(
+            header, lambda: self._signed(header, items), lambda: write_record(self._cluster_path, cluster)
+        )
 
-    def _recorded_cluster(self) -> str:
-        try:
-            return self._cluster_path.read_text("ascii").strip()
-        except FileNotFoundError:
-            return ""
-
-    def _record_cluster(self, cluster: str) -> None:
-        """Before the file is written: one of another cluster is refused at the next start, come what may."""
-        if self._recorded_cluster() == cluster:
-            return
-        disk, scratch = DiskOps(), self._cluster_path.with_name(f".{_CLUSTER_FILE}.new")
-        disk.write(scratch, [cluster.encode() + b"\n"])
-        disk.rename(scratch, self._cluster_path)
-        disk.sync_directory(self._cluster_path.parent)
+    def _signed(self, header: Header, items: Mapping[str, Stored]) -> list[bytes]:
+        parts = _parts(items)
+        digest = digest_of(_signed_items(parts))
+        statement = Statement(header.cluster_id, header.written_unix_ms, header.revision, digest)
+        return signed_parts(self._signer.sign(statement), parts)
 
 
 def _parts(items: Mapping[str, Stored]) -> list[bytes]:
@@ -192,6 +197,16 @@ def _parts(items: Mapping[str, Stored]) -> list[bytes]:
     return list(itertools.chain.from_iterable(triples))
 
 
+def _triples(parts: Sequence[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:
+    return zip(parts[::_PARTS], parts[1::_PARTS], parts[2::_PARTS], strict=True)
+
+
+def _signed_items(parts: Sequence[bytes]) -> Iterable[tuple[str, bytes]]:
+    return ((key.decode(), revision + value) for key, revision, value in _triples(parts))
+
+
 def _items(parts: Sequence[bytes]) -> dict[str, Stored]:
-    triples = zip(parts[::_PARTS], parts[1::_PARTS], parts[2::_PARTS], strict=True)
-    return {key.decode(): Stored(value, int.from_bytes(revision, "big")) for key, revision, value in triples}
+    return {
+        key.decode(): Stored(value, int.from_bytes(revision, "big"))
+        for key, revision, value in _triples(parts)
+    }

@@ -13,6 +13,7 @@ from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging
 from services.common.long_lived import forgo_collecting
 from services.common.metrics import serve_metrics
+from services.common.signed_state import StatementSigner
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
 from services.config.admin.checks import ConfigChecks
@@ -47,6 +48,7 @@ from services.config.sealing import TenantKeys, load_root_key
 from services.config.servers import build_admin_server, build_discovery_server
 from services.config.settings import ConfigSettings
 from services.config.state import StateBuilder
+from services.config.statements import Statements, open_signer
 
 STOP_SECONDS = 1.0
 MAX_ETCD_MESSAGE_BYTES = 64 << 20
@@ -72,6 +74,7 @@ async def serve(settings: ConfigSettings) -> None:
         lambda: etcd.cluster_id,
         state_dir=settings.state_dir,
         key=keys.known_good_key,
+        signer=StatementSigner(keys.statement_seed),
         max_age_seconds=settings.known_good_max_age_seconds,
         clock=clock,
         registry=metrics.registry,
@@ -91,12 +94,17 @@ async def serve(settings: ConfigSettings) -> None:
     admin = admin_servicer(
         edits, keys, issuer, artifacts, audit, PropagationAdmin(edits, routers, keeper.recalled)
     )
-    discovery = DiscoveryServicer(current, metrics, routers)
+    statements = Statements(
+        current, open_signer(keys.statement_seed, settings.state_dir), lambda: etcd.cluster_id, clock
+    )
     health = HealthBoard(["first-list", "first-operator"])
 
     admin_server = build_admin_server(settings, admin, health)
     discovery_server = build_discovery_server(
-        settings, discovery, QuotaLeaseServicer(QuotaLeases(etcd, current, clock)), health
+        settings,
+        DiscoveryServicer(current, metrics, routers, statements),
+        QuotaLeaseServicer(QuotaLeases(etcd, current, clock)),
+        health,
     )
 
     with serve_metrics(metrics.registry, settings.metrics_address):
@@ -104,6 +112,7 @@ async def serve(settings: ConfigSettings) -> None:
             lifetime.own(watch.run(), "etcd-watch")
             lifetime.own(known_good.run(), "last-known-good")
             lifetime.own(keeper.run(), "router-status")
+            lifetime.own(statements.run(), "config-statements")
             lifetime.finish(marked.learn(), "allocation-marks")
             lifetime.finish(
                 _become_ready(
@@ -127,9 +136,7 @@ async def serve(settings: ConfigSettings) -> None:
                 await known_good.finish(STOP_SECONDS)
                 if audit:
                     await audit.flush(STOP_SECONDS)
-    for channel in (etcd_channel, audit_channel):
-        if channel:
-            await channel.close()
+    await asyncio.gather(*(channel.close() for channel in (etcd_channel, audit_channel) if channel))
 
 
 async def _become_ready(current: CurrentState, first: FirstOperator, health: HealthBoard) -> None:

@@ -93,6 +93,8 @@ class TenantKeys:
         """Authenticates the marks of admin edits."""
         self.known_good_key = _derive(root_key, b"last-known-good")
         """Seals the last known good files."""
+        self.statement_seed = _derive(root_key, b"config-statements")
+        """Makes the key that signs what is in force: the same for every config service over one etcd."""
 
     def create(self, tenant_uid: str) -> tuple[TenantKey, bytes]:
         """A fresh key, and its wrapped form for etcd."""

@@ -52,7 +52,7 @@ def resource_of(key: str, record: Record, state: State) -> pb.Resource | None:
     return resource
 
 
-def _owner(record: Record) -> str:
+def owner_of(record: Record) -> str:
     """The uid of the tenant a record belongs to; empty for none."""
     return record.stored.tenant_uid if isinstance(record, AdapterRecord | CredentialRecord) else ""
 
@@ -80,14 +80,14 @@ def delta(
     changed = (
         resource_of(key, record, after)
         for key, record in after.records.items()
-        if before.records.get(key) is not record or (came_or_went and _owner(record) in came_or_went)
+        if before.records.get(key) is not record or (came_or_went and owner_of(record) in came_or_went)
     )
     gone = before.records.keys() - after.records.keys()
     if came_or_went:
         gone |= {
             key
             for key, record in after.records.items()
-            if _owner(record) in came_or_went and after.tenant_by_uid(_owner(record)) is None
+            if owner_of(record) in came_or_went and after.tenant_by_uid(owner_of(record)) is None
         }
     removed = sorted(gone)
     yield from _chunks(changed, removed, after.revision, nonce, pb.SNAPSHOT_KIND_DELTA, before.revision)

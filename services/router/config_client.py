@@ -43,6 +43,8 @@ _MAX_REASONS = 100
 OnSnapshot = Callable[[Snapshot], None]
 OnHeld = Callable[[int, Mapping[str, pb.Resource]], None]
 """Sees every revision that came into force, with its resources."""
+OnStatement = Callable[[pb.SnapshotStatement], None]
+"""Sees what the config service signed of a snapshot."""
 
 
 class _SilentError(Exception):
@@ -61,6 +63,7 @@ class ConfigClient:
         load_text_model: LoadTextModel,
         on_snapshot: OnSnapshot,
         on_held: OnHeld | None = None,
+        on_statement: OnStatement | None = None,
         outcomes: OutcomeCounts,
         metrics: RouterMetrics,
     ) -> None:
@@ -70,6 +73,7 @@ class ConfigClient:
         self._load_text_model = load_text_model
         self._on_snapshot = on_snapshot
         self._on_held = on_held
+        self._on_statement = on_statement
         self._outcomes = outcomes
         self._metrics = metrics
         self._held: Mapping[str, pb.Resource] = {}
@@ -135,6 +139,10 @@ class ConfigClient:
                     self._state.heard(etcd_silence_seconds)
                 backoff.reset()
                 await self._report(call)
+                continue
+            if message.HasField("statement"):
+                if self._on_statement is not None:
+                    self._on_statement(message.statement)
                 continue
             try:
                 whole = assembler.add(message.chunk)

@@ -1,10 +1,15 @@
-"""Keeps the config in force in a sealed file, and starts from it while the config service sends none."""
+"""Keeps the config in force in a sealed file, and starts from it while the config service sends none.
+
+What is kept carries the config service's signature: whoever can write here and read the file's key cannot make a
+config. Without a published public key the router takes the first it hears, and keeps it beside the file.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -14,8 +19,11 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from services.common.clock import Clock
 from services.common.interceptors import where
 from services.common.known_good import Expected, Header, Kind, KnownGood, KnownGoodError
-from services.common.known_good_files import Generations, load_key
+from services.common.known_good_files import Generations, load_key, read_record, write_record
+from services.common.known_good_signed import require_signed, signed_parts
 from services.common.known_good_writer import Content, KnownGoodWriter
+from services.common.signed_state import NotSignedError, SignedStatement, Statement, verified
+from services.common.state_digest import digest_of
 from services.router.config_state import ConfigState
 from services.router.settings import RouterSettings
 from services.router.snapshot_compiler import Compiled, LoadTextModel, SnapshotRefusedError, compile_snapshot
@@ -28,8 +36,19 @@ START_SECONDS = 0.5
 SETTLE_SECONDS = 1.0
 """How long after a change the file is written: not by a router that the change ends at once."""
 
+_CLUSTER_FILE, _SIGNER_FILE = "etcd-cluster-id", "config-signer"
+
 Resources = Mapping[str, pb.Resource]
 StartFrom = Callable[[Resources, Compiled], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A config that was in force, with what the config service signed of it."""
+
+    statement: Statement
+    signed: SignedStatement
+    resources: Resources
 
 
 class LastKnownGood:
@@ -38,6 +57,8 @@ class LastKnownGood:
     def __init__(
         self,
         files: Generations,
+        folder: Path,
+        signer: bytes,
         state: ConfigState,
         load_text_model: LoadTextModel,
         *,
@@ -52,7 +73,12 @@ class LastKnownGood:
         self._router = router
         self._max_age_seconds = max_age_seconds
         self._clock = clock
+        self._cluster_path, self._signer_path = folder / _CLUSTER_FILE, folder / _SIGNER_FILE
+        self._signer = signer or bytes.fromhex(read_record(self._signer_path))
+        self._cluster = read_record(self._cluster_path)
         self._held: tuple[int, Resources] | None = None
+        self._stated: tuple[Statement, SignedStatement] | None = None
+        self._kept: _Kept | None = None
         self._writer = KnownGoodWriter(files, self._content, registry, settle_seconds=SETTLE_SECONDS)
         from_file = Gauge(
             "tenantry_config_from_file",
@@ -64,7 +90,29 @@ class LastKnownGood:
     def hold(self, revision: int, resources: Resources) -> None:
         """What the config service sent is in force; nobody changes it from here on."""
         self._held = (revision, resources)
-        self._writer.changed()
+        self._keep()
+
+    def attest(self, message: pb.SnapshotStatement) -> None:
+        """What the config service signed of a snapshot came: of one in force, or of one that may come into force."""
+        signed = SignedStatement(message.statement, message.signature, message.signer_public_key)
+        try:
+            statement = verified(signed, self._signer or signed.signer)
+        except NotSignedError as error:
+            _log.error("ALARM: a statement about config %s; it is not kept", error)
+            return
+        self._signer = signed.signer
+        self._stated = (statement, signed)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Keep what is held, as soon as there is a statement about it."""
+        if self._held is None or self._stated is None or self._held[0] != self._stated[0].revision:
+            return
+        statement, signed = self._stated
+        is_news = self._kept is None or self._kept.resources is not self._held[1]
+        self._kept = _Kept(statement, signed, self._held[1])
+        if is_news:
+            self._writer.changed()
 
     async def run(self, start_from: StartFrom) -> None:
         """Start, and keep the file near what is in force, for as long as the process lives."""
@@ -100,31 +148,50 @@ class LastKnownGood:
         return self._state.revision > 0
 
     def _compiled(self) -> Iterator[tuple[KnownGood, Resources, Compiled]]:
-        expected = Expected(Kind.ROUTER, self._router, self._max_age_seconds)
-        for known in self._files.readable(expected, self._clock.wall_seconds()):
+        expected = Expected(Kind.ROUTER, self._router, self._max_age_seconds, self._cluster)
+        for sealed in self._files.readable(expected, self._clock.wall_seconds()):
             try:
+                known = require_signed(sealed, self._signer, _signed_items)
                 found = [pb.Resource.FromString(part) for part in known.parts]
                 resources = {resource.key: resource for resource in found}
                 compiled = compile_snapshot(known.header.revision, resources, self._load_text_model)
+            except KnownGoodError as error:
+                _log.error("LAST KNOWN GOOD REFUSED: %s", error)
+                continue
             except (DecodeError, SnapshotRefusedError) as error:
-                _log.error("LAST KNOWN GOOD REFUSED: %s: %s", known.path, error)
+                _log.error("LAST KNOWN GOOD REFUSED: %s: %s", sealed.path, error)
                 continue
             except Exception as error:  # noqa: BLE001 - a file must not keep a router from its live config
                 _log.error(
-                    "LAST KNOWN GOOD REFUSED: %s: %s at %s", known.path, type(error).__name__, where(error)
+                    "LAST KNOWN GOOD REFUSED: %s: %s at %s", sealed.path, type(error).__name__, where(error)
                 )
                 continue
             yield known, resources, compiled
 
     def _content(self) -> Content | None:
-        silence_seconds = self._state.silence_seconds
-        # Whether a config is current only one that follows etcd can tell; none has since the start.
-        if self._held is None or silence_seconds is None:
+        if self._kept is None:
             return None
-        revision, resources = self._held
-        current_ms = int(1000 * (self._clock.wall_seconds() - silence_seconds))
-        header = Header(Kind.ROUTER, "", self._router, revision, current_ms)
-        return Content(header, lambda: [resource.SerializeToString() for resource in resources.values()])
+        kept, statement = self._kept, self._kept.statement
+        header = Header(
+            Kind.ROUTER, statement.cluster_id, self._router, statement.revision, statement.current_unix_ms
+        )
+        return Content(header, lambda: _parts(kept), lambda: self._record(kept))
+
+    def _record(self, kept: _Kept) -> None:
+        """Before the file is written: whose signature and which cluster the next start expects."""
+        write_record(self._signer_path, kept.signed.signer.hex())
+        write_record(self._cluster_path, kept.statement.cluster_id)
+
+
+def _parts(kept: _Kept) -> list[bytes]:
+    items = {key: resource.SerializeToString(deterministic=True) for key, resource in kept.resources.items()}
+    if digest_of(items.items()) != kept.statement.state_sha256:
+        raise ValueError("the config in force is not the one the config service signed")
+    return signed_parts(kept.signed, list(items.values()))
+
+
+def _signed_items(parts: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+    return ((pb.Resource.FromString(part).key, part) for part in parts)
 
 
 def open_last_known_good(
@@ -138,20 +205,25 @@ def open_last_known_good(
     if settings.state_dir is None:
         return None
     try:
-        key = _key(settings.state_dir)
-    except (OSError, KnownGoodError) as error:
-        cause = str(error) if isinstance(error, KnownGoodError) else f"errno {error.errno}"
+        return LastKnownGood(
+            Generations(settings.state_dir, NAME, _key(settings.state_dir)),
+            settings.state_dir,
+            _published(settings.config_signer_path),
+            state,
+            load_text_model,
+            router=settings.router,
+            max_age_seconds=settings.known_good_max_age_seconds,
+            clock=clock,
+            registry=registry,
+        )
+    except (OSError, ValueError, KnownGoodError) as error:
+        cause = f"errno {error.errno}" if isinstance(error, OSError) else str(error)
         _log.error("NO LAST KNOWN GOOD CONFIG IS KEPT: %s: %s", settings.state_dir, cause)
         return None
-    return LastKnownGood(
-        Generations(settings.state_dir, NAME, key),
-        state,
-        load_text_model,
-        router=settings.router,
-        max_age_seconds=settings.known_good_max_age_seconds,
-        clock=clock,
-        registry=registry,
-    )
+
+
+def _published(path: Path | None) -> bytes:
+    return bytes.fromhex(path.read_text("ascii")) if path else b""
 
 
 def _key(state_dir: Path) -> bytes:

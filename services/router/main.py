@@ -99,6 +99,7 @@ async def serve(settings: RouterSettings) -> None:
             load_text_model=loader.load,
             on_snapshot=follower.follow,
             on_held=known_good.hold if known_good else None,
+            on_statement=known_good.attest if known_good else None,
             outcomes=outcomes,
             metrics=metrics,
         )

@@ -30,6 +30,9 @@ class RouterSettings(ServiceSettings):
     """The public keys that callers' tokens are signed with."""
     state_dir: Path | None = None
     """This router's own directory, for the last known good config and its key; none to start from nothing."""
+    config_signer_path: Path | None = None
+    """The public key that the last known good config is signed with, as the config service publishes it; none to keep
+    the first that is heard."""
     known_good_max_age_seconds: float = Field(default=86_400.0, gt=0)
     """How long ago a config on disk may have been current to be started from."""
     tokeniser_threads: int = Field(default=2, ge=1)

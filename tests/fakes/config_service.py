@@ -142,6 +142,8 @@ class RouterFollower:
                 if message.HasField("heartbeat"):
                     self.heartbeats += 1
                     continue
+                if not message.HasField("chunk"):
+                    continue
                 pieces.append(message.chunk)
                 if message.chunk.last:
                     await self._take(pieces)

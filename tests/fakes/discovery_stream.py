@@ -32,6 +32,8 @@ class Stream:
             async for message in self.answers:
                 if message.WhichOneof("message") == kind:
                     return getattr(message, kind)
+                if message.HasField("statement"):
+                    continue
                 assert kind == "chunk", f"a chunk of revision {message.chunk.revision} came instead"
         raise AssertionError("the stream ended")
 

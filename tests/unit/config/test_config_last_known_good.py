@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2
 
 from services.common.known_good import Expected, Kind
+from services.common.signed_state import StatementSigner
 from services.config import current_state, last_known_good, layout
 from services.config.sealing import TenantKeys
 from services.config.state import StateBuilder
@@ -21,6 +23,7 @@ from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
 
 KEYS = TenantKeys(b"r" * 32)
+SIGNER = StatementSigner(KEYS.statement_seed)
 CLUSTER = 0xCDF818194E3A8C32
 DAY_SECONDS = 86_400.0
 
@@ -34,7 +37,13 @@ class Process:
     """One run of a config service over a state directory, as far as the file is concerned."""
 
     def __init__(
-        self, folder: Path, clock: ManualClock, *, key: bytes = KEYS.known_good_key, **modules
+        self,
+        folder: Path,
+        clock: ManualClock,
+        *,
+        key: bytes = KEYS.known_good_key,
+        signer: StatementSigner = SIGNER,
+        **modules,
     ) -> None:
         self.clock, self.cluster, self.registry = clock, CLUSTER, CollectorRegistry()
         states = modules.get("current_state", current_state)
@@ -45,6 +54,7 @@ class Process:
             lambda: self.cluster,
             state_dir=folder,
             key=key,
+            signer=signer,
             max_age_seconds=DAY_SECONDS,
             clock=clock,
             registry=self.registry,
@@ -178,6 +188,23 @@ async def test_a_file_that_is_too_old_or_under_another_key_is_refused(kept, cloc
     assert not old.current.listed.is_set()
     assert "sealed under another key" in caplog.text
     assert "more than the 86400 s allowed" in caplog.text
+
+
+async def test_a_file_that_another_config_service_signed_is_refused(kept, clock, caplog):
+    process = await Process(kept, clock, signer=StatementSigner(bytes(32))).starts()
+    assert not process.current.listed.is_set()
+    assert "its signature does not verify" in caplog.text
+
+
+async def test_mutant_that_checks_no_signature_starts_from_it(kept, clock):
+    broken = mutant(
+        last_known_good,
+        "await asyncio.to_thread(require_signed, known, self._signer.public_key, _signed_items)",
+        "replace(known, parts=known.parts[2:])",
+    )
+    broken.replace = replace
+    process = await Process(kept, clock, signer=StatementSigner(bytes(32)), last_known_good=broken).starts()
+    assert process.current.listed.is_set()
 
 
 async def test_a_damaged_newest_generation_gives_way_to_the_one_before(tmp_path, clock, caplog):

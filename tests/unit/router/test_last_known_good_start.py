@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from tenantry.config.v1 import tenant_pb2
 
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.errors import UnavailableError
+from services.common.known_good import Expected, Kind
+from services.common.signed_state import Statement, StatementSigner
+from services.common.state_digest import digest_of
 from services.router import last_known_good
 from services.router.config_state import ConfigState
 from services.router.last_known_good import LastKnownGood, open_last_known_good
@@ -27,6 +31,7 @@ from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 CANARY = "quokka-canary-prompt"
 REFUSE = tenant_pb2.STALENESS_POLICY_REFUSE
 DAY_SECONDS = 86_400.0
+SIGNER, ANOTHER_SIGNER = StatementSigner(b"s" * 32), StatementSigner(b"t" * 32)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +78,26 @@ class Router:
     def is_sent(self, revision: int, resources: dict[str, pb.Resource]) -> None:
         self.state.put(compile_snapshot(revision, resources, self.loader.load).snapshot)
         self.state.heard()
+        self.is_sent_signed(revision, resources)
+
+    def is_sent_signed(
+        self,
+        revision: int,
+        resources: dict[str, pb.Resource],
+        by: StatementSigner = SIGNER,
+        cluster: str = "c1",
+    ) -> None:
         self.known_good.hold(revision, resources)
+        current_ms = int(1000 * self.clock.wall_seconds())
+        digest = digest_of(
+            (key, resource.SerializeToString(deterministic=True)) for key, resource in resources.items()
+        )
+        signed = by.sign(Statement(cluster, current_ms, revision, digest))
+        self.known_good.attest(
+            pb.SnapshotStatement(
+                statement=signed.text, signature=signed.signature, signer_public_key=signed.signer
+            )
+        )
 
     async def starts(self):
         await self.known_good.start_without_config(
@@ -142,6 +166,89 @@ async def test_a_file_under_another_key_is_refused(world, kept, clock, caplog):
     assert "sealed under another key" in caplog.text
 
 
+def record(folder: Path, name: str, line: str) -> None:
+    (folder / "state" / name).write_text(f"{line}\n")
+
+
+async def test_a_file_that_another_config_service_signed_is_refused(world, kept, clock, caplog):
+    record(kept, "config-signer", ANOTHER_SIGNER.public_key.hex())
+    router = await Router(world, kept, clock).starts()
+    assert router.state.revision == 0
+    assert "its signature does not verify" in caplog.text
+
+
+async def test_a_file_of_another_cluster_is_refused(world, kept, clock, caplog):
+    record(kept, "etcd-cluster-id", "c2")
+    router = await Router(world, kept, clock).starts()
+    assert router.state.revision == 0
+    assert "is of etcd cluster c1, not of c2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("record_of", "line", "check", "broken"),
+    [
+        ("config-signer", ANOTHER_SIGNER.public_key.hex(), "require_signed(sealed, self._signer, _signed_items)",
+         "replace(sealed, parts=sealed.parts[2:])"),
+        ("etcd-cluster-id", "c2", "self._max_age_seconds, self._cluster)", 'self._max_age_seconds, "")'),
+    ],
+)  # fmt: skip
+async def test_mutant_without_a_check_starts_from_it(world, kept, clock, record_of, line, check, broken):
+    record(kept, record_of, line)
+    unchecked = mutant(last_known_good, check, broken)
+    unchecked.replace = replace
+    router = await Router(world, kept, clock, last_known_good=unchecked).starts()
+    assert router.state.revision == 9
+
+
+async def test_whoever_has_the_routers_key_makes_no_config(world, kept, clock, caplog):
+    files = Router(world, kept, clock).known_good._files
+    (known,) = files.readable(Expected(Kind.ROUTER, "router-1", DAY_SECONDS), clock.wall_seconds())
+    text, signature, *parts = known.parts
+    tenants = [pb.Resource.FromString(part) for part in parts]
+    for resource in tenants:
+        resource.tenant.config.system_prompt = "say what I want"
+    forged = [resource.SerializeToString(deterministic=True) for resource in tenants]
+    files.save(known.header, [text, signature, *forged])
+    (kept / "state" / "known-good.2").unlink()
+    router = await Router(world, kept, clock).starts()
+    assert router.state.revision == 0
+    assert "its content is not the one that is signed" in caplog.text
+
+
+async def test_a_statement_of_another_config_service_is_told_and_not_kept(world, kept, clock, caplog):
+    router = Router(world, kept, clock)
+    router.is_sent_signed(12, world.resources, by=ANOTHER_SIGNER)
+    await router.stops()
+    assert "ALARM: a statement about config is signed by another config service" in caplog.text
+    again = await Router(world, kept, clock).starts()
+    assert again.state.revision == 9
+
+
+async def test_a_published_signer_counts_more_than_the_one_on_disk(world, kept, clock, caplog, monkeypatch):
+    published = kept / "published"
+    published.write_text(f"{ANOTHER_SIGNER.public_key.hex()}\n")
+    monkeypatch.setenv("TENANTRY_ROUTER_CONFIG_SIGNER_PATH", str(published))
+    router = await Router(world, kept, clock).starts()
+    assert router.state.revision == 0
+    assert "its signature does not verify" in caplog.text
+
+
+async def test_another_cluster_under_the_same_signature_is_the_expected_one_from_then_on(world, kept, clock):
+    router = Router(world, kept, clock)
+    router.is_sent_signed(3, world.resources, cluster="c2")
+    await router.stops()
+    again = await Router(world, kept, clock).starts()
+    assert again.state.revision == 3
+
+
+async def test_what_differs_from_what_was_signed_is_not_kept(world, tmp_path, clock, caplog):
+    router = Router(world, tmp_path, clock)
+    router.is_sent_signed(9, world.resources)
+    router.known_good.hold(9, {**world.resources, "news/1": pb.Resource(key="news/1")})
+    await router.stops()
+    assert "LAST KNOWN GOOD NOT WRITTEN: the config in force is not the one" in caplog.text
+
+
 async def test_a_file_that_is_too_old_is_refused(world, kept, clock, caplog):
     clock.advance(DAY_SECONDS + 1)
     router = await Router(world, kept, clock).starts()
@@ -164,7 +271,7 @@ async def test_a_file_that_does_not_compile_any_more_is_refused_and_the_older_on
     router.is_sent(9, dict(world.resources))
     await router.known_good._writer._save()
     # Written by a newer router, which knew more kinds of resources.
-    router.known_good.hold(10, {**world.resources, "news/1": pb.Resource(key="news/1")})
+    router.is_sent_signed(10, {**world.resources, "news/1": pb.Resource(key="news/1")})
     await router.stops()
     again = await Router(world, tmp_path, clock).starts()
     assert again.state.revision == 9
@@ -191,8 +298,7 @@ async def test_the_file_says_when_touch_was_lost_not_when_it_was_written(world, 
 async def test_no_prompt_and_no_artifact_key_is_readable_on_disk(world, tmp_path, clock):
     world.adapter("uid-acme", "sea", 1, b"weights", artifact_key=b"0123456789abcdef" * 2)
     router = Router(world, tmp_path, clock)
-    router.known_good.hold(9, world.resources)
-    router.state.heard()
+    router.is_sent_signed(9, world.resources)
     await router.stops()
     files = [path for path in (tmp_path / "state").iterdir() if path.name.startswith("known-good")]
     assert len(files) == 1

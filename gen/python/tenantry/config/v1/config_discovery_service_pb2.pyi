@@ -241,6 +241,7 @@ class StreamSnapshotsResponse(_message.Message):
 
     CHUNK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def chunk(self) -> Global___SnapshotChunk:
         """A piece of a snapshot."""
@@ -249,17 +250,22 @@ class StreamSnapshotsResponse(_message.Message):
     def heartbeat(self) -> Global___Heartbeat:
         """Sent every 500 ms, between snapshots too."""
 
+    @_builtins.property
+    def statement(self) -> Global___SnapshotStatement:
+        """About a snapshot that was sent whole: at most every second, and again from time to time while it is the newest."""
+
     def __init__(
         self,
         *,
         chunk: Global___SnapshotChunk | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        statement: Global___SnapshotStatement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "heartbeat", b"heartbeat", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "heartbeat", b"heartbeat", "message", b"message", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "heartbeat", b"heartbeat", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "heartbeat", b"heartbeat", "message", b"message", "statement", b"statement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["chunk", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["chunk", "heartbeat", "statement"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -436,6 +442,36 @@ class CredentialResource(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CredentialResource: _TypeAlias = CredentialResource  # noqa: Y015
+
+@_typing.final
+class SnapshotStatement(_message.Message):
+    """What the config service signs of a snapshot, for the router to keep beside it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    SIGNER_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """Canonical JSON: etcd cluster, revision, digest of all resources, when it was current; docs/formats/last-known-good.md."""
+    signature: _builtins.bytes
+    """Ed25519, over a prefix and the statement."""
+    signer_public_key: _builtins.bytes
+    """What it verifies with: a router keeps the first it sees, and takes no other."""
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        signer_public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature", "signer_public_key", b"signer_public_key", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotStatement: _TypeAlias = SnapshotStatement  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
