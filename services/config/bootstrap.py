@@ -26,18 +26,17 @@ OPERATOR = "first"
 OPERATOR_SECONDS = 366 * 86_400
 
 
-def load_issuer(state_dir: Path) -> tuple[TokenIssuer, bool]:
-    """Read the token signing key and publish `jwks.json`; True when the key was made now and opens no older token."""
+def load_issuer(state_dir: Path) -> TokenIssuer:
+    """Read the token signing key, making it at the first start, and publish `jwks.json`."""
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = state_dir / "tokens.pem"
-    is_new = not path.exists()
-    if is_new:
+    if not path.exists():
         _write_private(path, new_signing_key_pem(), 0o400)
     issuer = TokenIssuer.from_pem(path.read_bytes(), CONFIG_ISSUER)
     published = state_dir / "jwks.json"
     if not published.exists() or published.read_text() != issuer.jwks():
         _write_private(published, issuer.jwks().encode(), 0o644)
-    return issuer, is_new
+    return issuer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,6 @@ class FirstOperator:
 
     state_dir: Path
     issuer: TokenIssuer
-    issuer_is_new: bool
-    """Then no older key opens anything."""
     current: CurrentState
     writes: AnnouncedWrites
     clock: Clock
@@ -72,7 +69,7 @@ class FirstOperator:
         await self.current.until(lambda state: state.credential(key_id) is not None)
 
     def _is_missing(self) -> bool:
-        return self.issuer_is_new or not has_platform_admin(self.current.state, self.clock)
+        return not has_platform_admin(self.current.state, self.issuer, self.clock)
 
     async def _record(self, key_id: str, credential: stored_pb2.StoredCredential) -> None:
         etcd_key, operator = layout.credential_key(key_id), Operator("", OPERATOR, PLATFORM_ADMIN, "")
@@ -98,15 +95,16 @@ def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> 
     claims = Claims(key_id, OPERATOR, (), now + OPERATOR_SECONDS, PLATFORM_ADMIN, "")
     secret = issuer.issue(Audience.OPERATOR, claims, now)
     _write_private(state_dir / "operator.key", secret.encode() + b"\n", 0o600)
-    return stored_pb2.StoredCredential(key=key)
+    return stored_pb2.StoredCredential(key=key, signing_key_id=issuer.signing_key_id)
 
 
-def has_platform_admin(state: State, clock: Clock) -> bool:
-    """Whether some platform-admin's key still opens the admin service."""
+def has_platform_admin(state: State, issuer: TokenIssuer, clock: Clock) -> bool:
+    """Whether some platform-admin's key still opens the admin service: after a rotation, none from before does."""
     return any(
         isinstance(record, CredentialRecord)
         and record.stored.key.role == credential_pb2.OPERATOR_ROLE_PLATFORM_ADMIN
         and record.stored.key.state == credential_pb2.KEY_STATE_ACTIVE
+        and record.stored.signing_key_id == issuer.signing_key_id
         and record.stored.key.expire_time.seconds > clock.wall_seconds()
         for record in state.under("credentials/")
     )

@@ -57,7 +57,7 @@ MAX_ETCD_MESSAGE_BYTES = 64 << 20
 async def serve(settings: ConfigSettings) -> None:
     """Run until a signal, or until the watch's task dies."""
     clock = SystemClock()
-    issuer, issuer_is_new = load_issuer(settings.state_dir)
+    issuer = load_issuer(settings.state_dir)
     keys = TenantKeys(load_root_key(settings.state_dir / "root.kek"))
     artifacts = DirectoryArtifactStore(settings.artifact_dir)
     current = CurrentState(StateBuilder(keys), clock)
@@ -117,7 +117,7 @@ async def serve(settings: ConfigSettings) -> None:
             lifetime.finish(
                 _become_ready(
                     current,
-                    FirstOperator(settings.state_dir, issuer, issuer_is_new, current, writes, clock),
+                    FirstOperator(settings.state_dir, issuer, current, writes, clock),
                     health,
                 ),
                 "become-ready",

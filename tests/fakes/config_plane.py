@@ -60,7 +60,7 @@ class ConfigPlane:
         self.metrics = ConfigMetrics(self.current)
         self.store.follow(layout.LIVE, AnnouncedChanges(self.current, self.marks, self.intents, self.metrics))
         self.artifacts = DirectoryArtifactStore(folder / "artifacts")
-        issuer, _ = load_issuer(folder / "state")
+        issuer = load_issuer(folder / "state")
         verifier = TokenVerifier(folder / "state" / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, self.clock)
         check = OperatorCheck(verifier, lambda: self.current.state)
         writes = AnnouncedWrites(self.store, self.intents, self.marks)

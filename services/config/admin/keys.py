@@ -59,7 +59,12 @@ class KeyAdmin:
             role_tenant=request.key.role_tenant,
         )
         key.expire_time.FromSeconds(expire_seconds)
-        stored = stored_pb2.StoredCredential(key=key, tenant_uid=tenant_uid, role_tenant_uid=role_tenant_uid)
+        stored = stored_pb2.StoredCredential(
+            key=key,
+            tenant_uid=tenant_uid,
+            role_tenant_uid=role_tenant_uid,
+            signing_key_id=self._issuer.signing_key_id,
+        )
         claims = Claims(
             key_id,
             tenant_uid or principal,

@@ -337,10 +337,13 @@ class StoredCredential(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     TENANT_UID_FIELD_NUMBER: _builtins.int
     ROLE_TENANT_UID_FIELD_NUMBER: _builtins.int
+    SIGNING_KEY_ID_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
     """For a tenant's key: whose."""
     role_tenant_uid: _builtins.str
     """For a tenant-admin's key: which tenant."""
+    signing_key_id: _builtins.str
+    """Names the signing key that its token verifies with: under another one it opens nothing."""
     @_builtins.property
     def key(self) -> _credential_pb2.Key:
         """The record; its name holds the principal's."""
@@ -351,10 +354,11 @@ class StoredCredential(_message.Message):
         key: _credential_pb2.Key | None = ...,
         tenant_uid: _builtins.str = ...,
         role_tenant_uid: _builtins.str = ...,
+        signing_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "role_tenant_uid", b"role_tenant_uid", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "role_tenant_uid", b"role_tenant_uid", "signing_key_id", b"signing_key_id", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
