@@ -136,6 +136,7 @@ class Engine:
         request_id = sequence.sequence_id
         running = self._requests[request_id]
         if not np.isfinite(logits).all():
+            # No isolation hangs on it: who holds a block next counts only what he wrote. Such values just do not last.
             self._executor.forget_blocks(sequence.blocks)
             self._remove(request_id)
             return TokenEvent(request_id, None, finished=True, error="the model's output is not finite")

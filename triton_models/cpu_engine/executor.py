@@ -62,7 +62,11 @@ class Executor:
         self._adapters.store(slot, adapter)
 
     def forget_blocks(self, blocks: Sequence[int]) -> None:
-        """Zero KV blocks, so that nothing non-finite in them reaches their next owner."""
+        """Zero KV blocks.
+
+        Today's attention kernel counts nothing that a sequence did not write itself. That is a property of a locked
+        release, not a promise of OpenVINO's, so what is not finite does not stay behind.
+        """
         for cache in self._kv_cache:
             cache[list(blocks)] = 0
 
