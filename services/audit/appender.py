@@ -22,8 +22,8 @@ from services.common.errors import Reason, ResourceExhaustedError
 
 MAX_BATCH_ENTRIES = 256
 MAX_BATCH_BYTES = 1 << 20
-MAX_BATCH_OPENINGS = 4
-"""Logs that are opened, or begun, for one batch."""
+MAX_BATCH_OPENING_COST = 16
+"""Logs that are opened for one batch; one that is begun counts as eight."""
 MAX_BATCH_CHECKPOINTS = 64
 MAX_TENANT_WAITING_BYTES = 16 << 20
 MAX_WAITING_BYTES = 128 << 20
@@ -127,16 +127,17 @@ class Appender:
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
-        size = 0
-        openings: set[str] = set()
+        size = opening_cost = 0
+        opened: set[str] = set()
         later: list[tuple[str, deque[_Waiting]]] = []
         while self._queues and len(batch) < MAX_BATCH_ENTRIES and size < MAX_BATCH_BYTES:
             tenant_uid, queue = next(iter(self._queues.items()))
-            if tenant_uid not in openings and not self._store.logs.is_open(tenant_uid):
-                if len(openings) >= MAX_BATCH_OPENINGS:
+            if tenant_uid not in opened and (costs := self._store.logs.opening_cost(tenant_uid)):
+                if opening_cost + costs > MAX_BATCH_OPENING_COST:
                     later.append(self._queues.popitem(last=False))
                     continue
-                openings.add(tenant_uid)
+                opening_cost += costs
+                opened.add(tenant_uid)
             item = queue.popleft()
             batch.append(item)
             size += item.entry.size_bytes

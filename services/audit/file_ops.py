@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,15 +66,25 @@ def make_directory(folder: Path) -> None:
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a whole file: all of the new bytes or all of the old ones, whatever happens."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(_SCRATCH_BYTES)}")
-    descriptor = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
-    try:
-        write_all(descriptor, data)
-        sync_data(descriptor)
-    finally:
-        os.close(descriptor)
-    scratch.replace(path)
-    sync_directory(path.parent)
+    replace_files({path: data}, mode)
+
+
+def replace_files(files: Mapping[Path, bytes], mode: int = 0o600) -> None:
+    """Write whole files of one folder, each all new or all old, for fewer syncs than one by one."""
+    scratches: list[tuple[Path, Path]] = []
+    for path, data in files.items():
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(_SCRATCH_BYTES)}")
+        descriptor = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+        try:
+            write_all(descriptor, data)
+            sync_data(descriptor)
+        finally:
+            os.close(descriptor)
+        scratches.append((scratch, path))
+    for scratch, path in scratches:
+        scratch.replace(path)
+    for folder in {path.parent for path in files}:
+        sync_directory(folder)
 
 
 def remove_scratch_copies(folder: Path) -> None:

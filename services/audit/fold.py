@@ -9,9 +9,8 @@ from services.audit.log import LogDamagedError, TenantLog
 from services.audit.open_logs import HELD, OpenLogs
 from services.audit.segments import SegmentDamagedError, fold_log
 
-SLICE_LOGS = 2
 SLICE_BYTES = 1 << 20
-"""What a batch may have to wait for: some syncs and this much to write."""
+"""What a batch may have to wait for: a few syncs, and this much to write."""
 
 
 def is_changed(log: TenantLog) -> bool:
@@ -32,33 +31,30 @@ class FoldPass:
         return not self._left
 
     def slice(self) -> None:
-        """Fold a few logs; a large one takes several slices."""
-        bytes_left = SLICE_BYTES
-        for _ in range(SLICE_LOGS):
-            if not self._left or bytes_left <= 0:
-                break
-            bytes_left -= fold_some(self._logs, self._left[0], bytes_left)
-            if not has_more(self._logs, self._left[0]):
-                self._left.popleft()
+        """Do a part of it: one log, or its keyring first; a large log takes several slices."""
+        if not self._left:
+            return
+        fold_some(self._logs, self._left[0])
+        if not has_more(self._logs, self._left[0]):
+            self._left.popleft()
 
 
-def fold_some(logs: OpenLogs, tenant_uid: str, limit_bytes: int = SLICE_BYTES) -> int:
-    """Fold some of one log; returns the bytes moved. A log whose segments are damaged is given up, not the fold."""
+def fold_some(logs: OpenLogs, tenant_uid: str) -> None:
+    """Do a slice's part of one log. A log whose segments are damaged is given up, not the fold."""
     try:
         log = logs.readable(tenant_uid)
     except LogDamagedError:
-        return 0
-    if log is None or not is_changed(log):
-        return 0
+        return
+    if log is None or not is_changed(log) or log.keyset.save():
+        return
     folder = logs.folder(log.log_id)
     try:
-        moved = fold_log(folder, log, limit_bytes)
+        fold_log(folder, log, SLICE_BYTES)
     except SegmentDamagedError as damage:
-        logs.give_up(tenant_uid, f"{log.log_id.hex()}: {damage}")
-        return 0
+        logs.give_up(tenant_uid, str(damage))
+        return
     if not log.pending and (folder / HELD).exists():
         remove_file(folder / HELD)
-    return moved
 
 
 def has_more(logs: OpenLogs, tenant_uid: str) -> bool:

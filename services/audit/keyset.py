@@ -96,11 +96,17 @@ class Keyset:
             self._keyring.deks[dek_id] = WrappedDek.decode(framed)
             self._unsaved = True
 
-    def save(self) -> None:
-        """Write what is new to the file, durably; has to come before the frames that carried it are removed."""
-        if self._unsaved:
-            self._unsaved = False
-            replace_file(self._path, self._keyring.encode())
+    def save(self) -> bool:
+        """Write what is new to the file, durably; has to come before the frames that carried it are removed.
+
+        Returns:
+            Whether there was anything to write.
+        """
+        if not self._unsaved:
+            return False
+        self._unsaved = False
+        replace_file(self._path, self._keyring.encode())
+        return True
 
     def dek(self, dek_id: bytes, framed: bytes = b"") -> DataKey:
         """Open a DEK of this log.

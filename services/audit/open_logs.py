@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from services.audit.entry import ID_BYTES
-from services.audit.file_ops import make_directory, remove_scratch_copies, replace_file
+from services.audit.file_ops import make_directory, remove_scratch_copies, replace_file, sync_directory
 from services.audit.folded_state import STATE, FoldedState
 from services.audit.frame import PLACE_BYTES, FrameError, Place, decode_frame
 from services.audit.key_wrap import KeysetError
@@ -34,7 +34,9 @@ def begin_log(root: Path, tenant_uid: str, log_id: bytes, provider: KeyProvider)
     """Make a log's files, durably: it exists once `TenantLogs` names it, and may never lack one of them after."""
     Keyset.create(root / "keyring" / log_id.hex(), tenant_uid, log_id, provider)
     folder = root / "logs" / log_id.hex()
-    make_directory(folder / "segments")
+    (folder / "segments").mkdir(parents=True, mode=0o700)
+    folder.chmod(0o700)
+    # This syncs the folder's names; whoever lists the log syncs `logs` before.
     replace_file(folder / STATE, FoldedState(tenant_uid, log_id).encode())
 
 
@@ -67,6 +69,12 @@ class OpenLogs:
         """Whether nothing has to be read or made before an entry of this tenant is appended or refused."""
         return tenant_uid in self._open or tenant_uid in self._quarantined
 
+    def opening_cost(self, tenant_uid: str) -> int:
+        """What a batch pays before an entry of this tenant: nothing, some reading, or syncs of new files."""
+        if self.is_open(tenant_uid):
+            return 0
+        return 1 if self.tenants.open_log(tenant_uid) is not None else 8
+
     def folder(self, log_id: bytes) -> Path:
         """Where a log's files are."""
         return self._root / "logs" / log_id.hex()
@@ -89,10 +97,10 @@ class OpenLogs:
         try:
             log = self._opened(tenant_uid, log_id)
         except LogDamagedError as error:
-            self.quarantine(tenant_uid, f"{log_id.hex()}/{HELD}: {error.why}")
+            self.quarantine(tenant_uid, f"{HELD}: {error.why}")
             raise
         except (KeysetError, SegmentDamagedError, FrameError, ValueError, OSError) as error:
-            self.quarantine(tenant_uid, f"{log_id.hex()}: {error}")
+            self.quarantine(tenant_uid, str(error))
             raise LogDamagedError(tenant_uid, self._quarantined[tenant_uid]) from None
         self._open[tenant_uid] = log
         return log
@@ -117,6 +125,7 @@ class OpenLogs:
             return
         for tenant_uid, log_id in new.items():
             begin_log(self._root, tenant_uid, log_id, self._provider)
+        sync_directory(self._root / "logs")
         self.tenants.add(new)
 
     def begin_no_more(self, why: str) -> None:
@@ -127,8 +136,10 @@ class OpenLogs:
     def quarantine(self, tenant_uid: str, why: str) -> None:
         """Append nothing more to a tenant's log until the next start; say why, once."""
         if tenant_uid not in self._quarantined:
-            _log.error("the log of %s is quarantined: %s", tenant_uid, why)
-            self._quarantined[tenant_uid] = why
+            log_id = self.tenants.open_log(tenant_uid)
+            named = f"logs/{log_id.hex()}: {why}" if log_id is not None else why
+            _log.error("the log of %s is quarantined: %s", tenant_uid, named)
+            self._quarantined[tenant_uid] = named
 
     def give_up(self, tenant_uid: str, why: str) -> None:
         """Quarantine a log whose files are not what they should be; its pending entries are held."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.audit.entry import Entry, EntryFormatError, EntryKind
-from services.audit.file_ops import append_durably, replace_file
+from services.audit.file_ops import append_durably, replace_files
 from services.audit.folded_state import STATE, FoldedState
 from services.audit.frame import PLACE_BYTES, FrameError, Place, decode_frame, split_entry
 from services.audit.log import TenantLog
@@ -42,7 +42,9 @@ def check_end(folder: Path, state: FoldedState) -> None:
 
 
 def fold_log(folder: Path, log: TenantLog, limit_bytes: int) -> int:
-    """Move pending entries to the log's segments and write its keyring and state; all are durable on return.
+    """Move pending entries to the log's segments and write its state; both are durable on return.
+
+    The log's keyring has to be saved before.
 
     Safe to repeat after a crash: bytes go to the offset the state names, over whatever a torn fold left there.
 
@@ -59,7 +61,6 @@ def fold_log(folder: Path, log: TenantLog, limit_bytes: int) -> int:
     """
     old = log.folded
     check_end(folder, old)
-    log.keyset.save()
     frontier = Frontier(old.size, old.frontier)
     segment, offset, last_time_ns = old.segment, old.segment_bytes, old.last_time_ns
     buffered: list[bytes] = []
@@ -89,13 +90,16 @@ def fold_log(folder: Path, log: TenantLog, limit_bytes: int) -> int:
     state = FoldedState(
         old.tenant_uid, old.log_id, frontier.size, frontier.hashes, segment, offset, last_time_ns, recurring
     )
-    replace_file(folder / STATE, state.encode())
+    files = {folder / STATE: state.encode()}
+    note = log.checkpoint_note
+    # A checkpoint that covers entries which are still pending waits for them.
+    if note is not None and note is not log.folded_note and count == len(log.pending):
+        files[folder / "checkpoint"] = note
+        log.folded_note = note
+    replace_files(files)
     log.folded = state
     for _ in range(count):
         log.pending.popleft()
-    if log.checkpoint_note is not log.folded_note and log.checkpoint_note is not None and not log.pending:
-        replace_file(folder / "checkpoint", log.checkpoint_note)
-        log.folded_note = log.checkpoint_note
     return moved
 
 

@@ -30,7 +30,7 @@ from services.audit.log_view import LogView
 from services.audit.open_logs import OpenLogs, origin_of
 from services.audit.position import Position
 from services.audit.record_window import RecordWindow
-from services.audit.records import known_record
+from services.audit.records import BatchRecords
 from services.audit.recovery import recover
 from services.audit.replay import Replay
 from services.audit.root_keys import KeyProvider
@@ -155,13 +155,12 @@ class LogStore:
         now_ns = int(self._clock.wall_seconds() * 1e9)
         made: list[tuple[TenantLog, PendingFrame, Frame]] = []
         results: list[Result] = []
+        known = BatchRecords(self._window, self.folder, entries, settled)
         self._logs.begin({new.tenant_uid for new in entries})
         for place, new in enumerate(entries):
             try:
                 log = self._logs.writable(new.tenant_uid)
-                receipt = known_record(
-                    self._window, self.folder(log.log_id), log, new, settled=place in settled
-                )
+                receipt = known.known(log, place)
                 if receipt is None:
                     appended, receipt = log.append(new, now_ns)
                     made += [(log, pending, frame) for pending, frame in appended]

@@ -7,6 +7,8 @@ import pytest
 from services.audit.entry import EntryKind
 from services.audit.log import LogDamagedError, Receipt, RecordConflictError, RecordForgottenError
 from services.audit.record_window import RecordWindow
+from services.audit.records import BatchRecords
+from services.audit.segment_search import find_records
 from tests.unit.audit.audit_state import abandon, entries_of, new_entry, open_store
 
 RECORD = b"r" * 16
@@ -61,6 +63,23 @@ def test_a_settled_sequence_never_becomes_a_second_entry(tmp_path):
     store.close()
 
 
+def test_a_batch_of_settled_records_searches_its_log_once(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    sent = [new_entry("a") for _ in range(20)]
+    receipts = store.commit(sent, [])
+    store = stopped(tmp_path, store, "cleanly")
+    searches = []
+    monkeypatch.setattr(
+        "services.audit.records.find_records",
+        lambda *arguments: searches.append(arguments) or find_records(*arguments),
+    )
+    again = store.commit([*sent, new_entry("a")], [], settled=range(21))
+    assert [result.index for result in again[:20]] == [receipt.index for receipt in receipts]
+    assert isinstance(again[20], RecordForgottenError)
+    assert len(searches) == 1
+    store.close()
+
+
 def test_a_record_under_a_destroyed_key_is_not_taken_for_another(tmp_path, monkeypatch):
     store = open_store(tmp_path)
     again(store)
@@ -97,8 +116,9 @@ def test_that_test_notices_a_service_that_takes_the_record_id_for_the_content(tm
     first = again(store)
     store = stopped(tmp_path, store, "killed")
     monkeypatch.setattr(
-        "services.audit.store.known_record",
-        lambda window, folder, log, new, *, settled: window.get(log.log_id, new.record_id).receipt,
+        BatchRecords,
+        "known",
+        lambda self, log, place: self._window.get(log.log_id, self._entries[place].record_id).receipt,
     )
     assert again(store, "other").index == first.index
     store.close()
