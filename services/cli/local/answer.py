@@ -19,10 +19,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """Why a tenant got none, and what to do about it."""
+    """Why a tenant got none."""
 
     tenant: str
     reason: str
     """For programs."""
     message: str
     next: str
+    """What to do about it."""
+    command: str = ""
+    """A command that does it."""

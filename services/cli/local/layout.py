@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pathlib import Path
 from services.cli.errors import CommandError
 from services.common.targets import MAX_UNIX_PATH_BYTES, UNIX_PREFIX
 
+# Triton's python backend puts its stub's path into a shell's command line as it is.
+_PLAIN_PATH = re.compile(r"[\w@%+=:,./-]+")
 _LONGEST_SOCKET_NAME = "config-discovery.sock"
 
 
@@ -102,9 +105,14 @@ def open_layout(state_dir: Path, models_dir: Path | None = None) -> Iterator[Sta
     """Take a state directory for this process alone; its sockets are gone at the end.
 
     Raises:
-        CommandError: another mesh runs in it, or it cannot be written.
+        CommandError: another mesh runs in it, it cannot be written, or Triton cannot run from it.
     """
     state_dir = state_dir.absolute()
+    if not _PLAIN_PATH.fullmatch(str(state_dir)):
+        raise CommandError(
+            f"Triton cannot run from {state_dir}: a part of that path has a space or a mark that shells know.",
+            "Give --state-dir another.",
+        )
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(state_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from services.cli.errors import CommandError
 from services.cli.local.answer import Answer, NoAnswer
-from services.cli.output import Output, printable, quoted
+from services.cli.output import Output, printable
 from services.cli.profile import Endpoints
 from services.common.errors import Error
 
@@ -67,10 +67,15 @@ class Narration:
         if self._progress is not None:
             if step not in self._tasks:
                 self._tasks[step] = self._progress.add_task(f"model: {step}", total=total)
-            self._progress.update(self._tasks[step], completed=done, total=total)
+            self._progress.update(self._tasks[step], completed=done, total=total, visible=done < total)
 
-    def answers(self, answers: Sequence[Answer | NoAnswer]) -> None:
-        """The table of what the tenants got, and what to do for those who got nothing."""
+    def answers(self, answers: Sequence[Answer | NoAnswer], state: str = "") -> None:
+        """The table of what the tenants got, and what to do for those who got nothing.
+
+        Args:
+            answers: one a tenant.
+            state: the option with which commands find this mesh; empty where they do without.
+        """
         for answer in answers:
             self.step("answer", ok=isinstance(answer, Answer), **asdict(answer))
         if self._output.json:
@@ -83,7 +88,12 @@ class Narration:
         self._output.progress_console.print(table)
         for answer in answers:
             if isinstance(answer, NoAnswer):
-                self._output.note(f"{answer.tenant} got no answer. {answer.next}", "yellow")
+                if answer.command:
+                    self._output.suggest(
+                        f"{answer.tenant} got no answer. {answer.next}", answer.command + state
+                    )
+                else:
+                    self._output.note(f"{answer.tenant} got no answer. {answer.next}", "yellow")
 
     def verified(self, entries: int) -> None:
         """The exported log is whole."""
@@ -91,15 +101,14 @@ class Narration:
             f"One audit log exported and verified offline: {entries} entries, none missing.", "green"
         )
 
-    def where(self, endpoints: Endpoints, *, default_state: bool) -> None:
-        """Where the mesh is and what to try."""
+    def where(self, endpoints: Endpoints, state: str = "") -> None:
+        """Where the mesh is and what to try; `state` as for `answers`."""
         self._output.note(
             f"tenants    {endpoints.tenant_address}  (TLS, CA {endpoints.ca_path})", style="bold"
         )
         self._output.note(f"operators  {endpoints.operations_address}", style="bold")
         for name, address in endpoints.metrics.items():
             self._output.note(f"metrics    http://{address}/metrics  ({name})")
-        state = "" if default_state else f" --state-dir {quoted(endpoints.state_dir)}"
         self._output.suggest("Talk to one", f"tenantry chat --tenant globex{state}")
         self._output.suggest("See who is there", f"tenantry tenant list{state}")
         self._output.note("Ctrl-C stops everything.")

@@ -21,6 +21,7 @@ from services.cli.local.mesh import LocalMesh, MeshOptions
 from services.cli.local.narration import Narration
 from services.cli.local.provisioning import DEMO_TENANTS, Provisioned, provision
 from services.cli.mesh import read_secret
+from services.cli.output import quoted
 from services.cli.settings import CliSettings
 from services.common.errors import Error, Reason
 
@@ -77,13 +78,14 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
     with narration.doing("provision"):
         async with AdminClient.connect(operations, operator_key) as admin:
             provisioned = await provision(admin, model, mesh.triton_target, layout)
-    with narration.doing("triton"):
-        await mesh.wait_ready("triton")
     endpoints = mesh.endpoints(dict(provisioned.keys))
     endpoints.save(layout.state_dir)
+    with narration.doing("triton"):
+        await mesh.wait_ready("triton")
     listener = Listener(endpoints.tenant_address, endpoints.ca_path)
     answers = [await _ask(listener, provisioned, tenant.tenant_id) for tenant in DEMO_TENANTS]
-    narration.answers(answers)
+    state = "" if layout.state_dir == CliSettings().state_path else f" --state-dir {quoted(layout.state_dir)}"
+    narration.answers(answers, state)
     if options.once:
         _require_all(answers)
     narration.step(
@@ -100,7 +102,7 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
             reviewed = await admin.get_tenant(DEMO_TENANTS[-1].tenant_id)
         await _review(layout, operations, reviewed.tenant_uid, narration)
         return
-    narration.where(endpoints, default_state=layout.state_dir == CliSettings().state_path)
+    narration.where(endpoints, state)
     await asyncio.Event().wait()
 
 
@@ -111,12 +113,12 @@ async def _ask(listener: Listener, provisioned: Provisioned, tenant: str) -> Ans
         answer = await ask(listener, read_secret(provisioned.keys[tenant], "key"), tenant)
     except Error as error:
         if error.reason is Reason.TENANT_SUSPENDED:
-            return NoAnswer(
-                tenant, error.reason, error.message, f"Serve it again: tenantry tenant resume {tenant}"
-            )
+            resume = f"tenantry tenant resume {tenant}"
+            return NoAnswer(tenant, error.reason, error.message, "Serve it again", resume)
         return NoAnswer(tenant, error.reason, error.message, next_step(error))
     if not answer.text:
-        return NoAnswer(tenant, "EMPTY_ANSWER", "the answer is empty", f"See tenantry tenant get {tenant}")
+        show = f"tenantry tenant get {tenant}"
+        return NoAnswer(tenant, "EMPTY_ANSWER", "the answer is empty", "See its config", show)
     return answer
 
 
@@ -125,8 +127,7 @@ def _require_all(answers: Sequence[Answer | NoAnswer]) -> None:
     if missing:
         raise CommandError(
             "not every tenant got an answer.",
-            "; ".join(dict.fromkeys(answer.next for answer in missing)),
-            [(answer.tenant, answer.message) for answer in missing],
+            details=[(answer.tenant, f"{answer.message}. {answer.next}") for answer in missing],
         )
 
 

@@ -28,7 +28,7 @@ class Supervisor:
         show: Show,
         stop_order: Sequence[Sequence[str]],
         *,
-        stop_seconds: float = 3.5,
+        stop_seconds: float = 3.8,
         hurry: asyncio.Event | None = None,
     ) -> None:
         self._log_dir = log_dir

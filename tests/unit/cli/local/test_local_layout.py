@@ -16,6 +16,13 @@ def test_everything_is_under_the_state_directory(tmp_path):
         assert (tmp_path / "s").stat().st_mode & 0o77 == 0
 
 
+@pytest.mark.parametrize("name", ["my mesh", "a;b", "$HOME", "it's", "a\nb"])
+def test_a_path_triton_cannot_run_from_is_refused_before_anything_is_made(tmp_path, name):
+    with pytest.raises(CommandError, match="Triton cannot run from"), open_layout(tmp_path / name):
+        pass
+    assert not (tmp_path / name).exists()
+
+
 def test_sockets_fit_however_deep_the_directory_is(tmp_path):
     deep = tmp_path.joinpath(*["a" * 40] * 4)
     with open_layout(deep) as layout:

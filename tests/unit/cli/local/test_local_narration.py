@@ -12,13 +12,19 @@ from rich.console import Console
 from services.cli.errors import CommandError
 from services.cli.local.answer import Answer, NoAnswer
 from services.cli.local.narration import Narration
-from services.cli.output import Output
+from services.cli.output import Output, _as_called
 from services.common.errors import Reason, UnavailableError
 
 ANSWERS = [
     Answer("acme", "", 1, 812.4, 21.25, "Berlin."),
     Answer("globex", "pirate", 2, 640.0, 18.0, "Berlin, matey!"),
-    NoAnswer("initech", "TENANT_SUSPENDED", "the tenant is suspended", "tenantry tenant resume initech"),
+    NoAnswer(
+        "initech",
+        "TENANT_SUSPENDED",
+        "the tenant is suspended",
+        "Serve it again",
+        "tenantry tenant resume initech",
+    ),
 ]
 
 
@@ -37,7 +43,7 @@ def said_to_a_program(capsys, say):
 
 
 def test_people_get_a_table_of_three_rows_and_what_to_do():
-    shown = said_to_a_person(lambda narration: narration.answers(ANSWERS))
+    shown = said_to_a_person(lambda narration: narration.answers(ANSWERS, " --state-dir x"))
     heading, *rows = (
         [cell.strip() for cell in line.strip("│┃ ").replace("┃", "│").split("│")]
         for line in shown.splitlines()
@@ -49,7 +55,9 @@ def test_people_get_a_table_of_three_rows_and_what_to_do():
         ["globex", "pirate", "2", "640 ms", "18.0", "Berlin, matey!"],
         ["initech", "", "", "", "", "none: the tenant is suspended"],
     ]
-    assert shown.splitlines()[-1] == "initech got no answer. tenantry tenant resume initech"
+    assert shown.splitlines()[-1] == (
+        f"initech got no answer. Serve it again: {_as_called()} tenant resume initech --state-dir x"
+    )
 
 
 def test_programs_get_one_step_an_answer(capsys):
@@ -60,7 +68,7 @@ def test_programs_get_one_step_an_answer(capsys):
         ("answer", False, "initech"),
     ]
     assert steps[2]["reason"] == "TENANT_SUSPENDED"
-    assert "resume" in steps[2]["next"]
+    assert "resume" in steps[2]["command"]
 
 
 @pytest.mark.parametrize(
