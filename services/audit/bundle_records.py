@@ -15,6 +15,7 @@ from services.audit.bundle_manifest import SECTION_NAMES, Manifest
 from services.audit.entry import ABSENT_COMMITMENT, Entry, EntryFormatError, EntryKind, Header, name_digest
 from services.audit.envelope import Section
 from services.audit.merkle import Frontier, leaf_hash
+from services.common.canonical_json import canonical_json
 
 _NAMES = frozenset(["entry", "index", "kind", "time_ns", *SECTION_NAMES])
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -71,7 +72,7 @@ class RecordCheck:
     def _entry(self, line: bytes) -> Entry:
         record = json.loads(line)
         try:
-            canonical = rfc8785.dumps(record)
+            canonical = canonical_json(record)
         except rfc8785.CanonicalizationError:
             raise EntryFormatError("is not canonical JSON") from None
         if canonical != line or not set(record) <= _NAMES:
@@ -106,7 +107,7 @@ class RecordCheck:
                 raise EntryFormatError(f"shows a {name} the entry does not have")
             if not due:
                 raise EntryFormatError(f"shows its {name}, though the manifest says it is not shown")
-            section = Section(rfc8785.dumps(record[name]["payload"]), _bytes(record[name]["salt"]))
+            section = Section(canonical_json(record[name]["payload"]), _bytes(record[name]["salt"]))
             if section.commitment() != commitment:
                 raise EntryFormatError(f"shows another {name} than the entry committed to")
 
