@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import credential_pb2, pool_pb2, stored_pb2, tenant_pb2
@@ -19,6 +21,7 @@ from services.config.store import Stored
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.discovery_stream import Stream
 from tests.fakes.manual_clock import ManualClock
+from tests.fakes.mutants import mutant
 
 KEYS = TenantKeys(b"r" * 32)
 
@@ -140,6 +143,42 @@ async def test_a_slow_router_gets_the_newest_state_and_nothing_between(plane, st
         "tenants/globex",
         "tenants/initech",
     }
+
+
+async def sent_over_a_slow_line(plane, module, monkeypatch):
+    """A router that takes every piece of a snapshot 20 s after the one before, and answers 20 s after the last."""
+    await plane.new_tenant("acme")
+    await plane.new_tenant("globex")
+    monkeypatch.setattr("services.config.snapshot_messages.CHUNK_BYTES", 1)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 20.0 * stream.taken))
+    stream = Stream(module.DiscoveryServicer(plane.current, plane.metrics, plane.routers))
+    stream.taken = 0
+    await stream.hello()
+    kinds = []
+    async for message in stream.answers:
+        kinds.append(message.WhichOneof("message"))
+        if kinds[-1] == "chunk":
+            stream.taken += 1
+            if message.chunk.last:
+                break
+    await stream.next("heartbeat")
+    await stream.next("heartbeat")
+    await stream.answers.aclose()
+    return kinds
+
+
+async def test_a_large_snapshot_on_a_slow_line_is_waited_for_and_heartbeats_come_between(plane, monkeypatch):
+    kinds = await sent_over_a_slow_line(plane, discovery_servicer, monkeypatch)
+    assert kinds.count("chunk") >= 3
+    assert "chunk chunk" not in " ".join(kinds)
+
+
+async def test_that_test_notices_an_answer_that_is_due_before_the_snapshot_was_sent(plane, monkeypatch):
+    hasty = mutant(
+        discovery_servicer, "                    delivery.sent_at_seconds = time.monotonic()\n", ""
+    )
+    with pytest.raises(DeadlineExceededError):
+        await sent_over_a_slow_line(plane, hasty, monkeypatch)
 
 
 async def test_a_refused_snapshot_is_not_sent_again_while_only_revisions_move(plane, stream):
