@@ -1,6 +1,7 @@
 """Record what the real tritonserver answers to every scenario, for the scripted Triton to replay.
 
-Run it after a change of the packaged Triton or of the twin's shell: `python scripts/record_triton_frames.py`.
+Run it after a change of the packaged Triton or of the twin's shell: `python scripts/record_triton_frames.py`, with the
+names of scenarios to record those only.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ def main() -> None:
         tempfile.TemporaryDirectory() as state,
         running_twin(model, Path(state), {"lora_cache_slots": ADAPTER_SLOTS}) as server,
     ):
-        asyncio.run(_record(server.target))
+        asyncio.run(_record(server.target, set(sys.argv[1:])))
 
 
-async def _record(target: str) -> None:
+async def _record(target: str, names: set[str]) -> None:
     async with Conversation(target) as conversation:
-        for scenario in SCENARIOS:
+        for scenario in (one for one in SCENARIOS if not names or one.name in names):
             transcript = await conversation.hold(scenario)
             write_recording(scenario.name, scenario.about, transcript)
             print(f"{scenario.name:24} {transcript.code:18} {len(transcript.frames)} frames")

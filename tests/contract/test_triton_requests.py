@@ -74,6 +74,19 @@ async def test_stop_ends_the_request_of_the_same_id(triton):
     assert len(frames) < 900
 
 
+async def test_stop_ends_an_answer_that_does_not_stream_with_what_there_is_of_it(triton):
+    whole = prompt(1000, end_token=None, streaming=False)
+    async with client(triton) as conversation:
+        asked = asyncio.create_task(conversation.say(Exchange(whole, request_id="stop-whole")))
+        while not asked.done():
+            await conversation.stop("stop-whole")  # until it has begun, there is nothing to stop
+        answer = await asked
+    (final,) = [pb.ModelStreamInferResponse.FromString(frame) for frame in answer.frames]
+    assert not final.error_message
+    assert final.infer_response.parameters["triton_final_response"].bool_param
+    assert len(tokens_of(answer)) < 900
+
+
 async def test_a_cancelled_request_lets_go_of_its_adapter(triton):
     async with client(triton) as conversation:
         for lora_id in (331, 332, 333, 334):  # twice as many as the cache holds

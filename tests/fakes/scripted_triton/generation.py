@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import Awaitable, Callable
 from itertools import islice
@@ -69,7 +70,8 @@ class Generation:
             if self.stop.is_set():
                 break
             await send(head + _TOKEN.pack(token) + tail)
-        await self._before(plain)
+        if not self.stop.is_set():
+            await self._before(plain)
         if self._fault is Fault.NEVER_FINAL:
             return
         if script.empty_final:
@@ -83,16 +85,21 @@ class Generation:
     async def _whole(self, tokens: list[int], send: Callable[[bytes], Awaitable[None]]) -> None:
         for place in range(max(1, len(tokens))):
             await self._before(place)
+            if self.stop.is_set():
+                tokens = tokens[:place]
+                break
         if self._fault is not Fault.NEVER_FINAL:
-            await send(self._frames.whole(self._request.request_id, tokens))
+            await send(self._frames.whole(self._request.request_id, [*self._request.echo, *tokens]))
 
     async def _before(self, place: int) -> None:
         script = self._script
         if self._fault is not None and place == script.fault_after_tokens:
             await self._fail(self._fault)
-        delay = script.first_token_delay_seconds if place == 0 else script.token_delay_seconds
-        if delay:
-            await asyncio.sleep(delay)
+        if place == 0 and script.first_token_delay_seconds:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stop.wait(), script.first_token_delay_seconds)
+        elif place and script.token_delay_seconds:
+            await asyncio.sleep(script.token_delay_seconds)
 
     async def _fail(self, fault: Fault) -> None:
         if fault is Fault.DROP:

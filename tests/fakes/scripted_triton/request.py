@@ -1,18 +1,32 @@
-"""Reads a request, and refuses what Triton's core and the model's shell refuse, in their order and words."""
+"""Reads a request, and refuses what Triton's core and the model's shell refuse, in their order and words.
+
+What the shell refuses of a request's tensors is left to the twin's own reader.
+"""
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as pb
 
 from tests.fakes.scripted_triton.recordings import read_description
 from tests.fakes.scripted_triton.scenarios import MODEL_NAME
+from triton_models.cpu_engine.errors import RequestError
+from triton_models.cpu_engine.request_tensors import is_stop, read_request
 
 _REQUIRED_OUTPUTS = ("output_ids", "sequence_length")
+_NUMPY: dict[str, npt.DTypeLike] = {
+    "BOOL": np.bool_,
+    "INT32": np.int32,
+    "UINT64": np.uint64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+}
 
 
 class RefusedError(Exception):
@@ -36,6 +50,8 @@ class Request:
     stop: bool
     lora_id: int | None
     has_weights: bool
+    echo: tuple[int, ...] = ()
+    """Comes before the answer."""
 
 
 class RequestReader:
@@ -44,9 +60,7 @@ class RequestReader:
     def __init__(self, shape_note: str) -> None:
         config = pb.ModelConfigResponse.FromString(read_description("model_config")).config
         kind = model_config_pb2.DataType.Name
-        self._inputs = {
-            one.name: (kind(one.data_type).removeprefix("TYPE_"), tuple(one.dims)) for one in config.input
-        }
+        self._inputs = {one.name: (_wire_name(kind(one.data_type)), tuple(one.dims)) for one in config.input}
         self._shape_note = shape_note
 
     def read(self, message: Any) -> Request:
@@ -56,24 +70,39 @@ class RequestReader:
             RefusedError: it is not one the model takes.
         """
         self._check_as_core(message)
-        raw = dict(zip((one.name for one in message.inputs), message.raw_input_contents, strict=True))
-        request = Request(
+        raw = {one.name: data for one, data in zip(message.inputs, message.raw_input_contents, strict=True)}
+        tensors = {
+            one.name: np.frombuffer(raw[one.name], _NUMPY[one.datatype]).reshape(tuple(one.shape))
+            for one in message.inputs
+            if one.datatype in _NUMPY
+        }
+        try:
+            if is_stop(tensors):
+                return _stop(message.id)
+            _require_outputs({one.name for one in message.outputs})
+            generation, options = read_request(tensors, exclude_input_default=False)
+        except RequestError as error:
+            raise RefusedError("backend", str(error)) from None
+        return Request(
             request_id=message.id,
-            input_ids=raw.get("input_ids", b""),
-            max_tokens=_int32(raw, "request_output_len") or 0,
-            end_token=_int32(raw, "end_id"),
-            streaming=_flag(raw, "streaming"),
-            stop=_flag(raw, "stop"),
-            lora_id=struct.unpack("<Q", raw["lora_task_id"])[0] if "lora_task_id" in raw else None,
+            input_ids=raw["input_ids"],
+            max_tokens=generation.max_new_tokens,
+            end_token=generation.end_token_id,
+            streaming=options.streaming,
+            stop=False,
+            lora_id=generation.adapter.task_id if generation.adapter else None,
             has_weights="lora_weights" in raw,
+            echo=tuple(generation.prompt) if options.echo_prompt else (),
         )
-        _check_as_backend(request, raw, {one.name for one in message.outputs})
-        return request
 
     def _check_as_core(self, message: Any) -> None:
         if message.model_name != MODEL_NAME:
             text = f"Request for unknown model: '{message.model_name}' is not found"
             raise _core(text)
+        for one in message.inputs[len(message.raw_input_contents) :]:
+            raise _core(
+                f"unable to find data for input tensor '{one.name}' for model '{MODEL_NAME}' in request."
+            )
         for one in message.inputs:
             if one.name not in self._inputs:
                 raise _core(f"unexpected inference input '{one.name}' for model '{MODEL_NAME}'")
@@ -99,30 +128,33 @@ class RequestReader:
                     f"{mark}unexpected shape for input '{one.name}' for model '{MODEL_NAME}'. "
                     f"Expected {_dims((-1, *dims))}, got {_dims(tuple(one.shape))}. NOTE:{self._shape_note}"
                 )
+        sizes = {
+            one.name: (prod(one.shape) * np.dtype(_NUMPY[one.datatype]).itemsize, len(data))
+            for one, data in zip(message.inputs, message.raw_input_contents, strict=True)
+            if one.datatype in _NUMPY
+        }
+        for name, (wanted, got) in sorted(sizes.items()):
+            if wanted != got:
+                raise _core(
+                    f"{mark}input byte size mismatch for input '{name}' for model '{MODEL_NAME}'. "
+                    f"Expected {wanted}, got {got}"
+                )
 
 
-def _check_as_backend(request: Request, raw: dict[str, bytes], outputs: set[str]) -> None:
-    if request.stop:
-        if not request.request_id:
-            raise _backend("Trying to stop a request but request ID is not provided")
-        return
+def _stop(request_id: str) -> Request:
+    if not request_id:
+        raise RequestError("Trying to stop a request but request ID is not provided")
+    return Request(request_id, b"", 0, None, streaming=False, stop=True, lora_id=None, has_weights=False)
+
+
+def _require_outputs(asked_for: set[str]) -> None:
     for name in _REQUIRED_OUTPUTS:
-        if outputs and name not in outputs:
-            raise _backend(f"{name} tensor must be present in list of output tensors")
-    if "input_ids" not in raw:
-        raise _backend("input_ids or encoder_input_features is not present in the request")
-    if request.lora_id is None and ("lora_weights" in raw or "lora_config" in raw):
-        raise _backend("lora_task_id must be set for LoRA inference")
-    if ("lora_weights" in raw) != ("lora_config" in raw):
-        raise _backend("Request for LoRA inference must have both lora_weights and lora_keys")
+        if asked_for and name not in asked_for:
+            raise RequestError(f"{name} tensor must be present in list of output tensors")
 
 
-def _int32(raw: dict[str, bytes], name: str) -> int | None:
-    return struct.unpack("<i", raw[name])[0] if name in raw else None
-
-
-def _flag(raw: dict[str, bytes], name: str) -> bool:
-    return raw.get(name, b"\x00") != b"\x00"
+def _wire_name(config_name: str) -> str:
+    return "BYTES" if config_name == "TYPE_STRING" else config_name.removeprefix("TYPE_")
 
 
 def _dims(shape: tuple[int, ...]) -> str:
@@ -131,7 +163,3 @@ def _dims(shape: tuple[int, ...]) -> str:
 
 def _core(text: str) -> RefusedError:
     return RefusedError("core", text)
-
-
-def _backend(text: str) -> RefusedError:
-    return RefusedError("backend", text)

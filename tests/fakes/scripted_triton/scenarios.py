@@ -41,6 +41,10 @@ class Exchange:
     """Goes to `ModelInfer`."""
     metadata: tuple[tuple[str, str], ...] = ()
     model: str = MODEL_NAME
+    cut_input: str = ""
+    """An input whose last byte is not sent."""
+    lost_inputs: int = 0
+    """The bytes of so many inputs, the last ones, are not sent at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,9 @@ def infer_request(exchange: Exchange) -> Any:
         request.outputs.add(name=name)
     for name, array in exchange.tensors.items():
         request.inputs.add(name=name, datatype=_DATATYPES[str(array.dtype)], shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
+        request.raw_input_contents.append(array.tobytes()[: -1 if name == exchange.cut_input else None])
+    if exchange.lost_inputs:
+        del request.raw_input_contents[-exchange.lost_inputs :]
     return request
 
 
@@ -123,6 +129,11 @@ SCENARIOS = (
         "length", "the limit is reached: the last token's response is the final one", Exchange(prompt(3))
     ),
     Scenario("whole", "not streaming: one response", Exchange(prompt(40, streaming=False))),
+    Scenario(
+        "whole_with_prompt",
+        "not streaming, the prompt not excluded: it comes before the answer",
+        Exchange(_without(prompt(40, streaming=False), "exclude_input_in_output")),
+    ),
     Scenario("no_id", "a request without an id", Exchange(prompt(2), request_id="")),
     Scenario("no_empty_final", "the empty final flag not set", Exchange(prompt(2), empty_final=False)),
     Scenario(
@@ -190,6 +201,29 @@ SCENARIOS = (
         "wrong_datatype",
         "a 64-bit seed as 32 bits",
         Exchange(prompt(3) | {"seed": scalar(1, np.int32)}),
+    ),
+    Scenario("cut_input", "a byte less than the shape says", Exchange(prompt(3), cut_input="input_ids")),
+    Scenario("lost_input", "the last input without its bytes", Exchange(prompt(3), lost_inputs=1)),
+    Scenario("lost_inputs", "no input has its bytes", Exchange(prompt(3), lost_inputs=len(prompt(3)))),
+    Scenario(
+        "empty_prompt",
+        "a prompt of no tokens",
+        Exchange(prompt(3) | {"input_ids": np.empty((1, 0), np.int32)}),
+    ),
+    Scenario(
+        "no_room_to_answer",
+        "an answer of no tokens",
+        Exchange(prompt(3) | {"request_output_len": scalar(0, np.int32)}),
+    ),
+    Scenario(
+        "not_implemented",
+        "a beam search, which the twin does not have",
+        Exchange(prompt(3) | {"beam_width": scalar(2, np.int32)}),
+    ),
+    Scenario(
+        "senseless_sampling",
+        "a temperature below zero",
+        Exchange(prompt(3) | {"temperature": scalar(-1, np.float32)}),
     ),
     Scenario(
         "undeclared_input",

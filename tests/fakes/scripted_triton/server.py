@@ -164,6 +164,8 @@ class ScriptedTriton:
         await send(self._frames.empty_final(request.request_id))
 
     async def _generate(self, request: Request, send: Send) -> None:
+        if not request.input_ids:
+            raise EngineError("input_ids is empty")
         if request.max_tokens <= 0:
             raise EngineError(f"Invalid request_output_len ({request.max_tokens}). It must be > 0")
         fault = self._take_fault(request)
