@@ -160,12 +160,14 @@ class EngineThread:
 
     def _receive(self, engine: Engine) -> None:
         try:
-            message = self._inbox.get(block=engine.idle, timeout=_IDLE_POLL_SECONDS)
-            while True:
-                self._handle(engine, message)
-                message = self._inbox.get_nowait()
+            first = self._inbox.get(block=engine.idle, timeout=_IDLE_POLL_SECONDS)
         except queue.Empty:
             return
+        # No more than are there now: what comes in meanwhile must not keep the others from their next token.
+        more = self._inbox.qsize()
+        self._handle(engine, first)
+        for _ in range(more):
+            self._handle(engine, self._inbox.get_nowait())
 
     def _handle(self, engine: Engine, message: _Add | _Stop) -> None:
         match message:

@@ -27,6 +27,19 @@ def test_a_refusal_reaches_its_sink(harness):
     assert harness.add(1, GenerationRequest([1], 0)).wait() == "refused"
 
 
+def test_requests_that_keep_coming_in_do_not_keep_the_engine_from_its_steps(harness):
+    refused = GenerationRequest([1], 0)
+
+    class Persistent(Sink):
+        def on_error(self, message):
+            if not harness.engine.left:
+                harness.thread.add(2, refused, Persistent())
+
+    harness.thread.add(2, refused, Persistent())
+    harness.steps(5)
+    assert harness.add(1).wait() == "finished"
+
+
 def test_a_client_that_has_gone_is_dropped_at_the_next_look_and_its_final_waits_out_a_grace(harness):
     harness.engine.limit = 10**9
     sink = harness.add(1)
