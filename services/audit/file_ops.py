@@ -44,6 +44,15 @@ def sync_data(descriptor: int) -> None:
         die_of_fsync(error)
 
 
+def sync_file(path: Path) -> None:
+    """Make durable what a file holds, whoever wrote it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        sync_data(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(folder: Path) -> None:
     """Make created, renamed and removed names of a folder durable, or end the process."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -35,6 +35,8 @@ def parse_entry(message: entry_pb2.AppendEntry, session_id: bytes = NO_ID, write
         InvalidArgumentError: names every wrong field.
     """
     wrong: list[FieldViolation] = []
+    if message.sequence == 0:
+        wrong.append(FieldViolation("sequence", "counts up from 1"))
     if not 0 < len(message.tenant_uid) <= MAX_TENANT_UID_CHARACTERS or not message.tenant_uid.isprintable():
         said = f"has to have 1 to {MAX_TENANT_UID_CHARACTERS} characters, all of them printable"
         wrong.append(FieldViolation("tenant_uid", said))

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.audit.file_ops import remove_file, replace_file
+from services.audit.file_ops import remove_file, replace_file, sync_file
 from services.audit.fold import FoldPass, fold_some, has_more, is_changed
 from services.audit.frame import Frame, FrameKind, SessionMark
 from services.audit.journal import JournalWriter
@@ -87,9 +87,10 @@ class LogStore:
         tenants = TenantLogs(registry)
         if unused:
             tenants.save()
+            replace_file(root / POSITION, Position().encode())
         self._logs = OpenLogs(root, tenants, provider)
         self._window = RecordWindow()
-        self._position = Position() if unused else Position.read(root / POSITION)
+        self._position = Position.read(root / POSITION)
         self._recover()
 
     @property
@@ -284,5 +285,9 @@ class LogStore:
         self._journal = JournalWriter(wal, incarnation, self._keys.log, found.next_batch, found.previous)
         self._journal.finished = [path for path, _ in files]
         if files:
+            # A killed process leaves pages that only the kernel has. No later batch may be durable without them.
+            for path, _ in files:
+                sync_file(path)
+            # They are folded in slices, like everything else: nobody waits for all of it.
+            self._unfolded_bytes = FOLD_BYTES
             _log.info("recovered %d frames, cut %d bytes of torn tail", len(found.frames), found.cut_bytes)
-        self.fold()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.audit import fold, open_logs
+from services.audit import file_ops, fold, open_logs
 from services.audit.entry import EntryKind
 from services.audit.log import Receipt
 from services.audit.segments import fold_log, read_entries, segment_path
@@ -38,6 +38,27 @@ def test_a_crash_between_two_slices_loses_nothing(tmp_path, slices):
     store = open_store(tmp_path)
     assert {tenant_uid: admits(store, tenant_uid) for tenant_uid in TENANTS} == written
     store.close()
+
+
+def test_a_start_folds_nothing_by_itself_and_several_in_a_row_lose_nothing(tmp_path, monkeypatch):
+    written: dict[str, list[bytes]] = {}
+    synced = []
+    monkeypatch.setattr(
+        "services.audit.store.sync_file", lambda path: synced.append(path) or file_ops.sync_file(path)
+    )
+    for start in range(4):
+        store = open_store(tmp_path)
+        journal = sorted((tmp_path / "wal").iterdir())
+        assert len(journal) == start
+        assert sorted(synced) == journal, "a later batch may be durable and these only in the kernel"
+        synced.clear()
+        put_everywhere(store, written)
+        abandon(store)
+    store = open_store(tmp_path)
+    assert store.needs_fold
+    assert {tenant_uid: admits(store, tenant_uid) for tenant_uid in TENANTS} == written
+    store.close()
+    assert list((tmp_path / "wal").iterdir()) == []
 
 
 def test_a_slice_folds_a_few_logs_and_the_last_removes_the_journal(tmp_path, monkeypatch):

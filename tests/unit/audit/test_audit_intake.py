@@ -13,7 +13,7 @@ ADMIT, OUTCOME = entry_pb2.ENTRY_KIND_ADMIT, entry_pb2.ENTRY_KIND_OUTCOME
 
 
 def appended(**fields) -> entry_pb2.AppendEntry:
-    return append_entry(1, fields.pop("tenant_uid", "a"), **fields)
+    return append_entry(fields.pop("sequence", 1), fields.pop("tenant_uid", "a"), **fields)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,7 @@ def test_whole_entries_pass(fields):
         # Keys are bound to `tenant_uid ‖ 00`: a zero in it could make one place of two.
         ("tenant_uid", {"tenant_uid": "a\x00b"}),
         ("tenant_uid", {"tenant_uid": "a\n"}),
+        ("sequence", {"sequence": 0}),
         ("record_id", {"record_id": b""}),
         ("record_id", {"record_id": b"r" * 15}),
         ("record_id", {"record_id": b"r" * 17}),

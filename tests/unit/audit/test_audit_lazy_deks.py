@@ -39,6 +39,7 @@ def test_the_first_entry_after_a_start_writes_no_file_but_the_journal(tmp_path, 
     assert written == []
     abandon(store)
     store = open_store(tmp_path)
+    store.fold()
     (ring,) = (tmp_path / "keyring").iterdir()
     assert len(json.loads(ring.read_bytes())["deks"]) == 2
     assert read_all(store, "a") == [b'{"text":"one"}', b'{"text":"two"}']

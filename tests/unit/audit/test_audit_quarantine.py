@@ -106,6 +106,7 @@ def test_acknowledged_entries_of_a_quarantined_log_are_held_until_it_opens_again
     keys = ring.read_bytes()
     ring.unlink()
     store = open_store(tmp_path)
+    store.fold()
     assert list((tmp_path / "wal").iterdir()) == []
     assert (folder / HELD).stat().st_size > 0
     abandon(store)
