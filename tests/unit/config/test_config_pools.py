@@ -71,22 +71,32 @@ async def test_a_pool_that_is_added_moves_nobody_whatever_its_name(plane):
         assert placed(plane) == "pools/p"
 
 
-async def test_a_pool_that_begins_to_be_shared_moves_nobody(plane):
+async def shares_an_older_pool(plane, module):
+    """Where a tenant is that names no pool, after a pool that is older than its own began to be shared."""
     await plane.new_pool("a", dedicated_to="tenants/acme")
     await plane.new_tenant("globex")
-    await change_pool(plane, "pools/a", dedicated_to="")
-    assert (placed(plane), placed(plane, "globex")) == ("pools/p", "pools/p")
+    older = pool_pb2.Pool()
+    older.CopyFrom(plane.current.state.pool("pools/a").pool)
+    older.available_time.FromSeconds(1)
+    plane.store.put({layout.pool_key("a"): older.SerializeToString()})
+    pool = await plane.call("GetPool", pb.GetPoolRequest(name="pools/a"))
+    pool.dedicated_to = ""
+    request = pb.UpdatePoolRequest(pool=pool, update_mask=FieldMask(paths=["dedicated_to"]))
+    await module.PoolAdmin(plane.edits).update(request, plane.operator)
+    return placed(plane, "globex")
+
+
+async def test_a_pool_that_begins_to_be_shared_moves_nobody(plane):
+    assert await shares_an_older_pool(plane, pools) == "pools/p"
 
 
 async def test_that_test_notices_a_pool_that_keeps_its_place(plane):
-    await plane.new_pool("a", dedicated_to="tenants/acme")
-    await plane.new_tenant("globex")
-    early = plane.current.state.pool("pools/a").pool
-    shared = pool_pb2.Pool()
-    shared.CopyFrom(early)
-    shared.dedicated_to, shared.available_time.seconds = "", 1
-    plane.store.put({layout.pool_key("a"): shared.SerializeToString()})
-    assert placed(plane, "globex") == "pools/a"
+    careless = mutant(
+        pools,
+        "            pool.available_time.CopyFrom(self._after_all())\n        key",
+        "            pass\n        key",
+    )
+    assert await shares_an_older_pool(plane, careless) == "pools/a"
 
 
 async def test_order_is_that_of_coming_though_clocks_stand_still(plane):
