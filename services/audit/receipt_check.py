@@ -6,6 +6,7 @@ The logs are told apart: those that hold what they gave receipts for go on.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 
 from tenantry.audit.v1 import entry_pb2
@@ -19,27 +20,28 @@ _VIEWS = 64
 
 
 async def check_receipts(appender: Appender, receipts: Sequence[entry_pb2.Receipt]) -> None:
-    """Quarantine every log that is not the one that gave one of these receipts."""
+    """Quarantine every log that is not the one that gave one of these receipts; closed logs take nothing anyway."""
     for start in range(0, len(receipts), _VIEWS):
         some = receipts[start : start + _VIEWS]
-
-        def look(store: LogStore, some: Sequence[entry_pb2.Receipt] = some) -> list[LogView | None]:
-            return [store.view(receipt.log_id, receipt.index) for receipt in some]
-
-        views = await appender.with_store(look)
+        views, unknown = await appender.with_store(functools.partial(_look, some))
         broken = await asyncio.to_thread(_broken, views, some)
-        if broken or None in views:
+        if broken or unknown:
+            await appender.with_store(functools.partial(_quarantine, broken, unknown))
 
-            def quarantine(store: LogStore, broken: dict[str, str] = broken, views: object = views) -> None:
-                assert isinstance(views, list)
-                for tenant_uid, why in broken.items():
-                    store.logs.quarantine(tenant_uid, why)
-                if None in views:
-                    store.logs.begin_no_more(
-                        "a writer holds a receipt of a log that is not in logs/tenants.json"
-                    )
 
-            await appender.with_store(quarantine)
+def _look(receipts: Sequence[entry_pb2.Receipt], store: LogStore) -> tuple[list[LogView | None], bool]:
+    """The logs, and whether there is a receipt of one that nobody knows."""
+    return (
+        [store.view(receipt.log_id, receipt.index) for receipt in receipts],
+        not all(store.logs.tenants.is_known(receipt.log_id) for receipt in receipts),
+    )
+
+
+def _quarantine(broken: dict[str, str], unknown: bool, store: LogStore) -> None:
+    for tenant_uid, why in broken.items():
+        store.logs.quarantine(tenant_uid, why)
+    if unknown:
+        store.logs.begin_no_more("a writer holds a receipt of a log that is not in logs/tenants.json")
 
 
 def _broken(views: Sequence[LogView | None], receipts: Sequence[entry_pb2.Receipt]) -> dict[str, str]:

@@ -33,7 +33,8 @@ class Replay:
         self._position = position
         self._openings: dict[bytes, Entry] = {}
         """DEK_OPEN entries by dek_id."""
-        self._held: dict[str, list[bytes]] = {}
+        self._held: dict[bytes, list[bytes]] = {}
+        """By log_id."""
         self.touched: set[str] = set()
         """Tenants whose log has grown."""
 
@@ -47,41 +48,40 @@ class Replay:
             if placed.frame.kind in (FrameKind.DATA, FrameKind.DEK_OPEN):
                 self._take_entry(placed)
             elif placed.frame.kind is FrameKind.CHECKPOINT:
-                log = self._log(self._owner(placed.frame.body[:ID_BYTES]))
+                log = self._log(placed.frame.body[:ID_BYTES])
                 if log is not None:
                     log.checkpoint_note = placed.frame.body[ID_BYTES:]
             elif placed.frame.kind is FrameKind.SESSION:
                 self._position.remember([SessionMark.of(placed.frame)])
-        for tenant_uid, held in self._held.items():
-            log_id = self._logs.tenants.open_log(tenant_uid)
-            assert log_id is not None
+        for log_id, held in self._held.items():
             self._logs.hold(log_id, held)
 
-    def _owner(self, log_id: bytes) -> str:
+    def _log(self, log_id: bytes) -> TenantLog | None:
+        """None for a log that cannot be opened, and for one that was closed in favour of another."""
         owner = self._logs.tenants.owner(log_id)
         if owner is None:
+            if self._logs.tenants.is_known(log_id.hex()):
+                return None
             raise StateIncompleteError("logs/tenants.json lacks a log that the journal has entries of")
-        return owner
-
-    def _log(self, tenant_uid: str) -> TenantLog | None:
         try:
-            return self._logs.readable(tenant_uid)
+            return self._logs.readable(owner)
         except LogDamagedError:
             return None
 
     def _take_entry(self, placed: PlacedFrame) -> None:
         entry, _ = split_entry(placed.frame)
-        tenant_uid = self._owner(entry.header.log_id)
+        log_id = entry.header.log_id
         data = placed.place.encode() + placed.data
-        log = self._log(tenant_uid)
+        log = self._log(log_id)
         if log is None:
-            self._held.setdefault(tenant_uid, []).append(data)
+            self._held.setdefault(log_id, []).append(data)
             return
+        tenant_uid = log.folded.tenant_uid
         try:
             taken = log.replay(data, placed.frame)
         except LogDamagedError as damage:
             self._logs.give_up(tenant_uid, damage.why)
-            self._held.setdefault(tenant_uid, []).append(data)
+            self._held.setdefault(log_id, []).append(data)
             return
         if entry.header.kind is EntryKind.DEK_OPEN:
             self._openings[entry.header.dek_id] = entry

@@ -45,6 +45,12 @@ class TenantLogs:
         """Whose open log it is."""
         return self._owners.get(log_id)
 
+    def is_known(self, log_id: str) -> bool:
+        """Whether an id in hex is a log's, open or closed."""
+        return self.owner_of(log_id) is not None or any(
+            log_id == one.hex() for logs in self._logs.values() for one in logs
+        )
+
     def owner_of(self, log_id: str) -> str | None:
         """The same for an id in hex, as receipts have it; None too for what is not one."""
         try:

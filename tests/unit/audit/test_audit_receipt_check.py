@@ -9,7 +9,10 @@ from tenantry.audit.v1 import entry_pb2
 
 from services.audit.log import LogDamagedError, Receipt
 from services.audit.log_view import broken_receipt
+from services.audit.open_logs import HELD, begin_log
 from services.audit.receipt_check import check_receipts
+from services.audit.root_keys import FileKeyProvider
+from services.audit.tenant_logs import TenantLogs
 from tests.unit.audit.append_streams import service_on
 from tests.unit.audit.audit_state import new_entry, open_store
 
@@ -75,3 +78,18 @@ async def test_a_receipt_of_a_log_nobody_knows_ends_the_making_of_logs(tmp_path)
         durable, refused = service.store.commit([new_entry("a"), new_entry("b")], [])
         assert isinstance(durable, Receipt)
         assert isinstance(refused, LogDamagedError)
+
+
+async def test_a_receipt_of_a_closed_log_says_nothing_of_the_one_that_continues_it(tmp_path):
+    async with service_on(tmp_path) as service:
+        (closed,) = put(service.store, "a")
+    begin_log(tmp_path, "a", b"n" * 16, FileKeyProvider(tmp_path / "keys" / "root.kek"))
+    TenantLogs(tmp_path / "logs" / "tenants.json").add({"a": b"n" * 16})
+    async with service_on(
+        tmp_path
+    ) as service:  # the journal still has the closed log's entries: they are held
+        await check_receipts(service.appender, [proto(closed)])
+        receipts = put(service.store, "a") + put(service.store, "b")
+        assert all(isinstance(receipt, Receipt) for receipt in receipts)
+        assert receipts[0].log_id == b"n" * 16
+        assert (service.store.folder(closed.log_id) / HELD).stat().st_size > 0
