@@ -35,9 +35,8 @@ HELLO_SECONDS = 10.0
 REPLACED_SECONDS = 1.0
 """How long a replaced stream is held, without a word, before it is ended: two routers that were given one name by
 mistake take turns this slowly, and do not storm the service."""
-STATEMENT_SECONDS = 1.0
-"""How often a router is told, at most, what the config service signs of its snapshot; of the same one again:"""
 REFRESH_SECONDS = 10.0
+"""How often a router is told again what the config service signs of a snapshot that is still the newest."""
 MAX_ROUTER_NAME = 128
 _OUTCOMES = frozenset({"ok", *Reason})
 
@@ -178,11 +177,12 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             yield from delta(delivery.held, state, delivery.nonce, touched)
 
     def _statement(self, delivery: _Delivery) -> pb.SnapshotStatement | None:
-        """What is signed of the last snapshot sent, if it is time to say so."""
-        state, silent_seconds = delivery.sent or delivery.held, time.monotonic() - delivery.stated_at_seconds
-        if self._statements is None or state is None or silent_seconds < STATEMENT_SECONDS:
+        """What is signed of the last snapshot sent, where the router was not told, or long ago."""
+        state = delivery.sent or delivery.held
+        if self._statements is None or state is None:
             return None
-        if delivery.stated is state.records and silent_seconds < REFRESH_SECONDS:
+        age_seconds = time.monotonic() - delivery.stated_at_seconds
+        if delivery.stated is state.records and age_seconds < REFRESH_SECONDS:
             return None
         statement = self._statements.of(state)
         if statement is not None:

@@ -19,6 +19,7 @@ from services.config.state import State
 
 SIGNER_FILE = "config-signer"
 _PAUSE_SECONDS = 1.0
+_SAME_SECONDS = 1.0
 
 
 def open_signer(seed: bytes, state_dir: Path) -> StatementSigner:
@@ -75,6 +76,8 @@ class Statements:
         self._clock = clock
         self._digested: DigestedState | None = None
         self._wanted = asyncio.Event()
+        self._last: tuple[State, float, pb.SnapshotStatement] | None = None
+        """The newest statement, with when it was made: routers are sent the same snapshot at once."""
 
     async def run(self) -> NoReturn:
         """Digest whole states when that is needed: at the start, and in a new history of etcd."""
@@ -92,6 +95,9 @@ class Statements:
         newest = self._current.state
         if not self._current.live.is_set() or not newest.revision or state.records is not newest.records:
             return None
+        now = self._clock.monotonic_seconds()
+        if self._last is not None and self._last[0] is state and now - self._last[1] < _SAME_SECONDS:
+            return self._last[2]
         digested = self._digested
         if digested is not None and digested.state.records is not state.records:
             touched = self._current.touched(digested.state, newest)
@@ -106,6 +112,8 @@ class Statements:
         signed = self._signer.sign(
             Statement(f"{self._cluster_id():x}", current_ms, state.revision, digested.sha256)
         )
-        return pb.SnapshotStatement(
+        message = pb.SnapshotStatement(
             statement=signed.text, signature=signed.signature, signer_public_key=signed.signer
         )
+        self._last = (state, now, message)
+        return message

@@ -110,7 +110,6 @@ async def test_nothing_is_left_of_routers_and_service_once_their_leases_end(plan
 async def test_statuses_make_no_snapshots(plane):
     router = Router(plane, "r1")
     await until(lambda: remembered(plane), {"r1"})
-    (before,) = (await plane.call("ListRouters", admin_pb.ListRoutersRequest())).routers
     follower = plane.discovery.StreamSnapshots()
     await follower.write(discovery_pb.StreamSnapshotsRequest(hello=discovery_pb.RouterHello(router="quiet")))
     chunks, ends = 0, time.monotonic() + 2 * EXPIRY_SECONDS
@@ -121,12 +120,6 @@ async def test_statuses_make_no_snapshots(plane):
             ack = discovery_pb.SnapshotAck(nonce=message.chunk.nonce, revision=message.chunk.revision)
             await follower.write(discovery_pb.StreamSnapshotsRequest(ack=ack))
     assert chunks == 1
-    # They do move etcd's revision, which routers that hold the same config have by themselves.
-    after = {
-        router.router: router
-        for router in (await plane.call("ListRouters", admin_pb.ListRoutersRequest())).routers
-    }
-    assert after["r1"].applied_revision > before.applied_revision
     follower.cancel()
     await router.cut()
 

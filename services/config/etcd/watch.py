@@ -86,9 +86,10 @@ class EtcdWatch:
                     state = WatchState(revision + 1, self._history.cluster_id)
                     self._follower.replace(items, revision)
                     self._follower.heard()
-                    backoff.reset()
                 if await self._follow(state, backoff.reset):
+                    # A member that lags behind for long must not have everything listed without a pause.
                     state = None
+                    await asyncio.sleep(backoff.next_delay_seconds())
                     continue
             except CompactedError:
                 state = None

@@ -11,7 +11,7 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 from services.common.signed_state import SignedStatement, StatementSigner, verified
 from services.common.state_digest import digest_of
-from services.config import discovery_servicer, statements
+from services.config import statements
 from services.config.discovery_servicer import DiscoveryServicer
 from services.config.statements import DigestedState, Statements
 from tests.fakes.config_plane import ConfigPlane
@@ -87,8 +87,7 @@ async def changes(plane):
     yield await plane.call("DeleteTenant", admin_pb.DeleteTenantRequest(name=globex))
 
 
-async def test_a_router_is_told_what_is_signed_of_what_it_holds(plane, monkeypatch):
-    monkeypatch.setattr(discovery_servicer, "STATEMENT_SECONDS", 0.0)
+async def test_a_router_is_told_what_is_signed_of_what_it_holds(plane):
     held = Held(plane)
     await held.stream.hello()
     statement = await held.until_stated()

@@ -252,7 +252,7 @@ class StreamSnapshotsResponse(_message.Message):
 
     @_builtins.property
     def statement(self) -> Global___SnapshotStatement:
-        """About a snapshot that was sent whole: at most every second, and again from time to time while it is the newest."""
+        """About a snapshot that was sent whole: behind it, and again from time to time while it is the newest."""
 
     def __init__(
         self,
