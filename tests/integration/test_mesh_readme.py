@@ -35,7 +35,7 @@ def with_dependencies(names):
 def readme_client() -> str:
     text = (REPOSITORY / "README.md").read_text("utf-8")
     [program] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return program
+    return str(program)
 
 
 @pytest.fixture

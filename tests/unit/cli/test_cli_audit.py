@@ -18,7 +18,7 @@ from services.audit.grants import GrantCheck
 from services.audit.merkle import EMPTY_ROOT
 from services.audit.signed_note import Checkpoint, NoteSigner
 from services.audit.signing_keys import load_signing_keys
-from services.cli import bundle_folder, grants
+from services.cli import grants
 from services.cli.bundle_folder import BundleError, BundleFolder
 from services.common.clock import SystemClock
 from services.common.errors import UnavailableError
@@ -248,9 +248,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(shell, review, tmp_path, monkeyp
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(bundle_folder.os, "fsync", full)
-        result = export(shell, tmp_path)
+    monkeypatch.setattr(BundleFolder, "_begin", full)
+    result = export(shell, tmp_path)
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr
     assert "Free space and repeat" in result.stderr
