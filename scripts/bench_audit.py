@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import statistics
@@ -34,7 +35,7 @@ class Plan:
     """How much is measured."""
 
     rounds: int = 3
-    tenants: tuple[int, ...] = (1, 8)
+    tenants: tuple[int, ...] = (1, 8, 1000)
     entry_bytes: int = 1024
     """Of content; an admit's prompt."""
     saturated_entries: int = 20_000
@@ -43,6 +44,9 @@ class Plan:
     """As many as one `AuditWriter` brings through, 1,024 waiting for their ack at a time."""
     paced_entries_per_second: int = 1_000
     paced_seconds: float = 4.0
+    stream_entries_per_second: int = 3_000
+    stream_seconds: float = 35.0
+    """Longer than from one fold to the next: what a fold costs is in the figure."""
     single_entries: int = 500
     """One after another."""
 
@@ -102,8 +106,10 @@ async def measure(folder: Path, plan: Plan) -> list[Figure]:
     loads: dict[str, Load] = {
         "saturated, bare stream": _saturated,
         "saturated, AuditWriter": _writer,
-        f"{plan.paced_entries_per_second:,} a second": _paced,
+        f"{plan.paced_entries_per_second:,} a second, AuditWriter": _paced,
+        f"{plan.stream_entries_per_second:,} a second, bare stream": _paced_stream,
         "one by one": _single,
+        "each tenant's first after a start": _first_after_start,
     }
     taken: dict[tuple[str, int], list[Figure]] = {}
     for number in range(plan.rounds):
@@ -131,9 +137,9 @@ def _median(rounds: list[Figure]) -> Figure:
 
 
 async def _timed(name: str, load: Load, plane: AuditServicePlane, names: list[str], plan: Plan) -> Figure:
-    before = cpu_seconds(plane.pid)
+    before, pid = cpu_seconds(plane.pid), plane.pid
     latencies, seconds = await load(plane, names, plan)
-    cpu = cpu_seconds(plane.pid) - before
+    cpu = cpu_seconds(plane.pid) - (before if plane.pid == pid else 0)
     latencies.sort()
     count = len(latencies)
     return Figure(
@@ -147,9 +153,12 @@ async def _timed(name: str, load: Load, plane: AuditServicePlane, names: list[st
 
 
 async def _warm_up(plane: AuditServicePlane, names: list[str], plan: Plan) -> None:
+    """Every tenant has a log before anything is measured."""
+    messages = _messages(names, plan, max(256, len(names)))
     async with BareStream(plane.append_target) as stream:
-        await stream.send(_messages(names, plan, 512)[:256])
-        await stream.until(lambda: len(stream.receipts) == 256)
+        for start in range(0, len(messages), 256):
+            await stream.send(messages[start : start + 256])
+        await stream.until(lambda: len(stream.receipts) == len(messages))
 
 
 def _messages(names: list[str], plan: Plan, count: int) -> list[entry_pb2.AppendEntry]:
@@ -179,9 +188,10 @@ async def _saturated(plane: AuditServicePlane, names: list[str], plan: Plan) -> 
 
 
 def _settle(stream: BareStream, sent: dict[int, float], latencies: Latencies) -> None:
+    """Take the acks that are new: every one before has given a latency."""
     now = time.perf_counter()
-    for sequence in [sequence for sequence in sent if sequence in stream.acks]:
-        latencies.append(now - sent.pop(sequence))
+    new = len(stream.acks) - len(latencies)
+    latencies.extend(now - sent.pop(sequence) for sequence in itertools.islice(reversed(stream.acks), new))
 
 
 class _Appending:
@@ -233,6 +243,54 @@ async def _paced(plane: AuditServicePlane, names: list[str], plan: Plan) -> tupl
             tasks.append(asyncio.create_task(appending.append(number)))
         await asyncio.gather(*tasks)
         return appending.taken()
+
+
+async def _paced_stream(plane: AuditServicePlane, names: list[str], plan: Plan) -> tuple[Latencies, float]:
+    """Messages of what came up in 5 ms each, as a batching writer sends them."""
+    messages = _messages(names, plan, int(plan.stream_entries_per_second * plan.stream_seconds))
+    each = plan.stream_entries_per_second // 200
+    latencies: Latencies = []
+    sent: dict[int, float] = {}
+    started = time.perf_counter()
+    async with BareStream(plane.append_target) as stream:
+
+        async def settle() -> None:
+            while len(latencies) < len(messages) and not stream.ended:
+                settled = len(stream.acks)
+                await stream.until(lambda settled=settled: len(stream.acks) > settled)
+                _settle(stream, sent, latencies)
+
+        settling = asyncio.create_task(settle())
+        for number, start in enumerate(range(0, len(messages), each)):
+            if (wait := started + number / 200 - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            batch = messages[start : start + each]
+            sent.update(dict.fromkeys((one.sequence for one in batch), time.perf_counter()))
+            await stream.send(batch)
+        await settling
+        if len(stream.receipts) != len(messages):
+            raise RuntimeError("entries were refused")
+        return latencies, time.perf_counter() - started
+
+
+async def _first_after_start(
+    plane: AuditServicePlane, names: list[str], plan: Plan
+) -> tuple[Latencies, float]:
+    """Every log is opened and gets a new data key."""
+    await plane.service.end()
+    await plane.service.start()
+    messages = _messages(names, plan, len(names))
+    latencies: Latencies = []
+    async with BareStream(plane.append_target) as stream:
+        started = time.perf_counter()
+        sent = dict.fromkeys((one.sequence for one in messages), started)
+        for start in range(0, len(messages), 256):
+            await stream.send(messages[start : start + 256])
+        while sent:
+            settled = len(latencies)
+            await stream.until(lambda settled=settled: len(stream.acks) > settled)
+            _settle(stream, sent, latencies)
+        return latencies, time.perf_counter() - started
 
 
 async def _single(plane: AuditServicePlane, names: list[str], plan: Plan) -> tuple[Latencies, float]:

@@ -9,6 +9,7 @@ from tenantry.audit.v1 import entry_pb2
 
 from services.audit.entry import ID_BYTES, NO_ID, EntryKind
 from services.audit.log import NewEntry
+from services.common.canonical_json import canonical_json
 from services.common.errors import FieldViolation, InvalidArgumentError
 
 MAX_META_BYTES = 64 << 10
@@ -17,13 +18,14 @@ MAX_TENANT_UID_CHARACTERS = 64
 MAX_KEY_ID_CHARACTERS = 256
 _OUTCOMES = {entry_pb2.ENTRY_KIND_OUTCOME, entry_pb2.ENTRY_KIND_ADMIN_OUTCOME}
 _SERVICE_ONLY = {EntryKind.OUTCOME_UNKNOWN, EntryKind.DEK_OPEN, EntryKind.REVIEW, EntryKind.LOG_OPENED}
+_WRITERS_KINDS = {kind.value for kind in EntryKind} - {kind.value for kind in _SERVICE_ONLY}
 
 
 def is_canonical(data: bytes) -> bool:
     """Whether bytes are a JSON object in RFC 8785's one spelling."""
     try:
         document = json.loads(data)
-        return isinstance(document, dict) and rfc8785.dumps(document) == data
+        return isinstance(document, dict) and canonical_json(document) == data
     except (ValueError, RecursionError, rfc8785.CanonicalizationError):
         return False
 
@@ -46,8 +48,7 @@ def parse_entry(message: entry_pb2.AppendEntry, session_id: bytes = NO_ID, write
     if len(message.key_id) > MAX_KEY_ID_CHARACTERS or not message.key_id.isprintable():
         said = f"has to have at most {MAX_KEY_ID_CHARACTERS} characters, all of them printable"
         wrong.append(FieldViolation("key_id", said))
-    kinds = {kind.value for kind in EntryKind} - {kind.value for kind in _SERVICE_ONLY}
-    if message.kind not in kinds:
+    if message.kind not in _WRITERS_KINDS:
         wrong.append(FieldViolation("kind", f"{message.kind} is not a kind that writers append"))
     if len(message.admit_record_id) != (ID_BYTES if message.kind in _OUTCOMES else 0):
         said = f"is for outcomes, which have to name what they are of in {ID_BYTES} bytes"
