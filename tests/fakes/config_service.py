@@ -74,7 +74,7 @@ class ConfigServicePlane:
             weights_sha256="a" * 64,
             tokenizer_sha256=self.artifacts.put(tiny_tokeniser_json()),
             chat_template_sha256=self.artifacts.put(CHAT_TEMPLATE.encode()),
-            context_tokens=2048,
+            context_tokens=32_768,
             end_token_id=2,
             pad_token_id=2,
             architecture=pool_pb2.Architecture(

@@ -38,6 +38,8 @@ async def nonce_tenants(mesh: ServedMesh, count: int) -> AsyncIterator[list[Nonc
     text = TextModelLoader(artifacts).load(
         artifacts.put(tiny_tokeniser_json()), artifacts.put(CHAT_TEMPLATE.encode())
     )
+    # Tenants are made where a pool serves them; each goes to its own with its first nonce.
+    await mesh.new_pool("before-the-first-nonce")
     async with open_channel(mesh.plane.etcd.target) as channel:
         writes = AnnouncedWrites(
             EtcdClient(channel),
