@@ -8,6 +8,7 @@ What grows with tenants is done in slices, so that a batch never waits for more 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ __all__ = ["LogStore", "Result", "origin_of"]
 
 _log = logging.getLogger(__name__)
 FOLD_BYTES = 32 << 20
+CLOSE_SECONDS = 1.0
 
 Result = Receipt | RecordConflictError | RecordForgottenError | LogDamagedError
 """What becomes of an entry."""
@@ -243,13 +245,14 @@ class LogStore:
             self._pass = None
         return self._pass is not None
 
-    def fold(self) -> None:
-        """Move everything from the journal into segments and remove the journal's files."""
-        while self.fold_slice():
+    def fold(self, end_seconds: float = math.inf) -> None:
+        """Move everything from the journal into segments and remove its files, or as much as there is time for."""
+        while self.fold_slice() and self._clock.monotonic_seconds() < end_seconds:
             pass
-        self.begin_fold()
-        while self.fold_slice():
-            pass
+        if self._pass is None:
+            self.begin_fold()
+            while self.fold_slice() and self._clock.monotonic_seconds() < end_seconds:
+                pass
 
     def fold_tenant(self, tenant_uid: str) -> bool:
         """Fold some of one log, ahead of its turn. Returns whether there is more to do."""
@@ -266,8 +269,9 @@ class LogStore:
         self._logs.close_idle(self._dirty, is_changed)
 
     def close(self) -> None:
-        """Fold and give up the directory."""
-        self.fold()
+        """Fold as much as a stop has time for, and give up the directory; the next start folds the rest."""
+        self.fold(self._clock.monotonic_seconds() + CLOSE_SECONDS)
+        self._journal.close()
         self._directory.release()
 
     def _recover(self) -> None:

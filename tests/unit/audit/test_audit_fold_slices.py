@@ -8,6 +8,7 @@ from services.audit import file_ops, fold, open_logs
 from services.audit.entry import EntryKind
 from services.audit.log import Receipt
 from services.audit.segments import fold_log, read_entries, segment_path
+from tests.fakes.manual_clock import ManualClock
 from tests.unit.audit.audit_state import abandon, entries_of, new_entry, open_store
 
 TENANTS = [f"tenant-{number}" for number in range(7)]
@@ -59,6 +60,26 @@ def test_a_start_folds_nothing_by_itself_and_several_in_a_row_lose_nothing(tmp_p
     assert {tenant_uid: admits(store, tenant_uid) for tenant_uid in TENANTS} == written
     store.close()
     assert list((tmp_path / "wal").iterdir()) == []
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_stop_folds_as_long_as_it_has_time_and_the_next_start_the_rest(tmp_path, monkeypatch, begun):
+    clock = ManualClock()
+    store = open_store(tmp_path, clock)
+    written: dict[str, list[bytes]] = {}
+    put_everywhere(store, written)
+    if begun:
+        store.begin_fold()
+    folded = []
+    monkeypatch.setattr(
+        "services.audit.fold.fold_log",
+        lambda *arguments: (clock.advance(0.6), folded.append(fold_log(*arguments)))[0],
+    )
+    store.close()
+    assert 0 < len(folded) < len(TENANTS)
+    store = open_store(tmp_path)
+    assert {tenant_uid: admits(store, tenant_uid) for tenant_uid in TENANTS} == written
+    store.close()
 
 
 def test_a_slice_folds_a_few_logs_and_the_last_removes_the_journal(tmp_path, monkeypatch):
