@@ -8,46 +8,9 @@ import pytest
 from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
 from services.router.pool import fifo
 from services.router.pool.fifo import FifoPool
-from services.router.pool.fifo_grant import FifoGrant
 from services.router.pool.pool import Cost
-from services.router.snapshot import PoolConfig
 from tests.fakes.mutants import mutant
-
-CONFIG = PoolConfig(
-    name="pools/p",
-    base_model="models/m",
-    dialect="TRTLLM_ENGINE",
-    server_model="tensorrt_llm",
-    targets=("a",),
-    concurrent_requests=2,
-    adapters=2,
-    kv_tokens=100,
-    queued_requests=3,
-    engine_sha256="e" * 64,
-    adapter_dtype="float16",
-    adapter_config_columns=4,
-    dedicated_to_uid=None,
-)
-COST = Cost(10, 10)
-
-
-def ready_pool(**changes) -> FifoPool:
-    pool = FifoPool(replace(CONFIG, **changes))
-    for target in pool.targets:
-        pool.probed(target, ready=True)
-    return pool
-
-
-async def waiting(pool: FifoPool, lora_id: int | None = None, cost: Cost = COST) -> asyncio.Task[FifoGrant]:
-    """A request that has joined the queue, or been served."""
-    task = asyncio.create_task(pool.acquire("t", cost, lora_id))
-    await asyncio.sleep(0)
-    return task
-
-
-async def settle() -> None:
-    for _ in range(3):
-        await asyncio.sleep(0)
+from tests.unit.router.fifo_pools import CONFIG, COST, ready_pool, settle, waiting
 
 
 async def test_order_of_arrival():
@@ -105,57 +68,6 @@ async def test_that_test_notices_a_place_that_is_not_handed_on(monkeypatch):
     kept = mutant(fifo, "waiter.granted.result().give_back()", "pass").FifoPool
     monkeypatch.setattr(FifoPool, "acquire", kept.acquire)
     assert await held_after_one_leaves_as_it_is_served() == 1
-
-
-async def small_ones_served_before_a_large_one() -> int:
-    """A steady stream of small requests beside one that needs most of the KV cache."""
-    pool = ready_pool(concurrent_requests=8)
-    running = [await pool.acquire("t", Cost(10, 10), None) for _ in range(5)]
-    large = await waiting(pool, cost=Cost(40, 40))
-    served = 0
-    while not large.done() and served < 200:
-        newcomer = await waiting(pool, cost=Cost(10, 10))
-        running.pop(0).give_back()
-        await settle()
-        if newcomer.done():
-            running.append(await newcomer)
-            served += 1
-        elif not running:
-            break
-        else:
-            newcomer.cancel()
-            await settle()
-    for grant in running:
-        grant.give_back()
-    (await large).give_back()
-    assert pool.in_flight == pool.queued == 0
-    assert pool._kept is None
-    return served
-
-
-async def test_a_large_request_is_overtaken_a_bounded_number_of_times():
-    assert await small_ones_served_before_a_large_one() <= fifo._MAX_OVERTAKES
-
-
-async def test_that_test_notices_a_pool_that_lets_everybody_overtake(monkeypatch):
-    monkeypatch.setattr(fifo, "_MAX_OVERTAKES", 10_000)
-    assert await small_ones_served_before_a_large_one() == 200
-
-
-async def test_an_endpoint_kept_for_one_who_leaves_is_everybodys_again(monkeypatch):
-    monkeypatch.setattr(fifo, "_MAX_OVERTAKES", 1)
-    pool = ready_pool(concurrent_requests=2)
-    held = await pool.acquire("t", Cost(10, 10), None)
-    large = await waiting(pool, cost=Cost(45, 45))
-    overtakes = await pool.acquire("t", Cost(10, 10), None)
-    overtakes.give_back()
-    newcomer = await waiting(pool, cost=Cost(10, 10))
-    assert not newcomer.done()
-    large.cancel()
-    await settle()
-    (await newcomer).give_back()
-    held.give_back()
-    assert pool.in_flight == 0
 
 
 async def test_a_place_is_given_back_once():
