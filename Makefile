@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-audit chaos clean
+.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-audit chaos fresh-clone clean
 
 help: ## show this list
 	@b= r=; if [ -t 1 ]; then b=$$(printf '\033[1m') r=$$(printf '\033[0m'); fi; \
@@ -60,6 +60,9 @@ bench-audit: venv ## measure durable audit entries a second, and their acks
 
 chaos: venv ## the long versions of the fault tests
 	@$(BIN)/pytest tests/chaos --run-chaos
+
+fresh-clone: ## `make up` twice in a clone with empty caches, against its bars (slow)
+	@$(PYTHON) scripts/fresh_clone.py
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
