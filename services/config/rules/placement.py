@@ -47,7 +47,11 @@ def _resolves(
 ) -> None:
     name = serving_pool(config, around.tenant_name, alias.base_model, around.pools)
     if not name:
-        what = "is not the one the tenant's pool serves" if config.pool else "is served by no pool this tenant may use"
+        what = (
+            "is not the one the tenant's pool serves"
+            if config.pool
+            else "is served by no pool this tenant may use"
+        )
         report(f"{where}.base_model", what)
         return
     version = bound_version(alias, around.adapters)

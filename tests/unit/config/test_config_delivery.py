@@ -161,7 +161,9 @@ async def sent_over_a_slow_line(plane, module, monkeypatch):
             stream.taken += 1
             if message.chunk.last:
                 break
-    for _ in range(3):  # one behind the last piece; with the next ones it is looked whether an answer is overdue
+    for _ in range(
+        3
+    ):  # one behind the last piece; with the next ones it is looked whether an answer is overdue
         await stream.next("heartbeat")
     await stream.answers.aclose()
     return kinds
