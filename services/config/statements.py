@@ -19,6 +19,7 @@ from services.config.state import State
 
 SIGNER_FILE = "config-signer"
 _PAUSE_SECONDS = 1.0
+_PAUSE_SECONDS_PER_RECORD = 1e-4
 _SAME_SECONDS = 1.0
 
 
@@ -84,6 +85,8 @@ class Statements:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            # A large state takes seconds to digest: routers that start are served first.
+            await asyncio.sleep(len(self._current.state.records) * _PAUSE_SECONDS_PER_RECORD)
             self._digested = await asyncio.to_thread(DigestedState, self._current.state)
             await asyncio.sleep(_PAUSE_SECONDS)
 
