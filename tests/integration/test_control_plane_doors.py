@@ -47,7 +47,7 @@ def every_reading(review, tenant_uid, key):
 
 
 async def refusal(call):
-    """The status of a stream nothing is sent on: a service that is there would wait for its first message."""
+    """The status of a stream that ends without a message: a service that is there would miss its first one."""
     return await asyncio.wait_for(call.code(), 5)
 
 
@@ -55,9 +55,11 @@ async def test_the_meshs_own_services_are_not_behind_the_operators_door(mesh, op
     channel = mesh.access.operations_channel
     for key in operators_keys:
         metadata = bearer(key)
-        call = discovery_rpc.ConfigDiscoveryServiceStub(channel).StreamSnapshots(metadata=metadata, timeout=5)
+        call = discovery_rpc.ConfigDiscoveryServiceStub(channel).StreamSnapshots(
+            iter([]), metadata=metadata, timeout=5
+        )
         assert await refusal(call) is grpc.StatusCode.UNIMPLEMENTED
-        append = append_rpc.AuditAppendServiceStub(channel).Append(metadata=metadata, timeout=5)
+        append = append_rpc.AuditAppendServiceStub(channel).Append(iter([]), metadata=metadata, timeout=5)
         assert await refusal(append) is grpc.StatusCode.UNIMPLEMENTED
         lease = quota_rpc.QuotaLeaseServiceStub(channel).LeaseQuotas(
             quota_pb.LeaseQuotasRequest(router="r", session_id="s"), metadata=metadata, timeout=5
