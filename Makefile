@@ -30,8 +30,8 @@ $(STAMP): pyproject.toml uv.lock | $(UV)
 up: venv ## run the whole mesh here, three demo tenants included
 	@$(BIN)/tenantry up
 
-test: venv ## run every test (T=path for a part)
-	@$(BIN)/pytest $(T)
+test: venv ## run every test, two at a time (T=path for a part)
+	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder $(T)
 
 lint: venv protos-check ## ruff, mypy --strict, import contracts, protos drift
 	@$(BIN)/ruff format --check .

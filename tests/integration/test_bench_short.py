@@ -31,7 +31,7 @@ async def test_a_few_requests_give_every_figure(tmp_path):
 
 
 async def test_a_small_control_plane_gives_every_figure(tmp_path):
-    plan = control_plane.Plan(tenants=40, routers=2, changes=3)
+    plan = control_plane.Plan(tenants=20, routers=1, changes=2)
     figures = await control_plane.measure(tmp_path, plan, lambda step: None)
     found = bars.rows(figures, measure_lookups(tmp_path / "lookups", [10, plan.tenants]), plan)
     assert all(
@@ -41,7 +41,7 @@ async def test_a_small_control_plane_gives_every_figure(tmp_path):
     )
     assert [row.name for row in found if row.bar is not None] == [
         "config service: start to serving",
-        "2 routers at once: start to serving",
+        "1 routers at once: start to serving",
         "router memory, the snapshot",
         "change committed to in force everywhere, p99",
         "their growth",
