@@ -177,10 +177,10 @@ async def spend_through_kills(plane, kills):
             await field.has_spent(f"r{number}")
         stopped = [await field.end(f"r{number}", kill=False) for number in range(ROUTERS)]
         assert all(log.read_bytes().endswith(quota_spender.GIVEN_BACK) for log in stopped)
-        field.start("last")
-        await field.has_spent("last")
         # The one wait for the clock: leases of the real service last that long.
         await asyncio.sleep(max(0.0, died + real_leases.LEASE_SECONDS + 1 - time.monotonic()))
+        field.start("last")
+        await field.has_spent("last")
         await field.end("last", kill=False)
         books = await field.check()
         # Everybody gave back what it held, and what the dead one held is used.
