@@ -14,7 +14,8 @@ init_grpc_aio()
 def pytest_collection_modifyitems(items):
     """Two workers share the run: a module stays whole, and with it its servers; what shares a server stays together."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_shared_server(item) or item.nodeid.partition("::")[0]))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_shared_server(item) or item.nodeid.partition("::")[0]))
 
 
 def _shared_server(item) -> str:

@@ -19,6 +19,8 @@ from tests.fakes.scripted_triton.recordings import (
 from tests.fakes.scripted_triton.scenarios import MODEL_NAME, SCENARIOS
 from tests.fakes.scripted_triton.script import Script
 
+pytestmark = pytest.mark.xdist_group("real_triton")  # one server for both files
+
 FRAMES = Frames()
 DESCRIPTIONS = {"model_config", "model_metadata"}
 

@@ -15,6 +15,8 @@ from tests.fakes.scripted_triton.recordings import tokens_of
 from tests.fakes.scripted_triton.scenarios import Exchange, adapter, by_id, infer_request, prompt, scalar
 from tests.fakes.scripted_triton.script import Script
 
+pytestmark = pytest.mark.xdist_group("real_triton")  # one server for both files
+
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 LONG = prompt(1000, end_token=None)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sys
 import weakref
 from contextlib import ExitStack
@@ -19,12 +18,6 @@ from services.config.etcd.client import EtcdClient
 from services.config.store import StoreUnavailableError
 
 ETCD = Path(sys.executable).with_name("etcd")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class EtcdProcess:

@@ -23,10 +23,10 @@ from services.cli.local.certificates import ensure_certificates
 from services.cli.local.edge.bootstrap import write
 from services.cli.local.edge.spec import EdgeSpec
 from services.cli.local.layout import StateLayout, open_layout
-from services.cli.local.ports import ANY, free_ports
 from services.cli.local.process import to_logs_only
 from services.cli.local.supervisor import Supervisor
 from tests.fakes.config_service import ConfigServicePlane
+from tests.fakes.ports import own_ports
 from tests.fakes.service_process import ServiceProcess
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
@@ -115,7 +115,7 @@ class ServedMesh:
     def _edge(self, layout: StateLayout) -> tuple[EdgeSpec, Path]:
         layout.edge_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         certificates = ensure_certificates(layout.edge_dir, dt.datetime.now(dt.UTC))
-        tenant_port, operations_port = free_ports([ANY, ANY])
+        tenant_port, operations_port = own_ports(2)
         jwks = (self._folder / "state" / "jwks.json").read_text()
         spec = EdgeSpec(
             tenant_port=tenant_port,

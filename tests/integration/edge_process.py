@@ -25,7 +25,6 @@ from services.cli.local.edge.doors import ADMIN, INFERENCE, REFLECTION, REVIEW
 from services.cli.local.edge.messages import bootstrap, hcm, pack
 from services.cli.local.edge.spec import EdgeLimits, EdgeSpec
 from services.cli.local.layout import StateLayout, open_layout
-from services.cli.local.ports import ANY, free_ports
 from services.cli.local.supervisor import Supervisor
 from services.common.tokens import (
     AUDIT_ISSUER,
@@ -35,6 +34,7 @@ from services.common.tokens import (
     TokenIssuer,
     new_signing_key_pem,
 )
+from tests.fakes.ports import own_ports
 
 ASK, EDIT, READ = f"{INFERENCE}Generate", f"{ADMIN}GetTenant", f"{REVIEW}ExportLog"
 STREAM = f"{INFERENCE}StreamGenerate"
@@ -171,7 +171,7 @@ class Edge:
         self, change: Change = lambda message: None, limits: EdgeLimits | None = None
     ) -> AsyncIterator[Edge]:
         """A second Envoy before the same echoes, its config changed; a change that changes nothing is an error."""
-        tenant_port, operations_port = free_ports([ANY, ANY])
+        tenant_port, operations_port = own_ports(2)
         folder = Path(tempfile.mkdtemp(prefix="edge-"))
         with open_layout(folder / "s") as layout:
             spec = replace(
@@ -269,7 +269,7 @@ async def _made(layout: StateLayout, routers: tuple[str, ...]) -> Edge:
     certificates = ensure_certificates(layout.edge_dir, dt.datetime.now(dt.UTC))
     config = TokenIssuer.from_pem(new_signing_key_pem(), CONFIG_ISSUER)
     audit = TokenIssuer.from_pem(new_signing_key_pem(), AUDIT_ISSUER)
-    tenant_port, operations_port = free_ports([ANY, ANY])
+    tenant_port, operations_port = own_ports(2)
     layout.logs_dir.mkdir()
     spec = EdgeSpec(
         tenant_port=tenant_port,

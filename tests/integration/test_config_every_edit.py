@@ -24,7 +24,7 @@ from services.audit.entry import Entry, EntryKind
 from services.common.grpc_channel import open_channel
 from tests.fakes.audit_service import AuditServicePlane
 from tests.fakes.config_service import ConfigServicePlane
-from tests.fakes.etcd_process import free_port
+from tests.fakes.ports import own_ports
 from tests.fakes.service_process import ServiceProcess
 
 pytestmark = pytest.mark.integration
@@ -60,7 +60,7 @@ class Two(ConfigServicePlane):
         self.services = [self._service(name) for name in ("one", "two")]
 
     def _service(self, name):
-        admin, metrics = f"unix:{self.folder}/{name}.sock", f"127.0.0.1:{free_port()}"
+        admin, metrics = f"unix:{self.folder}/{name}.sock", f"127.0.0.1:{own_ports(1)[0]}"
         settings = {
             "TENANTRY_CONFIG_ADMIN_LISTEN": admin,
             "TENANTRY_CONFIG_DISCOVERY_LISTEN": f"unix:{self.folder}/{name}-d.sock",

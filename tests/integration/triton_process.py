@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.fakes.ports import own_ports
 from triton_models.cpu_engine.launch import (
     MODEL_NAME,
     TwinSettings,
@@ -148,17 +148,6 @@ def outputs_of(response: Any) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 @contextmanager
 def running_twin(
     model: PreparedModel,
@@ -170,7 +159,7 @@ def running_twin(
 
     `overrides` are fields of `TwinSettings`; `sabotage` is Python added to this server's copy of the model.
     """
-    grpc_port, http_port, metrics_port = free_ports(3)
+    grpc_port, http_port, metrics_port = own_ports(3)
     settings = TwinSettings(
         model_directory=model.directory,
         state_directory=state_directory,
