@@ -17,7 +17,7 @@ from tests.fakes.mutants import mutant
 
 HOUR = span_at(Window.HOUR, 1_800_000_000)
 EXAMPLES = settings(
-    max_examples=500,
+    max_examples=300,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
