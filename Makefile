@@ -30,7 +30,6 @@ $(STAMP): pyproject.toml uv.lock | $(UV)
 up: venv ## run the whole mesh here, three demo tenants included
 	@$(BIN)/tenantry up
 
-# Test by test, in order: what waits and what works fall to either worker as they come.
 test: venv ## run every test, two at a time (T=path for a part)
 	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder $(T)
 

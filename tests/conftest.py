@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import pytest
 from grpc.aio import init_grpc_aio
 
 # gRPC stops its poller with the last server or channel and starts it again with the next. Held open here, so that
 # a server which a failing test leaves behind cannot make another test wait for that stop.
 init_grpc_aio()
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Two workers share the run: a module stays whole, and with it its servers; what shares a server stays together."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_shared_server(item) or item.nodeid.partition("::")[0]))
+
+
+def _shared_server(item) -> str:
+    info = getattr(item, "_fixtureinfo", None)
+    definitions = info.name2fixturedefs if info else {}
+    return next((name for name in ("mesh", "real_triton") if _of_the_session(definitions.get(name))), "")
+
+
+def _of_the_session(found) -> bool:
+    return bool(found) and found[-1].scope == "session"
