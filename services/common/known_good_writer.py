@@ -46,7 +46,7 @@ class KnownGoodWriter:
         take: Callable[[], Content | None],
         registry: CollectorRegistry,
         *,
-        settle_seconds: float = 0.0,
+        settle_seconds: Callable[[], float] = lambda: 0.0,
         every_seconds: float = EVERY_SECONDS,
     ) -> None:
         self._files = files
@@ -82,7 +82,7 @@ class KnownGoodWriter:
             except TimeoutError:
                 pass
             else:
-                await asyncio.sleep(self._settle_seconds)
+                await asyncio.sleep(self._settle_seconds())
             await self._save()
             await asyncio.sleep(self._every_seconds)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def forgo_collecting() -> None:
@@ -14,3 +16,15 @@ def forgo_collecting() -> None:
     # The young first, for what is garbage already would stay for ever; the old would take that tenth of a second.
     gc.collect(1)
     gc.freeze()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Make very many objects that live long, and no cycles: the collector would look at all of them over and over."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -24,6 +24,7 @@ from services.common.errors import (
 from services.config.current_state import CurrentState
 from services.config.metrics import ConfigMetrics
 from services.config.routers.registry import RouterRegistry, Session
+from services.config.shared_pieces import SharedPieces
 from services.config.snapshot_messages import delta, full
 from services.config.state import State
 from services.config.statements import Statements
@@ -86,6 +87,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         self._routers = routers
         self._statements = statements
         self._nonces = itertools.count(1)
+        self._pieces = SharedPieces()
 
     async def StreamSnapshots(
         self,
@@ -171,7 +173,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         delivery.sent = state
         self._metrics.snapshots.labels(kind="delta" if delivery.held else "full").inc()
         if delivery.held is None:
-            yield from full(state, delivery.nonce)
+            yield from full(state, delivery.nonce, self._pieces.of(state))
         else:
             touched = self._current.touched(delivery.held, state)
             yield from delta(delivery.held, state, delivery.nonce, touched)

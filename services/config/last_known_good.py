@@ -35,6 +35,7 @@ START_SECONDS = 1.0
 """How long etcd has to answer a service that starts."""
 _CLUSTER_FILE = "etcd-cluster-id"
 _REVISION_BYTES = 8
+_SETTLE_SECONDS_PER_ITEM = 1e-4
 _PARTS = 3
 """Of each item: key, revision, value."""
 
@@ -67,7 +68,9 @@ class LastKnownGood:
         self._items: dict[str, Stored] = {}
         self._known_revision = 0
         """The newest that was in force; it outlives etcd's history."""
-        self._writer = KnownGoodWriter(self._files, self._content, registry)
+        self._writer = KnownGoodWriter(
+            self._files, self._content, registry, settle_seconds=self._settle_seconds
+        )
         self._replaced = Counter(
             "tenantry_config_etcd_replaced_total",
             "Times etcd came back as another cluster, or at an older revision than was known.",
@@ -170,6 +173,10 @@ class LastKnownGood:
     def history_ended(self) -> None:
         """Etcd was restored or exchanged; how is told when it is listed."""
         self._follower.history_ended()
+
+    def _settle_seconds(self) -> float:
+        # A large file takes a second to write, after a large list: routers that start are served first.
+        return len(self._items) * _SETTLE_SECONDS_PER_ITEM
 
     def _content(self) -> Content | None:
         if not self._current.live.is_set() or not self._current.state.revision:

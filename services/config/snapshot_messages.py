@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
@@ -57,12 +58,6 @@ def owner_of(record: Record) -> str:
     return record.stored.tenant_uid if isinstance(record, AdapterRecord | CredentialRecord) else ""
 
 
-def full(state: State, nonce: str) -> Iterator[pb.StreamSnapshotsResponse]:
-    """A whole state."""
-    resources = (resource_of(key, record, state) for key, record in state.records.items())
-    yield from _chunks(resources, (), state.revision, nonce, pb.SNAPSHOT_KIND_FULL, 0)
-
-
 def delta(
     before: State, after: State, nonce: str, touched: frozenset[str] | None = None
 ) -> Iterator[pb.StreamSnapshotsResponse]:
@@ -90,7 +85,9 @@ def delta(
             if owner_of(record) in came_or_went and after.tenant_by_uid(owner_of(record)) is None
         }
     removed = sorted(gone)
-    yield from _chunks(changed, removed, after.revision, nonce, pb.SNAPSHOT_KIND_DELTA, before.revision)
+    yield from _messages(
+        _pieces(changed, removed), nonce, after.revision, pb.SNAPSHOT_KIND_DELTA, before.revision
+    )
 
 
 def _delta_of(
@@ -104,48 +101,72 @@ def _delta_of(
         if before.records.get(key) is not after.records[key]
     )
     removed = sorted(key for key in touched if key in before.records and key not in after.records)
-    yield from _chunks(changed, removed, after.revision, nonce, pb.SNAPSHOT_KIND_DELTA, before.revision)
+    yield from _messages(
+        _pieces(changed, removed), nonce, after.revision, pb.SNAPSHOT_KIND_DELTA, before.revision
+    )
 
 
-def _chunks(
-    resources: Iterable[pb.Resource | None],
-    removed: Iterable[str],
-    revision: int,
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one message holds of a snapshot."""
+
+    resources: tuple[pb.Resource, ...]
+    removed: tuple[str, ...]
+    last: bool
+
+
+def full_pieces(state: State) -> Iterator[Piece]:
+    """A whole state in pieces, each put together when it is asked for."""
+    return _pieces((resource_of(key, record, state) for key, record in state.records.items()), ())
+
+
+def full(
+    state: State, nonce: str, pieces: Iterable[Piece] | None = None
+) -> Iterator[pb.StreamSnapshotsResponse]:
+    """A whole state; its pieces may have been put together before."""
+    pieces = full_pieces(state) if pieces is None else pieces
+    return _messages(pieces, nonce, state.revision, pb.SNAPSHOT_KIND_FULL, 0)
+
+
+def _messages(
+    pieces: Iterable[Piece],
     nonce: str,
+    revision: int,
     kind: pb.SnapshotKind.ValueType,
     base_revision: int,
 ) -> Iterator[pb.StreamSnapshotsResponse]:
-    number = size = 0
-    held: list[pb.Resource] = []
-    gone: list[str] = []
-
-    def chunk(*, last: bool) -> pb.StreamSnapshotsResponse:
-        return pb.StreamSnapshotsResponse(
+    for number, piece in enumerate(pieces):
+        yield pb.StreamSnapshotsResponse(
             chunk=pb.SnapshotChunk(
                 nonce=nonce,
                 revision=revision,
                 kind=kind,
                 base_revision=base_revision,
                 chunk=number,
-                last=last,
-                resources=held,
-                removed=gone,
+                last=piece.last,
+                resources=piece.resources,
+                removed=piece.removed,
             )
         )
 
+
+def _pieces(resources: Iterable[pb.Resource | None], removed: Iterable[str]) -> Iterator[Piece]:
+    size = 0
+    held: list[pb.Resource] = []
+    gone: list[str] = []
     for item in removed:
         gone.append(item)
         size += len(item) + _KEY_OVERHEAD_BYTES
         if size >= CHUNK_BYTES:
-            yield chunk(last=False)
-            number, size, gone = number + 1, 0, []
+            yield Piece((), tuple(gone), last=False)
+            size, gone = 0, []
     for resource in resources:
         if resource is None:
             continue
         length = resource.ByteSize() + _KEY_OVERHEAD_BYTES
         if size and size + length > CHUNK_BYTES:
-            yield chunk(last=False)
-            number, size, held, gone = number + 1, 0, [], []
+            yield Piece(tuple(held), tuple(gone), last=False)
+            size, held, gone = 0, [], []
         held.append(resource)
         size += length
-    yield chunk(last=True)
+    yield Piece(tuple(held), tuple(gone), last=True)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from google.protobuf.message import DecodeError
 from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
 
+from services.common.long_lived import uncollected
 from services.config import layout
 from services.config.etcd.watch_state import Change
 from services.config.sealed_versions import open_in_force
@@ -145,7 +146,8 @@ class StateBuilder:
             for key in before.records.keys() | before.damaged
             if layout.LIVE + key not in items
         ]
-        return self._with(before, gone + changes, revision)
+        with uncollected():
+            return self._with(before, gone + changes, revision)
 
     def changed(self, before: State, changes: Iterable[Change], revision: int) -> State:
         """The state after whole revisions; a mere sign of progress keeps the records, as the same object."""

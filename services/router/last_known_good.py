@@ -79,7 +79,7 @@ class LastKnownGood:
         self._held: tuple[int, Resources] | None = None
         self._stated: tuple[Statement, SignedStatement] | None = None
         self._kept: _Kept | None = None
-        self._writer = KnownGoodWriter(files, self._content, registry, settle_seconds=SETTLE_SECONDS)
+        self._writer = KnownGoodWriter(files, self._content, registry, settle_seconds=lambda: SETTLE_SECONDS)
         from_file = Gauge(
             "tenantry_config_from_file",
             "1 while the config in force is out of the last known good file.",

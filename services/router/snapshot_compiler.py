@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tenantry.config.v1 import config_discovery_service_pb2, credential_pb2, pool_pb2, tenant_pb2
 
+from services.common.long_lived import uncollected
 from services.router.snapshot import BaseModel, KeyRecord, PoolConfig, Snapshot
 from services.router.tenant_compiler import DIALECTS, Catalog, compile_tenant
 from services.router.text_model import TextModel
@@ -71,7 +72,8 @@ def compile_snapshot(
         or _shared(before, resources, touched)
         or _usable_now(before, resources, load_text_model)
     ):
-        compiled = _everything(revision, resources, load_text_model, reasons)
+        with uncollected():
+            compiled = _everything(revision, resources, load_text_model, reasons)
     else:
         compiled = _changed(revision, resources, before, touched, reasons)
     if reasons:

@@ -41,6 +41,25 @@ def test_that_test_notices_garbage_that_is_frozen():
     assert not is_gone(mutant(long_lived, "gc.collect(1)", "pass"))
 
 
+def test_the_collector_is_off_for_as_long_as_objects_are_made_even_if_that_fails():
+    gc.enable()
+
+    def fail():
+        with long_lived.uncollected():
+            assert not gc.isenabled()
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_off_stays_off():
+    with long_lived.uncollected():
+        pass
+    assert not gc.isenabled()
+
+
 def test_what_lives_is_not_looked_at_any_more():
     long_lived.forgo_collecting()
     assert gc.get_freeze_count() > 1000

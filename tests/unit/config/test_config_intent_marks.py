@@ -34,8 +34,8 @@ class Watching:
         self.follower.replace(*await self.plane.store.list(layout.LIVE))
         return self
 
-    def inc(self):
-        self.alarms += 1
+    def inc(self, alarms=1):
+        self.alarms += alarms
 
     def seen(self, intent_id, revision):
         self.concluded.append(revision)
@@ -134,6 +134,17 @@ async def alarms_of_a_start_after(plane, changes=announced):
 async def test_what_was_put_without_a_mark_meanwhile_is_told_at_the_next_start(plane):
     assert (await Watching(plane).lists()).alarms == 0
     assert await alarms_of_a_start_after(plane) == 1
+
+
+async def test_an_etcd_filled_by_somebody_else_is_counted_whole_and_told_in_few_lines(plane, caplog):
+    for number in range(500):
+        key = layout.pool_key(f"evil-{number}")
+        revision = plane.store.put({key: pool_pb2.Pool(name=f"pools/evil-{number}").SerializeToString()})
+    caplog.clear()
+    assert (await Watching(plane).lists()).alarms == 500
+    told = [record.message for record in caplog.records if "ALARM" in record.message]
+    assert len(told) < 30
+    assert f"480 more revisions up to {revision}" in told[-1]
 
 
 async def test_that_test_notices_a_start_that_checks_nothing(plane):

@@ -1,0 +1,160 @@
+"""Routers that start together share one encoding of the state, and none of it stays when they have it."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tenantry.config.v1 import pool_pb2
+
+from services.config import layout, shared_pieces, snapshot_messages
+from services.config.sealing import TenantKeys
+from services.config.snapshot_messages import full
+from services.config.state import State, StateBuilder
+from services.config.store import Stored
+from tests.fakes.mutants import mutant
+
+BUILDER = StateBuilder(TenantKeys(b"r" * 32))
+
+
+def state_of(pools: int, revision: int, server_model: str = "m") -> State:
+    value = pool_pb2.Pool(server_model=server_model).SerializeToString()
+    items = {layout.pool_key(f"p{number:03d}"): Stored(value, revision) for number in range(pools)}
+    return BUILDER.full(items, revision, State())
+
+
+@pytest.fixture(autouse=True)
+def one_resource_a_piece(monkeypatch):
+    monkeypatch.setattr(snapshot_messages, "CHUNK_BYTES", 1)
+
+
+class Encoded:
+    """Counts what is put together, and knows how much of it is still there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module=shared_pieces) -> None:
+        self.count = 0
+        self._alive: weakref.WeakSet[object] = weakref.WeakSet()
+        made = snapshot_messages.full_pieces
+
+        class Watched:
+            """A piece that can be referred to weakly."""
+
+            def __init__(self, piece):
+                self.resources, self.removed, self.last = piece.resources, piece.removed, piece.last
+
+        def watched(state):
+            for piece in made(state):
+                self.count += 1
+                one = Watched(piece)
+                self._alive.add(one)
+                yield one
+
+        monkeypatch.setattr(module, "full_pieces", watched)
+
+    @property
+    def alive(self) -> int:
+        return len(self._alive)
+
+
+def take(pieces, count):
+    """Like a router that gets so far; it holds on to nothing that it was sent."""
+    for _ in islice(pieces, count):
+        pass
+
+
+def test_ten_routers_in_step_cost_one_encoding(monkeypatch):
+    encoded, shared, state = Encoded(monkeypatch), shared_pieces.SharedPieces(), state_of(40, 7)
+    routers = [shared.of(state) for _ in range(10)]
+    for _ in range(40):
+        for router in routers:
+            take(router, 1)
+    assert encoded.count == 40
+
+
+def test_one_that_starts_while_another_is_nearly_done_is_sent_the_same_from_the_first_piece(monkeypatch):
+    encoded, shared, state = Encoded(monkeypatch), shared_pieces.SharedPieces(), state_of(40, 7)
+    ahead = shared.of(state)
+    take(ahead, 39)
+    late = list(full(state, "n", shared.of(state)))
+    assert [m.SerializeToString() for m in late] == [m.SerializeToString() for m in full(state, "n")]
+    assert [piece.last for piece in ahead] == [True]
+    assert encoded.count == 40
+
+
+def left_over(monkeypatch, module) -> int:
+    encoded, shared, state = Encoded(monkeypatch, module), module.SharedPieces(), state_of(40, 7)
+    first, second = shared.of(state), shared.of(state)
+    take(first, 40)
+    take(second, 17)
+    assert encoded.alive == 40
+    # One was sent everything, one hung up.
+    del first
+    second.close()
+    del second
+    return encoded.alive
+
+
+def test_nothing_is_kept_once_every_router_has_it_or_is_gone(monkeypatch):
+    gc.disable()
+    try:
+        assert left_over(monkeypatch, shared_pieces) == 0
+    finally:
+        gc.enable()
+
+
+def test_that_test_notices_pieces_that_are_kept(monkeypatch):
+    keeping = mutant(shared_pieces, "weakref.ref(pieces)", "lambda: pieces")
+    assert left_over(monkeypatch, keeping) == 40
+
+
+def kept_for_slow_routers(monkeypatch, module) -> int:
+    """Ten states come and go; of each, one router has taken ten pieces of forty and stopped reading."""
+    encoded, shared = Encoded(monkeypatch, module), module.SharedPieces()
+    slow = []
+    for revision in range(10):
+        router = shared.of(state_of(40, revision + 1))
+        take(router, 10)
+        slow.append(router)
+    alive = encoded.alive
+    for router in slow:
+        assert len(list(router)) == 30
+    return alive
+
+
+def test_slow_routers_at_older_states_keep_a_piece_each(monkeypatch):
+    assert kept_for_slow_routers(monkeypatch, shared_pieces) <= 9 + 10
+
+
+def test_that_test_notices_older_states_that_are_kept_whole(monkeypatch):
+    keeping = mutant(shared_pieces, "                pieces.close()\n", "                pass\n")
+    assert kept_for_slow_routers(monkeypatch, keeping) == 100
+
+
+def test_a_state_whose_revision_alone_moved_is_shared_and_another_one_is_not(monkeypatch):
+    encoded, shared, state = Encoded(monkeypatch), shared_pieces.SharedPieces(), state_of(3, 7)
+    first = shared.of(state)
+    take(first, 1)
+    moved = list(full(BUILDER.changed(state, [], 9), "n", shared.of(BUILDER.changed(state, [], 9))))
+    assert (encoded.count, {message.chunk.revision for message in moved}) == (3, {9})
+    other = list(full(state_of(3, 9, "other"), "n", shared.of(state_of(3, 9, "other"))))
+    assert [r.pool.server_model for m in other for r in m.chunk.resources] == ["other"] * 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5), st.booleans()), max_size=40))
+def test_however_routers_come_and_read_each_is_sent_its_whole_state(steps):
+    shared, states = shared_pieces.SharedPieces(), [state_of(4, revision + 1) for revision in range(2)]
+    reading: dict[int, tuple[State, list, object]] = {}
+    newest = 0
+    for router, count, moves in steps:
+        newest = newest or int(moves)
+        if router not in reading:
+            reading[router] = (states[newest], [], shared.of(states[newest]))
+        _, got, pieces = reading[router]
+        got.extend(islice(pieces, count))
+    for state, got, pieces in reading.values():
+        sent = [message.SerializeToString() for message in full(state, "n", [*got, *pieces])]
+        assert sent == [message.SerializeToString() for message in full(state, "n")]
