@@ -133,12 +133,8 @@ class OutageRun:
             for number in range(refusing)
         ]
         await mesh.propagated()
-        run = cls(mesh, served, refused)
-        async with asyncio.timeout(20):
-            in_a_row = 0
-            while in_a_row < 3 * len(mesh.routers):
-                in_a_row = in_a_row + 1 if not (await run._ask(served[0][1], refusing=False)).error else 0
-        return run
+        await mesh.serves(served[0][1])
+        return cls(mesh, served, refused)
 
     async def _ask(self, key: str, *, refusing: bool) -> Asked:
         stub = self._mesh.stubs[next(self._turns) % len(self._mesh.stubs)]

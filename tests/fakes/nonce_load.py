@@ -52,24 +52,8 @@ async def nonce_tenants(mesh: ServedMesh, count: int) -> AsyncIterator[list[Nonc
         ]
         await mesh.propagated(max(tenant.revision for tenant in tenants))
         for tenant in tenants:
-            await _served(mesh, tenant)
+            await mesh.serves(tenant.secret)
         yield tenants
-
-
-async def _served(mesh: ServedMesh, tenant: NonceTenant) -> None:
-    """Wait until every router has probed the tenant's pool."""
-    in_a_row = 0
-    async with asyncio.timeout(20):
-        while in_a_row < 2 * len(mesh.routers):
-            try:
-                await mesh.stubs[in_a_row % len(mesh.stubs)].Generate(
-                    question(QUESTION), metadata=bearer(tenant.secret), timeout=5
-                )
-            except grpc.RpcError:
-                in_a_row = 0
-                await asyncio.sleep(0.05)
-            else:
-                in_a_row += 1
 
 
 @dataclass

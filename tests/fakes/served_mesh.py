@@ -29,6 +29,7 @@ from tests.fakes.config_service import ConfigServicePlane
 from tests.fakes.ports import own_ports
 from tests.fakes.service_process import ServiceProcess
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
+from tests.integration.mesh_access import bearer, question
 
 MODEL = "models/m"
 FIRST_TOKEN, VOCABULARY_TOKENS, ANSWER_TOKENS, END_TOKEN = 3, 97, 6, 2
@@ -123,7 +124,7 @@ class ServedMesh:
             certificate_path=certificates.certificate_path,
             key_path=certificates.key_path,
             admin_socket=layout.socket("envoy-admin"),
-            access_log_path=layout.logs_dir / "access.log",
+            access_log_path=layout.access_log_path,
             router_sockets=tuple(
                 self._folder / f"r{number}.sock" for number in range(1, len(self.routers) + 1)
             ),
@@ -195,6 +196,20 @@ class ServedMesh:
         )
         key = await self.plane.call("CreateKey", admin_pb.CreateKeyRequest(parent=made.name))
         return made, key.secret
+
+    async def serves(self, key: str) -> None:
+        """Wait until a key's requests are answered whichever router they come to: each probes its pools first."""
+        in_a_row = 0
+        async with asyncio.timeout(20):
+            while in_a_row < 3 * len(self.routers):
+                stub = self.stubs[in_a_row % len(self.stubs)]
+                try:
+                    await stub.Generate(question("hello"), metadata=bearer(key), timeout=5)
+                except grpc.RpcError:
+                    in_a_row = 0
+                    await asyncio.sleep(0.05)
+                else:
+                    in_a_row += 1
 
     @property
     def router_targets(self) -> list[str]:

@@ -277,7 +277,7 @@ async def _made(layout: StateLayout, routers: tuple[str, ...]) -> Edge:
         certificate_path=certificates.certificate_path,
         key_path=certificates.key_path,
         admin_socket=layout.socket("envoy-admin"),
-        access_log_path=layout.logs_dir / "access.log",
+        access_log_path=layout.access_log_path,
         router_sockets=tuple(layout.socket(name) for name in routers),
         config_admin_socket=layout.socket("config"),
         audit_review_socket=layout.socket("audit"),

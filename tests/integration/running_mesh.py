@@ -14,7 +14,6 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import tenant_pb2
-from tenantry.inference.v1 import inference_service_pb2 as inference_pb
 from typer.testing import CliRunner, Result
 
 from services.cli.clients.admin import AdminClient
@@ -119,21 +118,6 @@ class RunningMesh:
         """Wait until every router has a revision."""
         answer = await self.admin("WaitForPropagation", admin_pb.WaitForPropagationRequest(revision=revision))
         assert answer.complete, answer
-
-    async def alias(self, tenant: str, alias: str) -> None:
-        """Give a tenant one more model alias, and wait until it is in force."""
-        read = await self.admin("GetTenant", admin_pb.GetTenantRequest(name=f"tenants/{tenant}"))
-        read.config.models.add(alias=alias, base_model=f"models/{MODEL}")
-        read.config.default_model = read.config.default_model or read.config.models[0].alias
-        await self.admin("UpdateTenant", admin_pb.UpdateTenantRequest(tenant=read))
-
-        async def listed() -> bool:
-            answer = await self.access.inference.ListModels(
-                inference_pb.ListModelsRequest(), metadata=bearer(self.key(tenant)), timeout=5
-            )
-            return any(model.model == alias for model in answer.models)
-
-        await self.until(listed, True)
 
     async def metric(self, process: str, name: str, **labels: str) -> float:
         """The sum of a process's samples of a name that carry these labels."""

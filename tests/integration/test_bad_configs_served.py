@@ -53,7 +53,7 @@ async def test_no_router_applies_anything_of_200_bad_configs(mesh):
             seen.add((got.provenance.config_version, got.provenance.config_sha256))
             turn += 1
 
-    await served(mesh, key)
+    await mesh.serves(key)
     (before,) = await revisions(mesh)
     asking, refusals = asyncio.create_task(keep_asking()), 0
     for place, bad in enumerate(bad_configs(200, SEED)):
@@ -81,16 +81,3 @@ async def test_no_router_applies_anything_of_200_bad_configs(mesh):
     await mesh.propagated(edited.revision)
     got = await mesh.stubs[0].Generate(question("hello"), metadata=bearer(key), timeout=10)
     assert got.provenance.config_version == edited.config_version
-
-
-async def served(mesh, key) -> None:
-    """Wait until every router has probed the pool."""
-    async with asyncio.timeout(20):
-        in_a_row = 0
-        while in_a_row < 3 * len(mesh.routers):
-            try:
-                await mesh.stubs[in_a_row % 3].Generate(question("hello"), metadata=bearer(key), timeout=5)
-            except grpc.RpcError:
-                in_a_row = 0
-            else:
-                in_a_row += 1

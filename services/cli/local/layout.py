@@ -77,8 +77,13 @@ class StateLayout:
 
     @property
     def logs_dir(self) -> Path:
-        """One log file a process."""
+        """One log file a process; those that are full have another one beside them, with the lines before."""
         return self.state_dir / "logs"
+
+    @property
+    def access_log_path(self) -> Path:
+        """A line for every request at the edge, written by Envoy itself."""
+        return self.logs_dir / "access.log"
 
     @property
     def operator_key_path(self) -> Path:

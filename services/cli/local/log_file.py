@@ -1,4 +1,4 @@
-"""One process's log on disk. A full disk loses lines, never the process."""
+"""One process's log on disk. A full disk loses lines, never the process; a long run does not fill it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+MAX_BYTES = 16 << 20
+
+
+def older(path: Path) -> Path:
+    """Where the lines before those of a log are: `<name>.1`."""
+    return path.with_name(f"{path.name}.1")
+
+
+def begin_anew(path: Path, max_bytes: int = MAX_BYTES) -> None:
+    """Before a run: a log that another program writes itself, and never ends, makes room when it is full."""
+    if path.exists() and path.stat().st_size >= max_bytes:
+        path.replace(older(path))
+
 
 class LogFile:
     """Appends lines as long as the disk takes them; use as a context manager.
 
+    A file that is full takes the place of the one before it, and an empty one begins.
+
     Args:
         path: made if it is not there.
         complain: told once when lines begin to be lost, and again after some were kept in between.
+        max_bytes: of each of the two files, give or take a line.
     """
 
-    def __init__(self, path: Path, complain: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, complain: Callable[[str], None], max_bytes: int = MAX_BYTES) -> None:
         self._path = path
         self._complain = complain
+        self._max_bytes = max_bytes
         self._file: BinaryIO | None = None
         self._losing = False
 
@@ -30,8 +47,7 @@ class LogFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it."""
-        if self._file is not None:
-            self._file.close()
+        self._close()
 
     def write(self, line: bytes) -> None:
         """Keep a line if that is possible."""
@@ -39,9 +55,17 @@ class LogFile:
             if self._file is None:
                 self._file = self._path.open("ab", buffering=0)
             self._file.write(line)
+            if self._file.tell() >= self._max_bytes:
+                self._close()
+                self._path.replace(older(self._path))
         except OSError as error:
             if not self._losing:
                 self._complain(f"{self._path} takes no lines: {error.strerror}")
             self._losing = True
         else:
             self._losing = False
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()

@@ -15,6 +15,7 @@ from services.cli.local.certificates import Certificates, ensure_certificates
 from services.cli.local.edge.bootstrap import write
 from services.cli.local.edge.spec import EdgeSpec
 from services.cli.local.layout import StateLayout
+from services.cli.local.log_file import begin_anew
 from services.cli.local.ports import LOOPBACK
 from services.cli.local.preparation import prepare_model
 from services.cli.local.process import Show, to_logs_only
@@ -123,6 +124,7 @@ class LocalMesh:
         layout = self.layout
         layout.edge_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         certificates = ensure_certificates(layout.edge_dir, dt.datetime.now(dt.UTC))
+        begin_anew(layout.access_log_path)
         path = layout.edge_dir / "bootstrap.pb"
         spec = EdgeSpec(
             tenant_port=self.ports.tenant,
@@ -130,7 +132,7 @@ class LocalMesh:
             certificate_path=certificates.certificate_path,
             key_path=certificates.key_path,
             admin_socket=layout.socket("envoy-admin"),
-            access_log_path=layout.logs_dir / "access.log",
+            access_log_path=layout.access_log_path,
             router_sockets=tuple(layout.socket(name) for name in self._routers),
             config_admin_socket=layout.socket("config-admin"),
             audit_review_socket=layout.socket("audit-review"),

@@ -25,12 +25,6 @@ def reserved_ports(wanted: Sequence[int]) -> Iterator[list[int]]:
         yield [_reserve(stack, port) for port in wanted]
 
 
-def free_ports(wanted: Sequence[int]) -> list[int]:
-    """Ports that are free now, all different; whoever needs one should bind it soon."""
-    with reserved_ports(wanted) as ports:
-        return ports
-
-
 def _reserve(stack: ExitStack, wanted: int) -> int:
     with ExitStack() as attempt:
         try:

@@ -135,6 +135,8 @@ def router(layout: StateLayout, ports: Ports, name: str) -> ProcessSpec:
         "audit_target": layout.target("audit-append"),
         "artifact_dir": layout.artifact_dir,
         "jwks_path": layout.config_dir / "jwks.json",
+        # The config service makes it before it is ready, and routers start after that.
+        "config_signer_path": layout.config_dir / "config-signer",
         "state_dir": layout.router_dir(name),
         "drain_seconds": "1.0",
     }
