@@ -89,7 +89,9 @@ def test_what_follows_the_end_is_refused():
         unseal(KEY, PATH, sealed() + b"\x00")
 
 
-@pytest.mark.parametrize("data", [b"not one of ours at all", sealed().replace(b"-v1\n", b"-v2\n", 1)])
+@pytest.mark.parametrize(
+    "data", [b"not one of ours at all", sealed().replace(b"-v1\n", b"-v2\n", 1)], ids=["foreign", "version 2"]
+)
 def test_another_format_is_refused(data):
     with pytest.raises(UnknownFormatError):
         unseal(KEY, PATH, data)
