@@ -17,6 +17,7 @@ from services.cli.conversation import AskingOptions, Conversation
 from services.cli.documents import to_plain
 from services.cli.errors import CommandError, UsageError
 from services.cli.failure import report
+from services.cli.interruption import run_interruptibly
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.output import Output
@@ -96,7 +97,7 @@ class Session:
             async with self._client as client:
                 await self._answer(client, question)
 
-        self._runner.run(run())
+        run_interruptibly(self._runner, run())
 
     def converse(self, prompt: str, read_line: Callable[[str], str]) -> None:
         """Answer questions until the person leaves."""
@@ -105,7 +106,7 @@ class Session:
         try:
             while (question := self._next_question(prompt, read_line)) is not None:
                 try:
-                    self._runner.run(self._answer(client, question))
+                    run_interruptibly(self._runner, self._answer(client, question))
                 except KeyboardInterrupt:
                     self._output.line("")
                     self._output.note("Cancelled.")
