@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 from grpc.aio import init_grpc_aio
+from hypothesis import settings
 
 # gRPC stops its poller with the last server or channel and starts it again with the next. Held open here, so that
 # a server which a failing test leaves behind cannot make another test wait for that stop.
 init_grpc_aio()
+
+# How long an example takes says how busy the machine and its disk are.
+settings.register_profile("tenantry", deadline=None)
+settings.load_profile("tenantry")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

@@ -55,6 +55,7 @@ class KnownGoodWriter:
         self._every_seconds = every_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="last-known-good")
         self._changed = asyncio.Event()
+        self._saving = asyncio.Lock()
         self._finished = False
         self._written_unix_ms = 0
         self._failures = Counter(
@@ -98,6 +99,11 @@ class KnownGoodWriter:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _save(self) -> None:
+        # A clean stop may come as `run` wakes: what one of them writes, the other does not write again.
+        async with self._saving:
+            await self._save_news()
+
+    async def _save_news(self) -> None:
         content = None if self._finished else self._take()
         if content is None:
             return

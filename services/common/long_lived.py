@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from threading import Lock
 
 
 def forgo_collecting() -> None:
@@ -18,13 +18,34 @@ def forgo_collecting() -> None:
     gc.freeze()
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Make very many objects that live long, and no cycles: the collector would look at all of them over and over."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+class _Off:
+    """The collector, off for as long as somebody is in here; of several threads the last to leave turns it on again."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._was_on = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._was_on:
+                gc.enable()
+
+
+_off = _Off()
+
+
+def uncollected() -> AbstractContextManager[None]:
+    """While very many objects are made that live long, and no cycles: the collector would look at them over and over.
+
+    It is off for the whole process meanwhile.
+    """
+    return _off

@@ -58,8 +58,13 @@ class SharedPieces:
         return _read(pieces, pieces.first)
 
 
-def _read(pieces: _Pieces, link: _Link) -> Iterator[Piece]:  # noqa: ARG001 - held, for others to start from
+def _read(pieces: _Pieces, link: _Link) -> Iterator[Piece]:
     yield link.piece
     while not link.piece.last:
-        link = link.next()
+        try:
+            link = link.next()
+        except BaseException:
+            # What failed cannot go on: whoever starts next starts anew.
+            pieces.close()
+            raise
         yield link.piece

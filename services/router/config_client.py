@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 # Heartbeats come every 0.5 s.
 _SILENCE_SECONDS = 5.0
+_REPORT_SECONDS = 0.25
 _BACKOFF_BASE_SECONDS = 0.1
 _BACKOFF_CAP_SECONDS = 2.0
 _MAX_REASONS = 100
@@ -124,6 +125,7 @@ class ConfigClient:
     async def _read(self, call: Any, assembled: asyncio.Queue[Assembled], backoff: Backoff) -> NoReturn:
         assembler = SnapshotAssembler()
         follows_etcd = False
+        loop, report_due = asyncio.get_running_loop(), 0.0
         while True:
             try:
                 async with asyncio.timeout(_SILENCE_SECONDS):
@@ -138,7 +140,10 @@ class ConfigClient:
                 if etcd_silence_seconds is not None:
                     self._state.heard(etcd_silence_seconds)
                 backoff.reset()
-                await self._report(call)
+                # One comes before every snapshot, too: among many changes, answers to all would cost more than those.
+                if loop.time() >= report_due:
+                    report_due = loop.time() + _REPORT_SECONDS
+                    await self._report(call)
                 continue
             if message.HasField("statement"):
                 if self._on_statement is not None:

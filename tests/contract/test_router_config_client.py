@@ -150,6 +150,20 @@ async def test_a_delta_builds_on_what_is_held(followed):
     assert followed.state.snapshot().tenants == {}
 
 
+async def answered_of_20_heartbeats(followed: Followed) -> int:
+    reports, beats = followed.service.reports, followed.service.heartbeats
+    await until(lambda: followed.service.heartbeats >= beats + 20)
+    return followed.service.reports - reports
+
+
+async def test_a_heartbeat_is_answered_and_not_those_that_come_soon_after(followed, monkeypatch):
+    await until(lambda: followed.service.reports)
+    monkeypatch.setattr(config_client, "_REPORT_SECONDS", 0.0)
+    assert await answered_of_20_heartbeats(followed) > 10
+    monkeypatch.setattr(config_client, "_REPORT_SECONDS", 60.0)
+    assert await answered_of_20_heartbeats(followed) <= 2
+
+
 async def test_outcomes_flow_back(followed):
     for outcome in ("ok", "ok", "RATE_LIMITED"):
         followed.outcomes.count("uid-acme", 3, outcome)

@@ -187,7 +187,7 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
         self.silent = False
         self.etcd_connected = True
         self.etcd_silence_ms = 0
-        self.reports = 0
+        self.reports = self.heartbeats = 0
         self._to_send: list[pb.SnapshotChunk] = []
         self._revision = 0
         self._pushed = asyncio.Condition()
@@ -241,6 +241,7 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
             await asyncio.gather(reading, return_exceptions=True)
 
     def _heartbeat(self) -> pb.Heartbeat:
+        self.heartbeats += 1
         return pb.Heartbeat(
             revision=self._revision,
             etcd_connected=self.etcd_connected,

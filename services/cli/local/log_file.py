@@ -38,6 +38,7 @@ class LogFile:
         self._max_bytes = max_bytes
         self._file: BinaryIO | None = None
         self._losing = False
+        self._stuck = False
 
     def __enter__(self) -> Self:
         """Nothing yet: the first line opens the file."""
@@ -55,15 +56,25 @@ class LogFile:
             if self._file is None:
                 self._file = self._path.open("ab", buffering=0)
             self._file.write(line)
-            if self._file.tell() >= self._max_bytes:
-                self._close()
-                self._path.replace(older(self._path))
+            full = self._file.tell() >= self._max_bytes
         except OSError as error:
             if not self._losing:
                 self._complain(f"{self._path} takes no lines: {error.strerror}")
             self._losing = True
         else:
             self._losing = False
+            if full and not self._stuck:
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        try:
+            self._path.replace(older(self._path))
+        except OSError as error:
+            # Once: every line would try again.
+            self._stuck = True
+            self._complain(f"{self._path} is full and goes on growing: {error.strerror}")
+        else:
+            self._close()
 
     def _close(self) -> None:
         file, self._file = self._file, None

@@ -54,6 +54,17 @@ def test_the_collector_is_off_for_as_long_as_objects_are_made_even_if_that_fails
     assert gc.isenabled()
 
 
+def test_of_two_threads_at_it_the_last_to_leave_turns_the_collector_on_again():
+    gc.enable()
+    first, second = long_lived.uncollected(), long_lived.uncollected()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
+    assert gc.isenabled()
+
+
 def test_a_collector_that_was_off_stays_off():
     with long_lived.uncollected():
         pass

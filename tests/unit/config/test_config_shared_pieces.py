@@ -134,6 +134,50 @@ def test_that_test_notices_older_states_that_are_kept_whole(monkeypatch):
     assert kept_for_slow_routers(monkeypatch, keeping) == 100
 
 
+def test_between_a_fast_router_and_a_slow_one_lies_what_an_older_state_keeps(monkeypatch):
+    encoded, shared = Encoded(monkeypatch), shared_pieces.SharedPieces()
+    older = state_of(40, 1)
+    slow, fast = shared.of(older), shared.of(older)
+    take(slow, 5)
+    take(fast, 25)
+    # What lies behind both is kept for others to start from, until there is a newer state.
+    assert encoded.alive == 25
+    newest = shared.of(state_of(40, 2))
+    take(newest, 1)
+    assert encoded.alive == 21 + 1
+    take(slow, 20)
+    assert encoded.alive == 1 + 1
+
+
+def started_after_a_failure(monkeypatch, module) -> int:
+    """Putting a piece together fails once, while one router is ahead of another; then a third one starts."""
+    made, failures = snapshot_messages.full_pieces, iter([True])
+
+    def failing_once(state):
+        for number, piece in enumerate(made(state)):
+            if number == 20 and next(failures, False):
+                raise MemoryError
+            yield piece
+
+    monkeypatch.setattr(module, "full_pieces", failing_once)
+    shared, state = module.SharedPieces(), state_of(40, 7)
+    behind, ahead = shared.of(state), shared.of(state)
+    take(behind, 1)
+    with pytest.raises(MemoryError):
+        take(ahead, 40)
+    return len(list(shared.of(state)))
+
+
+def test_what_fails_once_ends_the_streams_it_failed_and_no_later_one(monkeypatch):
+    assert started_after_a_failure(monkeypatch, shared_pieces) == 40
+
+
+def test_that_test_notices_a_failure_that_is_kept(monkeypatch):
+    keeping = mutant(shared_pieces, "            pieces.close()\n            raise\n", "            raise\n")
+    with pytest.raises(RuntimeError):
+        started_after_a_failure(monkeypatch, keeping)
+
+
 def test_a_state_whose_revision_alone_moved_is_shared_and_another_one_is_not(monkeypatch):
     encoded, shared, state = Encoded(monkeypatch), shared_pieces.SharedPieces(), state_of(3, 7)
     first = shared.of(state)
