@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import NoReturn
 
 from services.common.errors import Reason, UnavailableError
 from services.router.pool.fifo import FifoPool
 from services.router.pool.pool import Pool
-from services.router.pool.probing import Probe, probe_endpoint
+from services.router.pool.probing import Probe, Served, probe_endpoint
 from services.router.snapshot import PoolConfig, Snapshot
 
 
@@ -19,6 +20,10 @@ class PoolDirectory:
         self._probe = probe
         self._pools: dict[str, tuple[PoolConfig, FifoPool]] = {}
         self._changed = asyncio.Event()
+        self._sharing: dict[Served, set[FifoPool]] = {}
+        """The pools that are told what a probe finds."""
+        self._found: dict[Served, bool] = {}
+        """What the newest probe found."""
 
     def configure(self, snapshot: Snapshot) -> None:
         """Follow a snapshot: requests that run on a pool that is gone end there."""
@@ -53,23 +58,35 @@ class PoolDirectory:
         return frozenset(target for _, pool in self._pools.values() for target in pool.targets)
 
     async def run(self) -> NoReturn:
-        """Probe every endpoint, for as long as the process lives."""
-        probes: dict[tuple[int, str], asyncio.Task[NoReturn]] = {}
+        """Probe every endpoint, once for all pools it serves, for as long as the process lives."""
+        probes: dict[Served, asyncio.Task[NoReturn]] = {}
         async with asyncio.TaskGroup() as group:
             while True:
                 self._changed.clear()
-                wanted = {
-                    (id(pool), target): (config, pool)
-                    for config, pool in self._pools.values()
-                    for target in pool.targets
-                }
-                for key in probes.keys() - wanted.keys():
-                    probes.pop(key).cancel()
-                for key, (config, pool) in wanted.items():
-                    if key not in probes:
-                        probing = probe_endpoint(self._probe, pool, key[1], config.server_model)
-                        probes[key] = group.create_task(probing, name="probe endpoint")
+                self._share()
+                for served in probes.keys() - self._sharing.keys():
+                    probes.pop(served).cancel()
+                    self._found.pop(served, None)
+                for served in self._sharing.keys() - probes.keys():
+                    probing = probe_endpoint(self._probe, served, partial(self._tell, served))
+                    probes[served] = group.create_task(probing, name="probe endpoint")
                 await self._changed.wait()
+
+    def _share(self) -> None:
+        """Follow which pools share an endpoint; one that joins is told at once what is known of it."""
+        before, self._sharing = self._sharing, {}
+        for config, pool in self._pools.values():
+            for target in pool.targets:
+                served = Served(target, config.server_model)
+                self._sharing.setdefault(served, set()).add(pool)
+                if served in self._found and pool not in before.get(served, ()):
+                    pool.probed(target, self._found[served])
+
+    def _tell(self, served: Served, ready: bool) -> None:
+        if served in self._sharing:
+            self._found[served] = ready
+            for pool in self._sharing[served]:
+                pool.probed(served.target, ready)
 
 
 def _hand_over(old_config: PoolConfig, old: FifoPool, config: PoolConfig, pool: FifoPool) -> None:

@@ -1,14 +1,14 @@
-"""Keeps asking every endpoint whether it serves, and tells its pool."""
+"""Keeps asking every endpoint whether it serves, and tells its pools."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from services.common.interceptors import where
-from services.router.pool.fifo import FifoPool
 
 _log = logging.getLogger(__name__)
 
@@ -30,28 +30,35 @@ class Probe(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model at an endpoint; any number of pools may use it."""
+
+    target: str
+    server_model: str
+
+
 async def probe_endpoint(
     probe: Probe,
-    pool: FifoPool,
-    target: str,
-    server_model: str,
+    served: Served,
+    tell: Callable[[bool], object],
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> NoReturn:
-    """Probe until cancelled."""
+    """Probe until cancelled, and tell what each probe found."""
     late, complained = 0, False
     while True:
         try:
-            ready = await probe.ready(target, server_model, _TIMEOUT_SECONDS)
+            ready = await probe.ready(served.target, served.server_model, _TIMEOUT_SECONDS)
         except TimeoutError:
             late += 1
             if late >= _MAX_LATE:
-                pool.probed(target, ready=False)
+                tell(False)
         except Exception as error:  # noqa: BLE001 - a target out of config must not end the other targets' probes
             if not complained:
-                _log.error("%s cannot be probed: %s at %s", target, type(error).__name__, where(error))
+                _log.error("%s cannot be probed: %s at %s", served.target, type(error).__name__, where(error))
             complained = True
-            pool.probed(target, ready=False)
+            tell(False)
         else:
             late, complained = 0, False
-            pool.probed(target, ready=ready)
+            tell(ready)
         await sleep(_INTERVAL_SECONDS)
