@@ -36,8 +36,6 @@ HELLO_SECONDS = 10.0
 REPLACED_SECONDS = 1.0
 """How long a replaced stream is held, without a word, before it is ended: two routers that were given one name by
 mistake take turns this slowly, and do not storm the service."""
-STATEMENT_SECONDS = 0.25
-"""How soon a router is told what is signed of a next snapshot: of many that follow each other, it keeps the last."""
 REFRESH_SECONDS = 10.0
 """How often a router is told again what the config service signs of a snapshot that is still the newest."""
 MAX_ROUTER_NAME = 128
@@ -186,7 +184,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         if self._statements is None or state is None:
             return None
         age_seconds = time.monotonic() - delivery.stated_at_seconds
-        if age_seconds < (REFRESH_SECONDS if delivery.stated is state.records else STATEMENT_SECONDS):
+        if delivery.stated is state.records and age_seconds < REFRESH_SECONDS:
             return None
         statement = self._statements.of(state)
         if statement is not None:

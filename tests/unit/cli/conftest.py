@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,14 @@ class Shell:
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> Result:
         return CliRunner().invoke(app, list(arguments), input=stdin, env=self.environment)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """Also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

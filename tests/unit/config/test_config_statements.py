@@ -11,7 +11,7 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 from services.common.signed_state import SignedStatement, StatementSigner, verified
 from services.common.state_digest import digest_of
-from services.config import discovery_servicer, statements
+from services.config import statements
 from services.config.discovery_servicer import DiscoveryServicer
 from services.config.statements import DigestedState, Statements
 from tests.fakes.config_plane import ConfigPlane
@@ -95,47 +95,6 @@ async def test_a_router_is_told_what_is_signed_of_what_it_holds(plane):
     async for _ in changes(plane):
         statement = await held.until_stated()
         assert (statement.state_sha256, statement.revision) == (held.sha256, held.revision)
-
-
-def signed_revision(statement):
-    signed = SignedStatement(statement.statement, statement.signature, statement.signer_public_key)
-    return verified(signed, SIGNER.public_key).revision
-
-
-async def statements_among_changes(plane):
-    """How many a router that answers at once is told while 30 changes follow each other; the last is about the last."""
-    servicer = DiscoveryServicer(plane.current, plane.metrics, plane.routers, plane.statements)
-    stream, told, revision = Stream(servicer), [0], 0
-    await stream.hello()
-    for _ in range(30):
-        await plane.call("CreateKey", admin_pb.CreateKeyRequest(parent="tenants/acme"))
-        async for message in stream.answers:
-            if message.HasField("statement"):
-                told.append(signed_revision(message.statement))
-            elif message.HasField("chunk"):
-                await stream.ack(message.chunk)
-                revision = message.chunk.revision
-            # What comes between a snapshot and the next heartbeat is about that snapshot.
-            elif revision == plane.current.state.revision:
-                break
-    async with asyncio.timeout(5):
-        while told[-1] != revision:
-            message = await anext(stream.answers)
-            if message.HasField("statement"):
-                told.append(signed_revision(message.statement))
-    await stream.answers.aclose()
-    return len(told)
-
-
-async def test_of_changes_that_follow_each_other_the_last_one_is_stated(plane):
-    await statement_about(plane, plane.current.state)
-    assert await statements_among_changes(plane) < 20
-
-
-async def test_that_test_notices_a_statement_for_every_change(plane, monkeypatch):
-    await statement_about(plane, plane.current.state)
-    monkeypatch.setattr(discovery_servicer, "STATEMENT_SECONDS", 0.0)
-    assert await statements_among_changes(plane) >= 20
 
 
 async def test_only_the_newest_state_is_signed_and_not_between_two_histories(plane):
