@@ -119,6 +119,18 @@ async def test_what_etcd_held_is_in_force_after_a_start_without_it(kept, clock, 
     assert "serving revision 9, which was current 3600 s ago" in record.getMessage()
 
 
+async def test_a_large_list_is_written_after_the_routers_that_start_with_it_and_a_small_one_at_once(
+    tmp_path, clock
+):
+    process = Process(tmp_path, clock)
+    settle_seconds = process.known_good._settle_seconds
+    process.etcd_lists(pools(5, a="one"), 7)
+    assert settle_seconds() < 0.01
+    process.etcd_lists(pools(8, **{f"p{number}": "one" for number in range(10_000)}), 8)
+    # What docs/formats/last-known-good.md says.
+    assert 0.5 <= settle_seconds() <= 1.0
+
+
 async def test_when_etcd_answers_in_time_the_file_is_not_looked_at(kept, clock, caplog):
     process = Process(kept, clock)
     process.etcd_lists(pools(11, c="three"), 12)
