@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NoReturn
@@ -34,10 +34,15 @@ class Content:
     """Has to be durable before the file is."""
 
 
+async def _at_once() -> None:
+    """A change is written when it comes."""
+
+
 class KnownGoodWriter:
     """Own `run` as a task, and end with `finish`.
 
-    A failed save is logged and tried again; the generations from before it stay, and nobody waits for it.
+    After a change, `settle` is waited for. A failed save is logged and tried again; the generations from before it
+    stay, and nobody waits for it.
     """
 
     def __init__(
@@ -46,12 +51,12 @@ class KnownGoodWriter:
         take: Callable[[], Content | None],
         registry: CollectorRegistry,
         *,
-        settle_seconds: Callable[[], float] = lambda: 0.0,
+        settle: Callable[[], Awaitable[None]] = _at_once,
         every_seconds: float = EVERY_SECONDS,
     ) -> None:
         self._files = files
         self._take = take
-        self._settle_seconds = settle_seconds
+        self._settle = settle
         self._every_seconds = every_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="last-known-good")
         self._changed = asyncio.Event()
@@ -83,7 +88,7 @@ class KnownGoodWriter:
             except TimeoutError:
                 pass
             else:
-                await asyncio.sleep(self._settle_seconds())
+                await self._settle()
             await self._save()
             await asyncio.sleep(self._every_seconds)
 

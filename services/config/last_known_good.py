@@ -24,6 +24,7 @@ from services.common.state_digest import digest_of
 from services.config.current_state import CurrentState
 from services.config.etcd.watch import Follower
 from services.config.etcd.watch_state import Change
+from services.config.routers.starts import RouterStarts
 from services.config.sealing import SealError
 from services.config.store import Stored
 
@@ -32,10 +33,11 @@ _log = logging.getLogger(__name__)
 NAME = "known-good"
 OWNER = "config"
 START_SECONDS = 1.0
-"""How long etcd has to answer a service that starts."""
+"""How long etcd has to answer a service that starts, and then to answer again: a large list takes many answers."""
+LIST_SECONDS = 10.0
+"""How long it has for all of them."""
 _CLUSTER_FILE = "etcd-cluster-id"
 _REVISION_BYTES = 8
-_SETTLE_SECONDS_PER_ITEM = 1e-4
 _PARTS = 3
 """Of each item: key, revision, value."""
 
@@ -48,10 +50,12 @@ class LastKnownGood:
         follower: Follower,
         current: CurrentState,
         cluster_id: Callable[[], int],
+        etcd_answers: Callable[[], int],
         *,
         state_dir: Path,
         key: bytes,
         signer: StatementSigner,
+        starts: RouterStarts,
         max_age_seconds: float,
         clock: Clock,
         registry: CollectorRegistry,
@@ -59,6 +63,7 @@ class LastKnownGood:
         self._follower = follower
         self._current = current
         self._cluster_id = cluster_id
+        self._etcd_answers = etcd_answers
         self._max_age_seconds = max_age_seconds
         self._clock = clock
         self._files = Generations(state_dir, NAME, key)
@@ -69,7 +74,7 @@ class LastKnownGood:
         self._known_revision = 0
         """The newest that was in force; it outlives etcd's history."""
         self._writer = KnownGoodWriter(
-            self._files, self._content, registry, settle_seconds=self._settle_seconds
+            self._files, self._content, registry, settle=lambda: starts.over(len(self._items))
         )
         self._replaced = Counter(
             "tenantry_config_etcd_replaced_total",
@@ -87,8 +92,8 @@ class LastKnownGood:
     async def start_without_etcd(self) -> None:
         """Put the file's config in force if etcd does not answer in time."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_SECONDS):
-                await self._current.live.wait()
+            async with asyncio.timeout(LIST_SECONDS):
+                await self._listed_or_silent()
         candidates = self._files.readable(
             Expected(Kind.CONFIG, OWNER, self._max_age_seconds, self._cluster), self._clock.wall_seconds()
         )
@@ -174,9 +179,14 @@ class LastKnownGood:
         """Etcd was restored or exchanged; how is told when it is listed."""
         self._follower.history_ended()
 
-    def _settle_seconds(self) -> float:
-        # A large file takes a second to write, after a large list: routers that start are served first.
-        return len(self._items) * _SETTLE_SECONDS_PER_ITEM
+    async def _listed_or_silent(self) -> None:
+        answers = -1
+        while answers < self._etcd_answers():
+            answers = self._etcd_answers()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_SECONDS):
+                    await self._current.live.wait()
+                    return
 
     def _content(self) -> Content | None:
         if not self._current.live.is_set() or not self._current.state.revision:

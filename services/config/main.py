@@ -43,6 +43,7 @@ from services.config.quota.leases import QuotaLeases
 from services.config.quota.servicer import QuotaLeaseServicer
 from services.config.retold_versions import RetoldVersions
 from services.config.routers.registry import RouterRegistry
+from services.config.routers.starts import RouterStarts
 from services.config.routers.status_keeper import RouterStatusKeeper
 from services.config.sealing import TenantKeys, load_root_key
 from services.config.servers import build_admin_server, build_discovery_server
@@ -62,6 +63,8 @@ async def serve(settings: ConfigSettings) -> None:
     artifacts = DirectoryArtifactStore(settings.artifact_dir)
     current = CurrentState(StateBuilder(keys), clock)
     metrics = ConfigMetrics(current)
+    routers = RouterRegistry(clock, settings.router_expiry_seconds)
+    starts = RouterStarts(routers)
     marks = IntentMarks(keys.intent_key, clock)
     etcd_channel = open_channel(settings.etcd_target, settings.tls, max_message_bytes=MAX_ETCD_MESSAGE_BYTES)
     etcd = EtcdClient(etcd_channel)
@@ -72,30 +75,40 @@ async def serve(settings: ConfigSettings) -> None:
         AnnouncedChanges(current, marks, intents, metrics),
         current,
         lambda: etcd.cluster_id,
+        lambda: etcd.answers,
         state_dir=settings.state_dir,
         key=keys.known_good_key,
         signer=StatementSigner(keys.statement_seed),
+        starts=starts,
         max_age_seconds=settings.known_good_max_age_seconds,
         clock=clock,
         registry=metrics.registry,
     )
     watch = EtcdWatch(etcd_channel, etcd, layout.LIVE, known_good)
-    check = OperatorCheck(
-        TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock),
-        lambda: current.state,
-    )
     marked = MarkedStore(etcd, settings.state_dir)
     writes = AnnouncedWrites(marked, intents, marks)
-    routers = RouterRegistry(clock, settings.router_expiry_seconds)
     keeper = RouterStatusKeeper(
         routers, etcd, EtcdLeases(etcd_channel), clock, settings.router_expiry_seconds
     )
-    edits = Edits(writes, current, check, clock, ConfigChecks(PromptLengths(artifacts)))
+    edits = Edits(
+        writes,
+        current,
+        OperatorCheck(
+            TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock),
+            lambda: current.state,
+        ),
+        clock,
+        ConfigChecks(PromptLengths(artifacts)),
+    )
     admin = admin_servicer(
         edits, keys, issuer, artifacts, audit, PropagationAdmin(edits, routers, keeper.recalled)
     )
     statements = Statements(
-        current, open_signer(keys.statement_seed, settings.state_dir), lambda: etcd.cluster_id, clock
+        current,
+        open_signer(keys.statement_seed, settings.state_dir),
+        lambda: etcd.cluster_id,
+        clock,
+        starts,
     )
     health = HealthBoard(["first-list", "first-operator"])
 

@@ -58,38 +58,42 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def tenant_resource(record: TenantRecord) -> tenant_pb2.Tenant:
-    """A tenant with its config in the clear."""
+def tenant_resource(record: TenantRecord, into: tenant_pb2.Tenant | None = None) -> tenant_pb2.Tenant:
+    """A tenant with its config in the clear; in place of an empty message, where one is given."""
     stored = record.stored
-    return tenant_pb2.Tenant(
-        name=record.name,
-        tenant_uid=stored.tenant_uid,
-        ordinal=stored.ordinal,
-        display_name=stored.display_name,
-        state=stored.state,
-        config=record.config,
-        config_version=stored.config_version,
-        config_sha256=stored.config_sha256,
-        etag=etag_of(record.mod_revision),
-        create_time=stored.create_time,
-        update_time=stored.update_time,
-        revision=record.mod_revision,
-    )
+    tenant = tenant_pb2.Tenant() if into is None else into
+    tenant.name = record.name
+    tenant.tenant_uid = stored.tenant_uid
+    tenant.ordinal = stored.ordinal
+    tenant.display_name = stored.display_name
+    tenant.state = stored.state
+    tenant.config.CopyFrom(record.config)
+    tenant.config_version = stored.config_version
+    tenant.config_sha256 = stored.config_sha256
+    tenant.etag = etag_of(record.mod_revision)
+    tenant.create_time.CopyFrom(stored.create_time)
+    tenant.update_time.CopyFrom(stored.update_time)
+    tenant.revision = record.mod_revision
+    return tenant
 
 
-def adapter_resource(record: AdapterRecord, tenant_id: str) -> adapter_pb2.Adapter:
+def adapter_resource(
+    record: AdapterRecord, tenant_id: str, into: adapter_pb2.Adapter | None = None
+) -> adapter_pb2.Adapter:
     """An adapter under its tenant's present name."""
-    return adapter_pb2.Adapter(
-        name=f"tenants/{tenant_id}/adapters/{record.stored.adapter_id}",
-        versions=record.stored.versions,
-        etag=etag_of(record.mod_revision),
-        create_time=record.stored.create_time,
-    )
+    adapter = adapter_pb2.Adapter() if into is None else into
+    adapter.name = f"tenants/{tenant_id}/adapters/{record.stored.adapter_id}"
+    adapter.versions.MergeFrom(record.stored.versions)
+    adapter.etag = etag_of(record.mod_revision)
+    adapter.create_time.CopyFrom(record.stored.create_time)
+    return adapter
 
 
-def key_resource(record: CredentialRecord, tenant_id: str) -> credential_pb2.Key:
+def key_resource(
+    record: CredentialRecord, tenant_id: str, into: credential_pb2.Key | None = None
+) -> credential_pb2.Key:
     """A key's record under its tenant's present name; an operator's keeps its own."""
-    key = credential_pb2.Key()
+    key = credential_pb2.Key() if into is None else into
     key.CopyFrom(record.stored.key)
     key.revision = record.mod_revision
     if record.stored.tenant_uid:
@@ -97,17 +101,17 @@ def key_resource(record: CredentialRecord, tenant_id: str) -> credential_pb2.Key
     return key
 
 
-def pool_resource(record: PoolRecord) -> pool_pb2.Pool:
+def pool_resource(record: PoolRecord, into: pool_pb2.Pool | None = None) -> pool_pb2.Pool:
     """A pool with its etag."""
-    pool = pool_pb2.Pool()
+    pool = pool_pb2.Pool() if into is None else into
     pool.CopyFrom(record.pool)
     pool.etag = etag_of(record.mod_revision)
     return pool
 
 
-def model_resource(record: ModelRecord) -> pool_pb2.BaseModel:
+def model_resource(record: ModelRecord, into: pool_pb2.BaseModel | None = None) -> pool_pb2.BaseModel:
     """A base model with its etag."""
-    model = pool_pb2.BaseModel()
+    model = pool_pb2.BaseModel() if into is None else into
     model.CopyFrom(record.model)
     model.etag = etag_of(record.mod_revision)
     return model

@@ -30,27 +30,33 @@ _KEY_OVERHEAD_BYTES = 8
 
 def resource_of(key: str, record: Record, state: State) -> pb.Resource | None:
     """A record as a router needs it; None for what no router needs."""
-    resource = pb.Resource(key=key, mod_revision=record.mod_revision)
+    resource = pb.Resource()
+    return resource if _describe(resource, key, record, state) else None
+
+
+def _describe(resource: pb.Resource, key: str, record: Record, state: State) -> bool:
+    """Fill in a resource where it stands, since copies are what a large state costs; false if no router needs it."""
+    resource.key, resource.mod_revision = key, record.mod_revision
     if isinstance(record, TenantRecord):
-        resource.tenant.CopyFrom(tenant_resource(record))
+        tenant_resource(record, resource.tenant)
     elif isinstance(record, AdapterRecord):
         owner = state.tenant_by_uid(record.stored.tenant_uid)
         if owner is None:
-            return None
+            return False
         resource.adapter.tenant_uid = record.stored.tenant_uid
-        resource.adapter.adapter.CopyFrom(adapter_resource(record, owner.stored.tenant_id))
+        adapter_resource(record, owner.stored.tenant_id, resource.adapter.adapter)
         resource.adapter.artifact_key = owner.key.artifact
     elif isinstance(record, CredentialRecord):
         owner = state.tenant_by_uid(record.stored.tenant_uid)
         if owner is None:
-            return None
+            return False
         resource.credential.tenant_uid = record.stored.tenant_uid
-        resource.credential.key.CopyFrom(key_resource(record, owner.stored.tenant_id))
+        key_resource(record, owner.stored.tenant_id, resource.credential.key)
     elif isinstance(record, PoolRecord):
-        resource.pool.CopyFrom(pool_resource(record))
+        pool_resource(record, resource.pool)
     elif isinstance(record, ModelRecord):
-        resource.base_model.CopyFrom(model_resource(record))
-    return resource
+        model_resource(record, resource.base_model)
+    return True
 
 
 def owner_of(record: Record) -> str:
@@ -73,7 +79,7 @@ def delta(
         return
     came_or_went = set(before.uid_by_tenant_id.values()) ^ set(after.uid_by_tenant_id.values())
     changed = (
-        resource_of(key, record, after)
+        (key, record)
         for key, record in after.records.items()
         if before.records.get(key) is not record or (came_or_went and owner_of(record) in came_or_went)
     )
@@ -86,7 +92,7 @@ def delta(
         }
     removed = sorted(gone)
     yield from _messages(
-        _pieces(changed, removed), nonce, after.revision, pb.SNAPSHOT_KIND_DELTA, before.revision
+        _pieces(after, changed, removed), nonce, after.revision, pb.SNAPSHOT_KIND_DELTA, before.revision
     )
 
 
@@ -96,28 +102,26 @@ def _delta_of(
     """The same where no tenant came or went: a look at the keys that were touched, among however many there are."""
     present = sorted(key for key in touched if key in after.records)
     changed = (
-        resource_of(key, after.records[key], after)
-        for key in present
-        if before.records.get(key) is not after.records[key]
+        (key, after.records[key]) for key in present if before.records.get(key) is not after.records[key]
     )
     removed = sorted(key for key in touched if key in before.records and key not in after.records)
     yield from _messages(
-        _pieces(changed, removed), nonce, after.revision, pb.SNAPSHOT_KIND_DELTA, before.revision
+        _pieces(after, changed, removed), nonce, after.revision, pb.SNAPSHOT_KIND_DELTA, before.revision
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one message holds of a snapshot."""
+    """What one message holds of a snapshot, whichever router it goes to."""
 
-    resources: tuple[pb.Resource, ...]
-    removed: tuple[str, ...]
+    body: bytes
+    """A serialised `SnapshotChunk` with nothing but resources and removed keys."""
     last: bool
 
 
 def full_pieces(state: State) -> Iterator[Piece]:
     """A whole state in pieces, each put together when it is asked for."""
-    return _pieces((resource_of(key, record, state) for key, record in state.records.items()), ())
+    return _pieces(state, state.records.items(), ())
 
 
 def full(
@@ -136,37 +140,35 @@ def _messages(
     base_revision: int,
 ) -> Iterator[pb.StreamSnapshotsResponse]:
     for number, piece in enumerate(pieces):
-        yield pb.StreamSnapshotsResponse(
-            chunk=pb.SnapshotChunk(
-                nonce=nonce,
-                revision=revision,
-                kind=kind,
-                base_revision=base_revision,
-                chunk=number,
-                last=piece.last,
-                resources=piece.resources,
-                removed=piece.removed,
-            )
-        )
+        message = pb.StreamSnapshotsResponse()
+        # What is merged adds to what is set: the body is copied as bytes, not resource by resource.
+        message.chunk.MergeFromString(piece.body)
+        message.chunk.nonce = nonce
+        message.chunk.revision = revision
+        message.chunk.kind = kind
+        message.chunk.base_revision = base_revision
+        message.chunk.chunk = number
+        message.chunk.last = piece.last
+        yield message
 
 
-def _pieces(resources: Iterable[pb.Resource | None], removed: Iterable[str]) -> Iterator[Piece]:
-    size = 0
-    held: list[pb.Resource] = []
-    gone: list[str] = []
-    for item in removed:
-        gone.append(item)
-        size += len(item) + _KEY_OVERHEAD_BYTES
-        if size >= CHUNK_BYTES:
-            yield Piece((), tuple(gone), last=False)
-            size, gone = 0, []
-    for resource in resources:
-        if resource is None:
+def _pieces(state: State, records: Iterable[tuple[str, Record]], removed: Iterable[str]) -> Iterator[Piece]:
+    held, size_bytes = pb.SnapshotChunk(), 0
+    for key in removed:
+        held.removed.append(key)
+        size_bytes += len(key) + _KEY_OVERHEAD_BYTES
+        if size_bytes >= CHUNK_BYTES:
+            yield Piece(held.SerializeToString(), last=False)
+            held, size_bytes = pb.SnapshotChunk(), 0
+    for key, record in records:
+        resource = held.resources.add()
+        if not _describe(resource, key, record, state):
+            held.resources.pop()
             continue
-        length = resource.ByteSize() + _KEY_OVERHEAD_BYTES
-        if size and size + length > CHUNK_BYTES:
-            yield Piece(tuple(held), tuple(gone), last=False)
-            size, held, gone = 0, [], []
-        held.append(resource)
-        size += length
-    yield Piece(tuple(held), tuple(gone), last=True)
+        length_bytes = resource.ByteSize() + _KEY_OVERHEAD_BYTES
+        if size_bytes and size_bytes + length_bytes > CHUNK_BYTES:
+            following = pb.SnapshotChunk(resources=[held.resources.pop()])
+            yield Piece(held.SerializeToString(), last=False)
+            held, size_bytes = following, 0
+        size_bytes += length_bytes
+    yield Piece(held.SerializeToString(), last=True)

@@ -14,12 +14,12 @@ from services.common.known_good_files import write_record
 from services.common.signed_state import Statement, StatementSigner
 from services.common.state_digest import StateDigest
 from services.config.current_state import CurrentState
+from services.config.routers.starts import RouterStarts
 from services.config.snapshot_messages import owner_of, resource_of
 from services.config.state import State
 
 SIGNER_FILE = "config-signer"
 _PAUSE_SECONDS = 1.0
-_PAUSE_SECONDS_PER_RECORD = 1e-4
 _SAME_SECONDS = 1.0
 
 
@@ -69,12 +69,18 @@ class Statements:
     """Own `run` as a task."""
 
     def __init__(
-        self, current: CurrentState, signer: StatementSigner, cluster_id: Callable[[], int], clock: Clock
+        self,
+        current: CurrentState,
+        signer: StatementSigner,
+        cluster_id: Callable[[], int],
+        clock: Clock,
+        starts: RouterStarts,
     ) -> None:
         self._current = current
         self._signer = signer
         self._cluster_id = cluster_id
         self._clock = clock
+        self._starts = starts
         self._digested: DigestedState | None = None
         self._wanted = asyncio.Event()
         self._last: tuple[State, float, pb.SnapshotStatement] | None = None
@@ -85,8 +91,7 @@ class Statements:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            # A large state takes seconds to digest: routers that start are served first.
-            await asyncio.sleep(len(self._current.state.records) * _PAUSE_SECONDS_PER_RECORD)
+            await self._starts.over(len(self._current.state.records))
             self._digested = await asyncio.to_thread(DigestedState, self._current.state)
             await asyncio.sleep(_PAUSE_SECONDS)
 

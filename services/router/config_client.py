@@ -80,6 +80,9 @@ class ConfigClient:
         self._held: Mapping[str, pb.Resource] = {}
         self._compiled: Compiled | None = None
         self._write = asyncio.Lock()
+        self.at_rest = asyncio.Event()
+        """Clear while a snapshot is on its way into force: some of it came, and it is not refused either."""
+        self.at_rest.set()
 
     async def run(self) -> NoReturn:
         """Follow, for as long as the process lives."""
@@ -117,6 +120,7 @@ class ConfigClient:
                     task.result()
             raise _SilentError
         finally:
+            self.at_rest.set()
             for task in tasks:
                 task.cancel()
             call.cancel()
@@ -149,6 +153,7 @@ class ConfigClient:
                 if self._on_statement is not None:
                     self._on_statement(message.statement)
                 continue
+            self.at_rest.clear()
             try:
                 whole = assembler.add(message.chunk)
             except AssemblyError as error:
@@ -193,6 +198,7 @@ class ConfigClient:
                 continue
             self._held, self._compiled, snapshot = resources, compiled, compiled.snapshot
             self._state.put(snapshot)
+            self.at_rest.set()
             self._on_snapshot(snapshot)
             self._metrics.snapshot_applied(snapshot.revision)
             if self._on_held is not None:
@@ -204,6 +210,7 @@ class ConfigClient:
             await self._send(call, pb.StreamSnapshotsRequest(ack=ack))
 
     async def _refuse(self, call: Any, nonce: str, revision: int, reasons: list[str]) -> None:
+        self.at_rest.set()
         self._metrics.snapshot_refused()
         _log.error("config revision %d refused: %s", revision, "; ".join(reasons[:_MAX_REASONS]))
         nack = pb.SnapshotNack(nonce=nonce, revision=revision, reasons=reasons[:_MAX_REASONS])

@@ -7,6 +7,7 @@ config. Without a published public key the router takes the first it hears, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ _log = logging.getLogger(__name__)
 
 NAME = "known-good"
 START_SECONDS = 0.5
-"""How long the config service has to send a config to a router that starts."""
+"""How long the config service has to begin sending a config to a router that starts."""
+ARRIVAL_SECONDS = 10.0
+"""How long a large one may take to arrive and to be compiled, before the file is looked at after all."""
 SETTLE_SECONDS = 1.0
 """How long after a change the file is written: not by a router that the change ends at once."""
-
 _CLUSTER_FILE, _SIGNER_FILE = "etcd-cluster-id", "config-signer"
 
 Resources = Mapping[str, pb.Resource]
@@ -79,7 +81,9 @@ class LastKnownGood:
         self._held: tuple[int, Resources] | None = None
         self._stated: tuple[Statement, SignedStatement] | None = None
         self._kept: _Kept | None = None
-        self._writer = KnownGoodWriter(files, self._content, registry, settle_seconds=lambda: SETTLE_SECONDS)
+        self._writer = KnownGoodWriter(
+            files, self._content, registry, settle=lambda: asyncio.sleep(SETTLE_SECONDS)
+        )
         from_file = Gauge(
             "tenantry_config_from_file",
             "1 while the config in force is out of the last known good file.",
@@ -114,18 +118,26 @@ class LastKnownGood:
         if is_news:
             self._writer.changed()
 
-    async def run(self, start_from: StartFrom) -> None:
+    async def run(self, start_from: StartFrom, at_rest: asyncio.Event) -> None:
         """Start, and keep the file near what is in force, for as long as the process lives."""
-        await self.start_without_config(start_from)
+        await self.start_without_config(start_from, at_rest)
         await self._writer.run()
 
     async def finish(self, within_seconds: float) -> None:
         """Write what is not written yet, on a clean stop."""
         await self._writer.finish(within_seconds)
 
-    async def start_without_config(self, start_from: StartFrom) -> None:
-        """Put the file's config in force if the config service sends none in time."""
+    async def start_without_config(self, start_from: StartFrom, at_rest: asyncio.Event) -> None:
+        """Put the file's config in force if the config service sends none in time.
+
+        Args:
+            start_from: puts it in force.
+            at_rest: clear while a config that was sent is on its way into force.
+        """
         await asyncio.sleep(START_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                await at_rest.wait()
         if self._has_config():
             return
         candidates = self._compiled()

@@ -134,7 +134,7 @@ async def serve(settings: RouterSettings) -> None:
         try:
             lifetime.own(config.run(), "follow config")
             if known_good:
-                lifetime.own(known_good.run(config.start_from), "last known good")
+                lifetime.own(known_good.run(config.start_from, config.at_rest), "last known good")
             leasing = lifetime.own(quotas.run(), "lease quotas")
             lifetime.own(pools.run(), "probe endpoints")
             lifetime.own(follower.run(), "close channels")

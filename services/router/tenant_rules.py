@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Hashable
 from functools import lru_cache
-from typing import TypeVar, cast
 
 from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
@@ -39,18 +37,12 @@ _WINDOW = {
 _DEFAULT_REPLACEMENT = "[redacted]"
 _DEFAULT_TIMEOUT_SECONDS = 60.0
 _NO_RULES = GuardrailRules()
-T = TypeVar("T", bound=Hashable)
 _MAX_TIMEOUT_SECONDS = 600.0
 
 
-@lru_cache(maxsize=4096)
-def _first_of_its_kind(value: Hashable) -> Hashable:
-    return value
-
-
-def _shared(value: T) -> T:
-    """One object for equal values: most of 10,000 tenants have the defaults."""
-    return cast("T", _first_of_its_kind(value))
+# Most of 10,000 tenants have the defaults: what was made of the same settings once is made no second time, and is one
+# object for all of them.
+_one_for_all = lru_cache(maxsize=4096)
 
 
 def durability(policy: tenant_pb2.AuditPolicy.ValueType) -> Durability:
@@ -65,8 +57,13 @@ def tier(isolation: tenant_pb2.IsolationTier.ValueType) -> Tier:
 
 def limits(given: tenant_pb2.Limits) -> Limits:
     """The effective limits; 0 stays 0, which allows nothing."""
-    default = Limits()
-    found = Limits(
+    return _limits(given.SerializeToString())
+
+
+@_one_for_all
+def _limits(serialised: bytes) -> Limits:
+    given, default = tenant_pb2.Limits.FromString(serialised), Limits()
+    return Limits(
         requests_per_second=(
             given.requests_per_second
             if given.HasField("requests_per_second")
@@ -82,13 +79,21 @@ def limits(given: tenant_pb2.Limits) -> Limits:
         input_tokens=given.input_tokens if given.HasField("input_tokens") else None,
         tokens_per_minute=given.tokens_per_minute if given.HasField("tokens_per_minute") else None,
     )
-    return _shared(found)
 
 
 def parameter_rules(config: tenant_pb2.TenantConfig) -> ParameterRules:
     """The effective defaults and bounds."""
-    defaults, bounds, plain = config.parameter_defaults, config.parameter_bounds, ParameterRules()
-    found = ParameterRules(
+    return _parameter_rules(
+        config.parameter_defaults.SerializeToString(), config.parameter_bounds.SerializeToString()
+    )
+
+
+@_one_for_all
+def _parameter_rules(serialised_defaults: bytes, serialised_bounds: bytes) -> ParameterRules:
+    defaults = tenant_pb2.ParameterDefaults.FromString(serialised_defaults)
+    bounds = tenant_pb2.ParameterBounds.FromString(serialised_bounds)
+    plain = ParameterRules()
+    return ParameterRules(
         default_max_output_tokens=(
             defaults.max_output_tokens
             if defaults.HasField("max_output_tokens")
@@ -109,7 +114,6 @@ def parameter_rules(config: tenant_pb2.TenantConfig) -> ParameterRules:
             bounds.max_temperature if bounds.HasField("max_temperature") else plain.max_temperature
         ),
     )
-    return _shared(found)
 
 
 def guardrail_rules(config: tenant_pb2.TenantConfig) -> GuardrailRules:
@@ -135,19 +139,22 @@ def _rule(rule: tenant_pb2.GuardrailRule) -> GuardrailRule:
 def _stage(rules: tuple[GuardrailRule, ...]) -> StageRules:
     if not rules:
         return StageRules()
-    digest = hashlib.sha256()
-    for rule in rules:
-        pattern = rule.pattern.encode()
-        digest.update(len(pattern).to_bytes(8, "big") + pattern)
-    return StageRules(rules, digest.digest())
+    patterns = [rule.pattern.encode() for rule in rules]
+    framed = b"".join(len(pattern).to_bytes(8, "big") + pattern for pattern in patterns)
+    return StageRules(rules, hashlib.sha256(framed).digest())
 
 
 def priority_rules(given: tenant_pb2.PriorityRules) -> PriorityRules:
     """The effective default and maximum; a default above the maximum gives way to it."""
-    plain = PriorityRules()
+    return _priority_rules(given.SerializeToString())
+
+
+@_one_for_all
+def _priority_rules(serialised: bytes) -> PriorityRules:
+    given, plain = tenant_pb2.PriorityRules.FromString(serialised), PriorityRules()
     most = given.max_priority if given.HasField("max_priority") else plain.max_priority
     default = given.default_priority if given.HasField("default_priority") else plain.default_priority
-    return _shared(PriorityRules(default_priority=min(default, most), max_priority=most))
+    return PriorityRules(default_priority=min(default, most), max_priority=most)
 
 
 def quota_windows(config: tenant_pb2.TenantConfig) -> tuple[Window, ...]:
@@ -156,13 +163,22 @@ def quota_windows(config: tenant_pb2.TenantConfig) -> tuple[Window, ...]:
     Whatever a newer config service may add is asked for as an hour's, of which there is none: the tenant is refused
     rather than served without its limit.
     """
-    windows = {_WINDOW.get(quota.window, Window.HOUR) for quota in config.quotas}
-    return _shared(tuple(sorted(windows)))
+    return _quota_windows(tuple(quota.window for quota in config.quotas))
+
+
+@_one_for_all
+def _quota_windows(windows: tuple[tenant_pb2.QuotaWindow.ValueType, ...]) -> tuple[Window, ...]:
+    return tuple(sorted({_WINDOW.get(window, Window.HOUR) for window in windows}))
 
 
 def timeouts(config: tenant_pb2.TenantConfig) -> tuple[float, float]:
     """Seconds for requests that bring no deadline, and the longest granted."""
-    deadlines = config.deadlines
+    return _timeouts(config.deadlines.SerializeToString())
+
+
+@_one_for_all
+def _timeouts(serialised: bytes) -> tuple[float, float]:
+    deadlines = tenant_pb2.Deadlines.FromString(serialised)
     longest = _seconds(deadlines.max_timeout) if deadlines.HasField("max_timeout") else _MAX_TIMEOUT_SECONDS
     default = (
         _seconds(deadlines.default_timeout)

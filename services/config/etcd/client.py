@@ -23,7 +23,8 @@ from services.config.store import (
 
 _log = logging.getLogger(__name__)
 CALL_SECONDS = 2.0
-PAGE_KEYS = 500
+PAGE_KEYS = 2_000
+"""Etcd counts all that is left for every page: 500 keys a page took twice as long for 60,000 of them."""
 PAGE_BYTES = 8 << 20
 """What a page should come to, by the size of the one before: it has to fit a message, and `CALL_SECONDS`."""
 _FIRST_PAGE_KEYS = 32
@@ -55,6 +56,8 @@ class EtcdClient:
         self._kv = rpc.KVStub(channel)
         self.history = History()
         """Follows every answer."""
+        self.answers = 0
+        """How often etcd answered; a list of many keys takes many."""
 
     @property
     def cluster_id(self) -> int:
@@ -139,6 +142,7 @@ class EtcdClient:
                 raise InternalError from None
             kind = _TooMuchError if error.code() in _TOO_MUCH else StoreUnavailableError
             raise kind("the config store does not answer") from None
+        self.answers += 1
         return response, self.history.answered(asked, response.header.cluster_id, response.header.revision)
 
 

@@ -150,6 +150,10 @@ class RouterRegistry:
         """The routers that have a stream, to be read only."""
         return {name: router for name, router in self._routers.items() if router.session is not None}
 
+    def starting(self) -> bool:
+        """Whether a router that is connected has neither applied nor refused anything yet."""
+        return any(router.held is None and router.refused is None for router in self.connected().values())
+
     def knows(self, name: str) -> bool:
         """Whether a router has not been forgotten."""
         self._forget_expired()

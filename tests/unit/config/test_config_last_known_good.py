@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from tenantry.config.v1 import pool_pb2
 from services.common.known_good import Expected, Kind
 from services.common.signed_state import StatementSigner
 from services.config import current_state, last_known_good, layout
+from services.config.routers.registry import RouterRegistry
+from services.config.routers.starts import RouterStarts
 from services.config.sealing import TenantKeys
 from services.config.state import StateBuilder
 from services.config.store import Stored, StoreUnavailableError
@@ -46,15 +49,18 @@ class Process:
         **modules,
     ) -> None:
         self.clock, self.cluster, self.registry = clock, CLUSTER, CollectorRegistry()
+        self.etcd_answers = itertools.repeat(0)
         states = modules.get("current_state", current_state)
         self.current = states.CurrentState(StateBuilder(KEYS), clock)
         self.known_good = modules.get("last_known_good", last_known_good).LastKnownGood(
             self.current,
             self.current,
             lambda: self.cluster,
+            lambda: next(self.etcd_answers),
             state_dir=folder,
             key=key,
             signer=signer,
+            starts=RouterStarts(RouterRegistry(clock, 60.0)),
             max_age_seconds=DAY_SECONDS,
             clock=clock,
             registry=self.registry,
@@ -117,18 +123,6 @@ async def test_what_etcd_held_is_in_force_after_a_start_without_it(kept, clock, 
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "serving revision 9, which was current 3600 s ago" in record.getMessage()
-
-
-async def test_a_large_list_is_written_after_the_routers_that_start_with_it_and_a_small_one_at_once(
-    tmp_path, clock
-):
-    process = Process(tmp_path, clock)
-    settle_seconds = process.known_good._settle_seconds
-    process.etcd_lists(pools(5, a="one"), 7)
-    assert settle_seconds() < 0.01
-    process.etcd_lists(pools(8, **{f"p{number}": "one" for number in range(10_000)}), 8)
-    # What docs/formats/last-known-good.md says.
-    assert 0.5 <= settle_seconds() <= 1.0
 
 
 async def test_when_etcd_answers_in_time_the_file_is_not_looked_at(kept, clock, caplog):
@@ -273,3 +267,37 @@ async def test_a_start_without_etcd_waits_for_it_a_moment(kept, clock, monkeypat
     process.etcd_lists(pools(11, c="three"), 12)
     await asyncio.wait_for(starting, 2)
     assert process.current.state.revision == 12
+
+
+async def started_while_etcd_lists(kept, clock, module):
+    """Etcd sends page after page, and the last one long after a silent etcd would have been given up."""
+    process = Process(kept, clock, last_known_good=module)
+
+    def pages():
+        yield from range(1, 10)
+        process.etcd_lists(pools(11, c="three"), 12)
+        yield from itertools.repeat(10)
+
+    process.etcd_answers = pages()
+    await process.starts()
+    return process.current.live.is_set()
+
+
+async def test_an_etcd_that_is_being_listed_answers(kept, clock, caplog):
+    assert await started_while_etcd_lists(kept, clock, last_known_good)
+    assert not caplog.records
+
+
+async def test_that_test_notices_a_list_that_counts_as_silence(kept, clock, caplog):
+    hasty = mutant(last_known_good, "while answers < self._etcd_answers():", "for _ in range(1):")
+    hasty.START_SECONDS = 0.0
+    assert not await started_while_etcd_lists(kept, clock, hasty)
+    assert "etcd does not answer" in caplog.text
+
+
+async def test_an_etcd_that_never_ends_its_list_is_not_waited_for_any_longer(kept, clock, monkeypatch):
+    monkeypatch.setattr(last_known_good, "LIST_SECONDS", 0.05)
+    process = Process(kept, clock)
+    process.etcd_answers = itertools.count(1)
+    await process.starts()
+    assert (process.current.live.is_set(), process.current.state.revision) == (False, 9)

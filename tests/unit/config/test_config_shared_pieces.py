@@ -44,7 +44,7 @@ class Encoded:
             """A piece that can be referred to weakly."""
 
             def __init__(self, piece):
-                self.resources, self.removed, self.last = piece.resources, piece.removed, piece.last
+                self.body, self.last = piece.body, piece.last
 
         def watched(state):
             for piece in made(state):

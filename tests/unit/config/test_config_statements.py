@@ -13,6 +13,7 @@ from services.common.signed_state import SignedStatement, StatementSigner, verif
 from services.common.state_digest import digest_of
 from services.config import statements
 from services.config.discovery_servicer import DiscoveryServicer
+from services.config.routers.starts import RouterStarts
 from services.config.statements import DigestedState, Statements
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.discovery_stream import Stream
@@ -28,7 +29,8 @@ async def plane(tmp_path):
     await plane.new_pool()
     await plane.new_tenant("acme")
     plane.current.heard()
-    plane.statements = Statements(plane.current, SIGNER, lambda: 0xC1, plane.clock)
+    starts = RouterStarts(plane.routers)
+    plane.statements = Statements(plane.current, SIGNER, lambda: 0xC1, plane.clock, starts)
     running = asyncio.create_task(plane.statements.run())
     yield plane
     running.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,12 @@ class Router:
             )
         )
 
-    async def starts(self):
+    async def starts(self, at_rest=None):
+        if at_rest is None:
+            at_rest = asyncio.Event()
+            at_rest.set()
         await self.known_good.start_without_config(
-            lambda resources, compiled: self.state.put(compiled.snapshot, from_file=True)
+            lambda resources, compiled: self.state.put(compiled.snapshot, from_file=True), at_rest
         )
         return self
 

@@ -153,3 +153,35 @@ async def test_a_start_gives_the_config_service_a_moment(kept_world, kept, manua
     router.is_sent(12, kept_world.resources)
     await starting
     assert (router.state.revision, router.state.from_file) == (12, False)
+
+
+async def started_while_a_config_arrives(kept_world, kept, clock, module):
+    """Its pieces are there, and it is compiled for longer than a silent config service has."""
+    router, at_rest = Router(kept_world, kept, clock, last_known_good=module), asyncio.Event()
+    starting = asyncio.create_task(router.starts(at_rest))
+    done, _ = await asyncio.wait([starting], timeout=0.5)
+    if not done:
+        router.is_sent(12, kept_world.resources)
+        at_rest.set()
+    await asyncio.wait_for(starting, 5)
+    return router.state.revision, router.state.from_file
+
+
+async def test_a_config_that_is_arriving_is_waited_for(kept_world, kept, manual_clock):
+    found = await started_while_a_config_arrives(kept_world, kept, manual_clock, last_known_good)
+    assert found == (12, False)
+
+
+async def test_that_test_notices_a_file_that_is_preferred(kept_world, kept, manual_clock):
+    hasty = mutant(last_known_good, "await at_rest.wait()", "pass")
+    hasty.START_SECONDS = 0.0
+    found = await started_while_a_config_arrives(kept_world, kept, manual_clock, hasty)
+    assert found == (9, True)
+
+
+async def test_a_config_that_never_has_arrived_is_not_waited_for_any_longer(
+    kept_world, kept, manual_clock, monkeypatch
+):
+    monkeypatch.setattr(last_known_good, "ARRIVAL_SECONDS", 0.05)
+    router = await Router(kept_world, kept, manual_clock).starts(asyncio.Event())
+    assert (router.state.revision, router.state.from_file) == (9, True)
