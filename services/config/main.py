@@ -52,6 +52,8 @@ from services.config.state import StateBuilder
 from services.config.statements import Statements, open_signer
 
 STOP_SECONDS = 1.0
+KNOWN_GOOD_SECONDS = 3.0
+"""For the file of 10,000 tenants, which takes more than one."""
 MAX_ETCD_MESSAGE_BYTES = 64 << 20
 
 
@@ -146,9 +148,8 @@ async def serve(settings: ConfigSettings) -> None:
             finally:
                 await asyncio.gather(admin_server.stop(STOP_SECONDS), discovery_server.stop(STOP_SECONDS))
                 await writes.finish(STOP_SECONDS)
-                await known_good.finish(STOP_SECONDS)
-                if audit:
-                    await audit.flush(STOP_SECONDS)
+                flushed = [audit.flush(STOP_SECONDS)] if audit else []
+                await asyncio.gather(known_good.finish(KNOWN_GOOD_SECONDS), *flushed)
     await asyncio.gather(*(channel.close() for channel in (etcd_channel, audit_channel) if channel))
 
 

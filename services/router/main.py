@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import sys
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry
@@ -50,7 +51,7 @@ _log = logging.getLogger(__name__)
 _CONFIG = "config"
 _AUDIT_DRAIN_SECONDS = 1.0
 _ANSWER_SECONDS = 0.5
-_KNOWN_GOOD_SECONDS = 1.0
+_KNOWN_GOOD_SECONDS = 3.0
 _GIVE_BACK_SECONDS = 1.0
 
 
@@ -148,12 +149,12 @@ async def serve(settings: RouterSettings) -> None:
             await asyncio.gather(
                 server.stop(settings.drain_seconds + _ANSWER_SECONDS), pipeline.stop(settings.drain_seconds)
             )
-            endings = [_give_back(leasing, quotas)]
+            await _give_back(leasing, quotas)
+            refusals.flush()
+            endings: list[Awaitable[object]] = [recorder.drain(_AUDIT_DRAIN_SECONDS)]
             if known_good:
                 endings.append(known_good.finish(_KNOWN_GOOD_SECONDS))
             await asyncio.gather(*endings)
-            refusals.flush()
-            await recorder.drain(_AUDIT_DRAIN_SECONDS)
 
 
 async def _give_back(leasing: asyncio.Task[object], quotas: QuotaClient) -> None:

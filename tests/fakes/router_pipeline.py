@@ -39,6 +39,7 @@ from services.router.limits import TenantLimiter
 from services.router.metrics import RouterMetrics
 from services.router.outcomes import OutcomeCounts
 from services.router.pool.directory import PoolDirectory
+from services.router.pool.probing import Served
 from services.router.prompt_encoding import PromptEncoder
 from services.router.quota.ledger import QuotaReservation, QuotaTenant
 from services.router.refusals import RefusalLog
@@ -210,7 +211,7 @@ class PipelineWorld:
         self.pools.configure(snapshot)
         for config in snapshot.pools.values():
             for target in config.targets:
-                self.pool(config.name).probed(target, ready=True)
+                self.pools.probed(Served(target, config.server_model), ready=True)
 
     def pool(self, name: str = POOL) -> Any:
         return self.pools._pools[name][1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +17,13 @@ def older(path: Path) -> Path:
 
 
 def begin_anew(path: Path, max_bytes: int = MAX_BYTES) -> None:
-    """Before a run: a log that another program writes itself, and never ends, makes room when it is full."""
-    if path.exists() and path.stat().st_size >= max_bytes:
-        path.replace(older(path))
+    """Before a run: a log that another program writes itself, and never ends, makes room when it is full.
+
+    One that cannot be moved goes on growing.
+    """
+    with contextlib.suppress(OSError):
+        if path.exists() and path.stat().st_size >= max_bytes:
+            path.replace(older(path))
 
 
 class LogFile:

@@ -33,12 +33,13 @@ class PoolDirectory:
                 known[1].configure(config)
                 self._pools[name] = (config, known[1])
             else:
-                pool = FifoPool(config)
+                self._pools[name] = (config, FifoPool(config))
                 if known is not None:
-                    _hand_over(known[0], known[1], config, pool)
-                self._pools[name] = (config, pool)
+                    known[1].retire()
         for name in self._pools.keys() - snapshot.pools.keys():
             self._pools.pop(name)[1].retire()
+        # At once: a pool in place of another serves where the same servers are known to be ready.
+        self._share()
         self._changed.set()
 
     def pool(self, config: PoolConfig) -> Pool:
@@ -63,12 +64,11 @@ class PoolDirectory:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._changed.clear()
-                self._share()
                 for served in probes.keys() - self._sharing.keys():
                     probes.pop(served).cancel()
                     self._found.pop(served, None)
                 for served in self._sharing.keys() - probes.keys():
-                    probing = probe_endpoint(self._probe, served, partial(self._tell, served))
+                    probing = probe_endpoint(self._probe, served, partial(self.probed, served))
                     probes[served] = group.create_task(probing, name="probe endpoint")
                 await self._changed.wait()
 
@@ -82,19 +82,12 @@ class PoolDirectory:
                 if served in self._found and pool not in before.get(served, ()):
                     pool.probed(target, self._found[served])
 
-    def _tell(self, served: Served, ready: bool) -> None:
+    def probed(self, served: Served, ready: bool) -> None:
+        """A probe found an endpoint ready, or not: every pool that uses it is told."""
         if served in self._sharing:
             self._found[served] = ready
             for pool in self._sharing[served]:
                 pool.probed(served.target, ready)
-
-
-def _hand_over(old_config: PoolConfig, old: FifoPool, config: PoolConfig, pool: FifoPool) -> None:
-    """End a pool and let the one in its place serve at once where the same servers are known to be ready."""
-    if old_config.server_model == config.server_model:
-        for target in old.ready_targets & set(config.targets):
-            pool.probed(target, ready=True)
-    old.retire()
 
 
 def _kind(config: PoolConfig) -> tuple[object, ...]:

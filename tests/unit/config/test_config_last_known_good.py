@@ -2,112 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 from tenantry.config.v1 import config_admin_service_pb2 as pb
-from tenantry.config.v1 import pool_pb2
 
 from services.common.known_good import Expected, Kind
 from services.common.signed_state import StatementSigner
-from services.config import current_state, last_known_good, layout
-from services.config.routers.registry import RouterRegistry
-from services.config.routers.starts import RouterStarts
+from services.config import current_state, last_known_good
 from services.config.sealing import TenantKeys
-from services.config.state import StateBuilder
-from services.config.store import Stored, StoreUnavailableError
+from services.config.store import StoreUnavailableError
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
+from tests.unit.config.kept_config import DAY_SECONDS, Process, pools
 
-KEYS = TenantKeys(b"r" * 32)
-SIGNER = StatementSigner(KEYS.statement_seed)
-CLUSTER = 0xCDF818194E3A8C32
-DAY_SECONDS = 86_400.0
-
-
-@pytest.fixture(autouse=True)
-def etcd_gets_no_time(monkeypatch):
-    monkeypatch.setattr(last_known_good, "START_SECONDS", 0.0)
-
-
-class Process:
-    """One run of a config service over a state directory, as far as the file is concerned."""
-
-    def __init__(
-        self,
-        folder: Path,
-        clock: ManualClock,
-        *,
-        key: bytes = KEYS.known_good_key,
-        signer: StatementSigner = SIGNER,
-        **modules,
-    ) -> None:
-        self.clock, self.cluster, self.registry = clock, CLUSTER, CollectorRegistry()
-        self.etcd_answers = itertools.repeat(0)
-        states = modules.get("current_state", current_state)
-        self.current = states.CurrentState(StateBuilder(KEYS), clock)
-        self.known_good = modules.get("last_known_good", last_known_good).LastKnownGood(
-            self.current,
-            self.current,
-            lambda: self.cluster,
-            lambda: next(self.etcd_answers),
-            state_dir=folder,
-            key=key,
-            signer=signer,
-            starts=RouterStarts(RouterRegistry(clock, 60.0)),
-            max_age_seconds=DAY_SECONDS,
-            clock=clock,
-            registry=self.registry,
-        )
-
-    def etcd_lists(self, items: dict[str, Stored], revision: int) -> None:
-        self.known_good.replace(items, revision)
-        self.known_good.heard()
-
-    async def starts(self):
-        await self.known_good.start_without_etcd()
-        return self
-
-    async def stops(self) -> None:
-        await self.known_good.finish(5)
-
-    def alarms(self, how: str) -> float | None:
-        return self.registry.get_sample_value("tenantry_config_etcd_replaced_total", {"how": how})
-
-    def model_of(self, pool: str) -> str:
-        record = self.current.state.pool(f"pools/{pool}")
-        assert record is not None
-        return str(record.pool.server_model)
-
-
-def pools(revision: int, **models: str) -> dict[str, Stored]:
-    return {
-        layout.pool_key(name): Stored(pool_pb2.Pool(server_model=model).SerializeToString(), revision)
-        for name, model in models.items()
-    }
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-async def kept(tmp_path, clock):
-    """A state directory that a config service left on a clean stop, at revision 9."""
-    process = Process(tmp_path, clock)
-    process.etcd_lists(pools(5, a="one", b="one"), 7)
-    changed = {**pools(9, a="two"), layout.pool_key("b"): None}
-    changes = [last_known_good.Change(key, stored, 9) for key, stored in changed.items()]
-    process.known_good.apply(changes, 9)
-    await process.stops()
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("etcd_gets_no_time")
 
 
 async def test_what_etcd_held_is_in_force_after_a_start_without_it(kept, clock, caplog):
@@ -257,47 +167,3 @@ async def test_edits_wait_for_etcd_itself_and_leave_no_intent(tmp_path):
     read = await plane.call("GetTenant", pb.GetTenantRequest(name="tenants/acme"))
     assert read.config.weight == 0
     assert (len(plane.entries), plane.current.state.revision) == (entries, revision)
-
-
-async def test_a_start_without_etcd_waits_for_it_a_moment(kept, clock, monkeypatch):
-    monkeypatch.setattr(last_known_good, "START_SECONDS", 30.0)
-    process = Process(kept, clock)
-    starting = asyncio.create_task(process.known_good.start_without_etcd())
-    await asyncio.sleep(0)
-    process.etcd_lists(pools(11, c="three"), 12)
-    await asyncio.wait_for(starting, 2)
-    assert process.current.state.revision == 12
-
-
-async def started_while_etcd_lists(kept, clock, module):
-    """Etcd sends page after page, and the last one long after a silent etcd would have been given up."""
-    process = Process(kept, clock, last_known_good=module)
-
-    def pages():
-        yield from range(1, 10)
-        process.etcd_lists(pools(11, c="three"), 12)
-        yield from itertools.repeat(10)
-
-    process.etcd_answers = pages()
-    await process.starts()
-    return process.current.live.is_set()
-
-
-async def test_an_etcd_that_is_being_listed_answers(kept, clock, caplog):
-    assert await started_while_etcd_lists(kept, clock, last_known_good)
-    assert not caplog.records
-
-
-async def test_that_test_notices_a_list_that_counts_as_silence(kept, clock, caplog):
-    hasty = mutant(last_known_good, "while answers < self._etcd_answers():", "for _ in range(1):")
-    hasty.START_SECONDS = 0.0
-    assert not await started_while_etcd_lists(kept, clock, hasty)
-    assert "etcd does not answer" in caplog.text
-
-
-async def test_an_etcd_that_never_ends_its_list_is_not_waited_for_any_longer(kept, clock, monkeypatch):
-    monkeypatch.setattr(last_known_good, "LIST_SECONDS", 0.05)
-    process = Process(kept, clock)
-    process.etcd_answers = itertools.count(1)
-    await process.starts()
-    assert (process.current.live.is_set(), process.current.state.revision) == (False, 9)

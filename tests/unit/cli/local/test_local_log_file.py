@@ -73,6 +73,13 @@ def test_a_log_another_program_writes_is_over_before_a_run_if_it_is_full(path, s
     assert (path.exists(), older(path).exists()) == (not moved, moved)
 
 
+def test_such_a_log_that_cannot_be_moved_keeps_no_mesh_from_starting(path):
+    (older(path) / "in the way").mkdir(parents=True)
+    path.write_bytes(b"x" * 10)
+    log_file.begin_anew(path, 10)
+    assert path.read_bytes() == b"x" * 10
+
+
 def test_a_log_nobody_writes_to_is_not_made(path):
     with LogFile(path, print):
         pass
