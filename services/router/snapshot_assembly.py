@@ -83,6 +83,8 @@ def apply_to(
         raise AssemblyError("a kind of snapshot this router does not know")
     if assembled.base_revision != held_revision:
         raise AssemblyError(f"builds on revision {assembled.base_revision}, held is {held_revision}")
-    after = {key: resource for key, resource in held.items() if key not in assembled.removed}
+    after = dict(held)
+    for key in assembled.removed:
+        after.pop(key, None)
     after.update(assembled.resources)
     return after

@@ -176,7 +176,9 @@ def _changed(
         _take_ordinal(uid_of_ordinal, resource.tenant, reasons)
         own_adapters = (resources[key].adapter for key in sorted(adapter_keys.get(uid, ())))
         tenants[uid] = compile_tenant(resource.tenant, own_adapters, before.catalog, reasons)
-    adapter_keys = {uid: own for uid, own in adapter_keys.items() if own}
+    for uid in anew:
+        if not adapter_keys.get(uid):
+            adapter_keys.pop(uid, None)
     _require_owners({uid: adapter_keys[uid] for uid in anew if uid in adapter_keys}, tenants, reasons)
     snapshot = Snapshot(revision, tenants, keys, before.snapshot.pools, before.snapshot.unusable_models)
     return Compiled(snapshot, before.catalog, adapter_keys, uid_of_ordinal, before.dedicated_names)
