@@ -93,12 +93,18 @@ class KnownGoodWriter:
             await asyncio.sleep(self._every_seconds)
 
     async def finish(self, within_seconds: float) -> None:
-        """Write what is not written yet, on a clean stop; an unfinished write leaves the file from before."""
+        """Write what is not written yet, on a clean stop.
+
+        What takes longer is waited for no more, and goes on until the process ends; the file from before stays until
+        it is done.
+        """
         try:
             async with asyncio.timeout(within_seconds):
                 await self._save()
         except TimeoutError:
-            _log.error("last known good: not written within %.1f s", within_seconds)
+            _log.error(
+                "last known good: not written within %.1f s; the process may end with it", within_seconds
+            )
         # `run` goes on until its owner ends it, and has no thread any more.
         self._finished = True
         self._thread.shutdown(wait=False, cancel_futures=True)

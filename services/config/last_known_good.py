@@ -22,6 +22,7 @@ from services.common.known_good_writer import Content, KnownGoodWriter
 from services.common.signed_state import Statement, StatementSigner
 from services.common.state_digest import digest_of
 from services.config.current_state import CurrentState
+from services.config.etcd.client import CALL_SECONDS
 from services.config.etcd.watch import Follower
 from services.config.etcd.watch_state import Change
 from services.config.routers.starts import RouterStarts
@@ -33,9 +34,12 @@ _log = logging.getLogger(__name__)
 NAME = "known-good"
 OWNER = "config"
 START_SECONDS = 1.0
-"""How long etcd has to answer a service that starts, and then to answer again: a large list takes many answers."""
+"""How long etcd has to answer a service that starts."""
+PAGE_SECONDS = CALL_SECONDS + 0.5
+"""How long it has from one answer to the next: a large list takes many."""
 LIST_SECONDS = 10.0
 """How long it has for all of them."""
+_SETTLE_SECONDS_PER_ITEM = 1e-4
 _CLUSTER_FILE = "etcd-cluster-id"
 _REVISION_BYTES = 8
 _PARTS = 3
@@ -70,12 +74,13 @@ class LastKnownGood:
         self._signer = signer
         self._cluster_path = state_dir / _CLUSTER_FILE
         self._cluster = read_record(self._cluster_path)
+        self._starts = starts
         self._items: dict[str, Stored] = {}
+        self._listed_anew = False
+        """Whether what is not written yet is a whole list."""
         self._known_revision = 0
         """The newest that was in force; it outlives etcd's history."""
-        self._writer = KnownGoodWriter(
-            self._files, self._content, registry, settle=lambda: starts.over(len(self._items))
-        )
+        self._writer = KnownGoodWriter(self._files, self._content, registry, settle=self._settle)
         self._replaced = Counter(
             "tenantry_config_etcd_replaced_total",
             "Times etcd came back as another cluster, or at an older revision than was known.",
@@ -90,7 +95,7 @@ class LastKnownGood:
         from_file.set_function(lambda: current.listed.is_set() and not current.live.is_set())
 
     async def start_without_etcd(self) -> None:
-        """Put the file's config in force if etcd does not answer in time."""
+        """Put the file's config in force if etcd is not listed in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LIST_SECONDS):
                 await self._listed_or_silent()
@@ -118,7 +123,7 @@ class LastKnownGood:
                 continue
             self._cluster, self._known_revision = known.header.cluster_id, known.header.revision
             _log.error(
-                "ALARM: etcd does not answer; serving revision %d, which was current %.0f s ago, from %s",
+                "ALARM: etcd sends no config; serving revision %d, which was current %.0f s ago, from %s",
                 known.header.revision,
                 age_seconds,
                 known.path,
@@ -152,6 +157,7 @@ class LastKnownGood:
             )
         self._follower.replace(items, revision)
         self._cluster, self._items, self._known_revision = cluster, dict(items), revision
+        self._listed_anew = True
         self._writer.changed()
 
     def apply(self, changes: Iterable[Change], revision: int) -> None:
@@ -184,16 +190,23 @@ class LastKnownGood:
         while answers < self._etcd_answers():
             answers = self._etcd_answers()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(START_SECONDS):
+                async with asyncio.timeout(PAGE_SECONDS if answers else START_SECONDS):
                     await self._current.live.wait()
                     return
+
+    async def _settle(self) -> None:
+        items = len(self._items)
+        # Routers start with a whole list. Changes come among routers that run: one that hangs must not hold them up.
+        await (
+            self._starts.over(items) if self._listed_anew else asyncio.sleep(items * _SETTLE_SECONDS_PER_ITEM)
+        )
 
     def _content(self) -> Content | None:
         if not self._current.live.is_set() or not self._current.state.revision:
             return None
         current_ms = int(1000 * self._clock.wall_seconds()) - self._current.silence_ms
         header = Header(Kind.CONFIG, self._cluster, OWNER, self._current.state.revision, current_ms)
-        items, cluster = dict(self._items), self._cluster
+        items, cluster, self._listed_anew = dict(self._items), self._cluster, False
         # Recorded before the file is written: one of another cluster is refused at the next start, come what may.
         return Content(
             header, lambda: self._signed(header, items), lambda: write_record(self._cluster_path, cluster)

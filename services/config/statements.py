@@ -93,6 +93,8 @@ class Statements:
             self._wanted.clear()
             await self._starts.over(len(self._current.state.records))
             self._digested = await asyncio.to_thread(DigestedState, self._current.state)
+            # Streams went on asking meanwhile.
+            self._wanted.clear()
             await asyncio.sleep(_PAUSE_SECONDS)
 
     def of(self, state: State) -> pb.SnapshotStatement | None:

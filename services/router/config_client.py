@@ -149,8 +149,9 @@ class ConfigClient:
                     report_due = loop.time() + _REPORT_SECONDS
                     await self._report(call)
                 continue
-            if message.HasField("statement"):
-                if self._on_statement is not None:
+            if not message.HasField("chunk"):
+                # What a newer config service may send besides is nothing to us.
+                if message.HasField("statement") and self._on_statement is not None:
                     self._on_statement(message.statement)
                 continue
             self.at_rest.clear()

@@ -149,6 +149,7 @@ class LastKnownGood:
             return
         known, resources, compiled = found
         start_from(resources, compiled)
+        # One that began to arrive meanwhile is not waited for: there is something to serve with, and it comes next.
         _log.error(
             "ALARM: the config service sends no config; serving revision %d, which was current %.0f s ago, from %s",
             known.header.revision,

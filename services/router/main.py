@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import sys
-from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry
@@ -149,17 +148,19 @@ async def serve(settings: RouterSettings) -> None:
             await asyncio.gather(
                 server.stop(settings.drain_seconds + _ANSWER_SECONDS), pipeline.stop(settings.drain_seconds)
             )
-            await _give_back(leasing, quotas)
-            refusals.flush()
-            endings: list[Awaitable[object]] = [recorder.drain(_AUDIT_DRAIN_SECONDS)]
+            endings = [_settle_up(leasing, quotas, refusals, recorder)]
             if known_good:
                 endings.append(known_good.finish(_KNOWN_GOOD_SECONDS))
             await asyncio.gather(*endings)
 
 
-async def _give_back(leasing: asyncio.Task[object], quotas: QuotaClient) -> None:
-    """After the last request: what is held of quotas is others' at once, not in half a minute."""
+async def _settle_up(
+    leasing: asyncio.Task[object], quotas: QuotaClient, refusals: RefusalLog, recorder: AuditRecorder
+) -> None:
+    """After the last request: what is held of quotas is others' at once, not in half a minute; entries are written."""
     # Else it would ask for more.
     leasing.cancel()
     await asyncio.wait([leasing])
     await quotas.give_back(_GIVE_BACK_SECONDS)
+    refusals.flush()
+    await recorder.drain(_AUDIT_DRAIN_SECONDS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 
@@ -72,7 +73,8 @@ async def following(folder):
     followed = Followed(folder)
     server = await followed.start()
     async with open_channel(followed.target) as channel:
-        running = asyncio.create_task(followed.client(channel).run())
+        followed.at_rest = (client := followed.client(channel)).at_rest
+        running = asyncio.create_task(client.run())
         try:
             yield followed, server
             assert not running.done()
@@ -135,6 +137,7 @@ async def test_pieces_that_make_no_whole_are_refused(followed):
     await followed.service.send([pb.SnapshotChunk(nonce="n", revision=4, chunk=1, last=True)])
     await until(lambda: followed.service.nacks)
     assert followed.service.nacks[0].nonce == "n"
+    assert followed.at_rest.is_set()
     with pytest.raises(Exception, match="no config yet"):
         followed.state.snapshot()
 
@@ -214,3 +217,44 @@ async def test_it_stops_even_while_its_stream_breaks(tmp_path, monkeypatch):
         await asyncio.wait([running], timeout=2)
         assert running.cancelled()
     await server.stop(0)
+
+
+async def test_a_snapshot_is_on_its_way_from_its_first_piece_until_it_is_in_force(followed, monkeypatch):
+    assert followed.at_rest.is_set()
+    compiling, may_end = threading.Event(), threading.Event()
+    real = config_client.compile_snapshot
+
+    def slow(*arguments):
+        compiling.set()
+        assert may_end.wait(10)
+        return real(*arguments)
+
+    monkeypatch.setattr(config_client, "compile_snapshot", slow)
+    await followed.service.push(followed.world.resources, pieces=3)
+    await until(compiling.is_set)
+    assert not followed.at_rest.is_set()
+    may_end.set()
+    await asyncio.wait_for(followed.at_rest.wait(), 5)
+    assert followed.state.revision == 1
+
+
+async def test_what_was_on_its_way_is_not_when_the_stream_ends(tmp_path):
+    async with following(tmp_path) as (followed, server):
+        await followed.service.send([pb.SnapshotChunk(nonce="n", revision=4, chunk=0)])
+        await until(lambda: not followed.at_rest.is_set())
+        await server.stop(0)
+        await asyncio.wait_for(followed.at_rest.wait(), 5)
+
+
+async def test_a_refused_snapshot_and_messages_nobody_knows_are_nothing_on_its_way(followed):
+    followed.world.tenant("second", 7)
+    await followed.service.push(followed.world.resources)
+    await until(lambda: followed.service.nacks)
+    assert followed.at_rest.is_set()
+    await followed.service.say([pb.StreamSnapshotsResponse()])
+    await until(lambda: followed.service.reports > 3)
+    await followed.service.push(
+        {key: one for key, one in followed.world.resources.items() if "second" not in key}
+    )
+    await until(lambda: followed.service.acks)
+    assert followed.at_rest.is_set()

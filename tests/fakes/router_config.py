@@ -188,7 +188,7 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
         self.etcd_connected = True
         self.etcd_silence_ms = 0
         self.reports = self.heartbeats = 0
-        self._to_send: list[pb.SnapshotChunk] = []
+        self._to_send: list[pb.StreamSnapshotsResponse] = []
         self._revision = 0
         self._pushed = asyncio.Condition()
 
@@ -214,21 +214,25 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
 
     async def send(self, chunks: list[pb.SnapshotChunk]) -> None:
         """Send these pieces as they are, to routers that come later too."""
+        await self.say([pb.StreamSnapshotsResponse(chunk=chunk) for chunk in chunks])
+
+    async def say(self, messages: list[pb.StreamSnapshotsResponse]) -> None:
+        """Send these messages, whatever they are."""
         async with self._pushed:
-            self._to_send = chunks
+            self._to_send = messages
             self._pushed.notify_all()
 
     async def StreamSnapshots(
         self, request_iterator: AsyncIterator[pb.StreamSnapshotsRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.StreamSnapshotsResponse]:
         reading = asyncio.create_task(self._read(request_iterator))
-        sent: list[pb.SnapshotChunk] = []
+        sent: list[pb.StreamSnapshotsResponse] = []
         try:
             while True:
                 if self._to_send is not sent and self._to_send:
                     sent = self._to_send
-                    for chunk in sent:
-                        yield pb.StreamSnapshotsResponse(chunk=chunk)
+                    for message in sent:
+                        yield message
                 elif not self.silent:
                     yield pb.StreamSnapshotsResponse(heartbeat=self._heartbeat())
                 try:

@@ -91,13 +91,6 @@ class FifoPool:
         """The endpoints to probe."""
         return [target for target, endpoint in self._endpoints.items() if not endpoint.leaving]
 
-    @property
-    def ready_targets(self) -> frozenset[str]:
-        """The endpoints that take requests."""
-        return frozenset(
-            t for t, endpoint in self._endpoints.items() if endpoint.ready and not endpoint.leaving
-        )
-
     def probed(self, target: str, ready: bool) -> None:
         """A probe's finding. An endpoint that comes back starts with an empty adapter cache."""
         endpoint = self._endpoints.get(target)

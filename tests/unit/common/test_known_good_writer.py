@@ -47,11 +47,13 @@ class Disk(DiskOps):
 class Kept:
     """A writer, its disk, and the revision in force, current at a time of the test's choice."""
 
-    def __init__(self, folder: Path, every_seconds: float = SOON_SECONDS) -> None:
+    def __init__(self, folder: Path, every_seconds: float = SOON_SECONDS, **settle) -> None:
         self.disk, self.registry = Disk(), CollectorRegistry()
         self.files = Generations(folder, "known-good", KEY, self.disk)
         self.revision, self.current_ms, self.takes = 0, 1_000_000, 0
-        self.writer = KnownGoodWriter(self.files, self._take, self.registry, every_seconds=every_seconds)
+        self.writer = KnownGoodWriter(
+            self.files, self._take, self.registry, every_seconds=every_seconds, **settle
+        )
 
     def _take(self) -> Content | None:
         revision, self.takes = self.revision, self.takes + 1
@@ -98,6 +100,20 @@ async def test_the_next_write_waits_and_a_clean_stop_does_not(tmp_path):
         await asyncio.sleep(0.1)
         assert kept.disk.writes == 1
     assert [header.revision for header in kept.on_disk()] == [2, 1]
+
+
+async def test_a_change_is_written_once_it_settled_and_a_clean_stop_waits_for_nothing(tmp_path):
+    settled = asyncio.Event()
+    kept = Kept(tmp_path, settle=settled.wait)
+    async with kept.running():
+        kept.change()
+        await asyncio.sleep(0.1)
+        assert kept.disk.writes == 0
+        settled.set()
+        await kept.reaches(1)
+        settled.clear()
+        kept.change()
+    assert kept.on_disk()[0].revision == 2
 
 
 async def test_after_the_last_write_a_change_is_nobodys_error(tmp_path):

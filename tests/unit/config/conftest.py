@@ -13,6 +13,7 @@ from tests.unit.config.kept_config import Process, pools
 @pytest.fixture
 def etcd_gets_no_time(monkeypatch):
     monkeypatch.setattr(last_known_good, "START_SECONDS", 0.0)
+    monkeypatch.setattr(last_known_good, "PAGE_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ class Process:
     ) -> None:
         self.clock, self.cluster, self.registry = clock, CLUSTER, CollectorRegistry()
         self.etcd_answers = itertools.repeat(0)
+        self.routers = RouterRegistry(clock, expiry_seconds=60.0)
         states = modules.get("current_state", current_state)
         self.current = states.CurrentState(StateBuilder(KEYS), clock)
         self.known_good = modules.get("last_known_good", last_known_good).LastKnownGood(
@@ -47,7 +48,7 @@ class Process:
             state_dir=folder,
             key=key,
             signer=signer,
-            starts=RouterStarts(RouterRegistry(clock, 60.0)),
+            starts=RouterStarts(self.routers),
             max_age_seconds=DAY_SECONDS,
             clock=clock,
             registry=self.registry,

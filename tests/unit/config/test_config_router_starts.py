@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 
+from services.config import last_known_good
+from services.config.etcd.watch_state import Change
 from services.config.routers import starts
 from services.config.routers.registry import RouterRegistry
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
+from tests.unit.config.kept_config import Process, pools
 
 CONTENT = object()
 LARGE, SMALL = 10**8, 1
@@ -28,6 +31,35 @@ async def turns(waiting: asyncio.Task[None]) -> bool:
     for _ in range(20):
         await asyncio.sleep(0)
     return waiting.done()
+
+
+async def held_up(folder, monkeypatch, module=last_known_good) -> tuple[bool, bool]:
+    """Whether a router that hangs at its start holds up the file of a list, and of the change after it."""
+    monkeypatch.setattr(starts, "_WAIT_SECONDS_PER_RECORD", 1e6)
+    process = Process(folder, ManualClock(), last_known_good=module)
+    process.etcd_lists(pools(5, a="one"), 7)
+    process.routers.connect("hangs")
+    found = []
+    for revision in (8, 9):
+        settling = asyncio.create_task(process.known_good._settle())
+        await asyncio.wait({settling}, timeout=0.1)
+        found.append(not settling.done())
+        settling.cancel()
+        process.known_good._content()
+        ((key, stored),) = pools(revision, a="two").items()
+        process.known_good.apply([Change(key, stored, revision)], revision)
+    return found[0], found[1]
+
+
+async def test_the_file_of_a_whole_list_waits_and_the_file_of_a_change_does_not(
+    tmp_path, monkeypatch, registry
+):
+    assert await held_up(tmp_path, monkeypatch) == (True, False)
+
+
+async def test_that_test_notices_changes_that_wait(tmp_path, monkeypatch, registry):
+    waiting = mutant(last_known_good, "self._cluster, False", "self._cluster, True")
+    assert await held_up(tmp_path, monkeypatch, waiting) == (True, True)
 
 
 async def over(registry, module=starts, records=LARGE) -> asyncio.Task[None]:

@@ -47,7 +47,7 @@ async def test_that_test_notices_a_list_that_counts_as_silence(kept, clock, capl
     hasty = mutant(last_known_good, "while answers < self._etcd_answers():", "for _ in range(1):")
     hasty.START_SECONDS = 0.0
     assert not await started_while_etcd_lists(kept, clock, hasty)
-    assert "etcd does not answer" in caplog.text
+    assert "etcd sends no config" in caplog.text
 
 
 async def test_an_etcd_that_never_ends_its_list_is_not_waited_for_any_longer(kept, clock, monkeypatch):

@@ -13,6 +13,7 @@ from services.common.signed_state import SignedStatement, StatementSigner, verif
 from services.common.state_digest import digest_of
 from services.config import statements
 from services.config.discovery_servicer import DiscoveryServicer
+from services.config.routers import starts
 from services.config.routers.starts import RouterStarts
 from services.config.statements import DigestedState, Statements
 from tests.fakes.config_plane import ConfigPlane
@@ -136,3 +137,51 @@ async def test_the_time_is_that_of_etcds_last_sign_of_life(plane):
     await statement_about(plane, state)
     plane.clock.advance(7)
     assert (await statement_about(plane, state)).current_unix_ms == 1_800_000_000_000
+
+
+async def digested(plane, monkeypatch, module):
+    """How often a state is digested that a stream asks for turn after turn, and whether a start was waited for."""
+    monkeypatch.setattr(starts, "_WAIT_SECONDS_PER_RECORD", 1e6)
+    count, real = 0, module.DigestedState
+
+    class Counted(real):
+        def __init__(self, state):
+            nonlocal count
+            count += 1
+            super().__init__(state)
+
+    monkeypatch.setattr(module, "DigestedState", Counted)
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
+    made = module.Statements(plane.current, SIGNER, lambda: 0xC1, plane.clock, RouterStarts(plane.routers))
+    running = asyncio.create_task(made.run())
+    session, state = plane.routers.connect("starts"), plane.current.state
+    for _ in range(100):
+        made.of(state)
+        await asyncio.sleep(0.003)
+        if count:
+            break
+    waited = count == 0
+    plane.routers.applied(session, state.revision, state.records, state.history)
+    async with asyncio.timeout(5):
+        while made.of(state) is None:  # noqa: ASYNC110 - it is asked like a stream asks
+            await asyncio.sleep(0)
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return count, waited
+
+
+async def test_a_state_is_digested_once_and_after_the_routers_that_start(plane, monkeypatch):
+    assert await digested(plane, monkeypatch, statements) == (1, True)
+
+
+async def test_that_test_notices_a_second_digest_and_one_that_does_not_wait(plane, monkeypatch):
+    asked_again = mutant(
+        statements,
+        "            self._wanted.clear()\n            await asyncio.sleep",
+        "            await asyncio.sleep",
+    )
+    assert (await digested(plane, monkeypatch, asked_again))[0] > 1
+    hasty = mutant(statements, "await self._starts.over(len(self._current.state.records))", "pass")
+    assert not (await digested(plane, monkeypatch, hasty))[1]

@@ -42,8 +42,10 @@ class Etcd:
 
 
 async def listed(etcd, module=client_module):
-    items, revision = await module.EtcdClient(etcd).list("/k/")
+    client = module.EtcdClient(etcd)
+    items, revision = await client.list("/k/")
     assert revision == 7
+    assert client.answers == len([size for _, size in etcd.pages if size <= etcd._at_most_bytes])
     return len(items)
 
 
