@@ -1,4 +1,4 @@
-"""Config service and three routers start at once with etcd down: how soon they answer, and are fresh when it is back."""
+"""Config service and three routers start with etcd down: how soon they answer, and are fresh when it is back."""
 
 from __future__ import annotations
 
