@@ -49,12 +49,12 @@ async def test_no_answer_shows_two_nonces(served, tell):
     tell.figure("errors", dict(seen.errors) or 0, "0")
     wanted = TENANTS * WRITES_PER_SECOND
     tell.figure(
-        "nonces written", f"{seen.writes} at {seen.writes / seen.seconds:.0f}/s", f">= {0.95 * wanted:.0f}/s"
+        "nonces written", f"{seen.writes} at {seen.writes / seen.seconds:.0f}/s", f">= {0.8 * wanted:.0f}/s"
     )
     tell.figure("nonces seen in answers", len(seen.nonces_seen), f">= {seen.answers // 2}")
     assert not seen.mixed
     assert not seen.errors
-    assert seen.writes / seen.seconds >= 0.95 * wanted
+    assert seen.writes / seen.seconds >= 0.8 * wanted
     assert len(seen.nonces_seen) >= seen.answers // 2
     await mesh.propagated(max(tenant.revision for tenant in tenants))
     assert "ALARM" not in (mesh.plane.folder / "config.log").read_text()

@@ -14,7 +14,8 @@ from tests.fakes.nonce_writer import as_one, pool_apart, tenant_apart
 from tests.fakes.served_mesh import ServedMesh
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
-TENANTS, ANSWERS, WRITES_PER_SECOND = 20, 300, 10
+TENANTS, ANSWERS, WRITES_PER_SECOND = 20, 600, 10
+ENOUGH_FOR_A_MUTANT = 3_000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -47,7 +48,7 @@ async def test_mutant_with_two_transactions_shows_mixed_nonces(served, split):
         mesh,
         tenants,
         split,
-        answers=ANSWERS,
+        answers=ENOUGH_FOR_A_MUTANT,
         writes_per_second=WRITES_PER_SECOND,
         enough=lambda seen: bool(seen.mixed),
     )
