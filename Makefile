@@ -24,7 +24,8 @@ $(UV):
 
 $(STAMP): pyproject.toml uv.lock | $(UV)
 	@test -x $(BIN)/python || $(UV) venv --quiet --allow-existing --python "$$($(VENV)/uv/bin/python -c 'import sys; print(sys._base_executable)')" $(VENV)
-	@$(UV) sync --locked --all-extras
+	@$(UV) sync --locked --all-extras --compile-bytecode
+	@$(BIN)/python -m compileall -q services gen
 	@touch $(STAMP)
 
 up: venv ## run the whole mesh here, three demo tenants included
