@@ -7,11 +7,10 @@ import statistics
 
 import pytest
 
-from tests.fakes.kept_mesh import kept_mesh
+from tests.fakes.kept_mesh import COLD_START_SECONDS, CONVERGED_SECONDS, kept_mesh
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos, pytest.mark.timeout(600)]
 ROUTERS, ROUNDS = 3, 10
-COLD_START_SECONDS = CONVERGED_SECONDS = 3.0
 
 
 async def test_cold_starts_without_etcd_serve_what_was_last_known(tell):

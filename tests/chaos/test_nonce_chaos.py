@@ -51,11 +51,11 @@ async def test_no_answer_shows_two_nonces(served, tell):
     tell.figure(
         "nonces written", f"{seen.writes} at {seen.writes / seen.seconds:.0f}/s", f">= {0.8 * wanted:.0f}/s"
     )
-    tell.figure("nonces seen in answers", len(seen.nonces_seen), f">= {seen.answers // 2}")
+    tell.figure("nonces seen in answers", len(seen.nonces_seen), f">= {seen.writes // 4}")
     assert not seen.mixed
     assert not seen.errors
     assert seen.writes / seen.seconds >= 0.8 * wanted
-    assert len(seen.nonces_seen) >= seen.answers // 2
+    assert len(seen.nonces_seen) >= seen.writes // 4
     await mesh.propagated(max(tenant.revision for tenant in tenants))
     assert "ALARM" not in (mesh.plane.folder / "config.log").read_text()
 

@@ -14,7 +14,7 @@ from tests.fakes.nonce_writer import as_one, pool_apart, tenant_apart
 from tests.fakes.served_mesh import ServedMesh
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
-TENANTS, ANSWERS, WRITES_PER_SECOND = 20, 600, 10
+TENANTS, ANSWERS, WRITES_PER_SECOND = 20, 900, 10
 ENOUGH_FOR_A_MUTANT = 3_000
 
 

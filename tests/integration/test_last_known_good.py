@@ -1,6 +1,6 @@
 """Cold starts without etcd, of real processes: served from the files, flagged, and fresh again when etcd is back.
 
-How long they take is measured by tests/chaos/test_cold_start_chaos.py.
+With three routers, and ten times: tests/chaos/test_cold_start_chaos.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ import grpc
 import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 
-from tests.fakes.kept_mesh import CANARY_PROMPT, kept_mesh, revision_of, until
+from tests.fakes.kept_mesh import (
+    CANARY_PROMPT,
+    COLD_START_SECONDS,
+    CONVERGED_SECONDS,
+    kept_mesh,
+    revision_of,
+    until,
+)
 from tests.integration.mesh_access import failure_of
 
 pytestmark = pytest.mark.integration
@@ -30,8 +37,7 @@ async def test_both_start_without_etcd_and_converge_when_it_is_back(mesh, stop):
         await mesh.on_disk(mesh.revision)
     await asyncio.gather(getattr(router, stop)(), getattr(config, stop)())
     await mesh.plane.etcd.kill()
-    await asyncio.gather(config.start(wait_ready=False), router.start(wait_ready=False))
-    await mesh.answered(stale=True, within_seconds=20)
+    cold = await mesh.cold_start(config, router)
     failure = await failure_of(mesh.ask(mesh.strict_key))
     assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "CONFIG_STALE")
 
@@ -44,22 +50,23 @@ async def test_both_start_without_etcd_and_converge_when_it_is_back(mesh, stop):
     assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 
     await mesh.plane.etcd.start()
-    await mesh.answered(stale=False, within_seconds=20)
+    converged = await mesh.answered(stale=False, within_seconds=20)
     await mesh.ask(mesh.strict_key)
     updated = await mesh.plane.call("UpdateTenant", edit)
     await mesh.propagated()
     assert (await mesh.ask(mesh.key)).provenance.config_version == updated.config_version
+    assert cold <= COLD_START_SECONDS
+    assert converged <= CONVERGED_SECONDS
 
 
 async def test_a_router_starts_alone_while_the_config_service_is_down(mesh):
     (router,), config = mesh.routers, mesh.plane.service
     await router.end()
     await config.kill()
-    await router.start(wait_ready=False)
-    await mesh.answered(stale=True, within_seconds=20)
+    assert await mesh.cold_start(router) <= COLD_START_SECONDS
     assert (await failure_of(mesh.ask(mesh.strict_key))).reason == "CONFIG_STALE"
     await config.start()
-    await mesh.answered(stale=False, within_seconds=20)
+    assert await mesh.answered(stale=False, within_seconds=20) <= CONVERGED_SECONDS
 
 
 async def test_without_any_whole_file_a_start_without_etcd_serves_nobody_and_recovers(mesh):
