@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from tenantry.audit.v1 import entry_pb2
 
-from services.common.audit_writer import AuditEntry, AuditWriter, EntryKind
-from services.common.grpc_channel import open_channel
+from services.common.audit.writer import AuditEntry, AuditWriter, EntryKind
+from services.common.rpc.channel import open_channel
 from tests.fakes.audit_service import AuditServicePlane, BareStream, append_entry
 
 _APPEND_SECONDS = 30.0

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 
 SERVICE = "bench.Relay"
 _CALL_SECONDS = 60.0

@@ -16,7 +16,7 @@ from tenantry.config.v1 import config_admin_service_pb2_grpc as rpc
 
 from scripts.bench.population import Shape, populate
 from services.common.artifacts import DirectoryArtifactStore
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.config.etcd.client import EtcdClient
 from tests.fakes.etcd_process import EtcdProcess
 from tests.fakes.service_process import ServiceProcess

@@ -28,7 +28,7 @@ from services.common.errors import (
     Reason,
     ResourceExhaustedError,
 )
-from services.common.rpc_status import to_status
+from services.common.rpc.status import to_status
 
 MAX_BATCH_MESSAGE_ENTRIES = 256
 RECEIPT_CHECK_SECONDS = 1.0

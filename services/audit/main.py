@@ -18,11 +18,11 @@ from services.audit.signing_keys import ROOT_KEK, load_signing_keys
 from services.audit.state_directory import StateDirectory
 from services.audit.store import LogStore
 from services.common.clock import SystemClock
-from services.common.grpc_server import build_server
-from services.common.health import HealthBoard
 from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging
 from services.common.metrics import serve_metrics
+from services.common.rpc.health import HealthBoard
+from services.common.rpc.server import build_server
 from services.common.tokens import AUDIT_ISSUER, Audience, TokenVerifier
 
 STOP_SECONDS = 2.0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
-from services.common.interceptors import where
+from services.common.rpc.interceptors import where
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
-from services.common.interceptors import where
+from services.common.rpc.interceptors import where
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.logs import LogLevel
-from services.common.tls import TLSMaterial
+from services.common.rpc.tls import TLSMaterial
 
 
 class ServiceSettings(BaseSettings):

@@ -9,14 +9,14 @@ from typing import Protocol
 from google.protobuf.json_format import MessageToDict
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
-from services.common.audit_writer import AuditEntry, EntryKind
+from services.common.audit.writer import AuditEntry, EntryKind
 from services.config.versions import canonical_bytes
 
 _ID_BYTES = 16
 
 
 class ConfigAudit(Protocol):
-    """Where audit entries are queued; `services.common.audit_writer.AuditWriter` is one."""
+    """Where audit entries are queued; `services.common.audit.writer.AuditWriter` is one."""
 
     def append_soon(self, entry: AuditEntry) -> bool:
         """Queue without waiting; False when there is no room."""

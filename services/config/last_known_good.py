@@ -15,12 +15,12 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.common.clock import Clock
-from services.common.known_good import Expected, Header, Kind, KnownGoodError
-from services.common.known_good_files import Generations, read_record, write_record
-from services.common.known_good_signed import require_signed, signed_parts
-from services.common.known_good_writer import Content, KnownGoodWriter
-from services.common.signed_state import Statement, StatementSigner
-from services.common.state_digest import digest_of
+from services.common.known_good.attestation import require_signed, signed_parts
+from services.common.known_good.generations import Generations, read_record, write_record
+from services.common.known_good.sealed_file import Expected, Header, Kind, KnownGoodError
+from services.common.known_good.signed_state import Statement, StatementSigner
+from services.common.known_good.state_digest import digest_of
+from services.common.known_good.writer import Content, KnownGoodWriter
 from services.config.current_state import CurrentState
 from services.config.etcd.client import CALL_SECONDS
 from services.config.etcd.watch import Follower

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from services.common.artifacts import DirectoryArtifactStore
-from services.common.audit_writer import AuditWriter
+from services.common.audit.writer import AuditWriter
 from services.common.clock import SystemClock
-from services.common.grpc_channel import open_channel
-from services.common.health import HealthBoard
+from services.common.gc_pauses import forgo_collecting
+from services.common.known_good.signed_state import StatementSigner
 from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging
-from services.common.long_lived import forgo_collecting
 from services.common.metrics import serve_metrics
-from services.common.signed_state import StatementSigner
+from services.common.rpc.channel import open_channel
+from services.common.rpc.health import HealthBoard
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
 from services.config.admin.checks import ConfigChecks

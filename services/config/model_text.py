@@ -6,8 +6,8 @@ from tenantry.config.v1 import pool_pb2
 
 from services.common.artifacts import ArtifactError, ArtifactStore
 from services.common.errors import FieldViolation
-from services.common.templates import ChatTemplate, TemplateError, Turn
-from services.common.tokenisation import Tokeniser, TokeniserError
+from services.common.text.templates import ChatTemplate, TemplateError, Turn
+from services.common.text.tokenisation import Tokeniser, TokeniserError
 from services.config.catalog_rules import is_sha256
 
 _TOKENISER, _TEMPLATE = "base_model.tokenizer_sha256", "base_model.chat_template_sha256"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from services.common.audit_writer import AuditEntry, AuditReceipt, EntryKind
+from services.common.audit.writer import AuditEntry, AuditReceipt, EntryKind
 from services.common.errors import Error, Reason, UnavailableError
 from services.config.operators import Operator
 
@@ -47,7 +47,7 @@ class Change:
 
 
 class EntrySink(Protocol):
-    """Where entries go; `services.common.audit_writer.AuditWriter` is one."""
+    """Where entries go; `services.common.audit.writer.AuditWriter` is one."""
 
     async def append(self, entry: AuditEntry, timeout_seconds: float) -> AuditReceipt:
         """Append and wait until it is durable; raises `Error`."""

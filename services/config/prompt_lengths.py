@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.artifacts import ArtifactError, ArtifactStore
-from services.common.templates import Segment
-from services.common.tokenisation import Tokeniser, TokeniserError
+from services.common.text.templates import Segment
+from services.common.text.tokenisation import Tokeniser, TokeniserError
 from services.config.rules.size import MAX_MODELS
 from services.config.state import State
 

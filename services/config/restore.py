@@ -18,8 +18,8 @@ from pathlib import Path
 from tenantry.config.v1 import stored_pb2
 
 from services.common.errors import Error
-from services.common.grpc_channel import open_channel
-from services.common.tls import TLSMaterial
+from services.common.rpc.channel import open_channel
+from services.common.rpc.tls import TLSMaterial
 from services.config import layout
 from services.config.allocation import MAX_EPOCH
 from services.config.allocation_marks import FILE, Allocated, MarksDamagedError, read_marks, write_marks

@@ -13,7 +13,7 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 from tenantry.config.v1 import stored_pb2
 
-from services.common.audit_writer import AuditEntry, AuditReceipt
+from services.common.audit.writer import AuditEntry, AuditReceipt
 from services.common.backoff import Backoff
 from services.common.errors import Error, UnavailableError
 from services.config import layout
@@ -33,7 +33,7 @@ ENTRY_SECONDS = 10.0
 
 
 class DurableAudit(Protocol):
-    """Where entries go; `services.common.audit_writer.AuditWriter` is one."""
+    """Where entries go; `services.common.audit.writer.AuditWriter` is one."""
 
     async def append(self, entry: AuditEntry, timeout_seconds: float) -> AuditReceipt:
         """Append and wait until it is durable; raises `Error`."""

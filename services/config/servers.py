@@ -9,8 +9,8 @@ from tenantry.config.v1 import (
     quota_lease_service_pb2_grpc,
 )
 
-from services.common.grpc_server import build_server
-from services.common.health import HealthBoard
+from services.common.rpc.health import HealthBoard
+from services.common.rpc.server import build_server
 from services.config.admin_servicer import AdminServicer
 from services.config.discovery_servicer import DiscoveryServicer
 from services.config.quota.servicer import QuotaLeaseServicer

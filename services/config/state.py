@@ -10,7 +10,7 @@ from types import MappingProxyType
 from google.protobuf.message import DecodeError
 from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
 
-from services.common.long_lived import uncollected
+from services.common.gc_pauses import uncollected
 from services.config import layout
 from services.config.etcd.watch_state import Change
 from services.config.sealed_versions import open_in_force

@@ -10,9 +10,9 @@ from typing import NoReturn
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 from services.common.clock import Clock
-from services.common.known_good_files import write_record
-from services.common.signed_state import Statement, StatementSigner
-from services.common.state_digest import StateDigest
+from services.common.known_good.generations import write_record
+from services.common.known_good.signed_state import Statement, StatementSigner
+from services.common.known_good.state_digest import StateDigest
 from services.config.current_state import CurrentState
 from services.config.routers.starts import RouterStarts
 from services.config.snapshot_messages import owner_of, resource_of

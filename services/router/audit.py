@@ -16,9 +16,9 @@ import os
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from services.common.audit_writer import AuditEntry, AuditReceipt, EntryKind
+from services.common.audit.writer import AuditEntry, AuditReceipt, EntryKind
 from services.common.errors import Error, Reason, UnavailableError
-from services.common.interceptors import where
+from services.common.rpc.interceptors import where
 from services.router.audit_entries import (
     admit_meta,
     answer_section,

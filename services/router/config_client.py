@@ -18,8 +18,8 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 
 from services.common.backoff import Backoff
-from services.common.interceptors import where
-from services.common.long_lived import forgo_collecting
+from services.common.gc_pauses import forgo_collecting
+from services.common.rpc.interceptors import where
 from services.router.config_state import ConfigState
 from services.router.metrics import RouterMetrics
 from services.router.outcomes import OutcomeCounts

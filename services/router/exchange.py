@@ -8,7 +8,7 @@ from enum import Enum
 
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
-from services.common.audit_writer import AuditReceipt
+from services.common.audit.writer import AuditReceipt
 from services.router.identity import Caller
 from services.router.pool.pool import Cost
 from services.router.shaping import Shape

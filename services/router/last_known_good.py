@@ -18,13 +18,13 @@ from prometheus_client import CollectorRegistry, Gauge
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 from services.common.clock import Clock
-from services.common.interceptors import where
-from services.common.known_good import Expected, Header, Kind, KnownGood, KnownGoodError
-from services.common.known_good_files import Generations, load_key, read_record, write_record
-from services.common.known_good_signed import require_signed, signed_parts
-from services.common.known_good_writer import Content, KnownGoodWriter
-from services.common.signed_state import NotSignedError, SignedStatement, Statement, verified
-from services.common.state_digest import digest_of
+from services.common.known_good.attestation import require_signed, signed_parts
+from services.common.known_good.generations import Generations, load_key, read_record, write_record
+from services.common.known_good.sealed_file import Expected, Header, Kind, KnownGood, KnownGoodError
+from services.common.known_good.signed_state import NotSignedError, SignedStatement, Statement, verified
+from services.common.known_good.state_digest import digest_of
+from services.common.known_good.writer import Content, KnownGoodWriter
+from services.common.rpc.interceptors import where
 from services.router.config_state import ConfigState
 from services.router.settings import RouterSettings
 from services.router.snapshot_compiler import Compiled, LoadTextModel, SnapshotRefusedError, compile_snapshot

@@ -12,14 +12,14 @@ from prometheus_client import CollectorRegistry
 from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
 from services.common.artifacts import DirectoryArtifactStore
-from services.common.audit_writer import AuditWriter
+from services.common.audit.writer import AuditWriter
 from services.common.clock import SystemClock
-from services.common.grpc_channel import open_channel
-from services.common.grpc_server import build_server
-from services.common.health import HealthBoard
 from services.common.lifecycle import Lifetime, TaskDiedError
 from services.common.logs import configure_logging
 from services.common.metrics import serve_metrics
+from services.common.rpc.channel import open_channel
+from services.common.rpc.health import HealthBoard
+from services.common.rpc.server import build_server
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.router.admission import Admission
 from services.router.audit import AuditRecorder

@@ -20,7 +20,7 @@ from services.common.errors import (
     InvalidArgumentError,
     Reason,
 )
-from services.common.templates import TemplateError
+from services.common.text.templates import TemplateError
 from services.common.tokens import TokenVerifier
 from services.router.admission import Admission, Reservation, cost_of
 from services.router.audit import AuditRecorder, AuditTrail

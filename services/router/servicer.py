@@ -11,7 +11,7 @@ from grpc.aio import ServicerContext
 from tenantry.inference.v1 import inference_service_pb2 as pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
-from services.common.audit_writer import AuditReceipt
+from services.common.audit.writer import AuditReceipt
 from services.router.exchange import Exchange
 from services.router.outbox import Outbox
 from services.router.pipeline import Call, Pipeline

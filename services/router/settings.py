@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.rpc.targets import is_local
 from services.common.settings import ServiceSettings
-from services.common.targets import is_local
 
 
 class RouterSettings(ServiceSettings):

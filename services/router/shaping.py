@@ -16,7 +16,7 @@ from services.common.errors import (
     Reason,
     UnavailableError,
 )
-from services.common.templates import Turn
+from services.common.text.templates import Turn
 from services.router.request_fields import ROLES
 from services.router.snapshot import (
     AdapterBinding,

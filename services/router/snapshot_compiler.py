@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tenantry.config.v1 import config_discovery_service_pb2, credential_pb2, pool_pb2, tenant_pb2
 
-from services.common.long_lived import uncollected
+from services.common.gc_pauses import uncollected
 from services.router.snapshot import BaseModel, KeyRecord, PoolConfig, Snapshot
 from services.router.tenant_compiler import DIALECTS, Catalog, compile_tenant
 from services.router.text_model import TextModel

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import NoReturn
 
-from services.common.health import HealthBoard
+from services.common.rpc.health import HealthBoard
 from services.router.backends.channels import EndpointChannels
 from services.router.limits import TenantLimiter
 from services.router.metrics import RouterMetrics

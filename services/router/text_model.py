@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from services.common.artifacts import ArtifactError, ArtifactStore
-from services.common.templates import ChatTemplate, TemplateError, Turn
-from services.common.tokenisation import Tokeniser, TokeniserError
+from services.common.text.templates import ChatTemplate, TemplateError, Turn
+from services.common.text.tokenisation import Tokeniser, TokeniserError
 
 _KEPT = 32
 

@@ -7,9 +7,9 @@ from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.audit import intake
-from services.common.audit_writer import AuditEntry, AuditWriter, EntryKind
+from services.common.audit.writer import AuditEntry, AuditWriter, EntryKind
 from services.common.errors import InvalidArgumentError
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.router import audit, audit_entries
 from services.router.refusals import RefusalLog
 from tests.fakes.manual_clock import ManualClock

@@ -13,7 +13,7 @@ from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.clock import SystemClock
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.router import config_client
 from services.router.config_client import ConfigClient
 from services.router.config_state import ConfigState

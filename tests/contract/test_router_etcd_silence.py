@@ -15,7 +15,7 @@ from tenantry.config.v1 import tenant_pb2
 
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.errors import Reason, UnavailableError
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.router import config_client
 from services.router.config_state import STALE_AFTER_SECONDS, ConfigState
 from services.router.metrics import RouterMetrics

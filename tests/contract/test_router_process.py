@@ -19,8 +19,8 @@ from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.errors import Reason
-from services.common.grpc_channel import open_channel
-from services.common.rpc_status import from_status
+from services.common.rpc.channel import open_channel
+from services.common.rpc.status import from_status
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
 from tests.fakes.kserve_script import ScriptedKServe, serve_kserve, tokens
 from tests.fakes.router_config import FAR_FUTURE_SECONDS, ConfigWorld, ScriptedConfigService

@@ -12,10 +12,10 @@ from google.rpc import error_details_pb2, status_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
-from services.common.audit_writer import EntryKind
-from services.common.grpc_channel import open_channel
-from services.common.grpc_server import build_server
-from services.common.health import HealthBoard
+from services.common.audit.writer import EntryKind
+from services.common.rpc.channel import open_channel
+from services.common.rpc.health import HealthBoard
+from services.common.rpc.server import build_server
 from services.router.backends.backend import DispatchRequest, TokenChunk
 from services.router.servicer import InferenceServicer
 from tests.fakes.router_config import ConfigWorld

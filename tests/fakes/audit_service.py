@@ -17,7 +17,7 @@ from tenantry.audit.v1 import audit_review_service_pb2_grpc as review_rpc
 from tenantry.audit.v1 import entry_pb2
 
 from services.audit.verify import PinnedKeys, VerificationReport, verify_bundle
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from tests.fakes.service_process import REPOSITORY, ServiceProcess
 
 DEADLINE_SECONDS = 60.0

@@ -8,7 +8,7 @@ import grpc
 from grpc_status import rpc_status
 
 from services.common.errors import Error, UnauthenticatedError
-from services.common.rpc_status import to_status
+from services.common.rpc.status import to_status
 
 TENANT_KEY, OPERATOR_KEY, GRANT = "tenant-key", "operator-key", "grant"
 

@@ -11,7 +11,7 @@ from tenantry.config.v1 import adapter_pb2, pool_pb2, tenant_pb2
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.artifacts import DirectoryArtifactStore
-from services.common.audit_writer import AuditEntry, AuditReceipt, AuditUnavailableError
+from services.common.audit.writer import AuditEntry, AuditReceipt, AuditUnavailableError
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
 from services.config import layout
 from services.config.admin.checks import ConfigChecks

@@ -14,7 +14,7 @@ from tenantry.config.v1 import config_discovery_service_pb2 as discovery_pb
 from tenantry.config.v1 import config_discovery_service_pb2_grpc as discovery_rpc
 
 from services.common.artifacts import DirectoryArtifactStore
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from tests.fakes.etcd_process import EtcdProcess
 from tests.fakes.scripted_audit import ScriptedAuditService
 from tests.fakes.service_process import ServiceProcess

@@ -13,7 +13,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import stored_pb2
 from tenantry.inference.v1 import inference_service_pb2_grpc as inference_rpc
 
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.config import layout
 from services.config.etcd.client import EtcdClient
 from tests.fakes.served_mesh import ServedMesh

@@ -13,7 +13,7 @@ from typing import Self
 import grpc
 
 from services.cli.local.ports import ANY, reserved_ports
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.config.etcd.client import EtcdClient
 from services.config.store import StoreUnavailableError
 

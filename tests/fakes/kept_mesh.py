@@ -20,7 +20,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2_grpc as inference_rpc
 
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from tests.fakes.served_mesh import ServedMesh
 from tests.integration.mesh_access import bearer, question
 

@@ -14,7 +14,7 @@ import grpc
 
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.clock import SystemClock
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.config.announced_writes import AnnouncedWrites
 from services.config.etcd.client import EtcdClient
 from services.config.intent_marks import IntentMarks

@@ -18,7 +18,7 @@ from tenantry.config.v1 import adapter_pb2, stored_pb2, tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as inference_pb
 
 from services.common.sealed_artifact import artifact_associated_data, seal
-from services.common.templates import Turn
+from services.common.text.templates import Turn
 from services.config import layout
 from services.config.announced_writes import AnnouncedWrites
 from services.config.operator_log import Change

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from services.common.clock import SystemClock
 from services.common.errors import Error
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.router.quota.client import QuotaClient
 from services.router.quota.ledger import QuotaTenant, Window
 from services.router.quota.slices import SliceRules

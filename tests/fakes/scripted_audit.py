@@ -10,7 +10,7 @@ from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import audit_append_service_pb2_grpc as rpc
 from tenantry.audit.v1 import entry_pb2
 
-from services.common.audit_writer import AuditEntry, AuditReceipt, AuditUnavailableError
+from services.common.audit.writer import AuditEntry, AuditReceipt, AuditUnavailableError
 
 
 class MemoryAudit:

@@ -12,7 +12,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from types import ModuleType
 
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.config.etcd.client import EtcdClient
 from services.config.etcd.watch_state import Change
 from services.config.store import Stored

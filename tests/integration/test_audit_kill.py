@@ -11,11 +11,11 @@ import pytest
 
 from services.audit.entry import Entry, EntryKind
 from services.audit.merkle import leaf_hash
-from services.common.audit_writer import AuditEntry, AuditWriter
-from services.common.audit_writer import EntryKind as WriterKind
+from services.common.audit.writer import AuditEntry, AuditWriter
+from services.common.audit.writer import EntryKind as WriterKind
 from services.common.errors import Reason
-from services.common.grpc_channel import open_channel
-from services.common.rpc_status import from_status
+from services.common.rpc.channel import open_channel
+from services.common.rpc.status import from_status
 from tests.fakes.audit_service import AuditServicePlane, BareStream, append_entry
 
 pytestmark = pytest.mark.integration

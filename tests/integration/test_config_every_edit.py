@@ -21,7 +21,7 @@ from tenantry.config.v1 import config_admin_service_pb2_grpc as admin_rpc
 from tenantry.config.v1 import credential_pb2
 
 from services.audit.entry import Entry, EntryKind
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from tests.fakes.audit_service import AuditServicePlane
 from tests.fakes.config_service import ConfigServicePlane
 from tests.fakes.ports import own_ports

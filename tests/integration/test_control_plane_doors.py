@@ -18,7 +18,7 @@ from tenantry.config.v1 import credential_pb2
 from tenantry.config.v1 import quota_lease_service_pb2 as quota_pb
 from tenantry.config.v1 import quota_lease_service_pb2_grpc as quota_rpc
 
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.common.tokens import AUDIT_ISSUER, CONFIG_ISSUER, Audience, Claims, TokenIssuer
 from tests.integration.mesh_access import bearer, failure_of
 

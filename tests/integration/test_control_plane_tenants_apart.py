@@ -10,7 +10,7 @@ import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.errors import Error, PermissionDeniedError
-from services.common.rpc_status import to_status
+from services.common.rpc.status import to_status
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.operators import Operator

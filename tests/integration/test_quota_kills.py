@@ -15,7 +15,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import quota_lease_service_pb2_grpc, stored_pb2, tenant_pb2
 
 from services.common.clock import SystemClock
-from services.common.interceptors import ErrorInterceptor
+from services.common.rpc.interceptors import ErrorInterceptor
 from services.config import layout
 from services.config.etcd.client import EtcdClient
 from services.config.quota import leases as real_leases

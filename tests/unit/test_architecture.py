@@ -91,12 +91,6 @@ def test_every_module_says_what_it_is_for():
     assert silent == []
 
 
-def test_test_files_have_names_of_their_own():
-    """Test folders are no packages, so two files of one name would be one module to a reader and to tools."""
-    names = [path.name for path in SOURCES if path.parts[0] == "tests" and path.name.startswith("test_")]
-    assert sorted(names) == sorted(set(names))
-
-
 def test_workers_are_given_whole_modules(request):
     """With a pytest that xdist cannot group tests of, every worker starts every server, and nothing says so."""
     if request.config.getoption("loadgroup", False):

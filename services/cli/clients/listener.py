@@ -15,8 +15,8 @@ from typing import TypeVar
 import grpc
 
 from services.common.errors import UnavailableError
-from services.common.rpc_status import from_rpc_error
-from services.common.targets import is_local
+from services.common.rpc.status import from_rpc_error
+from services.common.rpc.targets import is_local
 
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 20_000),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.cli.errors import CommandError
-from services.common.targets import MAX_UNIX_PATH_BYTES, UNIX_PREFIX
+from services.common.rpc.targets import MAX_UNIX_PATH_BYTES, UNIX_PREFIX
 
 # Triton's python backend puts its stub's path into a shell's command line as it is.
 _PLAIN_PATH = re.compile(r"[\w@%+=:,./-]+")

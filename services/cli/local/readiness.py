@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cli.local.ports import LOOPBACK
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 
 Probe = Callable[[], Awaitable[bool]]
 

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import grpc
 
-from services.common.grpc_channel import open_channel
-from services.common.tls import TLSMaterial
+from services.common.rpc.channel import open_channel
+from services.common.rpc.tls import TLSMaterial
 from services.router.backends.kserve import STREAM_METHOD, InferenceStub, StreamResponse
 
 # Token responses are small; an error text may carry a stack trace.

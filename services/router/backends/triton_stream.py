@@ -14,7 +14,7 @@ from typing import Self
 
 import grpc
 
-from services.common.interceptors import where
+from services.common.rpc.interceptors import where
 from services.router.backends import trtllm_engine
 from services.router.backends.backend import (
     BackendRejectedError,

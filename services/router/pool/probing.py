@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
-from services.common.interceptors import where
+from services.common.rpc.interceptors import where
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from tenantry.audit.v1 import entry_pb2
 from services.audit import ack_queue, append_servicer, appender
 from services.audit.entry import EntryKind
 from services.common.errors import Reason
-from services.common.rpc_status import from_status
+from services.common.rpc.status import from_status
 from tests.fakes.audit_service import append_entry
 from tests.unit.audit.append_streams import PLENTY_SECONDS, Stream, service_on
 from tests.unit.audit.audit_state import entries_of, new_entry

@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from tenantry.config.v1 import pool_pb2
 
-from services.common.signed_state import StatementSigner
+from services.common.known_good.signed_state import StatementSigner
 from services.config import current_state, last_known_good, layout
 from services.config.routers.registry import RouterRegistry
 from services.config.routers.starts import RouterStarts

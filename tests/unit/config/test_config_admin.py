@@ -10,7 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import credential_pb2, pool_pb2
 
-from services.common.audit_writer import EntryKind
+from services.common.audit.writer import EntryKind
 from services.common.errors import (
     AbortedError,
     AlreadyExistsError,

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
-from services.common.known_good import Expected, Kind
-from services.common.signed_state import StatementSigner
+from services.common.known_good.sealed_file import Expected, Kind
+from services.common.known_good.signed_state import StatementSigner
 from services.config import current_state, last_known_good
 from services.config.sealing import TenantKeys
 from services.config.store import StoreUnavailableError

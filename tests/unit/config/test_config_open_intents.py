@@ -8,7 +8,7 @@ import contextlib
 import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
-from services.common.audit_writer import EntryKind
+from services.common.audit.writer import EntryKind
 from services.common.errors import UnavailableError
 from services.config import open_intents, operator_log
 from services.config.open_intents import OpenIntents

@@ -8,7 +8,7 @@ import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2
 
-from services.common.audit_writer import EntryKind
+from services.common.audit.writer import EntryKind
 from services.common.errors import UnavailableError
 from services.config import announced_writes, layout
 from services.config.admin import tenants

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
-from services.common.audit_writer import AuditReceipt, AuditUnavailableError, EntryKind
+from services.common.audit.writer import AuditReceipt, AuditUnavailableError, EntryKind
 from services.config import layout, retold_versions
 from services.config.current_state import CurrentState
 from services.config.retold_versions import NEWEST_SECONDS, lately_changed

@@ -9,8 +9,8 @@ import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
-from services.common.signed_state import SignedStatement, StatementSigner, verified
-from services.common.state_digest import digest_of
+from services.common.known_good.signed_state import SignedStatement, StatementSigner, verified
+from services.common.known_good.state_digest import digest_of
 from services.config import statements
 from services.config.discovery_servicer import DiscoveryServicer
 from services.config.routers import starts

@@ -7,8 +7,8 @@ import pytest
 from gguf import GGUFReader
 
 from services.common.artifacts import DirectoryArtifactStore
-from services.common.templates import ChatTemplate
-from services.common.tokenisation import Tokeniser
+from services.common.text.templates import ChatTemplate
+from services.common.text.tokenisation import Tokeniser
 from services.router import last_known_good
 from services.router.text_model import TextModel
 from tests.fakes.manual_clock import ManualClock

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import tenant_pb2
 
-from services.common.signed_state import Statement, StatementSigner
-from services.common.state_digest import digest_of
+from services.common.known_good.signed_state import Statement, StatementSigner
+from services.common.known_good.state_digest import digest_of
 from services.router import last_known_good
 from services.router.config_state import ConfigState
 from services.router.last_known_good import LastKnownGood

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from services.common.token_bytes import token_bytes
+from services.common.text.token_bytes import token_bytes
 from services.router.detokenisation import Detokeniser
 from tests.fakes.tiny_text import tiny_tokeniser_json
 

@@ -10,7 +10,7 @@ from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.errors import Code, Reason
-from services.common.rpc_status import to_status
+from services.common.rpc.status import to_status
 from services.router import pipeline as pipeline_module
 from services.router.outbox import Outbox
 from services.router.pipeline import Call

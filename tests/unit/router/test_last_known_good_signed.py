@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
-from services.common.known_good import Expected, Kind
+from services.common.known_good.sealed_file import Expected, Kind
 from services.router import last_known_good
 from tests.fakes.mutants import mutant
 from tests.unit.router.kept_router import ANOTHER_SIGNER, DAY_SECONDS, Router

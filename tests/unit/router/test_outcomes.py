@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
-from services.common.grpc_channel import open_channel
-from services.common.grpc_server import DEFAULT_MAX_MESSAGE_BYTES
+from services.common.rpc.channel import open_channel
+from services.common.rpc.server import DEFAULT_MAX_MESSAGE_BYTES
 from services.router import outcomes as outcomes_module
 from services.router.config_client import ConfigClient
 from services.router.config_state import ConfigState

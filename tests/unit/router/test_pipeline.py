@@ -15,7 +15,7 @@ from services.common.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from services.common.rpc_status import to_status
+from services.common.rpc.status import to_status
 from services.common.tokens import Audience, Claims
 from services.router import identity, pipeline, shaping
 from services.router.exchange import FinishReason

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from tenantry.config.v1 import tenant_pb2
 
-from services.common.audit_writer import EntryKind
+from services.common.audit.writer import EntryKind
 from services.router import pipeline as pipeline_module
 from services.router.outbox import Outbox
 from services.router.pool.pool import Cost

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
-from services.common.tls import InsecureTargetError
+from services.common.rpc.tls import InsecureTargetError
 from services.router.backends.channels import EndpointChannels
 from services.router.backends.triton_health import TritonProbe
 from services.router.pool import directory as directory_module

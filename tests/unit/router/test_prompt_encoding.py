@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from services.common.templates import ChatTemplate
-from services.common.tokenisation import Tokeniser
+from services.common.text.templates import ChatTemplate
+from services.common.text.tokenisation import Tokeniser
 from services.router.prompt_encoding import PromptEncoder
 from services.router.shaping import Prompt
 from services.router.text_model import TextModel

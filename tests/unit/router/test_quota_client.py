@@ -10,7 +10,7 @@ from tenantry.config.v1 import quota_lease_service_pb2 as pb
 from tenantry.config.v1 import quota_lease_service_pb2_grpc as rpc
 
 from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
-from services.common.grpc_channel import open_channel
+from services.common.rpc.channel import open_channel
 from services.router.quota.client import MAX_DEMANDS, QuotaClient
 from services.router.quota.ledger import QuotaTenant, Window
 from services.router.quota.slices import SliceRules

@@ -6,7 +6,7 @@ import pytest
 import rfc8785
 from tenantry.config.v1 import tenant_pb2
 
-from services.common.audit_writer import AuditEntry, EntryKind
+from services.common.audit.writer import AuditEntry, EntryKind
 from services.common.errors import Error, Reason, UnavailableError
 from services.router import audit
 from services.router.pipeline import Call

@@ -6,8 +6,8 @@ import pytest
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.errors import InvalidArgumentError
-from services.common.rpc_status import to_status, trailing_details
-from services.common.templates import ChatTemplate, Turn
+from services.common.rpc.status import to_status, trailing_details
+from services.common.text.templates import ChatTemplate, Turn
 from services.router import prompt_encoding
 from services.router.prompt_encoding import PromptEncoder
 from services.router.request_fields import check_fields

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from tenantry.config.v1 import tenant_pb2
 
-from services.common.audit_writer import EntryKind
+from services.common.audit.writer import EntryKind
 from services.common.errors import DeadlineExceededError, Reason, UnavailableError
 from services.router import audit, dispatch
 from services.router.backends.backend import AdapterMissError, DispatchRequest

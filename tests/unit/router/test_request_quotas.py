@@ -17,7 +17,7 @@ from services.common.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from services.common.rpc_status import to_status
+from services.common.rpc.status import to_status
 from services.router import admission
 from services.router.quota.ledger import Window
 from services.router.tenant_rules import quota_windows

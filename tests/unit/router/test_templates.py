@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from services.common.templates import ChatTemplate, TemplateError, Turn
-from services.common.tokenisation import Tokeniser, TokeniserError
+from services.common.text.templates import ChatTemplate, TemplateError, Turn
+from services.common.text.tokenisation import Tokeniser, TokeniserError
 from services.router.text_model import TextModel
 from tests.fakes.tiny_text import CHAT_TEMPLATE, CONTROL_TOKENS, tiny_tokeniser_json
 

@@ -10,7 +10,7 @@ from tenantry.config.v1 import tenant_pb2
 
 from services.common.artifacts import ArtifactError
 from services.common.errors import Code, Error, Reason
-from services.common.health import HealthBoard
+from services.common.rpc.health import HealthBoard
 from services.router import snapshot_compiler
 from services.router.limits import TenantLimiter
 from services.router.metrics import RouterMetrics

@@ -6,7 +6,7 @@ import pytest
 
 from services.cli.errors import CommandError
 from services.cli.local.layout import open_layout
-from services.common.targets import MAX_UNIX_PATH_BYTES
+from services.common.rpc.targets import MAX_UNIX_PATH_BYTES
 
 
 def test_everything_is_under_the_state_directory(tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from services.common.known_good import (
+from services.common.known_good.sealed_file import (
     KEY_BYTES,
     MAX_FILE_BYTES,
     DamagedError,

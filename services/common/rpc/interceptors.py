@@ -27,7 +27,7 @@ from services.common.errors import (
     ResourceExhaustedError,
     UnimplementedError,
 )
-from services.common.rpc_status import GRPC_CODES, to_status, trailing_details
+from services.common.rpc.status import GRPC_CODES, to_status, trailing_details
 
 _log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ import grpc
 from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import audit_append_service_pb2_grpc, entry_pb2
 
-from services.common.audit_entry import AuditEntry, AuditReceipt, AuditUnavailableError, EntryKind
+from services.common.audit.entry import AuditEntry, AuditReceipt, AuditUnavailableError, EntryKind
 from services.common.backoff import Backoff
 from services.common.canonical_json import canonical_json
 from services.common.errors import Error, Reason
-from services.common.rpc_status import from_status
+from services.common.rpc.status import from_status
 
 __all__ = ["AuditEntry", "AuditReceipt", "AuditUnavailableError", "AuditWriter", "EntryKind"]
 

@@ -8,9 +8,9 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.common.health import HealthBoard
-from services.common.interceptors import ErrorInterceptor
-from services.common.tls import TLSMaterial, require_safe
+from services.common.rpc.health import HealthBoard
+from services.common.rpc.interceptors import ErrorInterceptor
+from services.common.rpc.tls import TLSMaterial, require_safe
 
 DEFAULT_MAX_MESSAGE_BYTES = 4 << 20
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from services.common.known_good import KnownGood, KnownGoodError
-from services.common.signed_state import NotSignedError, SignedStatement, verified
-from services.common.state_digest import digest_of
+from services.common.known_good.sealed_file import KnownGood, KnownGoodError
+from services.common.known_good.signed_state import NotSignedError, SignedStatement, verified
+from services.common.known_good.state_digest import digest_of
 
 Items = Callable[[Sequence[bytes]], Iterable[tuple[str, bytes]]]
 """What of a file's content is signed."""

@@ -11,12 +11,12 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from services.common import interceptors
 from services.common.errors import Error, InvalidArgumentError, Reason, UnimplementedError
-from services.common.grpc_channel import open_channel
-from services.common.grpc_server import build_server
-from services.common.health import HealthBoard
-from services.common.rpc_status import from_rpc_error
+from services.common.rpc import interceptors
+from services.common.rpc.channel import open_channel
+from services.common.rpc.health import HealthBoard
+from services.common.rpc.server import build_server
+from services.common.rpc.status import from_rpc_error
 from tests.fakes.mutants import mutant
 
 # A field of two bytes of which one is there, and text that is not UTF-8.
@@ -149,7 +149,7 @@ async def test_one_call_too_many_has_a_reason_and_a_time_to_try_again(tmp_path, 
 
 async def test_mutant_that_lets_the_parser_raise_shows_its_exception(tmp_path, monkeypatch):
     careless = mutant(interceptors, "return _UNREADABLE", "raise")
-    monkeypatch.setattr("services.common.grpc_server.ErrorInterceptor", careless.ErrorInterceptor)
+    monkeypatch.setattr("services.common.rpc.server.ErrorInterceptor", careless.ErrorInterceptor)
     async with served(tmp_path, Echo()) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await channel.unary_unary("/test.Echo/unary_unary")(UNREADABLE[0], timeout=10)

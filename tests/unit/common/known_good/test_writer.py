@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common import known_good_writer
-from services.common.known_good import Expected, Header, Kind
-from services.common.known_good_files import DiskOps, Generations
-from services.common.known_good_writer import Content, KnownGoodWriter
+from services.common.known_good import writer as known_good_writer
+from services.common.known_good.generations import DiskOps, Generations
+from services.common.known_good.sealed_file import Expected, Header, Kind
+from services.common.known_good.writer import Content, KnownGoodWriter
 
 KEY = bytes(range(32))
 SOON_SECONDS = 0.02

@@ -9,11 +9,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common import errors
 from services.common.errors import FieldViolation, InvalidArgumentError, QuotaViolation, Reason
-from services.common.grpc_channel import open_channel
-from services.common.grpc_server import build_server
-from services.common.health import HealthBoard
-from services.common.rpc_status import from_rpc_error, from_status, to_status
-from services.common.tls import InsecureTargetError
+from services.common.rpc.channel import open_channel
+from services.common.rpc.health import HealthBoard
+from services.common.rpc.server import build_server
+from services.common.rpc.status import from_rpc_error, from_status, to_status
+from services.common.rpc.tls import InsecureTargetError
 
 EVERY_ERROR = [
     InvalidArgumentError([FieldViolation("a.b", "is 7, more than 5"), FieldViolation("c", "is missing")]),

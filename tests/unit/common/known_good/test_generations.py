@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common import known_good_files
-from services.common.known_good import DamagedError, Expected, Header, Kind
-from services.common.known_good_files import DiskOps, Generations, load_key
+from services.common.known_good import generations as known_good_files
+from services.common.known_good.generations import DiskOps, Generations, load_key
+from services.common.known_good.sealed_file import DamagedError, Expected, Header, Kind
 from tests.fakes.mutants import mutant
 
 KEY = bytes(range(32))

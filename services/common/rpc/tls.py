@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 
-from services.common.targets import is_local
+from services.common.rpc.targets import is_local
 
 
 class InsecureTargetError(ValueError):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common import signed_state, state_digest
-from services.common.signed_state import NotSignedError, Statement, StatementSigner, verified
-from services.common.state_digest import StateDigest, digest_of
+from services.common.known_good import signed_state, state_digest
+from services.common.known_good.signed_state import NotSignedError, Statement, StatementSigner, verified
+from services.common.known_good.state_digest import StateDigest, digest_of
 from tests.fakes.mutants import mutant
 
 SIGNER, OTHER = StatementSigner(b"s" * 32), StatementSigner(b"t" * 32)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common import known_good
-from services.common.known_good import (
+from services.common.known_good import sealed_file as known_good
+from services.common.known_good.sealed_file import (
     AnotherClusterError,
     AnotherKindError,
     AnotherOwnerError,

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from services.common import long_lived
+from services.common import gc_pauses as long_lived
 from tests.fakes.mutants import mutant
 
 

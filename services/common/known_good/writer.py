@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.common.known_good import Header
-from services.common.known_good_files import Generations
+from services.common.known_good.generations import Generations
+from services.common.known_good.sealed_file import Header
 
 _log = logging.getLogger(__name__)
 

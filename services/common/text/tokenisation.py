@@ -16,8 +16,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from services.common.templates import Segment
-from services.common.token_bytes import token_bytes
+from services.common.text.templates import Segment
+from services.common.text.token_bytes import token_bytes
 
 
 class TokeniserError(ValueError):

@@ -10,11 +10,11 @@ from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import audit_append_service_pb2_grpc as rpc
 from tenantry.audit.v1 import entry_pb2
 
-from services.common import audit_writer
-from services.common.audit_writer import AuditEntry, AuditUnavailableError, AuditWriter, EntryKind
+from services.common.audit import writer as audit_writer
+from services.common.audit.writer import AuditEntry, AuditUnavailableError, AuditWriter, EntryKind
 from services.common.errors import FailedPreconditionError, Reason, ResourceExhaustedError
-from services.common.grpc_channel import open_channel
-from services.common.rpc_status import to_status
+from services.common.rpc.channel import open_channel
+from services.common.rpc.status import to_status
 from tests.fakes.mutants import mutant
 
 PLENTY_SECONDS = 10.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from services.common.tls import TLSMaterial, require_safe
+from services.common.rpc.tls import TLSMaterial, require_safe
 
 _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_time_ms", 10_000),

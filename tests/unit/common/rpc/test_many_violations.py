@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import FieldViolation, InvalidArgumentError
-from services.common.rpc_status import fitting, from_status, to_status
+from services.common.rpc.status import fitting, from_status, to_status
 
 # What grpc's callers take of metadata by default, less the base64 of the trailer and the other headers.
 FITS_BYTES = 8192 * 3 // 4 - 512

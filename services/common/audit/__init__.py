@@ -1,0 +1,1 @@
+"""The writing side of the audit log: entries and the append stream."""

@@ -1,0 +1,1 @@
+"""gRPC between processes: servers, channels, TLS, interceptors, statuses, health."""

@@ -1,0 +1,1 @@
+"""Text as models see it: chat templates, tokenisers, bytes of tokens."""
