@@ -7,16 +7,16 @@ import asyncio
 import grpc
 from tenantry.audit.v1 import audit_append_service_pb2_grpc, audit_review_service_pb2_grpc
 
-from services.audit.append_servicer import AppendServicer
-from services.audit.appender import Appender
-from services.audit.grants import GrantCheck
+from services.audit.keys.root import FileKeyProvider
+from services.audit.keys.signing import ROOT_KEK, load_signing_keys
+from services.audit.logs.store import LogStore
 from services.audit.metrics import AuditMetrics
-from services.audit.review_servicer import ReviewServicer
-from services.audit.root_keys import FileKeyProvider
+from services.audit.rpc.append_servicer import AppendServicer
+from services.audit.rpc.appender import Appender
+from services.audit.rpc.grants import GrantCheck
+from services.audit.rpc.review_servicer import ReviewServicer
 from services.audit.settings import AuditSettings
-from services.audit.signing_keys import ROOT_KEK, load_signing_keys
-from services.audit.state_directory import StateDirectory
-from services.audit.store import LogStore
+from services.audit.storage.state_directory import StateDirectory
 from services.common.clock import SystemClock
 from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging

@@ -24,7 +24,7 @@ async def issue_grant(audit_state: Path, tenant_uid: str, *, ttl_seconds: int) -
     arguments = ["--state-dir", audit_state, "--tenant-uid", tenant_uid, "--ttl-seconds", ttl_seconds]
     # -P: a folder `services` where somebody happens to stand is not ours to run.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "services.audit.issue_grant", *map(str, arguments),
+        sys.executable, "-P", "-m", "services.audit.rpc.issue_grant", *map(str, arguments),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -6,7 +6,7 @@ import pytest
 from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
-from services.audit import intake
+from services.audit.rpc import intake
 from services.common.audit.writer import AuditEntry, AuditWriter, EntryKind
 from services.common.errors import InvalidArgumentError
 from services.common.rpc.channel import open_channel

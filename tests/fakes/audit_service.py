@@ -16,7 +16,7 @@ from tenantry.audit.v1 import audit_review_service_pb2 as review_pb
 from tenantry.audit.v1 import audit_review_service_pb2_grpc as review_rpc
 from tenantry.audit.v1 import entry_pb2
 
-from services.audit.verify import PinnedKeys, VerificationReport, verify_bundle
+from services.audit.bundle.verify import PinnedKeys, VerificationReport, verify_bundle
 from services.common.rpc.channel import open_channel
 from tests.fakes.service_process import REPOSITORY, ServiceProcess
 
@@ -72,7 +72,7 @@ class AuditServicePlane:
         """A reviewer's grant, by the issuer's own program."""
         arguments = ["--state-dir", str(self.state), "--tenant-uid", tenant_uid]
         issuer = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.audit.issue_grant", *arguments,
+            sys.executable, "-m", "services.audit.rpc.issue_grant", *arguments,
             cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         said, _ = await issuer.communicate()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from services.audit import journal
 from services.audit.main import main as serve
+from services.audit.storage import journal
 from tests.fakes.audit_service import AuditServicePlane, BareStream, append_entry
 
 pytestmark = pytest.mark.integration

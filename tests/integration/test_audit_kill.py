@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
-from services.audit.entry import Entry, EntryKind
-from services.audit.merkle import leaf_hash
+from services.audit.proofs.entry import Entry, EntryKind
+from services.audit.proofs.merkle import leaf_hash
 from services.common.audit.writer import AuditEntry, AuditWriter
 from services.common.audit.writer import EntryKind as WriterKind
 from services.common.errors import Reason

@@ -8,12 +8,12 @@ import pytest
 import rfc8785
 from tenantry.audit.v1 import entry_pb2
 
-from services.audit import keyset as keysets
-from services.audit import root_keys
-from services.audit.envelope import DataKey
-from services.audit.key_wrap import dek_place, kek_place, unwrap
-from services.audit.keyring import Keyring
-from services.audit.root_keys import FileKeyProvider
+from services.audit.keys import keyset as keysets
+from services.audit.keys import root as root_keys
+from services.audit.keys.envelope import DataKey
+from services.audit.keys.keyring import Keyring
+from services.audit.keys.root import FileKeyProvider
+from services.audit.keys.wrap import dek_place, kek_place, unwrap
 from tests.fakes.audit_service import AuditServicePlane, BareStream, append_entry
 from tests.unit.audit.audit_state import abandon, new_entry, open_store
 

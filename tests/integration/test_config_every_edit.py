@@ -20,7 +20,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import config_admin_service_pb2_grpc as admin_rpc
 from tenantry.config.v1 import credential_pb2
 
-from services.audit.entry import Entry, EntryKind
+from services.audit.proofs.entry import Entry, EntryKind
 from services.common.rpc.channel import open_channel
 from tests.fakes.audit_service import AuditServicePlane
 from tests.fakes.config_service import ConfigServicePlane

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.progress import FileSizeColumn, Progress, SpinnerColumn, TextColumn
 
-from services.audit.bundle_manifest import SECTION_NAMES
-from services.audit.signed_note import NoteError
-from services.audit.verify import PinnedKeys, VerificationReport, verify_bundle
+from services.audit.bundle.manifest import SECTION_NAMES
+from services.audit.bundle.verify import PinnedKeys, VerificationReport, verify_bundle
+from services.audit.proofs.signed_note import NoteError
 from services.cli.bundle_folder import BundleFolder, require_free
 from services.cli.clients.names import short
 from services.cli.clients.review import ReviewClient

@@ -7,7 +7,7 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 
-from services.audit.verify import PinnedKeys, VerificationReport, verify_bundle
+from services.audit.bundle.verify import PinnedKeys, VerificationReport, verify_bundle
 from services.cli.bundle_folder import BundleFolder
 from services.cli.clients.inference import InferenceClient
 from services.cli.clients.listener import Listener

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from services.audit.bundle import manifest_key_name
-from services.audit.bundle_manifest import Window
-from services.audit.entry import Entry, EntryKind
-from services.audit.export import LogReader, export_bundle
-from services.audit.log import NewEntry
-from services.audit.pinned_keys import PinnedKey, PinnedKeys
-from services.audit.root_keys import FileKeyProvider
-from services.audit.segments import read_entries
-from services.audit.signed_note import Checkpoint, NoteSigner, open_note
-from services.audit.signing_keys import SigningKeys, load_signing_keys
-from services.audit.state_directory import StateDirectory
-from services.audit.store import LogStore
+from services.audit.bundle.export import LogReader, export_bundle
+from services.audit.bundle.format import manifest_key_name
+from services.audit.bundle.manifest import Window
+from services.audit.bundle.pinned_keys import PinnedKey, PinnedKeys
+from services.audit.keys.root import FileKeyProvider
+from services.audit.keys.signing import SigningKeys, load_signing_keys
+from services.audit.logs.log import NewEntry
+from services.audit.logs.segments import read_entries
+from services.audit.logs.store import LogStore
+from services.audit.proofs.entry import Entry, EntryKind
+from services.audit.proofs.signed_note import Checkpoint, NoteSigner, open_note
+from services.audit.storage.state_directory import StateDirectory
 from tests.fakes.manual_clock import ManualClock
 
 

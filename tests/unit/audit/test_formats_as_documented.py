@@ -15,13 +15,13 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.audit import envelope
-from services.audit.bundle_manifest import Window
-from services.audit.entry import EntryKind
-from services.audit.frame import SessionMark
+from services.audit.bundle.manifest import Window
+from services.audit.keys import envelope
+from services.audit.proofs.entry import EntryKind
+from services.audit.storage.frames import SessionMark
 from tests.unit.audit import documented_log as documented
 from tests.unit.audit.audit_state import abandon, export, new_entry, open_store
-from tests.unit.audit.forgery import a_log, write
+from tests.unit.audit.bundle.forgery import a_log, write
 
 ROOT = Path(__file__).parents[3]
 PAGES = {
@@ -234,7 +234,14 @@ def texts_of(module: str) -> set[str]:
 def test_every_damage_the_verifier_names_is_documented():
     named = {
         module: texts_of(module)
-        for module in ("verify", "signed_note", "bundle_records", "bundle_manifest", "pinned_keys", "entry")
+        for module in (
+            "bundle/verify",
+            "bundle/records",
+            "bundle/manifest",
+            "bundle/pinned_keys",
+            "proofs/signed_note",
+            "proofs/entry",
+        )
     }
     assert all(named.values()), named
     texts = set().union(*named.values()) - {"manifest.json", "not a range of sizes"}

@@ -12,12 +12,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tenantry.audit.v1.audit_review_service_pb2 import ExportLogResponse
 
-from services.audit import bundle
-from services.audit.bundle_manifest import Manifest
-from services.audit.grants import GrantCheck
-from services.audit.merkle import EMPTY_ROOT
-from services.audit.signed_note import Checkpoint, NoteSigner
-from services.audit.signing_keys import load_signing_keys
+from services.audit.bundle import format as bundle
+from services.audit.bundle.manifest import Manifest
+from services.audit.keys.signing import load_signing_keys
+from services.audit.proofs.merkle import EMPTY_ROOT
+from services.audit.proofs.signed_note import Checkpoint, NoteSigner
+from services.audit.rpc.grants import GrantCheck
 from services.cli import grants
 from services.cli.bundle_folder import BundleError, BundleFolder
 from services.common.clock import SystemClock
@@ -223,7 +223,7 @@ def test_a_grant_is_issued_where_the_audit_state_is_and_opens_one_log(shell, mes
 def test_a_folder_somebody_stands_in_is_not_run(shell, mesh, tmp_path, monkeypatch):
     mesh.admin.add_tenant("acme")
     load_signing_keys(tmp_path / "state" / "audit" / "keys")
-    planted = tmp_path / "here" / "services" / "audit" / "issue_grant.py"
+    planted = tmp_path / "here" / "services" / "audit" / "rpc" / "issue_grant.py"
     planted.parent.mkdir(parents=True)
     for folder in planted.parents[:2]:
         (folder / "__init__.py").touch()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from services.audit.bundle_manifest import Window
-from tests.unit.audit.forgery import DEK_ID, a_log, pinned, write
+from services.audit.bundle.manifest import Window
+from tests.unit.audit.bundle.forgery import DEK_ID, a_log, pinned, write
 
 
 def verified(shell, tmp_path, *options, **made) -> str:

@@ -1,0 +1,1 @@
+"""Export bundles: their format, writing one, verifying one offline."""

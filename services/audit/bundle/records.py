@@ -1,0 +1,176 @@
+"""records.jsonl, line by line: each is spelled canonically, shows what it has to and no more, and follows the last.
+
+Memory holds the tree's edge, the record ids met, and one line.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import rfc8785
+
+from services.audit.bundle.format import Tally
+from services.audit.bundle.manifest import SECTION_NAMES, Manifest
+from services.audit.keys.envelope import Section
+from services.audit.proofs.entry import (
+    ABSENT_COMMITMENT,
+    Entry,
+    EntryFormatError,
+    EntryKind,
+    Header,
+    name_digest,
+)
+from services.audit.proofs.merkle import Frontier, leaf_hash
+from services.common.canonical_json import canonical_json
+
+_NAMES = frozenset(["entry", "index", "kind", "time_ns", *SECTION_NAMES])
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+class RecordCheck:
+    """Checks the lines of one bundle; collects what is wrong.
+
+    Args:
+        manifest: what the bundle says it holds; without one, lines are read, and no content is demanded or refused.
+        log_id: of the log whose checkpoint the bundle has, in hex; empty where that is unknown.
+    """
+
+    def __init__(self, manifest: Manifest | None, log_id: str) -> None:
+        self._manifest = manifest
+        self._log_id = log_id
+        self._first_index = manifest.first_index if manifest else 0
+        self.tally = Tally()
+        self.frontier = _frontier_before(manifest)
+        """The tree's edge behind the last line; what a range leaves out before it comes from the manifest's proof."""
+        self.wrong: list[str] = []
+        self.lines = 0
+        self._first_time_ns: int | None = None
+        self._last_time_ns = 0
+        self._record_ids: set[bytes] = set()
+        self._key: tuple[bytes, int] | None = None
+        """Data key and counter of the last entry."""
+
+    def line(self, line: bytes) -> None:
+        """Check the next line, given without its newline."""
+        self.lines += 1
+        try:
+            entry = self._entry(line)
+        except _UNREADABLE as error:
+            what = str(error) if isinstance(error, EntryFormatError) else "is not a canonical record"
+            self.wrong.append(f"line {self.lines} {what}")
+            self._key = None
+        else:
+            self._follow(entry)
+
+    def end(self) -> None:
+        """Check what only the whole shows: that no admit is missing, and that a part reaches over the window's ends."""
+        manifest = self._manifest
+        # A gap entry counts for the whole log; what lies before a part's first entry is unknown.
+        if self._first_index == 0 and self.tally.unexplained:
+            self.wrong.append("holds an outcome without its admit before it, and no gap tells of one")
+        if manifest is None or self._first_time_ns is None:
+            return
+        if manifest.first_index > 0 and not manifest.window.begins_after(self._first_time_ns):
+            self.wrong.append("does not begin with an entry from before the window")
+        if manifest.end_index < manifest.size and not manifest.window.ended_by(self._last_time_ns):
+            self.wrong.append("does not end with an entry from after the window")
+
+    def _entry(self, line: bytes) -> Entry:
+        record = json.loads(line)
+        try:
+            canonical = canonical_json(record)
+        except rfc8785.CanonicalizationError:
+            raise EntryFormatError("is not canonical JSON") from None
+        if canonical != line or not set(record) <= _NAMES:
+            raise EntryFormatError("is not canonical JSON of the known names")
+        entry = Entry.decode(_bytes(record["entry"]))
+        header = entry.header
+        shown = (record["index"], record["kind"], record["time_ns"])
+        # A bool is an int to Python, and 1 to a comparison.
+        if type(record["index"]) is not int or shown != (
+            header.index,
+            header.kind.name.lower(),
+            str(header.time_ns),
+        ):
+            raise EntryFormatError("shows another index, kind or time than its entry")
+        if header.index != self._first_index + self.lines - 1:
+            raise EntryFormatError(f"holds entry {header.index}: entries are missing, added or moved")
+        self._check_sections(record, entry)
+        return entry
+
+    def _check_sections(self, record: dict[str, Any], entry: Entry) -> None:
+        header = entry.header
+        for name, commitment in zip(SECTION_NAMES, entry.commitments, strict=True):
+            has = commitment != ABSENT_COMMITMENT and header.kind is not EntryKind.DEK_OPEN
+            due = has and (
+                self._manifest is None or self._manifest.shows(name, header.time_ns, header.dek_id)
+            )
+            if name not in record:
+                if due and self._manifest is not None:
+                    raise EntryFormatError(f"leaves out its {name}, though the manifest says it is shown")
+                continue
+            if set(record[name]) != {"payload", "salt"} or not has:
+                raise EntryFormatError(f"shows a {name} the entry does not have")
+            if not due:
+                raise EntryFormatError(f"shows its {name}, though the manifest says it is not shown")
+            section = Section(canonical_json(record[name]["payload"]), _bytes(record[name]["salt"]))
+            if section.commitment() != commitment:
+                raise EntryFormatError(f"shows another {name} than the entry committed to")
+
+    def _follow(self, entry: Entry) -> None:
+        header = entry.header
+        self.frontier.push(leaf_hash(entry.encode()))
+        self.tally.push(header)
+        for what in self._out_of_place(header):
+            self.wrong.append(f"entry {header.index} {what}")
+        self._record_ids.add(header.record_id)
+        self._key = (header.dek_id, header.counter)
+        self._last_time_ns = max(self._last_time_ns, header.time_ns)
+        if self._first_time_ns is None:
+            self._first_time_ns = header.time_ns
+
+    def _out_of_place(self, header: Header) -> list[str]:
+        found = []
+        if self._log_id and header.log_id.hex() != self._log_id:
+            found.append("belongs to another log")
+        if header.time_ns < self._last_time_ns:
+            found.append("goes back in time")
+        if header.record_id in self._record_ids:
+            found.append("has the record id of one before it")
+        if not self._follows_its_key(header):
+            found.append("does not follow the one before it under its data key")
+        if (header.kind is EntryKind.LOG_OPENED) is not (header.index == 1):
+            found.append("opens the log where it must not, or does not where it must")
+        elif (
+            header.index == 1
+            and self._manifest is not None
+            and header.key_digest != name_digest(self._manifest.tenant_uid)
+        ):
+            found.append("opens the log of another tenant")
+        return found
+
+    def _follows_its_key(self, header: Header) -> bool:
+        if header.kind is EntryKind.DEK_OPEN:
+            return header.counter == 0 and header.record_id == header.dek_id
+        if self._key is None:
+            return header.index > 0
+        return (header.dek_id, header.counter) == (self._key[0], self._key[1] + 1)
+
+
+def _frontier_before(manifest: Manifest | None) -> Frontier:
+    if manifest is None:
+        return Frontier()
+    try:
+        return Frontier(manifest.first_index, manifest.proof.left)
+    except ValueError:
+        # Another number of hashes than such an edge has: no root will come out right.
+        return Frontier()
+
+
+def _bytes(text: str) -> bytes:
+    """Bytes of lowercase hex; `bytes.fromhex` alone takes spaces and capitals too."""
+    data = bytes.fromhex(text)
+    if data.hex() != text:
+        raise EntryFormatError("is not spelled in lowercase hex")
+    return data

@@ -1,0 +1,1 @@
+"""Keys and envelopes: root KEK, tenant KEKs, data keys, signing keys."""

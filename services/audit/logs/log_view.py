@@ -1,0 +1,41 @@
+"""Whether a log still holds the entry of a receipt, judged beside the store: segments are read where nobody waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.audit.logs.folded_state import STATE, FoldedState
+from services.audit.logs.search import find_index
+from services.audit.logs.segments import SegmentDamagedError
+from services.audit.proofs.merkle import leaf_hash
+from services.audit.storage.state_files import StateFileError
+
+
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """A log at one moment, as far as one receipt needs it."""
+
+    tenant_uid: str
+    folder: Path
+    folded: FoldedState | None
+    """None where the log is closed: its file has it."""
+    pending_leaf: bytes | None
+    """Of the receipt's entry, where it is not folded yet."""
+
+
+def broken_receipt(view: LogView, index: int, leaf: bytes) -> str:
+    """Why a log is not the one that gave a receipt; empty when it may be."""
+    try:
+        state = view.folded or FoldedState.read(view.folder / STATE)
+        found = view.pending_leaf
+        if found is None:
+            entry = find_index(view.folder, state, index)
+            found = leaf_hash(entry[0].encode()) if entry is not None else None
+    except (SegmentDamagedError, StateFileError) as damage:
+        return str(damage)
+    if found is None:
+        return f"it ends before entry {index}, of which a writer holds a receipt: it was rolled back or cut"
+    if found != leaf:
+        return f"entry {index} is another than the one a writer holds a receipt of: it was rolled back and went on"
+    return ""

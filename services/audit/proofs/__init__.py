@@ -1,0 +1,1 @@
+"""What proves a log: entries, Merkle trees, signed notes. Pure."""

@@ -1,0 +1,53 @@
+"""Writers hold receipts: a log that does not hold their entries any more was rolled back, and is quarantined.
+
+The logs are told apart: those that hold what they gave receipts for go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+
+from tenantry.audit.v1 import entry_pb2
+
+from services.audit.logs.log_view import LogView, broken_receipt
+from services.audit.logs.store import LogStore
+from services.audit.rpc.appender import Appender
+
+_VIEWS = 64
+"""Logs that are looked up between two batches."""
+
+
+async def check_receipts(appender: Appender, receipts: Sequence[entry_pb2.Receipt]) -> None:
+    """Quarantine every log that is not the one that gave one of these receipts; closed logs take nothing anyway."""
+    for start in range(0, len(receipts), _VIEWS):
+        some = receipts[start : start + _VIEWS]
+        views, unknown = await appender.with_store(functools.partial(_look, some))
+        broken = await asyncio.to_thread(_broken, views, some)
+        if broken or unknown:
+            await appender.with_store(functools.partial(_quarantine, broken, unknown))
+
+
+def _look(receipts: Sequence[entry_pb2.Receipt], store: LogStore) -> tuple[list[LogView | None], bool]:
+    """The logs, and whether there is a receipt of one that nobody knows."""
+    return (
+        [store.view(receipt.log_id, receipt.index) for receipt in receipts],
+        not all(store.logs.tenants.is_known(receipt.log_id) for receipt in receipts),
+    )
+
+
+def _quarantine(broken: dict[str, str], unknown: bool, store: LogStore) -> None:
+    for tenant_uid, why in broken.items():
+        store.logs.quarantine(tenant_uid, why)
+    if unknown:
+        store.logs.begin_no_more("a writer holds a receipt of a log that is not in logs/tenants.json")
+
+
+def _broken(views: Sequence[LogView | None], receipts: Sequence[entry_pb2.Receipt]) -> dict[str, str]:
+    found = {}
+    for view, receipt in zip(views, receipts, strict=True):
+        why = broken_receipt(view, receipt.index, receipt.leaf_hash) if view is not None else ""
+        if view is not None and why:
+            found[view.tenant_uid] = why
+    return found

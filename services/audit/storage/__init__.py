@@ -1,0 +1,1 @@
+"""Durable files below the logs: the commit journal, its frames, recovery, the state directory."""
