@@ -11,10 +11,10 @@ from pathlib import Path
 from google.protobuf.timestamp_pb2 import Timestamp
 from tenantry.config.v1 import adapter_pb2, credential_pb2, pool_pb2, stored_pb2, tenant_pb2
 
-from services.config import layout
-from services.config.sealed_versions import seal_in_force
-from services.config.sealing import TenantKeys, load_root_key
-from services.config.store import ConfigStore
+from services.config.etcd import keys as layout
+from services.config.etcd.store import ConfigStore
+from services.config.state.sealed_versions import seal_in_force
+from services.config.state.sealing import TenantKeys, load_root_key
 
 ENGINE_SHA256 = "e" * 64
 WRITERS = 8

@@ -10,7 +10,7 @@ from tenantry.config.v1.tenant_pb2 import Tenant
 from tenantry.config.v1.tenant_version_pb2 import Difference
 
 from services.cli.declared import Declared, declared_part, require_known
-from services.config.config_diff import differences
+from services.config.admin.config_diff import differences
 
 
 class Action(StrEnum):

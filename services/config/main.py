@@ -15,41 +15,41 @@ from services.common.metrics import serve_metrics
 from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
-from services.config import layout
-from services.config.admin.checks import ConfigChecks
-from services.config.admin.edits import Edits
-from services.config.admin.propagation import PropagationAdmin
-from services.config.admin_servicer import admin_servicer
-from services.config.allocation_marks import MarkedStore
-from services.config.announced import AnnouncedChanges
-from services.config.announced_writes import AnnouncedWrites
-from services.config.bootstrap import (
+from services.config.admin.bootstrap import (
     FirstOperator,
     load_issuer,
 )
-from services.config.current_state import CurrentState
-from services.config.discovery_servicer import DiscoveryServicer
+from services.config.admin.checks import ConfigChecks
+from services.config.admin.edits import Edits
+from services.config.admin.propagation import PropagationAdmin
+from services.config.admin.servicer import admin_servicer
+from services.config.discovery.registry import RouterRegistry
+from services.config.discovery.servicer import DiscoveryServicer
+from services.config.discovery.start_gate import RouterStarts
+from services.config.discovery.statements import Statements, open_signer
+from services.config.discovery.status_keeper import RouterStatusKeeper
+from services.config.etcd import keys as layout
 from services.config.etcd.client import EtcdClient
 from services.config.etcd.lease import EtcdLeases
 from services.config.etcd.watch import EtcdWatch
-from services.config.intent_marks import IntentMarks
-from services.config.last_known_good import LastKnownGood
+from services.config.intents.marks import IntentMarks
+from services.config.intents.open_intents import OpenIntents
+from services.config.intents.operator_log import AuditedOperatorLog, UnauditedOperatorLog
+from services.config.intents.version_replay import RetoldVersions
+from services.config.intents.watch_check import AnnouncedChanges
+from services.config.intents.writes import AnnouncedWrites
 from services.config.metrics import ConfigMetrics
-from services.config.open_intents import OpenIntents
-from services.config.operator_log import AuditedOperatorLog, UnauditedOperatorLog
-from services.config.operators import OperatorCheck
-from services.config.prompt_lengths import PromptLengths
 from services.config.quota.leases import QuotaLeases
 from services.config.quota.servicer import QuotaLeaseServicer
-from services.config.retold_versions import RetoldVersions
-from services.config.routers.registry import RouterRegistry
-from services.config.routers.starts import RouterStarts
-from services.config.routers.status_keeper import RouterStatusKeeper
-from services.config.sealing import TenantKeys, load_root_key
+from services.config.recovery.allocation_marks import MarkedStore
+from services.config.recovery.last_known_good import LastKnownGood
+from services.config.rules.prompt_lengths import PromptLengths
 from services.config.servers import build_admin_server, build_discovery_server
 from services.config.settings import ConfigSettings
-from services.config.state import StateBuilder
-from services.config.statements import Statements, open_signer
+from services.config.state.current_state import CurrentState
+from services.config.state.operators import OperatorCheck
+from services.config.state.sealing import TenantKeys, load_root_key
+from services.config.state.state import StateBuilder
 
 STOP_SECONDS = 1.0
 KNOWN_GOOD_SECONDS = 3.0

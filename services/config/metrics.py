@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.config.current_state import CurrentState
+from services.config.state.current_state import CurrentState
 
 
 class ConfigMetrics:

@@ -11,8 +11,8 @@ from tenantry.config.v1 import (
 
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
-from services.config.admin_servicer import AdminServicer
-from services.config.discovery_servicer import DiscoveryServicer
+from services.config.admin.servicer import AdminServicer
+from services.config.discovery.servicer import DiscoveryServicer
 from services.config.quota.servicer import QuotaLeaseServicer
 from services.config.settings import ConfigSettings
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from services.config.etcd.client import PAGE_KEYS, EtcdClient
-from services.config.store import MAX_TXN_OPERATIONS, Expect, Stored, StoreUnavailableError, Unchanged
+from services.config.etcd.store import MAX_TXN_OPERATIONS, Expect, Stored, StoreUnavailableError, Unchanged
 from tests.fakes.etcd_process import EtcdProcess
 from tests.fakes.memory_config_store import MemoryConfigStore
 

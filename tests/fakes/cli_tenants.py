@@ -22,7 +22,7 @@ from services.common.errors import (
     NotFoundError,
     Reason,
 )
-from services.config.config_diff import differences
+from services.config.admin.config_diff import differences
 from tests.fakes.cli_calls import OPERATOR_KEY, abort, authenticate
 
 NOW_SECONDS = 1_795_510_800

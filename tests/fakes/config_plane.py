@@ -13,24 +13,24 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.audit.writer import AuditEntry, AuditReceipt, AuditUnavailableError
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
-from services.config import layout
+from services.config.admin.bootstrap import issue_first_operator, load_issuer
 from services.config.admin.checks import ConfigChecks
 from services.config.admin.edits import Edits
 from services.config.admin.propagation import PropagationAdmin
-from services.config.admin_servicer import admin_servicer
-from services.config.announced import AnnouncedChanges
-from services.config.announced_writes import AnnouncedWrites
-from services.config.bootstrap import issue_first_operator, load_issuer
-from services.config.current_state import CurrentState
-from services.config.intent_marks import IntentMarks
+from services.config.admin.servicer import admin_servicer
+from services.config.discovery.registry import RouterRegistry
+from services.config.etcd import keys as layout
+from services.config.intents.marks import IntentMarks
+from services.config.intents.open_intents import OpenIntents
+from services.config.intents.operator_log import AuditedOperatorLog
+from services.config.intents.watch_check import AnnouncedChanges
+from services.config.intents.writes import AnnouncedWrites
 from services.config.metrics import ConfigMetrics
-from services.config.open_intents import OpenIntents
-from services.config.operator_log import AuditedOperatorLog
-from services.config.operators import OperatorCheck
-from services.config.prompt_lengths import PromptLengths
-from services.config.routers.registry import RouterRegistry
-from services.config.sealing import TenantKeys
-from services.config.state import StateBuilder
+from services.config.rules.prompt_lengths import PromptLengths
+from services.config.state.current_state import CurrentState
+from services.config.state.operators import OperatorCheck
+from services.config.state.sealing import TenantKeys
+from services.config.state.state import StateBuilder
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.memory_config_store import MemoryConfigStore
 from tests.fakes.peft_files import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, MLP

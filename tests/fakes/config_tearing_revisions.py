@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from services.config.current_state import CurrentState
 from services.config.etcd.watch_state import Change
 from services.config.main import main
+from services.config.state.current_state import CurrentState
 
 _APART_SECONDS = 0.02
 _apply = CurrentState.apply

@@ -8,7 +8,7 @@ from typing import Any
 
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
-from services.config.discovery_servicer import DiscoveryServicer
+from services.config.discovery.servicer import DiscoveryServicer
 
 
 class Stream:

@@ -14,7 +14,7 @@ from tenantry.config.v1 import stored_pb2
 from tenantry.inference.v1 import inference_service_pb2_grpc as inference_rpc
 
 from services.common.rpc.channel import open_channel
-from services.config import layout
+from services.config.etcd import keys as layout
 from services.config.etcd.client import EtcdClient
 from tests.fakes.served_mesh import ServedMesh
 from tests.integration.mesh_access import bearer, question

@@ -15,7 +15,7 @@ import grpc
 from services.cli.local.ports import ANY, reserved_ports
 from services.common.rpc.channel import open_channel
 from services.config.etcd.client import EtcdClient
-from services.config.store import StoreUnavailableError
+from services.config.etcd.store import StoreUnavailableError
 
 ETCD = Path(sys.executable).with_name("etcd")
 

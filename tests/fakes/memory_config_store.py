@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from services.config.etcd.store import MAX_TXN_OPERATIONS, Expect, Stored, StoreUnavailableError, Unchanged
 from services.config.etcd.watch import Follower
 from services.config.etcd.watch_state import Change
-from services.config.store import MAX_TXN_OPERATIONS, Expect, Stored, StoreUnavailableError, Unchanged
 
 
 class MemoryConfigStore:

@@ -15,12 +15,12 @@ import grpc
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.clock import SystemClock
 from services.common.rpc.channel import open_channel
-from services.config.announced_writes import AnnouncedWrites
 from services.config.etcd.client import EtcdClient
-from services.config.intent_marks import IntentMarks
-from services.config.open_intents import OpenIntents
-from services.config.operator_log import UnauditedOperatorLog
-from services.config.sealing import TenantKeys, load_root_key
+from services.config.intents.marks import IntentMarks
+from services.config.intents.open_intents import OpenIntents
+from services.config.intents.operator_log import UnauditedOperatorLog
+from services.config.intents.writes import AnnouncedWrites
+from services.config.state.sealing import TenantKeys, load_root_key
 from services.router.text_model import TextModelLoader
 from tests.fakes.nonce_writer import ADAPTER, QUESTION, NonceTenant, Split, as_one
 from tests.fakes.served_mesh import ServedMesh

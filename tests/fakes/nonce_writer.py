@@ -19,12 +19,12 @@ from tenantry.inference.v1 import inference_service_pb2 as inference_pb
 
 from services.common.sealed_artifact import artifact_associated_data, seal
 from services.common.text.templates import Turn
-from services.config import layout
-from services.config.announced_writes import AnnouncedWrites
-from services.config.operator_log import Change
-from services.config.operators import PLATFORM_ADMIN, Operator
-from services.config.sealed_versions import seal_in_force
-from services.config.sealing import TenantKey, TenantKeys
+from services.config.etcd import keys as layout
+from services.config.intents.operator_log import Change
+from services.config.intents.writes import AnnouncedWrites
+from services.config.state.operators import PLATFORM_ADMIN, Operator
+from services.config.state.sealed_versions import seal_in_force
+from services.config.state.sealing import TenantKey, TenantKeys
 from services.router.text_model import TextModel
 from tests.fakes.router_config import tiny_rendition
 from tests.fakes.scripted_triton.answers import answer

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from services.config.etcd.client import EtcdClient
-from services.config.store import StoreUnavailableError
+from services.config.etcd.store import StoreUnavailableError
 from tests.fakes.cutting_proxy import CuttingProxy
 from tests.fakes.etcd_process import EtcdProcess
 from tests.fakes.watch_recorder import WatchRecorder, following

@@ -10,8 +10,8 @@ from types import ModuleType
 
 from services.common.rpc.channel import open_channel
 from services.config.etcd.client import EtcdClient
+from services.config.etcd.store import Stored
 from services.config.etcd.watch_state import Change
-from services.config.store import Stored
 
 
 class WatchRecorder:

@@ -13,7 +13,7 @@ from services.common.errors import Error, PermissionDeniedError
 from services.common.rpc.status import to_status
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
-from services.config.operators import Operator
+from services.config.state.operators import Operator
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.config_service import ConfigServicePlane
 from tests.fakes.foreign_attempts import attempts, with_etag

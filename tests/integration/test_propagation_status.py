@@ -10,10 +10,10 @@ from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import config_discovery_service_pb2 as discovery_pb
 from tenantry.config.v1 import router_status_pb2 as status_pb
 
+from services.config.discovery.status_keeper import STATUS_PREFIX
 from services.config.etcd.client import EtcdClient
 from services.config.etcd.lease import EtcdLeases, LeaseOverError
-from services.config.routers.status_keeper import STATUS_PREFIX
-from services.config.store import StoreUnavailableError
+from services.config.etcd.store import StoreUnavailableError
 from tests.fakes.config_service import ConfigServicePlane
 from tests.fakes.etcd_process import EtcdProcess
 

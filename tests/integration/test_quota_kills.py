@@ -16,7 +16,7 @@ from tenantry.config.v1 import quota_lease_service_pb2_grpc, stored_pb2, tenant_
 
 from services.common.clock import SystemClock
 from services.common.rpc.interceptors import ErrorInterceptor
-from services.config import layout
+from services.config.etcd import keys as layout
 from services.config.etcd.client import EtcdClient
 from services.config.quota import leases as real_leases
 from services.config.quota import ledger as real_ledger

@@ -14,7 +14,7 @@ from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 from services.common.errors import Reason, ResourceExhaustedError
 from services.common.rpc.channel import open_channel
 from services.common.rpc.status import from_rpc_error
-from services.config import layout
+from services.config.etcd import keys as layout
 from services.config.etcd.client import EtcdClient
 from tests.fakes.router_pipeline import question
 from tests.fakes.served_mesh import ServedMesh

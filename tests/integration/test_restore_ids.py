@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.config import layout, restore
-from services.config.allocation_marks import FILE, read_marks
+from services.config.etcd import keys as layout
 from services.config.etcd.client import EtcdClient
+from services.config.recovery import restore
+from services.config.recovery.allocation_marks import FILE, read_marks
 from tests.fakes.config_service import ConfigServicePlane
 from tests.fakes.etcd_process import ETCD
 from tests.fakes.mutants import mutant
@@ -74,7 +75,7 @@ async def put_back(plane, path):
 
 def as_documented(plane):
     return run(
-        sys.executable, "-m", "services.config.restore",
+        sys.executable, "-m", "services.config.recovery.restore",
         "--state-dir", plane.folder / "state", "--etcd-target", plane.etcd.target,
     )  # fmt: skip
 
@@ -137,7 +138,7 @@ async def test_without_marks_nothing_is_raised_unless_somebody_answers_for_the_n
         await plane.new_tenant("a")
         await plane.service.end()
         words = (
-            sys.executable, "-m", "services.config.restore",
+            sys.executable, "-m", "services.config.recovery.restore",
             "--state-dir", folder / "state", "--etcd-target", plane.etcd.target,
         )  # fmt: skip
         marks = folder / "state" / FILE

@@ -23,21 +23,21 @@ from services.common.errors import (
     ResourceExhaustedError,
 )
 from services.common.sealed_artifact import artifact_associated_data, seal
-from services.config import layout
 from services.config.adapters.peft import WEIGHTS_FILE, PeftAdapter, Shape, parse_peft
 from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.adapters.trtllm_rendition import RenderedAdapter, render
 from services.config.admin.edits import Context, Edits
+from services.config.admin.page_tokens import page
 from services.config.admin.tenant_config import find_tenant, model_still_there, still_there
 from services.config.admin.uploads import Pieces, UploadPlaces, drain, receive_files, receive_header
-from services.config.allocation import MAX_SERIAL, lora_id, next_number
-from services.config.operator_log import Change
-from services.config.operators import Operator
-from services.config.page_tokens import page
-from services.config.resources import adapter_resource, parse_name, require_id
-from services.config.state import AdapterRecord, PoolRecord, State, TenantRecord
-from services.config.store import Expect, Unchanged
-from services.config.validation import unknown_fields
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Expect, Unchanged
+from services.config.intents.operator_log import Change
+from services.config.rules.validation import unknown_fields
+from services.config.state.allocation import MAX_SERIAL, lora_id, next_number
+from services.config.state.operators import Operator
+from services.config.state.resources import adapter_resource, parse_name, require_id
+from services.config.state.state import AdapterRecord, PoolRecord, State, TenantRecord
 
 MAX_VERSIONS = 500
 

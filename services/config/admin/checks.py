@@ -16,11 +16,11 @@ from typing import TypeVar
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.errors import FieldViolation, Reason, ResourceExhaustedError
-from services.config.catalog_facts import surroundings
-from services.config.operators import Operator
-from services.config.prompt_lengths import PromptLengths
-from services.config.state import State
-from services.config.validation import oversize, unknown_in, validate_config
+from services.config.rules.catalog_facts import surroundings
+from services.config.rules.prompt_lengths import PromptLengths
+from services.config.rules.validation import oversize, unknown_in, validate_config
+from services.config.state.operators import Operator
+from services.config.state.state import State
 
 THREADS = 2
 MAX_WAITING = 32

@@ -15,14 +15,14 @@ from services.common.backoff import Backoff
 from services.common.clock import Clock
 from services.common.errors import AbortedError, FieldViolation, InvalidArgumentError, Reason
 from services.config.admin.checks import ConfigChecks
-from services.config.announced_writes import AnnouncedWrites
-from services.config.current_state import CurrentState
-from services.config.open_intents import OnWritten
-from services.config.operator_log import Change
-from services.config.operators import Operator, OperatorCheck
-from services.config.state import State
-from services.config.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
-from services.config.validation import has_unknown_fields
+from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
+from services.config.intents.open_intents import OnWritten
+from services.config.intents.operator_log import Change
+from services.config.intents.writes import AnnouncedWrites
+from services.config.rules.validation import has_unknown_fields
+from services.config.state.current_state import CurrentState
+from services.config.state.operators import Operator, OperatorCheck
+from services.config.state.state import State
 
 Context = ServicerContext[Any, Any]
 T = TypeVar("T")

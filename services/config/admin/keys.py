@@ -9,16 +9,16 @@ from tenantry.config.v1 import credential_pb2, stored_pb2
 
 from services.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from services.common.tokens import Audience, Claims, TokenIssuer
-from services.config import layout
 from services.config.admin.edits import Context, Edits
+from services.config.admin.page_tokens import page
 from services.config.admin.tenant_config import find_tenant, still_there
-from services.config.operator_log import Change
-from services.config.operators import TENANT_ADMIN, Operator, role_name
-from services.config.page_tokens import page
-from services.config.resources import key_resource, parse_name
-from services.config.state import CredentialRecord
-from services.config.store import Expect
-from services.config.validation import unknown_fields
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Expect
+from services.config.intents.operator_log import Change
+from services.config.rules.validation import unknown_fields
+from services.config.state.operators import TENANT_ADMIN, Operator, role_name
+from services.config.state.resources import key_resource, parse_name
+from services.config.state.state import CredentialRecord
 
 DEFAULT_LIFETIME_SECONDS = 90 * 86_400
 MAX_LIFETIME_SECONDS = 366 * 86_400

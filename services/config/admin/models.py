@@ -13,18 +13,18 @@ from services.common.errors import (
     NotFoundError,
     Reason,
 )
-from services.config import layout
 from services.config.admin.edits import Context, Edits
-from services.config.catalog_rules import model_violations
-from services.config.etag import require_etag
-from services.config.model_text import text_violations
-from services.config.model_users import users_of
-from services.config.operator_log import Change
-from services.config.operators import Operator
-from services.config.page_tokens import page
-from services.config.resources import listed, model_resource, parse_name, require_id
-from services.config.state import ModelRecord
-from services.config.store import Expect, Unchanged
+from services.config.admin.page_tokens import page
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Expect, Unchanged
+from services.config.intents.operator_log import Change
+from services.config.rules.catalog_rules import model_violations
+from services.config.rules.model_text import text_violations
+from services.config.rules.model_users import users_of
+from services.config.state.etag import require_etag
+from services.config.state.operators import Operator
+from services.config.state.resources import listed, model_resource, parse_name, require_id
+from services.config.state.state import ModelRecord
 
 
 class ModelAdmin:

@@ -13,20 +13,20 @@ from services.common.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from services.config import layout
 from services.config.admin.edits import Context, Edits
+from services.config.admin.page_tokens import page
 from services.config.admin.tenant_config import model_still_there, still_there
-from services.config.catalog_facts import facts_of_pool
-from services.config.catalog_rules import pool_violations
-from services.config.etag import require_etag
-from services.config.operator_log import Change
-from services.config.operators import Operator
-from services.config.page_tokens import page
-from services.config.pool_users import left_unserved
-from services.config.resources import listed, parse_name, pool_resource, require_id
-from services.config.state import PoolRecord, State
-from services.config.store import Expect, Unchanged
-from services.config.update_mask import merged
+from services.config.admin.update_mask import merged
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Expect, Unchanged
+from services.config.intents.operator_log import Change
+from services.config.rules.catalog_facts import facts_of_pool
+from services.config.rules.catalog_rules import pool_violations
+from services.config.rules.pool_users import left_unserved
+from services.config.state.etag import require_etag
+from services.config.state.operators import Operator
+from services.config.state.resources import listed, parse_name, pool_resource, require_id
+from services.config.state.state import PoolRecord, State
 
 _POOL_FIXED = frozenset({"name", "etag", "available_time"})
 

@@ -14,10 +14,10 @@ from tenantry.config.v1 import router_status_pb2 as status_pb
 
 from services.common.errors import FieldViolation, InvalidArgumentError, Reason, ResourceExhaustedError
 from services.config.admin.edits import Context, Edits
-from services.config.operators import PLATFORM_ADMIN, Operator
-from services.config.page_tokens import page
-from services.config.routers.registry import Progress, RouterRegistry
-from services.config.routers.standing import RouterView, Standing
+from services.config.admin.page_tokens import page
+from services.config.discovery.registry import Progress, RouterRegistry
+from services.config.discovery.router_status import RouterView, Standing
+from services.config.state.operators import PLATFORM_ADMIN, Operator
 
 MAX_WAIT_SECONDS = 60.0
 ANSWER_SECONDS = 0.1

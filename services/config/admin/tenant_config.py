@@ -5,15 +5,15 @@ from __future__ import annotations
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
 from services.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
-from services.config import layout
-from services.config.operator_log import Change
-from services.config.operators import NO_TENANT, Operator
-from services.config.resources import parse_name
-from services.config.sealed_versions import seal_in_force, seal_version
-from services.config.sealing import TenantKey
-from services.config.state import State, TenantRecord
-from services.config.store import Expect, Unchanged
-from services.config.validation import unknown_fields
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Expect, Unchanged
+from services.config.intents.operator_log import Change
+from services.config.rules.validation import unknown_fields
+from services.config.state.operators import NO_TENANT, Operator
+from services.config.state.resources import parse_name
+from services.config.state.sealed_versions import seal_in_force, seal_version
+from services.config.state.sealing import TenantKey
+from services.config.state.state import State, TenantRecord
 
 MAX_DISPLAY_NAME = 128
 KEPT_VERSIONS = 100

@@ -6,15 +6,15 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
 from services.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, Reason
-from services.config import layout
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import find_tenant
-from services.config.etag import require_etag
-from services.config.operator_log import Change
-from services.config.operators import NO_TENANT, Operator
-from services.config.resources import tenant_resource
-from services.config.state import AdapterRecord, CredentialRecord, PoolRecord, State, TenantRecord
-from services.config.store import Expect, Unchanged
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Expect, Unchanged
+from services.config.intents.operator_log import Change
+from services.config.state.etag import require_etag
+from services.config.state.operators import NO_TENANT, Operator
+from services.config.state.resources import tenant_resource
+from services.config.state.state import AdapterRecord, CredentialRecord, PoolRecord, State, TenantRecord
 
 _ACTIVE, _SUSPENDED = tenant_pb2.TENANT_STATE_ACTIVE, tenant_pb2.TENANT_STATE_SUSPENDED
 WINDOWS = ("hour", "day", "month")

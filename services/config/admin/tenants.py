@@ -9,8 +9,9 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
 from services.common.errors import AlreadyExistsError, InvalidArgumentError
-from services.config import layout
 from services.config.admin.edits import Context, Edits
+from services.config.admin.page_tokens import page
+from services.config.admin.platform_fields import require_may_change
 from services.config.admin.tenant_config import (
     change_details,
     find_tenant,
@@ -19,20 +20,19 @@ from services.config.admin.tenant_config import (
     resource_violations,
     version_puts,
 )
-from services.config.allocation import MAX_ORDINAL, next_number
-from services.config.applied_versions import ConfigAudit, applied_entry
-from services.config.etag import require_etag
-from services.config.open_intents import OnWritten
-from services.config.operator_log import Change
-from services.config.page_tokens import page
-from services.config.platform_fields import require_may_change
-from services.config.resources import tenant_resource
-from services.config.sealing import TenantKeys
-from services.config.state import TenantRecord
-from services.config.store import Expect, Unchanged
-from services.config.tenant_filter import parse_filter
-from services.config.update_mask import merged
-from services.config.validation import validate_tenant_id
+from services.config.admin.tenant_filter import parse_filter
+from services.config.admin.update_mask import merged
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Expect, Unchanged
+from services.config.intents.open_intents import OnWritten
+from services.config.intents.operator_log import Change
+from services.config.intents.version_entries import ConfigAudit, applied_entry
+from services.config.rules.validation import validate_tenant_id
+from services.config.state.allocation import MAX_ORDINAL, next_number
+from services.config.state.etag import require_etag
+from services.config.state.resources import tenant_resource
+from services.config.state.sealing import TenantKeys
+from services.config.state.state import TenantRecord
 
 _TAKEN = "a tenant of this name exists"
 OUTPUT_ONLY = frozenset(

@@ -9,8 +9,10 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2, tenant_version_pb2
 
 from services.common.errors import InternalError, InvalidArgumentError, NotFoundError
-from services.config import layout
+from services.config.admin.config_diff import differences
 from services.config.admin.edits import Context, Edits
+from services.config.admin.page_tokens import page
+from services.config.admin.platform_fields import require_may_change
 from services.config.admin.tenant_config import (
     KEPT_VERSIONS,
     change_details,
@@ -20,16 +22,14 @@ from services.config.admin.tenant_config import (
     version_puts,
 )
 from services.config.admin.tenants import TenantAdmin
-from services.config.config_diff import differences
-from services.config.etag import require_etag
-from services.config.operator_log import Change
-from services.config.page_tokens import page
-from services.config.platform_fields import require_may_change
-from services.config.resources import parse_name, tenant_resource
-from services.config.sealed_versions import open_version
-from services.config.sealing import SealError
-from services.config.state import TenantRecord
-from services.config.store import Expect, Stored
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Expect, Stored
+from services.config.intents.operator_log import Change
+from services.config.state.etag import require_etag
+from services.config.state.resources import parse_name, tenant_resource
+from services.config.state.sealed_versions import open_version
+from services.config.state.sealing import SealError
+from services.config.state.state import TenantRecord
 
 _log = logging.getLogger(__name__)
 _MAX_NUMBER = 10**12

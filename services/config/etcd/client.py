@@ -12,7 +12,7 @@ from tenantry.etcdapi.v1 import etcd_service_pb2_grpc as rpc
 
 from services.common.errors import InternalError
 from services.config.etcd.history import History
-from services.config.store import (
+from services.config.etcd.store import (
     MAX_TXN_OPERATIONS,
     CompactedError,
     Expect,

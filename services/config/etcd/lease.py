@@ -10,7 +10,7 @@ from tenantry.etcdapi.v1 import etcd_service_pb2 as pb
 from tenantry.etcdapi.v1 import etcd_service_pb2_grpc as rpc
 
 from services.config.etcd.client import CALL_SECONDS
-from services.config.store import MAX_TXN_OPERATIONS, StoreUnavailableError
+from services.config.etcd.store import MAX_TXN_OPERATIONS, StoreUnavailableError
 
 
 class LeaseOverError(Exception):

@@ -14,8 +14,8 @@ from tenantry.etcdapi.v1 import etcd_service_pb2_grpc as rpc
 from services.common.backoff import Backoff
 from services.common.errors import Error
 from services.config.etcd.client import EtcdClient, key_text, range_end
+from services.config.etcd.store import CompactedError, Stored
 from services.config.etcd.watch_state import Apply, Change, Reconnect, Relist, Response, WatchState
-from services.config.store import CompactedError, Stored
 
 _log = logging.getLogger(__name__)
 SILENCE_SECONDS = 2.0

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.config.store import Stored
+from services.config.etcd.store import Stored
 
 NO_WATCH = -1
 """The watch id of what belongs to no watch."""

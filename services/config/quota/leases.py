@@ -14,12 +14,12 @@ from tenantry.config.v1 import stored_pb2
 
 from services.common.backoff import Backoff
 from services.common.clock import Clock
-from services.config import layout
-from services.config.current_state import CurrentState
+from services.config.etcd import keys as layout
+from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError
 from services.config.quota.ledger import Account, Claim, Grant, Slice, lease
 from services.config.quota.windows import Window, span_at
-from services.config.state import TenantRecord
-from services.config.store import ConfigStore, Expect, StoreUnavailableError
+from services.config.state.current_state import CurrentState
+from services.config.state.state import TenantRecord
 
 _log = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tenantry.config.v1 import tenant_pb2
 
-from services.config.patterns import (
+from services.config.rules.patterns import (
     MAX_PROGRAM_SIZE_TOGETHER,
     MAX_WORK,
     CheckedPattern,

@@ -9,7 +9,7 @@ from tenantry.config.v1.tenant_pb2 import TenantConfig
 
 from services.cli.differences import difference_cells
 from services.common.errors import FieldViolation
-from services.config.config_diff import differences
+from services.config.admin.config_diff import differences
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.config import patterns as config_patterns
+from services.config.rules import patterns as config_patterns
 from services.router import pattern_sets, redaction
 from services.router.pattern_sets import compile_patterns
 from services.router.redaction import MAX_MATCHES, MAX_SECONDS, find, verdict

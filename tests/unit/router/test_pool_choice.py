@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.artifacts import DirectoryArtifactStore
-from services.config.catalog_facts import facts_of_pool
+from services.config.rules.catalog_facts import facts_of_pool
 from services.config.rules.serving import serving_pool
 from services.router import tenant_compiler
 from services.router.snapshot_compiler import compile_snapshot

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from services.cli.local import specs
 from services.cli.local.layout import open_layout
-from services.config.statements import SIGNER_FILE, open_signer
+from services.config.discovery.statements import SIGNER_FILE, open_signer
 from services.router.settings import RouterSettings
 
 

@@ -1,0 +1,120 @@
+"""The first start: a token signing key, its published half, and a key for the first platform-admin."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenantry.config.v1 import credential_pb2, stored_pb2
+
+from services.common.backoff import Backoff
+from services.common.clock import Clock
+from services.common.errors import UnavailableError
+from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Expect
+from services.config.intents.operator_log import Change
+from services.config.intents.writes import AnnouncedWrites
+from services.config.state.current_state import CurrentState
+from services.config.state.operators import PLATFORM_ADMIN, Operator
+from services.config.state.state import CredentialRecord, State
+
+OPERATOR = "first"
+OPERATOR_SECONDS = 366 * 86_400
+
+
+def load_issuer(state_dir: Path) -> TokenIssuer:
+    """Read the token signing key, making it at the first start, and publish `jwks.json`."""
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = state_dir / "tokens.pem"
+    if not path.exists():
+        _write_private(path, new_signing_key_pem(), 0o400)
+    issuer = TokenIssuer.from_pem(path.read_bytes(), CONFIG_ISSUER)
+    published = state_dir / "jwks.json"
+    if not published.exists() or published.read_text() != issuer.jwks():
+        _write_private(published, issuer.jwks().encode(), 0o644)
+    return issuer
+
+
+@dataclass(frozen=True, slots=True)
+class FirstOperator:
+    """Sees to it that some platform-admin's key opens the admin service."""
+
+    state_dir: Path
+    issuer: TokenIssuer
+    current: CurrentState
+    writes: AnnouncedWrites
+    clock: Clock
+
+    async def ensure(self) -> None:
+        """Issue one where there is none; returns once it is in force."""
+        if self._is_missing():
+            # Out of a file, it is not known who became one since.
+            await self.current.live.wait()
+        if not self._is_missing():
+            return
+        credential = issue_first_operator(self.state_dir, self.issuer, self.clock)
+        key_id = credential.key.name.rsplit("/", 1)[1]
+        backoff = Backoff(0.1, 2.0)
+        while True:
+            try:
+                await self._record(key_id, credential)
+            except UnavailableError:
+                await asyncio.sleep(backoff.next_delay_seconds())
+            else:
+                break
+        await self.current.until(lambda state: state.credential(key_id) is not None)
+
+    def _is_missing(self) -> bool:
+        return not has_platform_admin(self.current.state, self.issuer, self.clock)
+
+    async def _record(self, key_id: str, credential: stored_pb2.StoredCredential) -> None:
+        etcd_key, operator = layout.credential_key(key_id), Operator("", OPERATOR, PLATFORM_ADMIN, "")
+        change = Change(
+            operator, "CreateKey", f"operators/{OPERATOR}", "no platform-admin's key", {"key_id": key_id}
+        )
+        # Written by an attempt whose answer was lost: the same key, so that is as good.
+        await self.writes.write(change, [Expect(etcd_key, 0)], {etcd_key: credential.SerializeToString()})
+
+
+def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> stored_pb2.StoredCredential:
+    """Make a platform-admin's key and write its secret to `operator.key`, mode 0600; returns its record."""
+    now = int(clock.wall_seconds())
+    key_id = secrets.token_hex(8)
+    key = credential_pb2.Key(
+        name=f"operators/{OPERATOR}/keys/{key_id}",
+        display_name="made at the first start",
+        state=credential_pb2.KEY_STATE_ACTIVE,
+        role=credential_pb2.OPERATOR_ROLE_PLATFORM_ADMIN,
+    )
+    key.create_time.FromSeconds(now)
+    key.expire_time.FromSeconds(now + OPERATOR_SECONDS)
+    claims = Claims(key_id, OPERATOR, (), now + OPERATOR_SECONDS, PLATFORM_ADMIN, "")
+    secret = issuer.issue(Audience.OPERATOR, claims, now)
+    _write_private(state_dir / "operator.key", secret.encode() + b"\n", 0o600)
+    return stored_pb2.StoredCredential(key=key, signing_key_id=issuer.signing_key_id)
+
+
+def has_platform_admin(state: State, issuer: TokenIssuer, clock: Clock) -> bool:
+    """Whether some platform-admin's key still opens the admin service: after a rotation, none from before does."""
+    return any(
+        isinstance(record, CredentialRecord)
+        and record.stored.key.role == credential_pb2.OPERATOR_ROLE_PLATFORM_ADMIN
+        and record.stored.key.state == credential_pb2.KEY_STATE_ACTIVE
+        and record.stored.signing_key_id == issuer.signing_key_id
+        and record.stored.key.expire_time.seconds > clock.wall_seconds()
+        for record in state.under("credentials/")
+    )
+
+
+def _write_private(path: Path, data: bytes, mode: int) -> None:
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)

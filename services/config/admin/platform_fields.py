@@ -1,0 +1,42 @@
+"""What of its own config a tenant-admin may not change. Pure.
+
+These fields decide how much of what tenants share a tenant gets, where it runs, and what is recorded of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tenantry.config.v1 import tenant_pb2
+
+from services.common.errors import PermissionDeniedError
+from services.config.state.operators import PLATFORM_ADMIN, Operator
+
+PLATFORM_FIELDS = ("audit_policy", "isolation_tier", "limits", "pool", "quotas", "weight")
+
+
+def require_may_change(
+    operator: Operator, before: tenant_pb2.TenantConfig, after: tenant_pb2.TenantConfig, path: str
+) -> None:
+    """Let platform-admins pass, and tenant-admins who leave the platform's fields as they are.
+
+    Values count, not masks: a whole config that was exported may come back.
+
+    Raises:
+        PermissionDeniedError: names every such field that would change.
+    """
+    if operator.role == PLATFORM_ADMIN:
+        return
+    changed = [name for name in PLATFORM_FIELDS if _value(before, name) != _value(after, name)]
+    if not changed:
+        return
+    named = [f"{path}.{name}" for name in changed]
+    raise PermissionDeniedError(
+        f"this needs the role platform-admin: {', '.join(named)}", metadata={"fields": ",".join(named)}
+    )
+
+
+def _value(config: tenant_pb2.TenantConfig, name: str) -> tuple[bool, Any]:
+    """A field, and whether it is set: unset means a default, which is another value than the same one set."""
+    field = config.DESCRIPTOR.fields_by_name[name]
+    return (config.HasField(name) if field.has_presence else True), getattr(config, name)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Delivers config to routers and knows which of them has applied what."""

@@ -1,0 +1,239 @@
+"""Delivers config to routers: a full state, then deltas, each acknowledged or refused; heartbeats in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from grpc.aio import ServicerContext
+from tenantry.config.v1 import config_discovery_service_pb2 as pb
+from tenantry.config.v1 import config_discovery_service_pb2_grpc
+
+from services.common.errors import (
+    AbortedError,
+    DeadlineExceededError,
+    FieldViolation,
+    InvalidArgumentError,
+    Reason,
+)
+from services.config.discovery.messages import delta, full
+from services.config.discovery.registry import RouterRegistry, Session
+from services.config.discovery.shared_pieces import SharedPieces
+from services.config.discovery.statements import Statements
+from services.config.metrics import ConfigMetrics
+from services.config.state.current_state import CurrentState
+from services.config.state.state import State
+
+_log = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 0.5
+ANSWER_SECONDS = 30.0
+HELLO_SECONDS = 10.0
+REPLACED_SECONDS = 1.0
+"""How long a replaced stream is held, without a word, before it is ended: two routers that were given one name by
+mistake take turns this slowly, and do not storm the service."""
+REFRESH_SECONDS = 10.0
+"""How often a router is told again what the config service signs of a snapshot that is still the newest."""
+MAX_ROUTER_NAME = 128
+_OUTCOMES = frozenset({"ok", *Reason})
+
+
+class _Delivery:
+    """One router's stream: what it holds, and what it has yet to answer."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.held: State | None = None
+        """The last state the router acknowledged; None before the first."""
+        self.sent: State | None = None
+        self.nonce = ""
+        self.sent_at_seconds = 0.0
+        """When its last piece was taken."""
+        self.refused: State | None = None
+        """The last state the router refused, until it accepts one."""
+        self.stated: object = None
+        """The records of the last statement, and when it was sent."""
+        self.stated_at_seconds = float("-inf")
+
+    def settle(self, nonce: str, *, accepted: bool) -> State | None:
+        """The router answered: to this state, or to an older snapshot, which means nothing any more."""
+        if self.sent is None or nonce != self.nonce:
+            return None
+        answered, self.sent = self.sent, None
+        if accepted:
+            self.held, self.refused = answered, None
+        else:
+            # What a refused snapshot changed is part of the next one: deltas start from what was accepted.
+            self.refused = answered
+        return answered
+
+
+class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryServiceServicer):
+    """Serves the mesh's own routers."""
+
+    def __init__(
+        self,
+        current: CurrentState,
+        metrics: ConfigMetrics,
+        routers: RouterRegistry,
+        statements: Statements | None = None,
+    ) -> None:
+        self._current = current
+        self._metrics = metrics
+        self._routers = routers
+        self._statements = statements
+        self._nonces = itertools.count(1)
+        self._pieces = SharedPieces()
+
+    async def StreamSnapshots(
+        self,
+        request_iterator: AsyncIterator[pb.StreamSnapshotsRequest],
+        context: ServicerContext[Any, Any],  # noqa: ARG002 - gRPC passes it
+    ) -> AsyncIterator[pb.StreamSnapshotsResponse]:
+        """Follow the config for as long as the router lives."""
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                first = await anext(request_iterator, None)
+        except TimeoutError:
+            raise DeadlineExceededError("no hello came in time") from None
+        if first is None or first.WhichOneof("message") != "hello":
+            raise InvalidArgumentError([FieldViolation("hello", "has to be the first message")])
+        if not 0 < len(first.hello.router) <= MAX_ROUTER_NAME:
+            raise InvalidArgumentError(
+                [FieldViolation("hello.router", f"has to have 1 to {MAX_ROUTER_NAME} characters")]
+            )
+        session = self._routers.connect(first.hello.router)
+        delivery = _Delivery(session)
+        changed = self._current.subscribe()
+        changed.set()
+        answers = asyncio.create_task(
+            self._answers(request_iterator, delivery, changed), name="discovery-answers"
+        )
+        answers.add_done_callback(lambda _: changed.set())
+        self._metrics.routers.inc()
+        try:
+            while not answers.done():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        await changed.wait()
+                changed.clear()
+                await self._require_newest(session)
+                state = self._current.state
+                self._routers.newest(state.revision, state.records, state.history)
+                # First, so that a router knows of a snapshot whether it is etcd's or a file's.
+                yield self._heartbeat()
+                beaten_at_seconds = time.monotonic()
+                for message in self._next(delivery):
+                    yield message
+                    if time.monotonic() - beaten_at_seconds > HEARTBEAT_SECONDS:
+                        # A large state on a slow line takes longer than a router does without a heartbeat.
+                        yield self._heartbeat()
+                        beaten_at_seconds = time.monotonic()
+                    delivery.sent_at_seconds = time.monotonic()
+                statement = self._statement(delivery)
+                if statement is not None:
+                    yield pb.StreamSnapshotsResponse(statement=statement)
+            answers.result()
+        finally:
+            self._routers.disconnect(session)
+            self._metrics.routers.dec()
+            self._current.unsubscribe(changed)
+            answers.cancel()
+            await asyncio.gather(answers, return_exceptions=True)
+
+    async def _require_newest(self, session: Session) -> None:
+        if not self._routers.stands(session):
+            _log.warning("%s connected again; its older stream is ended", session.router)
+            await asyncio.sleep(REPLACED_SECONDS)
+            raise AbortedError("another stream was opened under this name", reason=Reason.CONCURRENT_CHANGE)
+
+    def _next(self, delivery: _Delivery) -> Iterator[pb.StreamSnapshotsResponse]:
+        """The next snapshot, if the router lacks one and owes no answer.
+
+        One at a time: a slow router gets the newest state next, never a queue of old ones.
+        """
+        state = self._current.state
+        if delivery.sent is not None:
+            if time.monotonic() - delivery.sent_at_seconds > ANSWER_SECONDS:
+                raise DeadlineExceededError("no answer to a snapshot came in time")
+            return
+        if not self._current.listed.is_set() or not state.revision:
+            return
+        # Revisions move without the records, too: what was answered already is not sent again for that.
+        if any(
+            known is not None and known.records is state.records
+            for known in (delivery.held, delivery.refused)
+        ):
+            return
+        delivery.nonce = str(next(self._nonces))
+        delivery.sent = state
+        self._metrics.snapshots.labels(kind="delta" if delivery.held else "full").inc()
+        if delivery.held is None:
+            yield from full(state, delivery.nonce, self._pieces.of(state))
+        else:
+            touched = self._current.touched(delivery.held, state)
+            yield from delta(delivery.held, state, delivery.nonce, touched)
+
+    def _statement(self, delivery: _Delivery) -> pb.SnapshotStatement | None:
+        """What is signed of the last snapshot sent, where the router was not told, or long ago."""
+        state = delivery.sent or delivery.held
+        if self._statements is None or state is None:
+            return None
+        age_seconds = time.monotonic() - delivery.stated_at_seconds
+        if delivery.stated is state.records and age_seconds < REFRESH_SECONDS:
+            return None
+        statement = self._statements.of(state)
+        if statement is not None:
+            delivery.stated, delivery.stated_at_seconds = state.records, time.monotonic()
+        return statement
+
+    def _heartbeat(self) -> pb.StreamSnapshotsResponse:
+        return pb.StreamSnapshotsResponse(
+            heartbeat=pb.Heartbeat(
+                revision=self._current.state.revision,
+                etcd_connected=self._current.connected,
+                etcd_silence_ms=self._current.silence_ms,
+            )
+        )
+
+    async def _answers(
+        self,
+        requests: AsyncIterator[pb.StreamSnapshotsRequest],
+        delivery: _Delivery,
+        changed: asyncio.Event,
+    ) -> None:
+        session = delivery.session
+        async for request in requests:
+            self._routers.heard(session)
+            kind = request.WhichOneof("message")
+            if kind == "ack":
+                applied = delivery.settle(request.ack.nonce, accepted=True)
+                if applied is not None:
+                    self._routers.applied(session, applied.revision, applied.records, applied.history)
+                self._metrics.answers.labels(answer="ack").inc()
+            elif kind == "nack":
+                refused = delivery.settle(request.nack.nonce, accepted=False)
+                if refused is not None:
+                    self._routers.refused(
+                        session, refused.revision, refused.records, list(request.nack.reasons)
+                    )
+                self._metrics.answers.labels(answer="nack").inc()
+                reasons = "; ".join(request.nack.reasons[:5])
+                _log.error(
+                    "%s refuses revision %d: %s", session.router, request.nack.revision, reasons[:1000]
+                )
+            elif kind == "outcomes":
+                for count in request.outcomes.counts:
+                    self._metrics.outcomes.labels(outcome=_outcome(count.outcome)).inc(count.requests)
+                # A heartbeat is what a router answers with a report: a report must not call for a heartbeat.
+                continue
+            changed.set()
+
+
+def _outcome(reported: str) -> str:
+    """A label of a closed set, whatever a router reports."""
+    return reported if reported in _OUTCOMES else "other"

@@ -1,0 +1,53 @@
+"""Each applied config version goes to its tenant's audit log, so that an export shows what any version was."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Protocol
+
+from google.protobuf.json_format import MessageToDict
+from tenantry.config.v1 import stored_pb2, tenant_pb2
+
+from services.common.audit.writer import AuditEntry, EntryKind
+from services.config.state.config_digest import canonical_bytes
+
+_ID_BYTES = 16
+
+
+class ConfigAudit(Protocol):
+    """Where audit entries are queued; `services.common.audit.writer.AuditWriter` is one."""
+
+    def append_soon(self, entry: AuditEntry) -> bool:
+        """Queue without waiting; False when there is no room."""
+        ...
+
+
+def applied_entry(
+    tenant_uid: str, version: stored_pb2.StoredVersion, config: tenant_pb2.TenantConfig
+) -> AuditEntry:
+    """The entry of a version: readable, and the exact bytes whose SHA-256 every answer names.
+
+    A version has one record id for ever, so that telling of it twice leaves one entry. Its number alone is not enough:
+    after a restore from a backup, a number can come again with another config.
+    """
+    number = version.config_version
+    said = hashlib.sha256(
+        f"config-version\0{tenant_uid}\0{number}\0{version.config_sha256}\0".encode()
+        + version.create_time.SerializeToString(deterministic=True)
+    )
+    return AuditEntry(
+        tenant_uid,
+        EntryKind.CONFIG_VERSION,
+        {
+            "config_version": number,
+            "config_sha256": version.config_sha256,
+            "create_time": version.create_time.ToJsonString(),
+        },
+        {
+            "config": MessageToDict(config, preserving_proto_field_name=True),
+            "config_protobuf": base64.b64encode(canonical_bytes(config)).decode(),
+        },
+        record_id=said.digest()[:_ID_BYTES],
+        key_id=version.operator_key_id,
+    )

@@ -1,0 +1,1 @@
+"""Starting without etcd, and after etcd was restored from a backup."""

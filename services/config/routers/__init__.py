@@ -1,1 +1,0 @@
-"""Which routers there are and what each has applied."""

@@ -1,0 +1,46 @@
+"""Records as the facts that rules decide on. Pure."""
+
+from __future__ import annotations
+
+from tenantry.config.v1 import adapter_pb2, pool_pb2
+
+from services.config.rules.report import Surroundings
+from services.config.rules.serving import AdapterForm, PoolFacts, VersionFacts
+from services.config.state.state import AdapterRecord, ModelRecord, PoolRecord, State
+
+
+def surroundings(state: State, tenant_name: str, tenant_uid: str) -> Surroundings:
+    """What a tenant's config may refer to."""
+    return Surroundings(
+        tenant_name,
+        {r.model.name: r.model.context_tokens for r in state.under("models/") if isinstance(r, ModelRecord)},
+        pool_facts(state),
+        adapter_facts(state, tenant_uid),
+    )
+
+
+def pool_facts(state: State) -> dict[str, PoolFacts]:
+    """Every pool, by name."""
+    return {r.pool.name: facts_of_pool(r.pool) for r in state.under("pools/") if isinstance(r, PoolRecord)}
+
+
+def facts_of_pool(pool: pool_pb2.Pool) -> PoolFacts:
+    """What one pool serves to whom."""
+    form = AdapterForm(pool.dialect, pool.engine_sha256, pool.adapter_dtype, pool.adapter_config_columns)
+    return PoolFacts(pool.base_model, pool.dedicated_to, form, pool.available_time.ToNanoseconds())
+
+
+def adapter_facts(state: State, tenant_uid: str) -> dict[str, dict[int, VersionFacts]]:
+    """A tenant's adapters, by id and version; none for a tenant that is still to be made."""
+    return {
+        record.stored.adapter_id: {
+            version.version: VersionFacts(version.base_model, frozenset(map(_form, version.renditions)))
+            for version in record.stored.versions
+        }
+        for record in (state.under(f"adapters/{tenant_uid}/") if tenant_uid else ())
+        if isinstance(record, AdapterRecord)
+    }
+
+
+def _form(rendition: adapter_pb2.Rendition) -> AdapterForm:
+    return AdapterForm(rendition.dialect, rendition.engine_sha256, rendition.dtype, rendition.config_columns)

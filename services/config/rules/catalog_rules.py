@@ -1,0 +1,76 @@
+"""Are a base model and a pool right? Every violation at once. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from tenantry.config.v1 import adapter_pb2, pool_pb2
+
+from services.common.errors import FieldViolation
+from services.config.adapters.element_types import ELEMENT_TYPES
+from services.config.rules.validation import unknown_fields
+
+MAX_ENDPOINTS = 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def is_sha256(digest: str) -> bool:
+    """Whether this is a SHA-256 in lowercase hex."""
+    return _SHA256.fullmatch(digest) is not None
+
+
+def pool_violations(pool: pool_pb2.Pool, sent: pool_pb2.Pool) -> list[FieldViolation]:
+    """Every violation of a pool, as it would be and as it was sent, that shows without looking around it."""
+    unknown = dict.fromkeys(unknown_fields(pool, "pool") + unknown_fields(sent, "pool"))
+    wrong = [FieldViolation(where, "is not known to this version") for where in unknown]
+    if pool.dialect == adapter_pb2.DIALECT_UNSPECIFIED:
+        wrong.append(FieldViolation("pool.dialect", "is missing"))
+    if not 1 <= len(pool.server_model) <= 128:
+        wrong.append(FieldViolation("pool.server_model", "has to have 1 to 128 characters"))
+    if not 1 <= len(pool.endpoints) <= MAX_ENDPOINTS:
+        wrong.append(FieldViolation("pool.endpoints", f"has {len(pool.endpoints)}, not 1 to {MAX_ENDPOINTS}"))
+    for number, endpoint in enumerate(pool.endpoints):
+        if not _is_target(endpoint.target):
+            where = f"pool.endpoints[{number}].target"
+            wrong.append(FieldViolation(where, "is neither unix:/path nor host:port"))
+    for field in ("concurrent_requests", "adapters", "adapter_rank", "kv_tokens", "queued_requests"):
+        if getattr(pool.capacity, field) < 1:
+            wrong.append(FieldViolation(f"pool.capacity.{field}", "has to be at least 1"))
+    return wrong + _rendition_violations(pool)
+
+
+def _rendition_violations(pool: pool_pb2.Pool) -> list[FieldViolation]:
+    wrong: list[FieldViolation] = []
+    if not is_sha256(pool.engine_sha256):
+        wrong.append(FieldViolation("pool.engine_sha256", "is not a SHA-256 in lowercase hex"))
+    if pool.adapter_dtype not in ELEMENT_TYPES:
+        wrong.append(FieldViolation("pool.adapter_dtype", f"is not one of {', '.join(ELEMENT_TYPES)}"))
+    if pool.adapter_config_columns not in (3, 4):
+        wrong.append(FieldViolation("pool.adapter_config_columns", "is not 3 or 4"))
+    return wrong
+
+
+def _is_target(target: str) -> bool:
+    if target.startswith("unix:/"):
+        return len(target) <= 112
+    host, _, port = target.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
+
+
+def model_violations(model: pool_pb2.BaseModel) -> list[FieldViolation]:
+    """Every violation of a base model that shows without looking around it."""
+    wrong = [
+        FieldViolation(where, "is not known to this version") for where in unknown_fields(model, "base_model")
+    ]
+    for field in ("weights_sha256", "tokenizer_sha256", "chat_template_sha256"):
+        if not is_sha256(getattr(model, field)):
+            wrong.append(FieldViolation(f"base_model.{field}", "is not a SHA-256 in lowercase hex"))
+    if model.context_tokens < 1:
+        wrong.append(FieldViolation("base_model.context_tokens", "has to be at least 1"))
+    for field in ("layers", "hidden", "heads", "kv_heads", "head_dim", "mlp", "vocabulary"):
+        if getattr(model.architecture, field) < 1:
+            wrong.append(FieldViolation(f"base_model.architecture.{field}", "has to be at least 1"))
+    for field in ("end_token_id", "pad_token_id"):
+        if not 0 <= getattr(model, field) < max(model.architecture.vocabulary, 1):
+            wrong.append(FieldViolation(f"base_model.{field}", "is not a token of the vocabulary"))
+    return wrong

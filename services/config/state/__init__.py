@@ -1,0 +1,1 @@
+"""The config in force, in memory, and the values that etcd holds."""

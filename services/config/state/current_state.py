@@ -1,0 +1,143 @@
+"""Holds the state in force and tells who waits for the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from services.common.clock import Clock
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Stored
+from services.config.etcd.watch_state import Change
+from services.config.state.sealing import SealError
+from services.config.state.state import State, StateBuilder
+
+_REMEMBERED = 256
+_log = logging.getLogger(__name__)
+
+
+class CurrentState:
+    """Follows the watch; swaps one reference a batch of revisions."""
+
+    def __init__(self, builder: StateBuilder, clock: Clock) -> None:
+        self._builder = builder
+        self._clock = clock
+        self._waiters: set[asyncio.Event] = set()
+        self.state = State()
+        self.listed = asyncio.Event()
+        """Set once there is a state to serve: etcd's first list, or what a file held."""
+        self.live = asyncio.Event()
+        """Set once etcd itself was listed; what is in force before that is out of a file."""
+        self.connected = False
+        self._touched: deque[frozenset[str]] = deque(maxlen=_REMEMBERED)
+        """What each of the newest generations changed."""
+        self._heard_at_seconds = clock.monotonic_seconds()
+
+    @property
+    def silence_ms(self) -> int:
+        """Milliseconds since etcd's last sign of life."""
+        return int(1000 * (self._clock.monotonic_seconds() - self._heard_at_seconds))
+
+    def replace(self, items: dict[str, Stored], revision: int) -> None:
+        """The whole state at a revision.
+
+        Raises:
+            SealError: it is the first, and no tenant of it opens: with another root key, every tenant would vanish.
+        """
+        if self.listed.is_set() and (not self.live.is_set() or revision < self.state.revision):
+            # A file's values, or those from before etcd was set back, may differ from etcd's at the same revision.
+            self.history_ended()
+        same_history = self.state.revision > 0
+        state = self._builder.full(items, revision, self.state if same_history else State())
+        if not self.live.is_set() and state.lost_every_tenant:
+            raise SealError("no tenant's config opens under this root key")
+        self._begin_anew(state)
+        self.live.set()
+        self.listed.set()
+
+    def restore(self, items: dict[str, Stored], revision: int, age_seconds: float) -> None:
+        """Put in force what a file held, last known to be current so long ago, until etcd is listed.
+
+        Raises:
+            SealError: no tenant of it opens.
+        """
+        state = self._builder.full(items, revision, State())
+        if state.lost_every_tenant:
+            raise SealError("no tenant's config opens under this root key")
+        self._heard_at_seconds = self._clock.monotonic_seconds() - age_seconds
+        self._begin_anew(state)
+        self.listed.set()
+
+    def _begin_anew(self, state: State) -> None:
+        """It may be built on none: how it differs from the states before is not known, and no number is used twice."""
+        self._touched.clear()
+        self._swap(replace(state, generation=self.state.generation + 1, history=self.state.history))
+
+    def history_ended(self) -> None:
+        """Etcd was restored or exchanged. What is in force stays so until the list; no revision of it counts."""
+        self._swap(replace(self.state, revision=0, history=self.state.history + 1))
+
+    def apply(self, changes: Iterable[Change], revision: int) -> None:
+        """Whole revisions up to `revision`."""
+        changes, before = list(changes), self.state
+        self._swap(self._builder.changed(before, changes, revision))
+        if self.state.generation != before.generation:
+            self._touched.append(frozenset(layout.relative(change.key) for change in changes))
+
+    def touched(self, before: State, after: State) -> frozenset[str] | None:
+        """The keys, below the live prefix, that may differ between two states; None when that is not known."""
+        newest = self.state.generation
+        first, last = before.generation - newest, after.generation - newest
+        if not -len(self._touched) <= first <= last <= 0:
+            return None
+        steps = itertools.islice(self._touched, len(self._touched) + first, len(self._touched) + last)
+        return frozenset().union(*steps)
+
+    def heard(self) -> None:
+        """Etcd gave a sign of life."""
+        self.connected = True
+        self._heard_at_seconds = self._clock.monotonic_seconds()
+
+    def lost(self) -> None:
+        """The connection to etcd is gone."""
+        self.connected = False
+
+    def _swap(self, state: State) -> None:
+        for key in sorted(state.damaged - self.state.damaged):
+            _log.error("the value of %s does not open; what it held before stays in force", key)
+        self.state = state
+        for waiter in self._waiters:
+            waiter.set()
+
+    async def applied(self, revision: int, timeout_seconds: float) -> bool:
+        """Wait until a revision is in force here; false when it was not in time."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self.until(lambda state: state.revision >= revision)
+        except TimeoutError:
+            return False
+        return True
+
+    async def until(self, condition: Callable[[State], bool]) -> None:
+        """Wait until the state in force meets a condition."""
+        changed = self.subscribe()
+        try:
+            while not condition(self.state):
+                changed.clear()
+                await changed.wait()
+        finally:
+            self.unsubscribe(changed)
+
+    def subscribe(self) -> asyncio.Event:
+        """An event that is set at every new state; give it back with `unsubscribe`."""
+        waiter = asyncio.Event()
+        self._waiters.add(waiter)
+        return waiter
+
+    def unsubscribe(self, waiter: asyncio.Event) -> None:
+        """Stop setting an event."""
+        self._waiters.discard(waiter)

@@ -1,0 +1,241 @@
+"""The live config in memory: immutable, one object a revision, swapped whole."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from google.protobuf.message import DecodeError
+from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
+
+from services.common.gc_pauses import uncollected
+from services.config.etcd import keys as layout
+from services.config.etcd.store import Stored
+from services.config.etcd.watch_state import Change
+from services.config.state.sealed_versions import open_in_force
+from services.config.state.sealing import SealError, TenantKey, TenantKeys
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRecord:
+    """A tenant as it stands in etcd, opened."""
+
+    stored: stored_pb2.StoredTenant
+    config: tenant_pb2.TenantConfig
+    key: TenantKey
+    mod_revision: int
+
+    @property
+    def name(self) -> str:
+        """`tenants/{tenant}`."""
+        return f"tenants/{self.stored.tenant_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """An adapter as it stands in etcd."""
+
+    stored: stored_pb2.StoredAdapter
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRecord:
+    """A key's record as it stands in etcd."""
+
+    stored: stored_pb2.StoredCredential
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRecord:
+    """A pool as it stands in etcd."""
+
+    pool: pool_pb2.Pool
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A base model as it stands in etcd."""
+
+    model: pool_pb2.BaseModel
+    mod_revision: int
+
+
+Record = TenantRecord | AdapterRecord | CredentialRecord | PoolRecord | ModelRecord
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything below `live/` at one revision."""
+
+    revision: int = 0
+    """0 for none: before the first, and between two histories of etcd."""
+    records: MappingProxyType[str, Record] = field(default_factory=lambda: MappingProxyType({}))
+    """By etcd key below the live prefix."""
+    uid_by_tenant_id: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    generation: int = 0
+    """One more with every state whose records differ from the one it was built from."""
+    keys_by_kind: Mapping[str, Sequence[str]] = field(default_factory=lambda: MappingProxyType({}))
+    """The keys of `records`, sorted, by their first part; the same object for as long as no key comes or goes."""
+    damaged: frozenset[str] = frozenset()
+    """Keys whose values do not parse or open; what they held before stays in force."""
+    history: int = 0
+    """One more with every history of etcd that ended: revisions of two histories do not compare."""
+
+    @property
+    def lost_every_tenant(self) -> bool:
+        """Whether there are tenants and not one of them opens."""
+        return not self.uid_by_tenant_id and any(key.startswith("tenants/") for key in self.damaged)
+
+    def tenant(self, tenant_id: str) -> TenantRecord | None:
+        """A tenant by its id."""
+        uid = self.uid_by_tenant_id.get(tenant_id)
+        return self.tenant_by_uid(uid) if uid else None
+
+    def tenant_by_uid(self, tenant_uid: str) -> TenantRecord | None:
+        """A tenant by its uid."""
+        record = self.records.get(f"tenants/{tenant_uid}")
+        return record if isinstance(record, TenantRecord) else None
+
+    def adapter(self, tenant_uid: str, adapter_id: str) -> AdapterRecord | None:
+        """A tenant's adapter."""
+        record = self.records.get(f"adapters/{tenant_uid}/{adapter_id}")
+        return record if isinstance(record, AdapterRecord) else None
+
+    def credential(self, key_id: str) -> CredentialRecord | None:
+        """A key's record."""
+        record = self.records.get(f"credentials/{key_id}")
+        return record if isinstance(record, CredentialRecord) else None
+
+    def pool(self, name: str) -> PoolRecord | None:
+        """A pool by its resource name."""
+        record = self.records.get(name)
+        return record if isinstance(record, PoolRecord) else None
+
+    def model(self, name: str) -> ModelRecord | None:
+        """A base model by its resource name."""
+        record = self.records.get(name)
+        return record if isinstance(record, ModelRecord) else None
+
+    def under(self, prefix: str) -> Iterable[Record]:
+        """Records whose keys start with a prefix, one that ends with a slash; in the keys' order.
+
+        It costs what it returns, not what there is: every edit asks, and there are 10,000 tenants and their keys.
+        """
+        keys = self.keys_by_kind.get(prefix.partition("/")[0], ())
+        first = bisect_left(keys, prefix)
+        # The slash is followed by the zero in order: what begins with the prefix stands before that.
+        return [self.records[key] for key in keys[first : bisect_left(keys, prefix[:-1] + "0", first)]]
+
+
+class StateBuilder:
+    """Turns etcd's values into states."""
+
+    def __init__(self, keys: TenantKeys) -> None:
+        self._keys = keys
+
+    def full(self, items: Mapping[str, Stored], revision: int, before: State) -> State:
+        """The state of a whole list."""
+        changes = [Change(key, stored, stored.mod_revision) for key, stored in items.items()]
+        gone = [
+            Change(layout.LIVE + key, None, revision)
+            for key in before.records.keys() | before.damaged
+            if layout.LIVE + key not in items
+        ]
+        with uncollected():
+            return self._with(before, gone + changes, revision)
+
+    def changed(self, before: State, changes: Iterable[Change], revision: int) -> State:
+        """The state after whole revisions; a mere sign of progress keeps the records, as the same object."""
+        changes = list(changes)
+        if not changes:
+            return replace(before, revision=revision)
+        return self._with(before, changes, revision)
+
+    def _with(self, before: State, changes: Iterable[Change], revision: int) -> State:
+        # Not dict(...), which asks a proxy for one key after the other: ten times as long, for every change.
+        records, names = before.records.copy(), before.uid_by_tenant_id.copy()
+        broken = set(before.damaged)
+        touched: set[str] = set()
+        for change in changes:
+            key = layout.relative(change.key)
+            if change.key == layout.INTENT:
+                continue
+            touched.add(key)
+            broken.discard(key)
+            known = records.get(key)
+            if change.stored is None:
+                records.pop(key, None)
+                _forget_name(names, known)
+                continue
+            if known is not None and known.mod_revision == change.stored.mod_revision:
+                continue
+            try:
+                record = records[key] = self._parse(key, change.stored, known)
+            except (DecodeError, SealError, KeyError):
+                broken.add(key)
+                continue
+            if isinstance(record, TenantRecord):
+                _forget_name(names, known)
+                names[record.stored.tenant_id] = record.stored.tenant_uid
+        return State(
+            revision,
+            MappingProxyType(records),
+            MappingProxyType(names),
+            before.generation + 1,
+            _sorted_keys(before, records, touched),
+            frozenset(broken),
+            before.history,
+        )
+
+    def _parse(self, key: str, stored: Stored, known: Record | None) -> Record:
+        kind = key.partition("/")[0]
+        if kind == "tenants":
+            message = stored_pb2.StoredTenant.FromString(stored.value)
+            same = isinstance(known, TenantRecord) and known.stored.wrapped_key == message.wrapped_key
+            tenant_key = (
+                known.key
+                if same and isinstance(known, TenantRecord)
+                else self._keys.open(message.tenant_uid, message.wrapped_key)
+            )
+            return TenantRecord(message, open_in_force(message, tenant_key), tenant_key, stored.mod_revision)
+        if kind == "adapters":
+            return AdapterRecord(stored_pb2.StoredAdapter.FromString(stored.value), stored.mod_revision)
+        if kind == "credentials":
+            return CredentialRecord(stored_pb2.StoredCredential.FromString(stored.value), stored.mod_revision)
+        if kind == "pools":
+            return PoolRecord(pool_pb2.Pool.FromString(stored.value), stored.mod_revision)
+        if kind == "models":
+            return ModelRecord(pool_pb2.BaseModel.FromString(stored.value), stored.mod_revision)
+        raise KeyError(key)
+
+
+def _sorted_keys(
+    before: State, records: Mapping[str, Record], touched: Iterable[str]
+) -> Mapping[str, Sequence[str]]:
+    came: dict[str, list[str]] = {}
+    gone: dict[str, set[str]] = {}
+    for key in touched:
+        kind = key.partition("/")[0]
+        if key in records and key not in before.records:
+            came.setdefault(kind, []).append(key)
+        elif key not in records and key in before.records:
+            gone.setdefault(kind, set()).add(key)
+    if not came and not gone:
+        return before.keys_by_kind
+    keys = dict(before.keys_by_kind)
+    for kind in came.keys() | gone.keys():
+        lost = gone.get(kind, set())
+        # What was sorted already costs next to nothing to sort.
+        keys[kind] = sorted([*(key for key in keys.get(kind, ()) if key not in lost), *came.get(kind, ())])
+    return MappingProxyType(keys)
+
+
+def _forget_name(names: dict[str, str], record: Record | None) -> None:
+    """Free a tenant's name, unless another tenant has it by now."""
+    if isinstance(record, TenantRecord) and names.get(record.stored.tenant_id) == record.stored.tenant_uid:
+        del names[record.stored.tenant_id]

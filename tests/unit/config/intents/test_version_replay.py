@@ -1,0 +1,119 @@
+"""A config service that dies between etcd's answer and the audit service's: the next one tells what it could not."""
+
+from __future__ import annotations
+
+import pytest
+from tenantry.config.v1 import config_admin_service_pb2 as pb
+
+from services.common.audit.writer import AuditReceipt, AuditUnavailableError, EntryKind
+from services.config.etcd import keys as layout
+from services.config.intents import version_replay as retold_versions
+from services.config.intents.version_replay import NEWEST_SECONDS, lately_changed
+from services.config.state.current_state import CurrentState
+from services.config.state.state import StateBuilder
+from tests.fakes.config_plane import ConfigPlane
+from tests.fakes.mutants import mutant
+
+
+@pytest.fixture
+async def plane(tmp_path):
+    plane = ConfigPlane(tmp_path)
+    await plane.new_model()
+    await plane.new_pool()
+    return plane
+
+
+class NextProcess:
+    """A config service that starts over what is in etcd; an audit service that keeps one entry of a record id."""
+
+    def __init__(self, plane, told=()):
+        self.plane, self.down = plane, 0
+        self.entries = {entry.record_id: entry for entry in told if entry.kind is EntryKind.CONFIG_VERSION}
+        self.appended = []
+
+    async def append(self, entry, timeout_seconds):
+        if self.down:
+            self.down -= 1
+            raise AuditUnavailableError("not yet")
+        self.appended.append(entry)
+        assert self.entries.setdefault(entry.record_id, entry) == entry, "another entry under the same id"
+        return AuditReceipt(entry.tenant_uid, len(self.entries), b"")
+
+    async def starts(self, module=retold_versions):
+        self.current = CurrentState(StateBuilder(self.plane.keys), self.plane.clock)
+        self.current.replace(*await self.plane.store.list(layout.LIVE))
+        await module.RetoldVersions(self.current, self.plane.store, self).run()
+        return self
+
+    @property
+    def told(self):
+        return sorted(
+            (entry.meta["config_version"], entry.prompt["config"].get("weight", 1))
+            for entry in self.entries.values()
+        )
+
+
+async def reweigh(plane, weight, name="tenants/acme"):
+    tenant = await plane.call("GetTenant", pb.GetTenantRequest(name=name))
+    tenant.config.weight = weight
+    await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant))
+
+
+async def dies_before_it_tells(plane):
+    """Versions 2 and 3 are in etcd, and their entries died with the process."""
+    await plane.new_tenant("acme", weight=1)
+    told = list(plane.entries)
+    await reweigh(plane, 2)
+    await reweigh(plane, 3)
+    return told
+
+
+async def test_versions_that_nobody_told_are_told_at_the_next_start(plane):
+    following = NextProcess(plane, await dies_before_it_tells(plane))
+    assert following.told == [(1, 1)]
+    following.down = 2
+    assert (await following.starts()).told == [(1, 1), (2, 2), (3, 3)]
+
+
+async def test_that_test_notices_a_start_that_tells_only_the_version_in_force(plane):
+    only_the_newest = mutant(
+        retold_versions,
+        "if version.create_time.seconds < since_seconds:",
+        "if version.config_version != record.stored.config_version:",
+    )
+    following = NextProcess(plane, await dies_before_it_tells(plane))
+    assert (await following.starts(only_the_newest)).told == [(1, 1), (3, 3)]
+
+
+async def test_what_was_told_is_the_same_entry_again(plane):
+    await dies_before_it_tells(plane)
+    following = await NextProcess(plane, plane.entries).starts()
+    assert len(following.appended) == len(following.entries) == 3
+
+
+async def test_what_is_old_is_left_alone(plane):
+    await dies_before_it_tells(plane)
+    plane.clock.advance(NEWEST_SECONDS + 1)
+    await plane.new_tenant("globex", weight=9)
+    assert [record.name for record in lately_changed(plane.current.state)] == ["tenants/globex"]
+    assert (await NextProcess(plane).starts()).told == [(1, 9)]
+
+
+async def test_a_version_that_was_changed_in_etcd_is_named_and_not_told(plane, caplog):
+    await dies_before_it_tells(plane)
+    uid = plane.current.state.tenant("acme").stored.tenant_uid
+    two = await plane.store.get(layout.version_key(uid, 2))
+    plane.store.put({layout.version_key(uid, 3): two.value})
+    assert (await NextProcess(plane).starts()).told == [(1, 1), (2, 2)]
+    assert f"ALARM: {layout.version_key(uid, 3)} is not what was written" in caplog.text
+
+
+async def test_it_is_bounded(plane, monkeypatch):
+    monkeypatch.setattr(retold_versions, "MAX_TENANTS", 2)
+    for number in range(3):
+        plane.clock.advance(1)
+        await plane.new_tenant(f"tenant-{number}")
+    assert [record.name for record in lately_changed(plane.current.state)] == [
+        "tenants/tenant-2",
+        "tenants/tenant-1",
+    ]
