@@ -15,10 +15,10 @@ from tenantry.inference.v1 import inference_service_pb2 as inference_pb
 
 from scripts.bench.population import Shape, adapter_version, tenant_config
 from services.common.artifacts import DirectoryArtifactStore
-from services.router.shaping import caller_turns, shape
-from services.router.snapshot import Snapshot
-from services.router.snapshot_compiler import compile_snapshot
-from services.router.text_model import TextModelLoader
+from services.router.request.shaping import caller_turns, shape
+from services.router.snapshot.compiler import compile_snapshot
+from services.router.snapshot.model import Snapshot
+from services.router.text.text_model import TextModelLoader
 from tests.fakes.router_config import BASE_MODEL, ENGINE_SHA256, ConfigWorld
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 

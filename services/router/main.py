@@ -21,29 +21,29 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
-from services.router.admission import Admission
-from services.router.audit import AuditRecorder
+from services.router.audit.audit_trail import AuditRecorder
+from services.router.audit.refusals import RefusalLog
 from services.router.backends import trtllm_engine
 from services.router.backends.adapter_weights import AdapterWeights
 from services.router.backends.channels import EndpointChannels
 from services.router.backends.triton_health import TritonProbe
 from services.router.backends.triton_stream import TritonStreamBackend
-from services.router.config_client import ConfigClient
-from services.router.config_state import ConfigState
-from services.router.dispatch import Dispatcher
-from services.router.last_known_good import open_last_known_good
-from services.router.limits import TenantLimiter
 from services.router.metrics import RouterMetrics
-from services.router.outcomes import OutcomeCounts
-from services.router.pipeline import Pipeline
 from services.router.pool.directory import PoolDirectory
-from services.router.prompt_encoding import PromptEncoder
 from services.router.quota.client import QuotaClient
-from services.router.refusals import RefusalLog
-from services.router.servicer import InferenceServicer
+from services.router.request.admission import Admission
+from services.router.request.dispatch import Dispatcher
+from services.router.request.limits import TenantLimiter
+from services.router.request.pipeline import Pipeline
+from services.router.request.servicer import InferenceServicer
 from services.router.settings import RouterSettings
+from services.router.snapshot.config_client import ConfigClient
+from services.router.snapshot.config_state import ConfigState
+from services.router.snapshot.last_known_good import open_last_known_good
+from services.router.snapshot.outcomes import OutcomeCounts
 from services.router.snapshot_follower import SnapshotFollower
-from services.router.text_model import TextModelLoader
+from services.router.text.prompt_encoding import PromptEncoder
+from services.router.text.text_model import TextModelLoader
 
 _log = logging.getLogger(__name__)
 

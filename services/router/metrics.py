@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.router.exchange import Exchange
+from services.router.request.exchange import Exchange
 
 OTHER = "other"
 """The label of all tenants together that have no series of their own."""

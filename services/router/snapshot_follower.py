@@ -9,10 +9,10 @@ from typing import NoReturn
 
 from services.common.rpc.health import HealthBoard
 from services.router.backends.channels import EndpointChannels
-from services.router.limits import TenantLimiter
 from services.router.metrics import RouterMetrics
 from services.router.pool.directory import PoolDirectory
-from services.router.snapshot import Snapshot
+from services.router.request.limits import TenantLimiter
+from services.router.snapshot.model import Snapshot
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from services.audit.rpc import intake
 from services.common.audit.writer import AuditEntry, AuditWriter, EntryKind
 from services.common.errors import InvalidArgumentError
 from services.common.rpc.channel import open_channel
-from services.router import audit, audit_entries
-from services.router.refusals import RefusalLog
+from services.router.audit import audit_entries
+from services.router.audit import audit_trail as audit
+from services.router.audit.refusals import RefusalLog
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
 from tests.fakes.router_config import ConfigWorld

@@ -14,13 +14,13 @@ from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.clock import SystemClock
 from services.common.rpc.channel import open_channel
-from services.router import config_client
-from services.router.config_client import ConfigClient
-from services.router.config_state import ConfigState
 from services.router.metrics import RouterMetrics
-from services.router.outcomes import OutcomeCounts
-from services.router.snapshot import Snapshot
-from services.router.text_model import TextModelLoader
+from services.router.snapshot import config_client
+from services.router.snapshot.config_client import ConfigClient
+from services.router.snapshot.config_state import ConfigState
+from services.router.snapshot.model import Snapshot
+from services.router.snapshot.outcomes import OutcomeCounts
+from services.router.text.text_model import TextModelLoader
 from tests.fakes.router_config import ConfigWorld, ScriptedConfigService
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
@@ -176,7 +176,7 @@ async def test_outcomes_flow_back(followed):
 
 
 async def test_silence_makes_stale_and_a_heartbeat_fresh_again(followed, monkeypatch):
-    monkeypatch.setattr("services.router.config_state.STALE_AFTER_SECONDS", 0.3)
+    monkeypatch.setattr("services.router.snapshot.config_state.STALE_AFTER_SECONDS", 0.3)
     await until(lambda: not followed.state.stale)
     followed.service.silent = True
     await until(lambda: followed.state.stale)

@@ -16,11 +16,11 @@ from tenantry.config.v1 import tenant_pb2
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.errors import Reason, UnavailableError
 from services.common.rpc.channel import open_channel
-from services.router import config_client
-from services.router.config_state import STALE_AFTER_SECONDS, ConfigState
 from services.router.metrics import RouterMetrics
-from services.router.outcomes import OutcomeCounts
-from services.router.text_model import TextModelLoader
+from services.router.snapshot import config_client
+from services.router.snapshot.config_state import STALE_AFTER_SECONDS, ConfigState
+from services.router.snapshot.outcomes import OutcomeCounts
+from services.router.text.text_model import TextModelLoader
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
 from tests.fakes.router_config import ConfigWorld, ScriptedConfigService

@@ -17,7 +17,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
 from services.router.backends.backend import DispatchRequest, TokenChunk
-from services.router.servicer import InferenceServicer
+from services.router.request.servicer import InferenceServicer
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 

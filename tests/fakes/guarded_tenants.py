@@ -9,9 +9,9 @@ from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.errors import Code, Error, Reason
-from services.router import pipeline as pipeline_module
-from services.router.outbox import Outbox
-from services.router.pipeline import Call
+from services.router.request import pipeline as pipeline_module
+from services.router.request.outbox import Outbox
+from services.router.request.pipeline import Call
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 

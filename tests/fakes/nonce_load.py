@@ -21,7 +21,7 @@ from services.config.intents.open_intents import OpenIntents
 from services.config.intents.operator_log import UnauditedOperatorLog
 from services.config.intents.writes import AnnouncedWrites
 from services.config.state.sealing import TenantKeys, load_root_key
-from services.router.text_model import TextModelLoader
+from services.router.text.text_model import TextModelLoader
 from tests.fakes.nonce_writer import ADAPTER, QUESTION, NonceTenant, Split, as_one
 from tests.fakes.served_mesh import ServedMesh
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json

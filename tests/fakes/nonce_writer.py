@@ -25,7 +25,7 @@ from services.config.intents.writes import AnnouncedWrites
 from services.config.state.operators import PLATFORM_ADMIN, Operator
 from services.config.state.sealed_versions import seal_in_force
 from services.config.state.sealing import TenantKey, TenantKeys
-from services.router.text_model import TextModel
+from services.router.text.text_model import TextModel
 from tests.fakes.router_config import tiny_rendition
 from tests.fakes.scripted_triton.answers import answer
 from tests.fakes.served_mesh import (

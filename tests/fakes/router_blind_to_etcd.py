@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.router import config_client
 from services.router.main import main
+from services.router.snapshot import config_client
 
 config_client._etcd_silence_seconds = lambda heartbeat: 0.0
 

@@ -23,9 +23,8 @@ from services.common.tokens import (
     TokenVerifier,
     new_signing_key_pem,
 )
-from services.router import pipeline as pipeline_module
-from services.router.admission import Admission
-from services.router.audit import AuditRecorder
+from services.router.audit.audit_trail import AuditRecorder
+from services.router.audit.refusals import RefusalLog
 from services.router.backends.backend import (
     AdapterCacheFullError,
     AdapterMissError,
@@ -33,19 +32,20 @@ from services.router.backends.backend import (
     DispatchRequest,
     TokenChunk,
 )
-from services.router.config_state import ConfigState
-from services.router.dispatch import Dispatcher
-from services.router.limits import TenantLimiter
 from services.router.metrics import RouterMetrics
-from services.router.outcomes import OutcomeCounts
 from services.router.pool.directory import PoolDirectory
 from services.router.pool.probing import Served
-from services.router.prompt_encoding import PromptEncoder
 from services.router.quota.ledger import QuotaReservation, QuotaTenant
-from services.router.refusals import RefusalLog
-from services.router.snapshot import AdapterBinding
-from services.router.snapshot_compiler import compile_snapshot
-from services.router.text_model import TextModelLoader
+from services.router.request import pipeline as pipeline_module
+from services.router.request.admission import Admission
+from services.router.request.dispatch import Dispatcher
+from services.router.request.limits import TenantLimiter
+from services.router.snapshot.compiler import compile_snapshot
+from services.router.snapshot.config_state import ConfigState
+from services.router.snapshot.model import AdapterBinding
+from services.router.snapshot.outcomes import OutcomeCounts
+from services.router.text.prompt_encoding import PromptEncoder
+from services.router.text.text_model import TextModelLoader
 from tests.fakes.router_config import FAR_FUTURE_SECONDS, POOL, ConfigWorld
 from tests.fakes.scripted_audit import MemoryAudit
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json

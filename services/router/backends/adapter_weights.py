@@ -17,7 +17,7 @@ from services.common.artifacts import ArtifactError, ArtifactStore
 from services.common.sealed_artifact import SealedArtifactError, artifact_associated_data, open_sealed
 from services.router.backends.backend import AdapterTensors
 from services.router.backends.rendition_file import RenditionError, read_rendition
-from services.router.snapshot import AdapterBinding
+from services.router.snapshot.model import AdapterBinding
 
 _THREADS = 2
 

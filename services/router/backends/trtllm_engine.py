@@ -21,7 +21,7 @@ from services.router.backends.backend import (
     TokenChunk,
 )
 from services.router.backends.kserve import InferRequest, InferResponse
-from services.router.snapshot import LORA_SERIAL_BITS
+from services.router.snapshot.model import LORA_SERIAL_BITS
 
 _INT32 = struct.Struct("<i")
 _MISS = re.compile(r"LoRA task (\d+) not found")

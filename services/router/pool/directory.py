@@ -10,7 +10,7 @@ from services.common.errors import Reason, UnavailableError
 from services.router.pool.fifo import FifoPool
 from services.router.pool.pool import Pool
 from services.router.pool.probing import Probe, Served, probe_endpoint
-from services.router.snapshot import PoolConfig, Snapshot
+from services.router.snapshot.model import PoolConfig, Snapshot
 
 
 class PoolDirectory:

@@ -19,7 +19,7 @@ from services.router.pool.endpoints import EndpointCapacity, EndpointState, pick
 from services.router.pool.fifo_grant import RETRY_SECONDS, FifoGrant, none_ready
 from services.router.pool.pool import Cost
 from services.router.pool.residency import AdapterLedger, Residency
-from services.router.snapshot import PoolConfig
+from services.router.snapshot.model import PoolConfig
 
 # A request that needs most of an endpoint would starve beside a steady stream of small ones.
 _MAX_OVERTAKES = 32

@@ -9,12 +9,12 @@ from gguf import GGUFReader
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.text.templates import ChatTemplate
 from services.common.text.tokenisation import Tokeniser
-from services.router import last_known_good
-from services.router.text_model import TextModel
+from services.router.snapshot import last_known_good
+from services.router.text.text_model import TextModel
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
-from tests.unit.router.kept_router import CANARY, REFUSE, Router
+from tests.unit.router.snapshot.kept_router import CANARY, REFUSE, Router
 from triton_models.cpu_engine import gguf_weights
 
 

@@ -1,0 +1,1 @@
+"""What a request leaves in its tenant's audit log."""

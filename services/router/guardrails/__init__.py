@@ -1,0 +1,1 @@
+"""Tenants' guardrails: what callers may say and what models may answer."""

@@ -1,0 +1,98 @@
+"""Lets requests in: cheap limits first, tokens and quotas reserved before dispatch, all settled however one ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from services.common.clock import Clock
+from services.common.errors import FieldViolation, InvalidArgumentError
+from services.router.pool.pool import Cost
+from services.router.quota.ledger import QuotaLedger, QuotaTenant
+from services.router.request.limits import TenantLimiter
+from services.router.request.shaping import Shape
+from services.router.snapshot.model import Tenant
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Tokens taken for a request; what it did not use is given back at its end."""
+
+    cost: Cost
+    used_tokens: int = 0
+    """Charged at settlement: nothing before dispatch, then the input and every token generated.
+
+    Nothing either where the server fails before its first token.
+    """
+
+
+class Admission:
+    """The limits of every tenant in this process, and its quotas, of which the process holds slices."""
+
+    def __init__(self, limiter: TenantLimiter, quotas: QuotaLedger, clock: Clock) -> None:
+        self._limiter = limiter
+        self._quotas = quotas
+        self._clock = clock
+
+    @contextmanager
+    def entered(self, tenant: Tenant) -> Iterator[None]:
+        """Hold one of the tenant's concurrent requests.
+
+        Raises:
+            ResourceExhaustedError: the rate or the concurrency is used up.
+        """
+        now = self._clock.monotonic_seconds()
+        self._limiter.enter(tenant.tenant_uid, tenant.name, tenant.limits, now)
+        try:
+            yield
+        finally:
+            self._limiter.leave(tenant.tenant_uid)
+
+    @asynccontextmanager
+    async def reserved(self, tenant: Tenant, cost: Cost) -> AsyncIterator[Reservation]:
+        """Hold the most tokens a request can come to. Waits only for a quota, and then for one answer at most.
+
+        Raises:
+            ResourceExhaustedError: they do not fit into this minute, or into a quota.
+            UnavailableError: no more of a quota could be had in time.
+        """
+        now = self._clock.monotonic_seconds()
+        self._limiter.reserve_tokens(tenant.tenant_uid, tenant.name, tenant.limits, cost.tokens, now)
+        reservation = Reservation(cost)
+        try:
+            async with self._quota_reserved(tenant, reservation):
+                yield reservation
+        finally:
+            self._limiter.settle_tokens(
+                tenant.tenant_uid, tenant.limits, cost.tokens, reservation.used_tokens
+            )
+
+    @asynccontextmanager
+    async def _quota_reserved(self, tenant: Tenant, reservation: Reservation) -> AsyncIterator[None]:
+        if not tenant.quota_windows:
+            yield
+            return
+        asked = QuotaTenant(tenant.tenant_uid, tenant.name, tenant.quota_windows)
+        held = await self._quotas.reserve(asked, reservation.cost.tokens)
+        try:
+            yield
+        finally:
+            self._quotas.settle(held, reservation.used_tokens)
+
+
+def cost_of(tenant: Tenant, shape: Shape, input_tokens: int) -> Cost:
+    """What a request can come to; the answer takes no more than the prompt leaves of the context.
+
+    Raises:
+        InvalidArgumentError: the prompt is too long; names limit and actual.
+    """
+    limit = shape.base_model.context_tokens - 1
+    if tenant.limits.input_tokens is not None:
+        limit = min(limit, tenant.limits.input_tokens)
+    if input_tokens > limit:
+        raise InvalidArgumentError(
+            [FieldViolation(shape.prompt.field, f"{input_tokens} tokens once rendered; at most {limit}")]
+        )
+    left = shape.base_model.context_tokens - input_tokens
+    return Cost(input_tokens, min(shape.parameters.max_output_tokens, left))

@@ -1,0 +1,156 @@
+"""Sends a granted request to its endpoint, with the adapter's weights where they are needed.
+
+A miss is answered by sending once more, and a full adapter cache by waiting a little; both happen before
+anything was generated. After the first token nothing is ever sent again, and never the bare base model instead
+of an adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Protocol
+
+from services.common.backoff import Backoff
+from services.common.clock import Clock
+from services.common.errors import Error, InternalError, Reason, UnavailableError
+from services.router.backends.adapter_weights import AdapterWeightsError
+from services.router.backends.backend import (
+    AdapterCacheFullError,
+    AdapterMissError,
+    AdapterUse,
+    Backend,
+    BackendError,
+    BackendUnavailableError,
+    DispatchRequest,
+    TokenChunk,
+)
+from services.router.metrics import RouterMetrics
+from services.router.pool.pool import Grant
+from services.router.request.exchange import Exchange
+from services.router.snapshot.model import AdapterBinding
+
+_log = logging.getLogger(__name__)
+
+# A miss is sent again once; one more try, in case the adapter was evicted again while others sent it.
+_MAX_MISSES = 2
+_MAX_CACHE_FULL = 4
+_CACHE_FULL_BASE_SECONDS = 0.1
+_CACHE_FULL_CAP_SECONDS = 1.0
+
+
+class WeightsSource(Protocol):
+    """Where adapters' weights come from: `AdapterWeights`."""
+
+    async def load(self, tenant_uid: str, binding: AdapterBinding) -> bytes:
+        """A tenant's adapter as it is sent; raises `AdapterWeightsError`."""
+        ...
+
+
+class Dispatcher:
+    """Sends requests, by dialect."""
+
+    def __init__(
+        self, backends: Mapping[str, Backend], weights: WeightsSource, clock: Clock, metrics: RouterMetrics
+    ) -> None:
+        self._backends = backends
+        self._weights = weights
+        self._clock = clock
+        self._metrics = metrics
+
+    async def send(
+        self, exchange: Exchange, input_ids: list[int], grant: Grant, deadline: float
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """Send, and send again where that is safe.
+
+        Args:
+            exchange: what is asked, shaped and admitted.
+            input_ids: the prompt.
+            grant: where to.
+            deadline: seconds of the monotonic clock.
+
+        Raises:
+            UnavailableError: the server failed, or has no room for the adapter.
+            InternalError: the adapter's artifact cannot be used, or no backend speaks the pool's dialect.
+        """
+        assert exchange.shape is not None
+        backend = self._backends.get(exchange.shape.pool.dialect)
+        if backend is None:
+            _log.error("pool %s speaks a dialect this router does not", exchange.shape.pool.name)
+            raise InternalError
+        misses, full = 0, Backoff(_CACHE_FULL_BASE_SECONDS, _CACHE_FULL_CAP_SECONDS)
+        tries_when_full = 0
+        while True:
+            begun = False
+            request = await self._request(exchange, input_ids, grant)
+            if grant.withdrawn:
+                raise UnavailableError(
+                    "the pool changed meanwhile", reason=Reason.NO_READY_ENDPOINT, retry_after_seconds=0.0
+                )
+            timeout_seconds = max(deadline - self._clock.monotonic_seconds(), 0.001)
+            try:
+                async with aclosing(backend.generate(grant.target, request, timeout_seconds)) as chunks:
+                    async for chunk in chunks:
+                        if not begun:
+                            begun = True
+                            grant.adapter_accepted()
+                        yield chunk
+            except AdapterMissError as error:
+                self._metrics.adapter_miss()
+                misses += 1
+                if begun or grant.send_weights or misses > _MAX_MISSES:
+                    raise self._failed(exchange, grant, error) from None
+            except AdapterCacheFullError as error:
+                tries_when_full += 1
+                if begun or tries_when_full > _MAX_CACHE_FULL:
+                    raise self._failed(exchange, grant, error) from None
+                await asyncio.sleep(full.next_delay_seconds())
+                continue
+            except BackendError as error:
+                raise self._failed(exchange, grant, error) from None
+            else:
+                return
+            await grant.adapter_missed()
+
+    async def _request(self, exchange: Exchange, input_ids: list[int], grant: Grant) -> DispatchRequest:
+        shape, cost, tenant = exchange.shape, exchange.cost, exchange.caller.tenant
+        assert shape is not None
+        assert cost is not None
+        if shape.pool.dedicated_to_uid not in {None, tenant.tenant_uid}:
+            _log.error("a request was about to reach another tenant's pool")
+            raise InternalError
+        adapter = None
+        if shape.binding is not None:
+            weights = None
+            if grant.send_weights:
+                try:
+                    weights = await self._weights.load(tenant.tenant_uid, shape.binding)
+                except AdapterWeightsError as error:
+                    _log.error("adapter of %s cannot be sent: %s", tenant.tenant_uid, error)
+                    raise InternalError from None
+                self._metrics.adapter_sent(len(weights))
+            adapter = AdapterUse(shape.binding.rendition.lora_id, tenant.ordinal, weights)
+        return DispatchRequest(
+            # Another at every try: to the server two requests with one id are one request.
+            request_id=secrets.token_hex(16),
+            server_model=shape.pool.server_model,
+            input_ids=input_ids,
+            parameters=replace(shape.parameters, max_output_tokens=cost.max_output_tokens),
+            end_token_id=shape.base_model.end_token_id,
+            pad_token_id=shape.base_model.pad_token_id,
+            adapter=adapter,
+        )
+
+    def _failed(self, exchange: Exchange, grant: Grant, error: BackendError) -> Error:
+        _log.warning("request %s failed at its server: %s", exchange.request_id, error)
+        if isinstance(error, AdapterCacheFullError | AdapterMissError):
+            return UnavailableError("every adapter slot is in use", reason=Reason.ADAPTERS_BUSY)
+        if isinstance(error, BackendUnavailableError) and error.broken:
+            grant.endpoint_failed()
+        return UnavailableError(
+            "the model server ended the request without an answer", reason=Reason.MODEL_SERVER_FAILED
+        )

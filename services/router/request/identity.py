@@ -1,0 +1,48 @@
+"""Who calls: a verified key, looked up in the snapshot. Never a field or header of the client's choosing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.common.errors import FailedPreconditionError, Reason, UnauthenticatedError
+from services.common.tokens import TokenVerifier
+from services.router.snapshot.model import Snapshot, Tenant
+
+_SCOPE = "inference"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A known caller and its tenant's rules."""
+
+    tenant: Tenant
+    key_id: str
+
+
+def identify(
+    verifier: TokenVerifier, snapshot: Snapshot, authorization: str | None, now_wall_seconds: float
+) -> Caller:
+    """Know the caller.
+
+    Raises:
+        UnauthenticatedError: for every cause, with one text.
+        FailedPreconditionError: the key is good and its tenant suspended.
+    """
+    claims = verifier.verify(authorization)
+    key = snapshot.keys.get(claims.key_id)
+    # The token says which key it is; everything else it says must be what the record says.
+    if (
+        key is None
+        or not key.active
+        or key.expire_seconds <= now_wall_seconds
+        or key.tenant_uid != claims.subject
+        or not key.allows_inference
+        or (claims.scopes and _SCOPE not in claims.scopes)
+    ):
+        raise UnauthenticatedError
+    tenant = snapshot.tenants.get(key.tenant_uid)
+    if tenant is None:
+        raise UnauthenticatedError
+    if not tenant.active:
+        raise FailedPreconditionError("the tenant is suspended", reason=Reason.TENANT_SUSPENDED)
+    return Caller(tenant, key.key_id)

@@ -1,0 +1,155 @@
+"""What one tenant may use at once: request rate, concurrency, bytes, tokens a minute.
+
+Pure: time is passed in. Rates are GCRA, the generic cell rate algorithm (ITU-T I.371): one timestamp a key,
+exact, nothing to refill.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.common.errors import (
+    FieldViolation,
+    InvalidArgumentError,
+    QuotaViolation,
+    Reason,
+    ResourceExhaustedError,
+)
+from services.router.snapshot.model import Limits
+
+# A concurrency slot frees when some request ends, which nobody can foretell.
+_CONCURRENCY_RETRY_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class RateLimiter:
+    """GCRA with a burst: `theoretical_arrival_seconds` is when the next unit would be due at an even pace."""
+
+    theoretical_arrival_seconds: float = float("-inf")
+
+    def wait_seconds(self, rate: float, burst: float, cost: float, now_seconds: float) -> float:
+        """Take `cost` units and return 0, or take nothing and return how long to wait; infinite for never."""
+        if cost <= 0:
+            return 0.0
+        if rate <= 0 or cost > burst:
+            return float("inf")
+        start = max(self.theoretical_arrival_seconds, now_seconds)
+        wait = start + (cost - burst) / rate - now_seconds
+        # A microsecond of rounding must not refuse a caller that waited exactly as told.
+        if wait > 1e-6:
+            return wait
+        self.theoretical_arrival_seconds = start + cost / rate
+        return 0.0
+
+    def give_back(self, rate: float, units: float) -> None:
+        """Return units that were taken and not used."""
+        if rate > 0:
+            self.theoretical_arrival_seconds -= units / rate
+
+
+@dataclass(slots=True)
+class _Usage:
+    requests: RateLimiter = field(default_factory=RateLimiter)
+    tokens: RateLimiter = field(default_factory=RateLimiter)
+    concurrent: int = 0
+
+
+class TenantLimiter:
+    """Every tenant's usage in this process."""
+
+    def __init__(self) -> None:
+        self._usage: dict[str, _Usage] = {}
+
+    def enter(self, tenant_uid: str, tenant_name: str, limits: Limits, now_seconds: float) -> None:
+        """Count a request in; `leave` counts it out, whatever becomes of it.
+
+        Raises:
+            ResourceExhaustedError: the rate or the concurrency is used up; nothing was counted.
+        """
+        usage = self._usage.setdefault(tenant_uid, _Usage())
+        if usage.concurrent >= limits.concurrent_requests:
+            raise _exhausted(
+                tenant_name,
+                f"at most {limits.concurrent_requests} requests at once",
+                Reason.CONCURRENCY_LIMITED,
+                _CONCURRENCY_RETRY_SECONDS if limits.concurrent_requests > 0 else None,
+            )
+        # The burst counts what may come above the sustained rate, so one request always fits.
+        burst = limits.request_burst + 1
+        wait = usage.requests.wait_seconds(limits.requests_per_second, burst, 1, now_seconds)
+        if wait:
+            raise _exhausted(
+                tenant_name,
+                f"at most {limits.requests_per_second:g} requests a second",
+                Reason.RATE_LIMITED,
+                wait,
+            )
+        usage.concurrent += 1
+
+    def leave(self, tenant_uid: str) -> None:
+        """Count a request out; exactly once for each `enter` that succeeded."""
+        usage = self._usage[tenant_uid]
+        usage.concurrent -= 1
+        assert usage.concurrent >= 0, "a request left twice"
+
+    def reserve_tokens(
+        self, tenant_uid: str, tenant_name: str, limits: Limits, tokens: int, now_seconds: float
+    ) -> None:
+        """Take the most tokens a request can come to.
+
+        Raises:
+            ResourceExhaustedError: they do not fit into this minute; nothing was taken.
+        """
+        per_minute = limits.tokens_per_minute
+        if per_minute is None:
+            return
+        limiter = self._usage.setdefault(tenant_uid, _Usage()).tokens
+        wait = limiter.wait_seconds(per_minute / 60.0, per_minute, tokens, now_seconds)
+        if wait:
+            description = f"at most {per_minute} tokens a minute; this request may use {tokens}"
+            raise _exhausted(tenant_name, description, Reason.RATE_LIMITED, wait)
+
+    def settle_tokens(self, tenant_uid: str, limits: Limits, reserved: int, used: int) -> None:
+        """Give back what was reserved and not used; what was used beyond it is a debt."""
+        if limits.tokens_per_minute is not None:
+            rate = limits.tokens_per_minute / 60.0
+            self._usage.setdefault(tenant_uid, _Usage()).tokens.give_back(rate, reserved - used)
+
+    def concurrent(self, tenant_uid: str) -> int:
+        """Requests of a tenant that are in the mesh now."""
+        usage = self._usage.get(tenant_uid)
+        return usage.concurrent if usage else 0
+
+    def forget(self, known_tenant_uids: frozenset[str]) -> None:
+        """Drop idle usage of tenants that are gone, so that memory follows the config."""
+        gone = [
+            tenant_uid
+            for tenant_uid, usage in self._usage.items()
+            if tenant_uid not in known_tenant_uids and usage.concurrent == 0
+        ]
+        for tenant_uid in gone:
+            del self._usage[tenant_uid]
+
+
+def check_input_bytes(field_path: str, actual_bytes: int, limits: Limits) -> None:
+    """Refuse a request with too much text.
+
+    Raises:
+        InvalidArgumentError: names limit and actual.
+    """
+    if actual_bytes > limits.input_bytes:
+        raise InvalidArgumentError(
+            [FieldViolation(field_path, f"{actual_bytes} bytes of text; at most {limits.input_bytes}")]
+        )
+
+
+def _exhausted(
+    tenant_name: str, description: str, reason: Reason, retry_seconds: float | None
+) -> ResourceExhaustedError:
+    finite = retry_seconds if retry_seconds is not None and retry_seconds < float("inf") else None
+    return ResourceExhaustedError(
+        f"limit reached: {description}",
+        reason=reason,
+        violations=[QuotaViolation(tenant_name, description)],
+        retry_after_seconds=finite,
+    )

@@ -1,0 +1,1 @@
+"""The compiled config: received, put together, compiled, kept on disk."""

@@ -1,0 +1,243 @@
+"""Follows the config service: snapshots in, ACK or NACK and outcome counts out.
+
+A snapshot is compiled in a thread and put in force by one assignment; one that is refused changes nothing. A
+stream that breaks, or on which nothing is heard, is opened again after a jittered delay; meanwhile requests go
+on under the last snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import grpc
+from tenantry.config.v1 import config_discovery_service_pb2 as pb
+from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
+
+from services.common.backoff import Backoff
+from services.common.gc_pauses import forgo_collecting
+from services.common.rpc.interceptors import where
+from services.router.metrics import RouterMetrics
+from services.router.snapshot.assembly import Assembled, AssemblyError, SnapshotAssembler, apply_to
+from services.router.snapshot.compiler import (
+    Compiled,
+    LoadTextModel,
+    SnapshotRefusedError,
+    compile_snapshot,
+)
+from services.router.snapshot.config_state import ConfigState
+from services.router.snapshot.model import Snapshot
+from services.router.snapshot.outcomes import OutcomeCounts
+
+_log = logging.getLogger(__name__)
+
+# Heartbeats come every 0.5 s.
+_SILENCE_SECONDS = 5.0
+_REPORT_SECONDS = 0.25
+_BACKOFF_BASE_SECONDS = 0.1
+_BACKOFF_CAP_SECONDS = 2.0
+_MAX_REASONS = 100
+
+OnSnapshot = Callable[[Snapshot], None]
+OnHeld = Callable[[int, Mapping[str, pb.Resource]], None]
+"""Sees every revision that came into force, with its resources."""
+OnStatement = Callable[[pb.SnapshotStatement], None]
+"""Sees what the config service signed of a snapshot."""
+
+
+class _SilentError(Exception):
+    """Nothing was heard, or the service ended the stream."""
+
+
+class ConfigClient:
+    """One router's stream to the config service."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        router: str,
+        state: ConfigState,
+        load_text_model: LoadTextModel,
+        on_snapshot: OnSnapshot,
+        on_held: OnHeld | None = None,
+        on_statement: OnStatement | None = None,
+        outcomes: OutcomeCounts,
+        metrics: RouterMetrics,
+    ) -> None:
+        self._stub = rpc.ConfigDiscoveryServiceStub(channel)
+        self._router = router
+        self._state = state
+        self._load_text_model = load_text_model
+        self._on_snapshot = on_snapshot
+        self._on_held = on_held
+        self._on_statement = on_statement
+        self._outcomes = outcomes
+        self._metrics = metrics
+        self._held: Mapping[str, pb.Resource] = {}
+        self._compiled: Compiled | None = None
+        self._write = asyncio.Lock()
+        self.at_rest = asyncio.Event()
+        """Clear while a snapshot is on its way into force: some of it came, and it is not refused either."""
+        self.at_rest.set()
+
+    async def run(self) -> NoReturn:
+        """Follow, for as long as the process lives."""
+        backoff = Backoff(_BACKOFF_BASE_SECONDS, _BACKOFF_CAP_SECONDS)
+        with ThreadPoolExecutor(1, thread_name_prefix="compile") as compiler:
+            while True:
+                try:
+                    await self._follow(compiler, backoff)
+                except (grpc.aio.AioRpcError, _SilentError, asyncio.InvalidStateError) as broken:
+                    _log.warning("config stream ended: %s", _cause(broken))
+                await asyncio.sleep(backoff.next_delay_seconds())
+
+    def start_from(self, resources: Mapping[str, pb.Resource], compiled: Compiled) -> None:
+        """Put in force what a file held, until the config service sends something."""
+        self._held, self._compiled, snapshot = resources, compiled, compiled.snapshot
+        self._state.put(snapshot, from_file=True)
+        self._on_snapshot(snapshot)
+        self._metrics.snapshot_applied(snapshot.revision)
+
+    async def _follow(self, compiler: ThreadPoolExecutor, backoff: Backoff) -> None:
+        call = self._stub.StreamSnapshots()
+        # One waits while another is compiled; a third holds up the stream, which only delays heartbeats.
+        assembled: asyncio.Queue[Assembled] = asyncio.Queue(maxsize=1)
+        tasks: list[asyncio.Task[NoReturn]] = []
+        try:
+            hello = pb.RouterHello(router=self._router, revision=self._state.revision)
+            await self._send(call, pb.StreamSnapshotsRequest(hello=hello))
+            # No TaskGroup: on Python 3.11 it forgets a cancellation that comes while its tasks fail.
+            tasks.append(asyncio.create_task(self._read(call, assembled, backoff), name="read snapshots"))
+            tasks.append(asyncio.create_task(self._apply(call, assembled, compiler), name="apply snapshots"))
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                # One that ends cancelled met a call that is over: the other one knows why.
+                if not task.cancelled():
+                    task.result()
+            raise _SilentError
+        finally:
+            self.at_rest.set()
+            for task in tasks:
+                task.cancel()
+            call.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, call: Any, assembled: asyncio.Queue[Assembled], backoff: Backoff) -> NoReturn:
+        assembler = SnapshotAssembler()
+        follows_etcd = False
+        loop, report_due = asyncio.get_running_loop(), 0.0
+        while True:
+            try:
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    message = await call.read()
+            except TimeoutError:
+                raise _SilentError from None
+            if message is grpc.aio.EOF:
+                raise _SilentError
+            if message.HasField("heartbeat"):
+                etcd_silence_seconds = _etcd_silence_seconds(message.heartbeat)
+                follows_etcd = etcd_silence_seconds is not None
+                if etcd_silence_seconds is not None:
+                    self._state.heard(etcd_silence_seconds)
+                backoff.reset()
+                # One comes before every snapshot, too: among many changes, answers to all would cost more than those.
+                if loop.time() >= report_due:
+                    report_due = loop.time() + _REPORT_SECONDS
+                    await self._report(call)
+                continue
+            if not message.HasField("chunk"):
+                # What a newer config service may send besides is nothing to us.
+                if message.HasField("statement") and self._on_statement is not None:
+                    self._on_statement(message.statement)
+                continue
+            self.at_rest.clear()
+            try:
+                whole = assembler.add(message.chunk)
+            except AssemblyError as error:
+                await self._refuse(call, message.chunk.nonce, message.chunk.revision, [str(error)])
+                continue
+            if whole is None:
+                continue
+            if whole.revision < self._state.revision and not follows_etcd:
+                # It started from a file, before etcd. Ours may hold a revocation that its does not.
+                await self._refuse(
+                    call, whole.nonce, whole.revision, ["older than what is in force, and stale"]
+                )
+                continue
+            await assembled.put(whole)
+
+    async def _apply(
+        self, call: Any, assembled: asyncio.Queue[Assembled], compiler: ThreadPoolExecutor
+    ) -> NoReturn:
+        loop = asyncio.get_running_loop()
+        while True:
+            whole = await assembled.get()
+            try:
+                resources = apply_to(self._held, self._state.revision, whole)
+                compiled = await loop.run_in_executor(
+                    compiler,
+                    compile_snapshot,
+                    whole.revision,
+                    resources,
+                    self._load_text_model,
+                    self._compiled,
+                    whole.touched,
+                )
+            except AssemblyError as error:
+                await self._refuse(call, whole.nonce, whole.revision, [str(error)])
+                continue
+            except SnapshotRefusedError as error:
+                await self._refuse(call, whole.nonce, whole.revision, error.reasons)
+                continue
+            except Exception as error:  # noqa: BLE001 - no config may take down every router that is sent it
+                _log.error("compiling failed: %s at %s", type(error).__name__, where(error))
+                await self._refuse(call, whole.nonce, whole.revision, ["this router cannot compile it"])
+                continue
+            self._held, self._compiled, snapshot = resources, compiled, compiled.snapshot
+            self._state.put(snapshot)
+            self.at_rest.set()
+            self._on_snapshot(snapshot)
+            self._metrics.snapshot_applied(snapshot.revision)
+            if self._on_held is not None:
+                self._on_held(snapshot.revision, resources)
+            if whole.touched is None:
+                forgo_collecting()
+            _log.info("config revision %d is in force", snapshot.revision)
+            ack = pb.SnapshotAck(nonce=whole.nonce, revision=whole.revision)
+            await self._send(call, pb.StreamSnapshotsRequest(ack=ack))
+
+    async def _refuse(self, call: Any, nonce: str, revision: int, reasons: list[str]) -> None:
+        self.at_rest.set()
+        self._metrics.snapshot_refused()
+        _log.error("config revision %d refused: %s", revision, "; ".join(reasons[:_MAX_REASONS]))
+        nack = pb.SnapshotNack(nonce=nonce, revision=revision, reasons=reasons[:_MAX_REASONS])
+        await self._send(call, pb.StreamSnapshotsRequest(nack=nack))
+
+    async def _report(self, call: Any) -> None:
+        # Sent without counts, too: the config service tells by it that this router lives.
+        report = self._outcomes.take() or pb.OutcomeReport()
+        try:
+            await self._send(call, pb.StreamSnapshotsRequest(outcomes=report))
+        except BaseException:
+            self._outcomes.put_back(report)
+            raise
+
+    async def _send(self, call: Any, message: pb.StreamSnapshotsRequest) -> None:
+        async with self._write:
+            await call.write(message)
+
+
+def _etcd_silence_seconds(heartbeat: pb.Heartbeat) -> float | None:
+    """How long ago etcd last gave the config service a sign of life; None for one that lost etcd.
+
+    Such a one cannot say what it misses. Until it notices, the silence says how old its news is.
+    """
+    return heartbeat.etcd_silence_ms / 1000 if heartbeat.etcd_connected else None
+
+
+def _cause(broken: Exception) -> str:
+    return broken.code().name if isinstance(broken, grpc.aio.AioRpcError) else type(broken).__name__

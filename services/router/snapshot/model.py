@@ -1,0 +1,273 @@
+"""The compiled config: everything a request looks up, immutable, reached through one reference.
+
+A request takes the reference once and keeps it to its end, so that no request sees two configs. Compiled by
+`snapshot_compiler`; nothing here knows the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from services.router.quota.ledger import Window
+from services.router.text.text_model import TextModel
+
+LORA_SERIAL_BITS = 40
+"""Bits of a lora id below the tenant's ordinal: an 8-bit restore epoch and a 32-bit serial."""
+
+
+class Durability(Enum):
+    """When an answer waits for its audit entries."""
+
+    BATCH = auto()
+    BLOCKING = auto()
+    BLOCKING_STRICT = auto()
+
+
+class Tier(Enum):
+    """How far apart from other tenants a tenant's work is kept."""
+
+    SHARED = auto()
+    ISOLATED = auto()
+    DEDICATED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Effective limits of one tenant, defaults filled in."""
+
+    requests_per_second: float = 100.0
+    request_burst: int = 100
+    """Requests above the sustained rate that may come at once."""
+    concurrent_requests: int = 64
+    input_bytes: int = 262_144
+    input_tokens: int | None = None
+    """None for what the model's context leaves."""
+    tokens_per_minute: int | None = None
+    """Input and output together; None for no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterRules:
+    """Values for what a request leaves unset, and the bounds of what it sets."""
+
+    default_max_output_tokens: int = 256
+    default_temperature: float = 0.0
+    default_top_p: float = 1.0
+    default_top_k: int = 0
+    max_output_tokens: int = 1024
+    min_temperature: float = 0.0
+    max_temperature: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityRules:
+    """How a tenant's callers may rank their own requests: 1 low, 2 normal, 3 high."""
+
+    default_priority: int = 2
+    max_priority: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailRule:
+    """A pattern, and what to do where it matches. Patterns are the tenant's own: never logged."""
+
+    rule_id: str
+    denies: bool
+    """Whether a match is refused; otherwise it is replaced."""
+    pattern: str = field(repr=False)
+    replacement: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StageRules:
+    """What is done to one kind of text, in the rules' order."""
+
+    rules: tuple[GuardrailRule, ...] = ()
+    patterns_sha256: bytes = b""
+    """What compiled patterns are found by: the same for the same patterns, whoever's they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailRules:
+    """A tenant's guardrails; nothing is compiled before its first use."""
+
+    input: StageRules = StageRules()
+    output: StageRules = StageRules()
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model as a request needs it."""
+
+    name: str
+    """`models/{model}`."""
+    weights_sha256: str
+    context_tokens: int
+    end_token_id: int
+    pad_token_id: int
+    text_model: TextModel | None
+    """Its tokeniser and chat template; None where this router cannot use them."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether this router can serve it; one that it cannot keeps nobody else from being served."""
+        return self.text_model is not None
+
+    @property
+    def text(self) -> TextModel:
+        """Its tokeniser and chat template. Nothing is shaped for a model that is not usable."""
+        assert self.text_model is not None, "a model that this router cannot use"
+        return self.text_model
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """A pool as config describes it; `pool/` runs it."""
+
+    name: str
+    """`pools/{pool}`."""
+    base_model: str
+    dialect: str
+    """`TRTLLM_ENGINE`, `TRTLLM_LLMAPI` or `VLLM`."""
+    server_model: str
+    targets: tuple[str, ...]
+    concurrent_requests: int
+    """In flight at one endpoint."""
+    adapters: int
+    """Resident at one endpoint."""
+    kv_tokens: int
+    """KV cache of one endpoint."""
+    queued_requests: int
+    """Waiting for the pool, over all endpoints."""
+    engine_sha256: str
+    adapter_dtype: str
+    adapter_config_columns: int
+    dedicated_to_uid: str | None
+    """The only tenant ever dispatched to it; None for a shared pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRendition:
+    """What one kind of model server is sent of an adapter version."""
+
+    dialect: str
+    lora_id: int
+    sha256: str
+    artifact_sha256: str
+    size_bytes: int
+    dtype: str
+    config_columns: int
+    engine_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion:
+    """One immutable set of weights."""
+
+    adapter: str
+    version: int
+    base_model: str
+    source_sha256: str
+    renditions: tuple[AdapterRendition, ...]
+    artifact_key: bytes = field(repr=False)
+    """Opens the sealed renditions; never logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterBinding:
+    """An adapter version in the form of one pool."""
+
+    version: AdapterVersion
+    rendition: AdapterRendition
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTarget:
+    """What one of a tenant's aliases stands for."""
+
+    alias: str
+    base_model: BaseModel
+    pool: PoolConfig | None
+    """None while no pool serves it."""
+    adapter: str
+    """The adapter's id; empty for the bare base model."""
+    binding: AdapterBinding | None
+    """None for the bare base model, and while no rendition fits the pool."""
+    system_prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant with the config version in force."""
+
+    tenant_uid: str
+    name: str
+    """`tenants/{tenant}`."""
+    ordinal: int
+    active: bool
+    config_version: int
+    config_sha256: str
+    tier: Tier
+    weight: int
+    durability: Durability
+    serve_stale: bool
+    default_timeout_seconds: float
+    max_timeout_seconds: float
+    limits: Limits
+    parameters: ParameterRules
+    targets: Mapping[str, ModelTarget]
+    """By alias."""
+    default_alias: str
+    adapters: Mapping[str, Sequence[AdapterVersion]]
+    """By adapter id, newest version first."""
+    guardrails: GuardrailRules = GuardrailRules()
+    priorities: PriorityRules = PriorityRules()
+    quota_windows: tuple[Window, ...] = ()
+    """The windows it has a quota for; the config service knows how much."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """Whose a key is and whether it opens anything."""
+
+    key_id: str
+    tenant_uid: str
+    active: bool
+    expire_seconds: float
+    allows_inference: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything, as of one revision."""
+
+    revision: int
+    tenants: Mapping[str, Tenant]
+    """By tenant_uid."""
+    keys: Mapping[str, KeyRecord]
+    """By key id."""
+    pools: Mapping[str, PoolConfig]
+    """By name."""
+    unusable_models: Mapping[str, str] = field(default_factory=dict)
+    """Base models this router cannot use, by name, and why."""
+
+
+def bind_adapter(
+    versions: Sequence[AdapterVersion], wanted_version: int, base_model: str, pool: PoolConfig
+) -> AdapterBinding | None:
+    """The wanted version (0: the newest for this base model) in the form the pool takes, or None."""
+    for version in versions:
+        if version.base_model != base_model or wanted_version not in {0, version.version}:
+            continue
+        for rendition in version.renditions:
+            if (
+                rendition.dialect == pool.dialect
+                and rendition.engine_sha256 == pool.engine_sha256
+                and rendition.dtype == pool.adapter_dtype
+                and rendition.config_columns == pool.adapter_config_columns
+            ):
+                return AdapterBinding(version, rendition)
+        return None
+    return None

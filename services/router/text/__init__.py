@@ -1,0 +1,1 @@
+"""Between text and tokens: encoding prompts, decoding answers, stop sequences."""

@@ -1,0 +1,51 @@
+"""Encodes prompts without holding up the event loop: short ones in place, long ones in a few threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from services.router.request.shaping import Prompt
+from services.router.text.text_model import TextModel
+
+# Encoding costs 0.3 µs a byte, and up to 2 µs where scripts and punctuation mix: this much holds the loop for 2 ms.
+_IN_PLACE_BYTES = 1 << 10
+# What rendering one more turn costs, in bytes of text: turns may be empty and many.
+_TURN_BYTES = 48
+
+
+class PromptEncoder:
+    """A bounded number of long prompts at once; the others wait for their turn, until their deadline."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokenise")
+        self._turns = asyncio.Semaphore(threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the threads end after the prompt they are at."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def encode(self, model: TextModel, prompt: Prompt) -> list[int]:
+        """Ids of a prompt.
+
+        Raises:
+            TemplateError: the template refuses the conversation.
+        """
+        work: Callable[[], list[int]]
+        if prompt.raw is not None:
+            raw = prompt.raw
+            work = lambda: model.encode_prompt(raw)  # noqa: E731 - one of two, chosen here
+        else:
+            work = lambda: model.encode_conversation(prompt.turns)  # noqa: E731 - as above
+        if prompt.size_bytes + _TURN_BYTES * len(prompt.turns) <= _IN_PLACE_BYTES:
+            return work()
+        async with self._turns:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)

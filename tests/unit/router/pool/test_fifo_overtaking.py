@@ -1,0 +1,58 @@
+"""How long a large request waits beside a steady stream of small ones."""
+
+from __future__ import annotations
+
+from services.router.pool import fifo
+from services.router.pool.pool import Cost
+from tests.unit.router.pool.fifo_pools import ready_pool, settle, waiting
+
+
+async def small_ones_served_before_a_large_one() -> int:
+    """A steady stream of small requests beside one that needs most of the KV cache."""
+    pool = ready_pool(concurrent_requests=8)
+    running = [await pool.acquire("t", Cost(10, 10), None) for _ in range(5)]
+    large = await waiting(pool, cost=Cost(40, 40))
+    served = 0
+    while not large.done() and served < 200:
+        newcomer = await waiting(pool, cost=Cost(10, 10))
+        running.pop(0).give_back()
+        await settle()
+        if newcomer.done():
+            running.append(await newcomer)
+            served += 1
+        elif not running:
+            break
+        else:
+            newcomer.cancel()
+            await settle()
+    for grant in running:
+        grant.give_back()
+    (await large).give_back()
+    assert pool.in_flight == pool.queued == 0
+    assert pool._kept is None
+    return served
+
+
+async def test_a_large_request_is_overtaken_a_bounded_number_of_times():
+    assert await small_ones_served_before_a_large_one() <= fifo._MAX_OVERTAKES
+
+
+async def test_that_test_notices_a_pool_that_lets_everybody_overtake(monkeypatch):
+    monkeypatch.setattr(fifo, "_MAX_OVERTAKES", 10_000)
+    assert await small_ones_served_before_a_large_one() == 200
+
+
+async def test_an_endpoint_kept_for_one_who_leaves_is_everybodys_again(monkeypatch):
+    monkeypatch.setattr(fifo, "_MAX_OVERTAKES", 1)
+    pool = ready_pool(concurrent_requests=2)
+    held = await pool.acquire("t", Cost(10, 10), None)
+    large = await waiting(pool, cost=Cost(45, 45))
+    overtakes = await pool.acquire("t", Cost(10, 10), None)
+    overtakes.give_back()
+    newcomer = await waiting(pool, cost=Cost(10, 10))
+    assert not newcomer.done()
+    large.cancel()
+    await settle()
+    (await newcomer).give_back()
+    held.give_back()
+    assert pool.in_flight == 0

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from tenantry.config.v1 import tenant_pb2
+
+from services.common.audit.writer import EntryKind
+from services.router.pool.pool import Cost
+from services.router.request import pipeline as pipeline_module
+from services.router.request.outbox import Outbox
+from tests.fakes.mutants import mutant
+from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
+
+QUOTA = tenant_pb2.Quota(window=tenant_pb2.QUOTA_WINDOW_DAY, tokens=1_000_000)
+LIMITS = tenant_pb2.Limits(tokens_per_minute=1000)
+
+
+def one_tenant_with_an_adapter(world: ConfigWorld) -> None:
+    alias = tenant_pb2.ModelAlias(alias="chat", base_model=BASE_MODEL, adapter="tone")
+    uid = world.tenant("acme", 7, [alias], limits=LIMITS, quotas=[QUOTA])
+    world.key(uid, f"key-{uid}")
+    world.adapter(uid, "tone", 1, tiny_rendition(1))
+    world.pool(["server"], concurrent_requests=1)
+
+
+def world_of(folder, pipeline_class=pipeline_module.Pipeline) -> PipelineWorld:
+    server = SimulatedServer([ord("a")] * 6)
+    # A stale belief: the first attempt is a miss, so that sending again is cancelled at every step too.
+    world = PipelineWorld(folder, server, pipeline_class=pipeline_class, configure=one_tenant_with_an_adapter)
+    endpoint = next(iter(world.pool()._endpoints.values()))
+    endpoint.ledger.use((7 << 40) | 1)
+    endpoint.ledger.loaded((7 << 40) | 1, endpoint.ledger.epoch)
+    endpoint.ledger.release((7 << 40) | 1, endpoint.ledger.epoch)
+    return world
+
+
+async def cancelled_at(world: PipelineWorld, step: int, *, queued: bool) -> bool:
+    """Run one request and cancel it after so many turns of the loop; whether it was still running."""
+    outbox = Outbox(1000)
+    held = await world.pool().acquire("x", Cost(1, 1), None) if queued else None
+    running = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), outbox))
+    for turn in range(step):
+        if held is not None and turn == 8:
+            held.give_back()
+            held = None
+        await asyncio.sleep(0)
+    alive = not running.done()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    if held is not None:
+        held.give_back()
+    assert await world.recorder.drain(1.0) == 0
+    return alive
+
+
+def faults(world: PipelineWorld) -> list[str]:
+    """What a cancelled request left behind, or forgot to say."""
+    found = world.leaks()
+    admits = [entry for entry in world.audit.entries if entry.kind is EntryKind.ADMIT]
+    outcomes = [entry for entry in world.audit.entries if entry.kind is EntryKind.OUTCOME]
+    if [entry.record_id for entry in admits] != [entry.admit_record_id for entry in outcomes]:
+        found.append("an admit without its outcome")
+    used = sum(sum(entry.meta["usage"].values()) for entry in outcomes)
+    if world.quotas.used != used:
+        found.append(f"{world.quotas.used} tokens of the quota, and {used} used")
+    usage = world.limiter._usage.get("uid-acme")
+    arrival = usage.tokens.theoretical_arrival_seconds if usage else float("-inf")
+    if arrival > float("-inf"):
+        reserved = (arrival - world.clock.monotonic_seconds()) * 1000 / 60
+        if reserved > used + 1:
+            found.append(f"{reserved - used:.0f} tokens reserved for nothing")
+    return found
+
+
+async def every_step(
+    folder, pipeline_class=pipeline_module.Pipeline, *, queued: bool
+) -> dict[int, list[str]]:
+    """Faults by the step a request was cancelled at, for every step there is."""
+    found: dict[int, list[str]] = {}
+    for step in range(200):
+        own = folder / str(step)
+        own.mkdir()
+        world = world_of(own, pipeline_class)
+        alive = await cancelled_at(world, step, queued=queued)
+        if problems := faults(world):
+            found[step] = problems
+        if not alive:
+            assert step > 15, "the request was over before it could be cancelled anywhere"
+            return found
+    raise AssertionError("the request never ended")
+
+
+@pytest.mark.parametrize("queued", [False, True], ids=["served at once", "after queueing"])
+async def test_a_request_cancelled_at_any_step_leaves_nothing_behind(tmp_path, queued):
+    assert await every_step(tmp_path, queued=queued) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("async with grant:", "if True:", "in flight: 1"),
+        (
+            "with self._admission.entered(tenant):\n                check_fields",
+            (
+                "self._kept = self._admission.entered(tenant)\n            if not self._kept.__enter__():\n"
+                "                check_fields"
+            ),
+            "concurrent: 1",
+        ),
+        (
+            "async with self._admission.reserved(tenant, exchange.cost) as reservation:",
+            (
+                "self._held = self._admission.reserved(tenant, exchange.cost)\n"
+                "                if reservation := await self._held.__aenter__():"
+            ),
+            "quota tokens: ",
+        ),
+        ("except BaseException as error:", "except Error as error:", "an admit without its outcome"),
+    ],
+)
+async def test_that_test_notices_what_is_not_given_back(tmp_path, old, new, fault):
+    broken = mutant(pipeline_module, old, new)
+    found = await every_step(tmp_path, broken.Pipeline, queued=False)
+    assert any(problem.startswith(fault) for problems in found.values() for problem in problems)
+
+
+async def test_a_caller_that_leaves_is_recorded_as_cancelled(tmp_path):
+    world = world_of(tmp_path)
+    world.server.hold.clear()
+    running = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), None))
+    await asyncio.wait_for(world.server.begun.wait(), 5)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await world.recorder.drain(1.0)
+    assert world.server.open_streams == 0
+    assert world.audit.entries[-1].meta["status"] == "CANCELLED_BY_CALLER"
+    assert world.registry.get_sample_value(
+        "tenantry_requests_total", {"tenant": "uid-acme", "outcome": "CANCELLED_BY_CALLER"}
+    )
