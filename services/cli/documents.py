@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from services.cli.errors import UsageError
+from services.common.command_errors import UsageError
 
 Plain = dict[str, Any]
 AnyMessage = TypeVar("AnyMessage", bound=Message)

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Concatenate, ParamSpec, get_type_hints
 import typer
 
 from services.cli.mesh import Mesh
-from services.cli.output import Output
 from services.cli.settings import CliSettings
+from services.cli.terminal.output import Output
 
 P = ParamSpec("P")
 

@@ -13,12 +13,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from services.cli.errors import CommandError
+from services.common.command_errors import CommandError
 from services.common.errors import Error
 
 # Name to where it is and what `--help` says; the module is imported only when the command is called.
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
-    "up": ("services.cli.up:up", "Run the whole mesh here, demo tenants included."),
+    "up": ("services.cli.commands.up:up", "Run the whole mesh here, demo tenants included."),
     "chat": ("services.cli.commands.chat:chat", "Ask a tenant's model, once or in a conversation."),
     "tenant": ("services.cli.commands.tenant:app", "Create, show and change tenants."),
     "key": ("services.cli.commands.key:app", "Issue, list and revoke keys."),
@@ -58,8 +58,8 @@ class SubcommandGroup(TyperGroup):
 
 
 def _report(ctx: Any, error: Error | CommandError) -> int:
-    from services.cli.failure import exit_status, report  # noqa: PLC0415  # --help stays fast
-    from services.cli.output import Output  # noqa: PLC0415  # as above
+    from services.cli.terminal.failure import exit_status, report  # noqa: PLC0415  # --help stays fast
+    from services.cli.terminal.output import Output  # noqa: PLC0415  # as above
 
     report(error, ctx.obj or Output(json=False))
     return exit_status(error)

@@ -12,9 +12,9 @@ from services.cli.clients.inference import InferenceClient
 from services.cli.clients.listener import Listener
 from services.cli.clients.names import short
 from services.cli.clients.review import ReviewClient
-from services.cli.errors import CommandError, UsageError
-from services.cli.profile import Endpoints, load_endpoints
 from services.cli.settings import CliSettings
+from services.common.command_errors import CommandError, UsageError
+from services.local.profile import Endpoints, load_endpoints
 
 _MAX_KEY_BYTES = 4096
 _START = "Start a mesh with `make up`; for one elsewhere set --address, --ca-file and --key-file."

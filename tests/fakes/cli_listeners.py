@@ -22,8 +22,8 @@ from tenantry.inference.v1.inference_service_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
 )
 
-from services.cli.profile import Endpoints
 from services.common.errors import Error
+from services.local.profile import Endpoints
 from tests.fakes.cli_admin import FakeAdmin
 from tests.fakes.cli_calls import GRANT, OPERATOR_KEY, TENANT_KEY, abort, authenticate
 

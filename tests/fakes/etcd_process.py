@@ -12,10 +12,10 @@ from typing import Self
 
 import grpc
 
-from services.cli.local.ports import ANY, reserved_ports
 from services.common.rpc.channel import open_channel
 from services.config.etcd.client import EtcdClient
 from services.config.etcd.store import StoreUnavailableError
+from services.local.ports import ANY, reserved_ports
 
 ETCD = Path(sys.executable).with_name("etcd")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 from contextlib import ExitStack
 
-from services.cli.local.ports import ANY, reserved_ports
+from services.local.ports import ANY, reserved_ports
 
 _held = ExitStack()
 atexit.register(_held.close)

@@ -18,13 +18,13 @@ from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as inference_rpc
 
 from scripts.bench.processes import running
-from services.cli.local import specs
-from services.cli.local.certificates import ensure_certificates
-from services.cli.local.edge.bootstrap import write
-from services.cli.local.edge.spec import EdgeSpec
-from services.cli.local.layout import StateLayout, open_layout
-from services.cli.local.process import to_logs_only
-from services.cli.local.supervisor import Supervisor
+from services.edge.bootstrap import write
+from services.edge.spec import EdgeSpec
+from services.local import specs
+from services.local.certificates import ensure_certificates
+from services.local.layout import StateLayout, open_layout
+from services.local.process import to_logs_only
+from services.local.supervisor import Supervisor
 from tests.fakes.config_service import ConfigServicePlane
 from tests.fakes.ports import own_ports
 from tests.fakes.service_process import ServiceProcess

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.cli.local.layout import open_layout
-from services.cli.local.mesh import LocalMesh
+from services.local.layout import open_layout
+from services.local.mesh import LocalMesh
 from tests.integration.running_mesh import running
 from tests.integration.triton_process import running_twin
 from triton_models.cpu_engine.preparation import prepare

@@ -18,14 +18,6 @@ from typing import Any
 
 import grpc
 
-from services.cli.local import specs
-from services.cli.local.certificates import ensure_certificates
-from services.cli.local.edge.bootstrap import build
-from services.cli.local.edge.doors import ADMIN, INFERENCE, REFLECTION, REVIEW
-from services.cli.local.edge.messages import bootstrap, hcm, pack
-from services.cli.local.edge.spec import EdgeLimits, EdgeSpec
-from services.cli.local.layout import StateLayout, open_layout
-from services.cli.local.supervisor import Supervisor
 from services.common.tokens import (
     AUDIT_ISSUER,
     CONFIG_ISSUER,
@@ -34,6 +26,14 @@ from services.common.tokens import (
     TokenIssuer,
     new_signing_key_pem,
 )
+from services.edge.bootstrap import build
+from services.edge.listener_specs import ADMIN, INFERENCE, REFLECTION, REVIEW
+from services.edge.messages import bootstrap, hcm, pack
+from services.edge.spec import EdgeLimits, EdgeSpec
+from services.local import specs
+from services.local.certificates import ensure_certificates
+from services.local.layout import StateLayout, open_layout
+from services.local.supervisor import Supervisor
 from tests.fakes.ports import own_ports
 
 ASK, EDIT, READ = f"{INFERENCE}Generate", f"{ADMIN}GetTenant", f"{REVIEW}ExportLog"

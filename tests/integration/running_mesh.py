@@ -18,15 +18,15 @@ from typer.testing import CliRunner, Result
 
 from services.cli.clients.admin import AdminClient
 from services.cli.clients.listener import Listener
-from services.cli.grants import issue_grant
-from services.cli.local.demo_catalog import MODEL
-from services.cli.local.demonstration import ask
-from services.cli.local.layout import StateLayout
-from services.cli.local.mesh import LocalMesh
-from services.cli.local.provisioning import ALIAS, DEMO_TENANTS, provision
+from services.cli.demo.catalog import MODEL
+from services.cli.demo.demonstration import ask
+from services.cli.demo.provisioning import ALIAS, DEMO_TENANTS, provision
 from services.cli.main import app
 from services.cli.mesh import read_secret
-from services.cli.private_files import write_private
+from services.cli.review.grants import issue_grant
+from services.common.private_files import write_private
+from services.local.layout import StateLayout
+from services.local.mesh import LocalMesh
 from tests.integration.mesh_access import Access, bearer
 
 ADAPTERS = {tenant.tenant_id: tenant.adapter for tenant in DEMO_TENANTS}

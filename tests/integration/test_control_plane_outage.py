@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 
-from services.cli.local.edge import clusters
+from services.edge import clusters
 from tests.fakes.etcd_outage import OutageRun
 from tests.fakes.served_mesh import ServedMesh
 from tests.integration.mesh_access import Failure, bearer, question

@@ -12,10 +12,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from services.cli.local.edge.doors import HEALTH
-from services.cli.local.edge.filters import BUFFER
-from services.cli.local.needs import required_binary
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenIssuer, new_signing_key_pem
+from services.edge.filters import BUFFER
+from services.edge.listener_specs import HEALTH
+from services.local.needs import required_binary
 from tests.integration.edge_process import (
     ASK,
     EDIT,
@@ -124,7 +124,7 @@ async def test_that_test_notices_a_question_that_is_sent_on_unfinished(edge):
 
 
 async def test_that_test_notices_a_watch_for_everybody(edge, monkeypatch):
-    monkeypatch.setattr("services.cli.local.edge.doors.HEALTH", WATCH)
+    monkeypatch.setattr("services.edge.listener_specs.HEALTH", WATCH)
     async with edge.like_this() as mutant:
         assert (await mutant.tenant(WATCH))["path"] == WATCH
         assert WATCH in edge.begun()

@@ -9,9 +9,9 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from services.cli.local.edge.doors import HEALTH
-from services.cli.local.edge.messages import pack
-from services.cli.local.edge.spec import EdgeLimits
+from services.edge.listener_specs import HEALTH
+from services.edge.messages import pack
+from services.edge.spec import EdgeLimits
 from tests.integration.edge_process import ASK, EDIT, STREAM, changed_filter, running_edge
 
 pytestmark = pytest.mark.integration

@@ -11,11 +11,11 @@ import grpc
 import jwt
 import pytest
 
-from services.cli.local.edge.doors import HEALTH, INFERENCE
-from services.cli.local.edge.hygiene import STRIPPED_HEADERS
-from services.cli.local.edge.keys import KEY_CHECK, KEY_HOLDER
-from services.cli.local.edge.messages import hcm
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenIssuer, new_signing_key_pem
+from services.edge.hygiene import STRIPPED_HEADERS
+from services.edge.keys import KEY_CHECK, KEY_HOLDER
+from services.edge.listener_specs import HEALTH, INFERENCE
+from services.edge.messages import hcm
 from tests.integration.edge_process import (
     ASK,
     EDIT,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.local.layout import StateLayout
-from services.cli.profile import load_endpoints
+from services.local.layout import StateLayout
+from services.local.profile import load_endpoints
 from tests.integration.mesh_access import Access, bearer, question
 
 pytestmark = [pytest.mark.integration, pytest.mark.mesh]

@@ -21,10 +21,10 @@ from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as inference_pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as inference_rpc
 
-from services.cli.local import specs
-from services.cli.local.layout import open_layout
-from services.cli.local.mesh import LocalMesh, MeshOptions
 from services.common.rpc.channel import open_channel
+from services.local import specs
+from services.local.layout import open_layout
+from services.local.mesh import LocalMesh, MeshOptions
 from tests.integration.mesh_access import Failure, bearer, question
 from tests.integration.running_mesh import RunningMesh, running
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.local import process as process_module
-from services.cli.local.process import ProcessFailedError, ProcessSpec
-from services.cli.local.supervisor import Supervisor
+from services.local import process as process_module
+from services.local.process import ProcessFailedError, ProcessSpec
+from services.local.supervisor import Supervisor
 
 pytestmark = pytest.mark.integration
 
@@ -241,8 +241,8 @@ SUPERVISOR = """
 import asyncio, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from services.cli.local.process import ProcessSpec
-from services.cli.local.supervisor import Supervisor
+from services.local.process import ProcessSpec
+from services.local.supervisor import Supervisor
 
 pids = Path(sys.argv[1])
 

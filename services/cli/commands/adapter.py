@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.adapter_pb2 import Adapter
 
-from services.cli.change_options import Reason, TenantId, Waiting
 from services.cli.clients.names import short
-from services.cli.errors import UsageError
+from services.cli.commands.change_options import Reason, TenantId, Waiting
+from services.cli.commands.propagation import NEWEST_REVISION, await_routers
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output, quoted
-from services.cli.propagation import NEWEST_REVISION, await_routers
-from services.cli.wording import short_digest, size, when
+from services.cli.terminal.output import Output, quoted
+from services.cli.terminal.wording import short_digest, size, when
+from services.common.command_errors import UsageError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Register and show a tenant's LoRA adapters."

@@ -13,18 +13,18 @@ from rich.progress import FileSizeColumn, Progress, SpinnerColumn, TextColumn
 from services.audit.bundle.manifest import SECTION_NAMES
 from services.audit.bundle.verify import PinnedKeys, VerificationReport, verify_bundle
 from services.audit.proofs.signed_note import NoteError
-from services.cli.bundle_folder import BundleFolder, require_free
 from services.cli.clients.names import short
 from services.cli.clients.review import ReviewClient
-from services.cli.errors import FAILURE_STATUS, CommandError, UsageError
-from services.cli.grants import granted_tenant_uid, issue_grant
 from services.cli.invocation import offline_options, shared_options
 from services.cli.mesh import Mesh, read_secret
-from services.cli.output import Output, quoted
-from services.cli.pins import check_pin, read_pin
-from services.cli.private_files import create_private
-from services.cli.wording import counted, size
+from services.cli.review.bundle_folder import BundleFolder, require_free
+from services.cli.review.grants import granted_tenant_uid, issue_grant
+from services.cli.review.pins import check_pin, read_pin
+from services.cli.terminal.output import Output, quoted
+from services.cli.terminal.wording import counted, size
+from services.common.command_errors import FAILURE_STATUS, CommandError, UsageError
 from services.common.errors import Error
+from services.common.private_files import create_private
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Export a tenant's audit log and verify it offline."

@@ -13,15 +13,15 @@ import typer
 
 from services.cli.clients.inference import InferenceClient
 from services.cli.clients.names import short
-from services.cli.conversation import AskingOptions, Conversation
 from services.cli.documents import to_plain
-from services.cli.errors import CommandError, UsageError
-from services.cli.failure import report
-from services.cli.interruption import run_interruptibly
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output
-from services.cli.provenance import summary
+from services.cli.terminal.conversation import AskingOptions, Conversation
+from services.cli.terminal.failure import report
+from services.cli.terminal.interruption import run_interruptibly
+from services.cli.terminal.output import Output
+from services.cli.terminal.provenance import summary
+from services.common.command_errors import CommandError, UsageError
 from services.common.errors import Error, InternalError
 
 _HELP = "/new starts over, /quit or Ctrl-D leaves, Ctrl-C cancels an answer."

@@ -11,18 +11,18 @@ import typer
 from tenantry.config.v1.config_admin_service_pb2 import CreateKeyResponse
 from tenantry.config.v1.credential_pb2 import Key, OperatorRole
 
-from services.cli.change_options import Reason, Waiting
 from services.cli.clients.admin import AdminClient
 from services.cli.clients.names import operator_name, short, tenant_name
+from services.cli.commands.change_options import Reason, Waiting
+from services.cli.commands.propagation import await_routers
 from services.cli.documents import to_plain
-from services.cli.errors import CommandError, UsageError
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output, quoted
-from services.cli.private_files import create_private
-from services.cli.propagation import await_routers
-from services.cli.wording import enum_word, when
+from services.cli.terminal.output import Output, quoted
+from services.cli.terminal.wording import enum_word, when
+from services.common.command_errors import CommandError, UsageError
 from services.common.errors import Error
+from services.common.private_files import create_private
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Issue, list and revoke keys.")
 

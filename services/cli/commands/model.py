@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.pool_pb2 import BaseModel
 
-from services.cli.change_options import Reason
 from services.cli.clients.names import model_name, short
+from services.cli.commands.change_options import Reason
 from services.cli.documents import read_document, to_message
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output
-from services.cli.wording import short_digest
+from services.cli.terminal.output import Output
+from services.cli.terminal.wording import short_digest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Register and show base models.")
 

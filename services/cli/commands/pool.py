@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.pool_pb2 import Pool
 
-from services.cli.change_options import Reason
 from services.cli.clients.names import short
+from services.cli.commands.change_options import Reason
 from services.cli.documents import read_document, to_message
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output
-from services.cli.wording import enum_word
+from services.cli.terminal.output import Output
+from services.cli.terminal.wording import enum_word
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Register and show pools of model servers."

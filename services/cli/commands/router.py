@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from services.cli.commands.propagation import standing
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output
-from services.cli.propagation import standing
-from services.cli.wording import enum_word, when_exactly
+from services.cli.terminal.output import Output
+from services.cli.terminal.wording import enum_word, when_exactly
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Show which routers there are and where they stand."

@@ -9,17 +9,17 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.tenant_pb2 import Tenant, TenantConfig
 
-from services.cli.change_options import DryRun, Reason, TenantId, Waiting
 from services.cli.clients.names import short
 from services.cli.commands import tenant_documents, tenant_states, tenant_versions
+from services.cli.commands.change_options import DryRun, Reason, TenantId, Waiting
+from services.cli.commands.propagation import await_routers
+from services.cli.declarative.tenant_changes import TenantChanges
 from services.cli.documents import read_document, to_message
-from services.cli.errors import UsageError
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output
-from services.cli.propagation import await_routers
-from services.cli.tenant_changes import TenantChanges
-from services.cli.wording import enum_word, when
+from services.cli.terminal.output import Output
+from services.cli.terminal.wording import enum_word, when
+from services.common.command_errors import UsageError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, show and change tenants.")
 

@@ -10,23 +10,23 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.tenant_pb2 import Tenant
 
-from services.cli.change_options import DryRun, Reason, Waiting, Yes
 from services.cli.clients.admin import AdminClient
 from services.cli.clients.names import short
-from services.cli.confirmation import require_yes
-from services.cli.declared import SUFFIXES, Declared, declared_plain, read_declared
+from services.cli.commands.change_options import DryRun, Reason, Waiting, Yes
+from services.cli.commands.propagation import NEWEST_REVISION, await_routers
+from services.cli.declarative.declared import SUFFIXES, Declared, declared_plain, read_declared
+from services.cli.declarative.plan_view import show_done, show_plan
+from services.cli.declarative.tenant_plan import Action, Step, count, make_plan
+from services.cli.declarative.tenant_steps import StepsClient
 from services.cli.documents import Plain, to_yaml
-from services.cli.errors import CommandError, UsageError
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output
-from services.cli.plan_view import show_done, show_plan
-from services.cli.private_files import write_private
-from services.cli.propagation import NEWEST_REVISION, await_routers
-from services.cli.tenant_plan import Action, Step, count, make_plan
-from services.cli.tenant_steps import StepsClient
-from services.cli.wording import counted
+from services.cli.terminal.confirmation import require_yes
+from services.cli.terminal.output import Output
+from services.cli.terminal.wording import counted
+from services.common.command_errors import CommandError, UsageError
 from services.common.errors import NotFoundError
+from services.common.private_files import write_private
 
 app = typer.Typer()
 

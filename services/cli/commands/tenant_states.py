@@ -5,15 +5,15 @@ from __future__ import annotations
 import typer
 from tenantry.config.v1.tenant_pb2 import Tenant, TenantState
 
-from services.cli.change_options import Reason, TenantId, Waiting, Yes
 from services.cli.clients.admin import AdminClient
 from services.cli.clients.names import short
-from services.cli.confirmation import require_yes
-from services.cli.errors import CommandError
+from services.cli.commands.change_options import Reason, TenantId, Waiting, Yes
+from services.cli.commands.propagation import await_routers
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Output
-from services.cli.propagation import await_routers
+from services.cli.terminal.confirmation import require_yes
+from services.cli.terminal.output import Output
+from services.common.command_errors import CommandError
 
 app = typer.Typer()
 

@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.tenant_version_pb2 import TenantVersion
 
-from services.cli.change_options import DryRun, Reason, TenantId, Waiting
 from services.cli.clients.names import short
-from services.cli.differences import COLUMNS, difference_cells, difference_records
-from services.cli.errors import UsageError
+from services.cli.commands.change_options import DryRun, Reason, TenantId, Waiting
+from services.cli.commands.propagation import await_routers
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
-from services.cli.output import Cell, Output, Styled
-from services.cli.propagation import await_routers
-from services.cli.wording import short_digest, when
+from services.cli.terminal.differences import COLUMNS, difference_cells, difference_records
+from services.cli.terminal.output import Cell, Output, Styled
+from services.cli.terminal.wording import short_digest, when
+from services.common.command_errors import UsageError
 
 app = typer.Typer()
 

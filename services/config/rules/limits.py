@@ -12,10 +12,10 @@ from typing import Literal
 from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
 
+from services.common.deadlines import MAX_TIMEOUT_SECONDS
 from services.config.rules.report import Report, Surroundings, between
 
 MAX_QUOTA_TOKENS = 1 << 50
-MAX_TIMEOUT_SECONDS = 3600
 DEFAULT_MAX_TIMEOUT_SECONDS = 600
 _NANOS = 1_000_000_000
 # google.protobuf.Duration's own range: about 10,000 years.

@@ -1,0 +1,109 @@
+"""`tenantry up`: the whole mesh here, three demo tenants included."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.cli.settings import CliSettings
+from services.cli.terminal.lasting_streams import lasting_streams
+from services.cli.terminal.output import Output
+from services.common.command_errors import CommandError
+from services.local.layout import open_layout
+from services.local.needs import missing_needs
+
+_INTERRUPTED_STATUS = 130
+
+
+def up(
+    *,
+    ctx: typer.Context,
+    state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything is kept.")] = None,
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep nothing.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Start, answer, export and verify a log, stop; 0 if all worked.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a step.")] = False,
+    routers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Router processes.")] = 1,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every process's every log line.")] = False,
+) -> None:
+    """Run etcd, Triton, Envoy and our services here, with three tenants that answer."""
+    # A mesh others use does not end because `| head` has seen enough, or a terminal was closed.
+    with lasting_streams():
+        output = Output(json=json)
+        ctx.find_root().obj = output
+        settings = CliSettings()
+        _require_needs(output, settings.etcd_binary)
+        # Only now: these import what was just looked for.
+        from services.cli.demo.narration import Narration  # noqa: PLC0415
+        from services.cli.demo.run import RunOptions, run  # noqa: PLC0415
+
+        settled = state_dir.expanduser() if state_dir else settings.state_path
+        with (
+            _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir),
+            open_layout(folder, models_dir) as layout,
+        ):
+            options = RunOptions(once, routers, not ephemeral, settings.etcd_binary)
+            narration = Narration(output, verbose=verbose)
+            interrupted = asyncio.run(_until_signal(lambda hurry: run(layout, options, narration, hurry)))
+    if interrupted and once:
+        raise typer.Exit(_INTERRUPTED_STATUS)
+
+
+def _require_needs(output: Output, etcd_binary: Path | None) -> None:
+    missing = missing_needs(etcd_binary)
+    if output.json:
+        output.record({"step": "needs", "ok": not missing, "missing": missing})
+    if missing:
+        raise CommandError("this machine lacks:\n  " + "\n  ".join(missing))
+
+
+@contextmanager
+def _kept_in(state_dir: Path, *, explicit: bool, ephemeral: bool) -> Iterator[tuple[Path, Path | None]]:
+    """The state directory of this run, and where prepared models are if not in it."""
+    if not ephemeral:
+        yield state_dir, None
+        return
+    prepared = state_dir / "models"
+    if explicit:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = Path(tempfile.mkdtemp(prefix="tenantry-", dir=state_dir if explicit else None))
+    try:
+        yield folder, prepared if prepared.is_dir() else None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> bool:
+    """Run until it ends or a signal asks to stop; whether one did. Who asks twice is in a hurry."""
+    hurry = asyncio.Event()
+    task = asyncio.create_task(work(hurry))
+    asked = False
+
+    def ask(number: signal.Signals) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            task.cancel()
+        elif number != signal.SIGHUP:  # A closed terminal says it twice: by itself and through the shell.
+            hurry.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        nohup = number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+        if not nohup:
+            loop.add_signal_handler(number, ask, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not asked:
+            raise
+    return asked

@@ -1,0 +1,1 @@
+"""Tenants as files: documents, plans and the steps that carry them out."""

@@ -1,0 +1,168 @@
+"""Tenants declared in YAML: what `tenant export` writes and `tenant apply` reads.
+
+A document has the keys `tenant`, `display_name` and `config`, and describes the whole: a field that is not there has
+its default. What the service alone decides, such as uids, versions and times, has no place in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor
+from tenantry.config.v1.tenant_pb2 import Tenant
+
+from services.cli.clients.names import short
+from services.cli.documents import Plain, read_documents, to_message, to_plain
+from services.common.command_errors import CommandError, UsageError
+
+SUFFIXES = (".yaml", ".yml")
+FIELDS = ("display_name", "config")
+_KEYS = ("tenant", *FIELDS)
+_TENANT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One tenant as a document describes it."""
+
+    tenant_id: str
+    tenant: Tenant
+    """Its display name and config."""
+    source: str
+    """The file, for messages."""
+
+
+def declared_plain(tenant: Tenant) -> Plain:
+    """A tenant's document; equal tenants give the same fields in the same order.
+
+    Raises:
+        CommandError: the tenant has fields this version does not know, which the document would lose.
+    """
+    require_known(tenant)
+    whole = to_plain(declared_part(tenant))
+    return {"tenant": short(tenant.name)} | {field: whole[field] for field in FIELDS if field in whole}
+
+
+def declared_part(tenant: Tenant) -> Tenant:
+    """Of a tenant, what a document can describe."""
+    return Tenant(
+        display_name=tenant.display_name, config=tenant.config if tenant.HasField("config") else None
+    )
+
+
+def require_known(tenant: Tenant) -> None:
+    """Refuse a tenant with fields of a newer contract: writing it back would take them away.
+
+    Raises:
+        CommandError: it has some.
+    """
+    known = Tenant()
+    known.CopyFrom(tenant)
+    known.DiscardUnknownFields()
+    if known.ByteSize() != tenant.ByteSize():
+        raise CommandError(
+            f"{tenant.name} has fields this version of the command does not know.",
+            "Use the version the mesh runs; this one would drop them.",
+        )
+
+
+def read_declared(path: Path) -> list[Declared]:
+    """Every tenant in a file, or in the `*.yaml` and `*.yml` files of a directory, in the files' order.
+
+    Raises:
+        UsageError: names everything that is wrong with every file.
+    """
+    found: list[Declared] = []
+    wrong: list[tuple[str, str]] = []
+    for file in _files(path):
+        try:
+            documents = read_documents(file)
+        except UsageError as error:
+            wrong.append(("", error.message))
+            continue
+        for number, plain in enumerate(documents, start=1):
+            source = f"{file}#{number}" if len(documents) > 1 else str(file)
+            problems = list(_problems(plain))
+            if not problems:
+                try:
+                    found.append(_declared(plain, source))
+                except UsageError as error:
+                    problems.append(("", error.message))
+            wrong += [(f"{source}: {field}" if field else source, what) for field, what in problems]
+    wrong += _twice(found)
+    if wrong:
+        raise UsageError("the files are not right; nothing was sent.", _FORM, wrong)
+    if not found:
+        raise UsageError(f"{path} describes no tenant.", _FORM)
+    return found
+
+
+_FORM = "`tenantry tenant export` shows the form."
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(
+        file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith(".")
+    )
+
+
+def _declared(plain: Plain, source: str) -> Declared:
+    fields = {field: plain[field] for field in FIELDS if field in plain}
+    return Declared(plain["tenant"], to_message(fields, Tenant(), source), source)
+
+
+def _twice(found: Iterable[Declared]) -> Iterator[tuple[str, str]]:
+    first: dict[str, str] = {}
+    for declared in found:
+        if declared.tenant_id in first:
+            yield declared.source, f"describes {declared.tenant_id}, as {first[declared.tenant_id]} does"
+        first.setdefault(declared.tenant_id, declared.source)
+
+
+def _problems(plain: Plain) -> Iterator[tuple[str, str]]:
+    """Fields that do not exist, and a missing or malformed name."""
+    for key in plain:
+        if key not in _KEYS:
+            yield str(key), _unknown(key, _KEYS)
+    name = plain.get("tenant")
+    if name is None:
+        yield "tenant", "is missing"
+    elif not (isinstance(name, str) and _TENANT_ID.fullmatch(name)):
+        yield "tenant", "is not a tenant's name: 1 to 63 of a-z, 0-9 and -; quote one that is all digits"
+    if not isinstance(plain.get("config"), dict):
+        yield "config", "is missing" if plain.get("config") is None else "is not a mapping"
+    else:
+        config = Tenant.DESCRIPTOR.fields_by_name["config"].message_type
+        assert config is not None
+        yield from _unknown_fields(plain["config"], config, "config")
+
+
+def _unknown_fields(value: Any, kind: Descriptor, path: str) -> Iterator[tuple[str, str]]:
+    """Of a value meant to be a message, the fields its type does not have."""
+    if not isinstance(value, dict):
+        return  # a wrong type; what fills the message says so
+    for key, inner in value.items():
+        field = kind.fields_by_name.get(key) if isinstance(key, str) else None
+        where = f"{path}.{key}"
+        if field is None:
+            yield where, _unknown(key, kind.fields_by_name)
+            continue
+        if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
+            continue
+        if field.is_repeated and isinstance(inner, list):
+            for place, item in enumerate(inner):
+                yield from _unknown_fields(item, field.message_type, f"{where}[{place}]")
+        else:
+            yield from _unknown_fields(inner, field.message_type, where)
+
+
+def _unknown(key: object, known: Iterable[str]) -> str:
+    near = get_close_matches(str(key), list(known), n=1)
+    return "is not a field" + (f"; did you mean {near[0]}?" if near else "")

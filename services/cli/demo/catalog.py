@@ -1,0 +1,136 @@
+"""What the demo's tenants share: the base model and the pool of the one Triton here, both through the admin RPCs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+from tenantry.config.v1.adapter_pb2 import DIALECT_TRTLLM_ENGINE
+from tenantry.config.v1.pool_pb2 import Architecture, BaseModel, Capacity, Endpoint, Pool
+
+from services.cli.clients.admin_catalog import CatalogClient
+from services.common.artifacts import DirectoryArtifactStore
+from services.common.command_errors import CommandError
+from services.common.errors import NotFoundError
+from services.common.private_files import write_private
+from services.local.layout import StateLayout
+from triton_models.cpu_engine.launch import MODEL_NAME as SERVER_MODEL
+from triton_models.cpu_engine.preparation import PreparedModel
+
+MODEL, POOL = "smollm2", "local"
+
+
+async def provision_catalog(
+    catalog: CatalogClient, model: PreparedModel, triton_target: str, layout: StateLayout
+) -> None:
+    """Make what is missing, and say where Triton is in this run.
+
+    Raises:
+        CommandError: the state was made with another model.
+        Error: the config service refused.
+    """
+    await _base_model(catalog, model, layout)
+    await _pool(catalog, model, triton_target, layout)
+
+
+async def _base_model(catalog: CatalogClient, model: PreparedModel, layout: StateLayout) -> None:
+    store = DirectoryArtifactStore(layout.artifact_dir)
+    for path in (model.tokenizer_path, model.chat_template_path):
+        await asyncio.to_thread(store.put, await asyncio.to_thread(path.read_bytes))
+    wanted = _described(model)
+    try:
+        found = await catalog.get_base_model(MODEL)
+    except NotFoundError:
+        await catalog.create_base_model(MODEL, wanted)
+        return
+    found.name = found.etag = ""
+    if found != wanted:
+        # Every answer names the model's digests, and a base model never changes.
+        raise CommandError(
+            f"the base model {MODEL} in {layout.state_dir} is not the one this version of tenantry runs.",
+            "Give --state-dir another directory, or remove this one with all its tenants.",
+        )
+
+
+def _described(model: PreparedModel) -> BaseModel:
+    card = model.card
+    return BaseModel(
+        weights_sha256=model.weights_sha256,
+        tokenizer_sha256=model.tokenizer_sha256,
+        chat_template_sha256=model.chat_template_sha256,
+        context_tokens=card.context_tokens,
+        end_token_id=card.eos_token_id,
+        pad_token_id=card.pad_token_id,
+        architecture=Architecture(
+            layers=card.layers,
+            hidden=card.hidden_size,
+            heads=card.attention_heads,
+            kv_heads=card.key_value_heads,
+            head_dim=card.head_size,
+            mlp=card.mlp_width,
+            vocabulary=card.vocabulary_size,
+        ),
+    )
+
+
+async def _pool(catalog: CatalogClient, model: PreparedModel, target: str, layout: StateLayout) -> None:
+    try:
+        pool = await catalog.get_pool(POOL)
+    except NotFoundError:
+        await _note(layout, [target])
+        await catalog.create_pool(POOL, _new_pool(model, target))
+        return
+    earlier = await asyncio.to_thread(_noted, layout)
+    before = Pool()
+    before.CopyFrom(pool)
+    move_endpoint(pool, earlier or {endpoint.target for endpoint in pool.endpoints[:1]}, target)
+    pool.engine_sha256 = model.weights_sha256
+    if pool != before:
+        # Both places, until it is certain which of them the pool names.
+        await _note(layout, [*earlier, target])
+        await catalog.update_pool(pool)
+    await _note(layout, [target])
+
+
+def _new_pool(model: PreparedModel, target: str) -> Pool:
+    return Pool(
+        base_model=f"models/{MODEL}",
+        dialect=DIALECT_TRTLLM_ENGINE,
+        server_model=SERVER_MODEL,
+        endpoints=[Endpoint(target=target)],
+        capacity=Capacity(
+            concurrent_requests=16, adapters=8, adapter_rank=64, kv_tokens=512 * 32, queued_requests=256
+        ),
+        engine_sha256=model.weights_sha256,
+        adapter_dtype="float16",
+        adapter_config_columns=4,
+    )
+
+
+def move_endpoint(pool: Pool, earlier: Collection[str], target: str) -> None:
+    """Name our own Triton's new place in the stead of earlier ones; endpoints of an operator's stay.
+
+    Args:
+        pool: changed in place.
+        earlier: where our own Triton was before.
+        target: where it is.
+    """
+    kept = [
+        endpoint.target
+        for endpoint in pool.endpoints
+        if endpoint.target != target and endpoint.target not in earlier
+    ]
+    del pool.endpoints[:]
+    for wanted in (target, *kept):
+        pool.endpoints.add(target=wanted)
+
+
+async def _note(layout: StateLayout, targets: Sequence[str]) -> None:
+    await asyncio.to_thread(write_private, layout.triton_targets_path, "\n".join(targets).encode())
+
+
+def _noted(layout: StateLayout) -> set[str]:
+    try:
+        return set(layout.triton_targets_path.read_text("utf-8").split())
+    except OSError:
+        return set()

@@ -1,0 +1,44 @@
+"""The demo tenants' keys: one file each, which holds a key that works."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from tenantry.config.v1.credential_pb2 import Key, KeyState
+
+from services.cli.clients.admin import AdminClient
+from services.cli.clients.names import short
+from services.cli.mesh import read_secret
+from services.cli.review.token_claims import read_claims
+from services.common.command_errors import UsageError
+from services.common.private_files import write_private
+
+# One that expires while somebody tries the mesh is of no use.
+_LEFT_SECONDS = 3600
+
+
+async def ensure_key(admin: AdminClient, tenant_id: str, path: Path) -> None:
+    """Issue a key where the file holds none that works: never made, damaged, revoked, expired, another tenant's.
+
+    Raises:
+        Error: the config service refused.
+    """
+    key_id = await asyncio.to_thread(_key_id, path)
+    if key_id and any(_works(key, key_id) for key in await admin.list_keys(f"tenants/{tenant_id}")):
+        return
+    answer = await admin.create_key(f"tenants/{tenant_id}")
+    await asyncio.to_thread(write_private, path, answer.secret.encode() + b"\n")
+
+
+def _key_id(path: Path) -> str:
+    try:
+        return str(read_claims(read_secret(path, "key")).get("jti", ""))
+    except UsageError:
+        return ""
+
+
+def _works(key: Key, key_id: str) -> bool:
+    lasts = key.expire_time.seconds > time.time() + _LEFT_SECONDS
+    return short(key.name) == key_id and key.state == KeyState.KEY_STATE_ACTIVE and lasts

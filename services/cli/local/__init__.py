@@ -1,1 +1,0 @@
-"""The mesh on one host: processes, their order, and what they need."""

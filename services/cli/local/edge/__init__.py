@@ -1,1 +1,0 @@
-"""Envoy's config, built from typed messages. Pure, but for `bootstrap.write`."""

@@ -1,0 +1,1 @@
+"""What a reviewer keeps: grants, pinned keys, bundles as folders."""

@@ -1,0 +1,73 @@
+"""The public keys a tenant's log was first seen with, kept outside any bundle.
+
+Trust on first use: whoever can check the keys over another channel should, once. From then on a service that shows
+other keys is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from tenantry.audit.v1.audit_review_service_pb2 import VerificationKeys
+
+from services.common.command_errors import CommandError, UsageError
+from services.common.private_files import write_private
+
+
+class Pin(BaseModel):
+    """One log's public keys, in the C2SP text form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant_uid: str
+    log_keys: tuple[str, ...]
+    manifest_keys: tuple[str, ...]
+
+
+def pin_path(state_dir: Path, tenant_uid: str) -> Path:
+    """`<state>/pins/{tenant_uid}.json`."""
+    return state_dir / "pins" / f"{tenant_uid}.json"
+
+
+def read_pin(path: Path) -> Pin:
+    """Read a pin.
+
+    Raises:
+        UsageError: not readable, or not a pin.
+    """
+    try:
+        return Pin.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}.", "`tenantry audit export` pins the keys and says where."
+        ) from None
+    except ValidationError:
+        raise UsageError(f"{path} does not hold pinned keys.") from None
+
+
+def check_pin(state_dir: Path, tenant_uid: str, shown: VerificationKeys) -> tuple[Path, bool]:
+    """Compare the keys a service shows with those pinned; pin them if there are none yet.
+
+    Returns:
+        The pin's path and whether it is new.
+
+    Raises:
+        CommandError: they are others.
+    """
+    path = pin_path(state_dir, tenant_uid)
+    now = Pin(
+        tenant_uid=tenant_uid,
+        log_keys=tuple(shown.log_keys),
+        manifest_keys=tuple(shown.manifest_keys),
+    )
+    if not path.exists():
+        write_private(path, now.model_dump_json(indent=1).encode() + b"\n")
+        return path, True
+    if read_pin(path) != now:
+        raise CommandError(
+            f"the service shows other keys for this log than those pinned in {path}.",
+            "Nothing was exported. If the keys were replaced on purpose, check the new ones with whoever runs the "
+            "audit service, over another channel, and only then move the pin away.",
+        )
+    return path, False

@@ -1,0 +1,66 @@
+"""Differences between two configs as people see them: a field, its value before, its value after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from tenantry.config.v1.tenant_version_pb2 import Difference, DifferenceKind
+
+from services.cli.terminal.output import Styled
+
+COLUMNS = ("FIELD", "BEFORE", "AFTER")
+UNSET = Styled("(unset)", "dim")
+# A text this long is shown from a little before to a little after what differs.
+_LONG = 60
+_AROUND = 16
+_ON_ONE_LINE = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+def difference_cells(difference: Difference) -> tuple[str, Styled, Styled]:
+    """A row of a table."""
+    if difference.kind == DifferenceKind.DIFFERENCE_KIND_ADDED:
+        return difference.field, UNSET, Styled(_words(difference.after_json), "green")
+    if difference.kind == DifferenceKind.DIFFERENCE_KIND_REMOVED:
+        return difference.field, Styled(_words(difference.before_json), "red"), UNSET
+    before, after = _apart(_words(difference.before_json), _words(difference.after_json))
+    return difference.field, Styled(before, "red"), Styled(after, "green")
+
+
+def difference_records(differences: Iterable[Difference]) -> list[dict[str, object]]:
+    """For machines: a side that has no value is left out."""
+    records = []
+    for difference in differences:
+        record: dict[str, object] = {"field": difference.field}
+        if difference.before_json:
+            record["before"] = json.loads(difference.before_json)
+        if difference.after_json:
+            record["after"] = json.loads(difference.after_json)
+        records.append(record)
+    return records
+
+
+def _words(value_json: str) -> str:
+    """A value on one line: texts without their quotes, unless nothing would be left."""
+    value = json.loads(value_json)
+    if isinstance(value, str) and value:
+        return value.translate(_ON_ONE_LINE)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value_json
+
+
+def _apart(before: str, after: str) -> tuple[str, str]:
+    """Two long texts from a little before to a little after what differs."""
+    if max(len(before), len(after)) <= _LONG:
+        return before, after
+    shorter = min(len(before), len(after))
+    start = next((at for at in range(shorter) if before[at] != after[at]), shorter)
+    end = next((at for at in range(shorter - start) if before[-1 - at] != after[-1 - at]), shorter - start)
+    return _cut(before, start, end), _cut(after, start, end)
+
+
+def _cut(text: str, same_before: int, same_after: int) -> str:
+    first = max(same_before - _AROUND, 0)
+    last = len(text) - max(same_after - _AROUND, 0)
+    return ("…" if first else "") + text[first:last] + ("…" if last < len(text) else "")

@@ -1,0 +1,112 @@
+"""Every error a command can end with, as a person or a program reads it: what is wrong, what to do next."""
+
+from __future__ import annotations
+
+from services.cli.clients.listener import Obstacle, UnreachableError
+from services.cli.documents import to_json
+from services.cli.terminal.output import Output
+from services.common.command_errors import FAILURE_STATUS, CommandError
+from services.common.errors import Error, InvalidArgumentError, Reason, ResourceExhaustedError
+
+_NEXT: dict[Reason, str] = {
+    Reason.INVALID_FIELD: "Correct what is named and repeat; nothing was changed.",
+    Reason.KEY_REFUSED: "Give another key with --key-file: `chat` takes a tenant's (`tenantry key create`), "
+    "`audit` a reviewer's grant, all else an operator's.",
+    Reason.ROLE_FORBIDS: "Ask somebody whose key has the role, for example a platform-admin.",
+    Reason.RESOURCE_NOT_FOUND: "See what there is with `list`, a tenant's config versions with `tenant versions`.",
+    Reason.MODEL_NOT_FOUND: "See the tenant's models with `tenantry chat --models`.",
+    Reason.ADAPTER_NOT_FOUND: "See the tenant's adapters with `tenantry adapter list`.",
+    Reason.RESOURCE_EXISTS: "Choose another name, or update the one there is.",
+    Reason.ETAG_MISMATCH: "Somebody else changed it meanwhile. Get it again, then repeat the change.",
+    Reason.CONCURRENT_CHANGE: "Somebody else changed it meanwhile. Get it again, then repeat the change.",
+    Reason.RESOURCE_IN_USE: "Nothing was changed. Do what is named first, then repeat.",
+    Reason.TENANT_SUSPENDED: "An operator suspended the tenant; ask them.",
+    Reason.STORE_UNAVAILABLE: "Config cannot be edited until etcd is back; requests go on being served.",
+    Reason.NO_SNAPSHOT: "The router is starting.",
+    Reason.AUDIT_UNAVAILABLE: "A durable record comes first, for every edit and by the tenant's audit policy for "
+    "its requests, and the audit service cannot write one.",
+    Reason.DEADLINE_PASSED: "Give it longer with --timeout, or ask for less.",
+    Reason.LOG_DAMAGED: "Keep the state directory as it is and call whoever runs the mesh.",
+}
+_OBSTACLES: dict[Obstacle, str] = {
+    Obstacle.NO_ANSWER: "no mesh answers at {address}.",
+    Obstacle.CERTIFICATE: "what answers at {address} shows a certificate the CA file does not vouch for.",
+    Obstacle.NOTHING_BEHIND: "the edge at {address} answers, but the service behind it does not.",
+    Obstacle.ANOTHER_SERVICE: "what answers at {address} does not offer this.",
+}
+_UNREACHABLE: dict[Obstacle, str] = {
+    Obstacle.NO_ANSWER: "Start the mesh with `make up`; for one elsewhere set --address and --ca-file.",
+    Obstacle.CERTIFICATE: "Give the CA of this mesh with --ca-file; another state directory has another CA.",
+    Obstacle.NOTHING_BEHIND: "It is starting or has stopped: try again in a second, or look at `tenantry up`.",
+    Obstacle.ANOTHER_SERVICE: "`chat` uses the tenant listener, all else the operations listener: check --address.",
+}
+
+
+def exit_status(error: Error | CommandError) -> int:
+    """What the process exits with."""
+    return error.exit_status if isinstance(error, CommandError) else FAILURE_STATUS
+
+
+def report(error: Error | CommandError, output: Output) -> None:
+    """Say it on stderr: for machines as one line of JSON."""
+    message, fields, hint = _message(error), _fields(error), next_step(error)
+    if output.json:
+        output.failure(to_json({"error": _record(error, message, fields, hint)}))
+        return
+    output.failure(f"Error: {message}", style="bold red")
+    for field, description in fields:
+        output.failure(f"  {field}: {description}" if field else f"  {description}")
+    if hint:
+        output.failure(hint)
+
+
+def next_step(error: Error | CommandError) -> str:
+    """What to do next, in a sentence or two; empty where nobody knows."""
+    if isinstance(error, CommandError):
+        return error.hint
+    if isinstance(error, UnreachableError):
+        return _UNREACHABLE[error.obstacle]
+    reason = error.reason
+    if reason is Reason.INTERNAL:
+        # The edge answers without our details: its code still says which of our reasons it stands for.
+        reason = error.default_reason
+    hint = _NEXT.get(reason, "")
+    if error.retry_after_seconds is not None:
+        hint = f"{hint} Try again in {max(error.retry_after_seconds, 0.1):.1f} s.".strip()
+    return hint or "The services' log says more; `tenantry up` prints it."
+
+
+def _message(error: Error | CommandError) -> str:
+    if isinstance(error, UnreachableError):
+        return _OBSTACLES[error.obstacle].format(address=error.address)
+    if isinstance(error, InvalidArgumentError) and error.violations:
+        return "the request is invalid."
+    text = error.message or "the server gave no reason"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _fields(error: Error | CommandError) -> list[tuple[str, str]]:
+    if isinstance(error, InvalidArgumentError):
+        return [(violation.field, violation.description) for violation in error.violations]
+    if isinstance(error, CommandError):
+        return list(error.details)
+    if isinstance(error, ResourceExhaustedError):
+        return [(violation.subject, violation.description) for violation in error.violations]
+    return []
+
+
+def _record(
+    error: Error | CommandError, message: str, fields: list[tuple[str, str]], hint: str
+) -> dict[str, object]:
+    record: dict[str, object] = {"message": message}
+    if isinstance(error, UnreachableError):
+        record["code"] = error.code.name
+    elif isinstance(error, Error):
+        record |= {"code": error.code.name, "reason": error.reason.value, "metadata": error.metadata}
+    if fields:
+        record["violations"] = [{"field": field, "description": text} for field, text in fields]
+    if isinstance(error, Error) and error.retry_after_seconds is not None:
+        record["retry_after_seconds"] = error.retry_after_seconds
+    if hint:
+        record["next"] = hint
+    return record

@@ -1,0 +1,60 @@
+"""What a request may look like: the headers removed from it and the paths and sizes refused."""
+
+from __future__ import annotations
+
+from services.edge.messages import core, early, hcm, matcher, mutation, pack, seconds
+
+OUR_HEADERS = "x-tenantry-"
+STRIPPED_HEADERS = (
+    # Ours: what the mesh says of a request, never what its sender says.
+    OUR_HEADERS,
+    # What other gateways call a tenant; a service or a log that reads it must not be misled.
+    "x-tenant-",
+    # Envoy takes timeouts, retries and routes from these, and takes callers on this host for its own.
+    "x-envoy-",
+)
+"""Prefixes of headers no client sends."""
+
+
+def strip_headers() -> core.TypedExtensionConfig:
+    """Remove every such header, before anything else looks at the request.
+
+    Only this extension point stops every spelling: a route's own removals run after authentication.
+    """
+    removals = [
+        mutation.HeaderMutation(
+            remove_on_match=mutation.HeaderMutationRemoveOnMatch(
+                key_matcher=matcher.StringMatcher(prefix=prefix, ignore_case=True)
+            )
+        )
+        for prefix in STRIPPED_HEADERS
+    ]
+    return core.TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation",
+        typed_config=pack(early.HeaderMutation(mutations=removals)),
+    )
+
+
+def http2_limits() -> core.Http2ProtocolOptions:
+    """What one connection may have open and unread."""
+    return core.Http2ProtocolOptions(
+        max_concurrent_streams=100,
+        initial_stream_window_size=1 << 16,
+        initial_connection_window_size=1 << 20,
+    )
+
+
+def http_limits(idle_connection_seconds: float) -> core.HttpProtocolOptions:
+    """Headers and idle connections, of HTTP/1.1 and HTTP/2 alike."""
+    return core.HttpProtocolOptions(
+        idle_timeout=seconds(idle_connection_seconds),
+        max_headers_count=64,
+        # `x_tenantry_tenant` is `x-tenantry-tenant` to what reads headers as variables.
+        headers_with_underscores_action=core.HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
+    )
+
+
+NO_CLIENT_CERTIFICATE = hcm.HttpConnectionManagerForwardClientCertDetails.SANITIZE
+"""`x-forwarded-client-cert` is removed: nobody before this edge has checked a certificate."""
+REFUSE_ESCAPED_SLASHES = hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST
+"""`%2F` is a slash to some and a letter to others."""

@@ -1,0 +1,64 @@
+"""What the whole process holds at most, and what it does when it gets there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.edge.listener_specs import Door
+from services.edge.messages import bootstrap, connections, heap, overload, pack, protobuf, seconds
+from services.edge.spec import EdgeLimits
+
+_HEAP = "envoy.resource_monitors.fixed_heap"
+_CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
+_AT_SHARE_OF_HEAP = {
+    "envoy.overload_actions.shrink_heap": 0.9,
+    "envoy.overload_actions.stop_accepting_requests": 0.95,
+    "envoy.overload_actions.stop_accepting_connections": 0.95,
+}
+
+_RESETS = {
+    # Envoy closes a connection once more than half of so many requests were reset in their first second; Envoy's own
+    # default is 500 (CVE-2023-44487, "rapid reset").
+    "overload.premature_reset_total_stream_count": 200,
+    "overload.premature_reset_min_stream_lifetime_seconds": 1,
+    # One connection's flood waits its turn after each request; the default is no limit.
+    "http.max_requests_per_io_cycle": 1,
+}
+
+
+def overload_manager(limits: EdgeLimits, doors: Sequence[Door]) -> overload.OverloadManager:
+    """Refuse rather than be killed for memory: what is running goes on."""
+    return overload.OverloadManager(
+        refresh_interval=seconds(0.25),
+        resource_monitors=[
+            overload.ResourceMonitor(
+                name=_HEAP, typed_config=pack(heap.FixedHeapConfig(max_heap_size_bytes=limits.heap_bytes))
+            ),
+            overload.ResourceMonitor(
+                name=_CONNECTIONS,
+                typed_config=pack(
+                    connections.DownstreamConnectionsConfig(
+                        max_active_downstream_connections=sum(
+                            door.connections for door in doors if not door.spared
+                        )
+                    )
+                ),
+            ),
+        ],
+        actions=[
+            overload.OverloadAction(
+                name=action,
+                triggers=[overload.Trigger(name=_HEAP, threshold=overload.ThresholdTrigger(value=share))],
+            )
+            for action, share in _AT_SHARE_OF_HEAP.items()
+        ],
+    )
+
+
+def runtime(doors: Sequence[Door]) -> bootstrap.LayeredRuntime:
+    """Envoy's limits that have no place in its typed config."""
+    shares = {
+        f"envoy.resource_limits.listener.{door.name}.connection_limit": door.connections for door in doors
+    }
+    values = protobuf.Struct.from_dict({**_RESETS, **shares})
+    return bootstrap.LayeredRuntime(layers=[bootstrap.RuntimeLayer(name="limits", static_layer=values)])

@@ -1,0 +1,1 @@
+"""Runs the whole mesh on one machine: ports, certificates, processes and their logs."""
