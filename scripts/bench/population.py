@@ -11,7 +11,7 @@ from pathlib import Path
 from google.protobuf.timestamp_pb2 import Timestamp
 from tenantry.config.v1 import adapter_pb2, credential_pb2, pool_pb2, stored_pb2, tenant_pb2
 
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import ConfigStore
 from services.config.state.sealed_versions import seal_in_force
 from services.config.state.sealing import TenantKeys, load_root_key
@@ -70,9 +70,9 @@ async def populate(
     await store.write(
         [],
         {
-            layout.model_key("m"): model.SerializeToString(),
-            layout.pool_key("p"): pool.SerializeToString(),
-            layout.ordinal_counter_key(): str(tenants).encode(),
+            etcd_keys.model_key("m"): model.SerializeToString(),
+            etcd_keys.pool_key("p"): pool.SerializeToString(),
+            etcd_keys.ordinal_counter_key(): str(tenants).encode(),
         },
     )
     ordinals = iter(range(1, tenants + 1))
@@ -106,8 +106,8 @@ def tenant_puts(keys: TenantKeys, ordinal: int, shape: Shape) -> dict[str, bytes
     )
     seal_in_force(stored, config, key)
     puts = {
-        layout.tenant_key(tenant_uid): stored.SerializeToString(),
-        layout.tenant_name_key(tenant_id): tenant_uid.encode(),
+        etcd_keys.tenant_key(tenant_uid): stored.SerializeToString(),
+        etcd_keys.tenant_name_key(tenant_id): tenant_uid.encode(),
     }
     for _ in range(shape.keys):
         key_id = secrets.token_hex(8)
@@ -116,11 +116,11 @@ def tenant_puts(keys: TenantKeys, ordinal: int, shape: Shape) -> dict[str, bytes
             state=credential_pb2.KEY_STATE_ACTIVE,
             expire_time=Timestamp(seconds=_FAR_FUTURE_SECONDS),
         )
-        puts[layout.credential_key(key_id)] = stored_pb2.StoredCredential(
+        puts[etcd_keys.credential_key(key_id)] = stored_pb2.StoredCredential(
             key=record, tenant_uid=tenant_uid
         ).SerializeToString()
     for number in range(1, shape.adapters + 1):
-        puts[layout.adapter_key(tenant_uid, f"adapter-{number}")] = _adapter(tenant_uid, ordinal, number)
+        puts[etcd_keys.adapter_key(tenant_uid, f"adapter-{number}")] = _adapter(tenant_uid, ordinal, number)
     return puts
 
 

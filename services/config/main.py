@@ -28,7 +28,7 @@ from services.config.discovery.servicer import DiscoveryServicer
 from services.config.discovery.start_gate import RouterStarts
 from services.config.discovery.statements import Statements, open_signer
 from services.config.discovery.status_keeper import RouterStatusKeeper
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.client import EtcdClient
 from services.config.etcd.lease import EtcdLeases
 from services.config.etcd.watch import EtcdWatch
@@ -86,7 +86,7 @@ async def serve(settings: ConfigSettings) -> None:
         clock=clock,
         registry=metrics.registry,
     )
-    watch = EtcdWatch(etcd_channel, etcd, layout.LIVE, known_good)
+    watch = EtcdWatch(etcd_channel, etcd, etcd_keys.LIVE, known_good)
     marked = MarkedStore(etcd, settings.state_dir)
     writes = AnnouncedWrites(marked, intents, marks)
     keeper = RouterStatusKeeper(

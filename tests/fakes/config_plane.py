@@ -19,7 +19,7 @@ from services.config.admin.edits import Edits
 from services.config.admin.propagation import PropagationAdmin
 from services.config.admin.servicer import admin_servicer
 from services.config.discovery.registry import RouterRegistry
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.intents.marks import IntentMarks
 from services.config.intents.open_intents import OpenIntents
 from services.config.intents.operator_log import AuditedOperatorLog
@@ -58,7 +58,9 @@ class ConfigPlane:
         self.audit_down = False
         self.intents = OpenIntents(AuditedOperatorLog(self))
         self.metrics = ConfigMetrics(self.current)
-        self.store.follow(layout.LIVE, AnnouncedChanges(self.current, self.marks, self.intents, self.metrics))
+        self.store.follow(
+            etcd_keys.LIVE, AnnouncedChanges(self.current, self.marks, self.intents, self.metrics)
+        )
         self.artifacts = DirectoryArtifactStore(folder / "artifacts")
         issuer = load_issuer(folder / "state")
         verifier = TokenVerifier(folder / "state" / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, self.clock)
@@ -74,7 +76,7 @@ class ConfigPlane:
         self.admin: Any = admin_servicer(self.edits, self.keys, issuer, self.artifacts, self, propagation)
         first = issue_first_operator(folder / "state", issuer, self.clock)
         key_id = first.key.name.rsplit("/", 1)[1]
-        self.store.put({layout.credential_key(key_id): first.SerializeToString()})
+        self.store.put({etcd_keys.credential_key(key_id): first.SerializeToString()})
         self.operator = Call((folder / "state" / "operator.key").read_text().strip())
 
     def append_soon(self, entry: AuditEntry) -> bool:

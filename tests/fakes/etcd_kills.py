@@ -14,7 +14,7 @@ from tenantry.config.v1 import stored_pb2
 from tenantry.inference.v1 import inference_service_pb2_grpc as inference_rpc
 
 from services.common.rpc.channel import open_channel
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.client import EtcdClient
 from tests.fakes.served_mesh import ServedMesh
 from tests.integration.mesh_access import bearer, question
@@ -103,8 +103,8 @@ async def _in_force(mesh: ServedMesh, edit: Callable[[], Awaitable[int]]) -> Non
 
 async def _stored(mesh: ServedMesh, uids: list[str]) -> dict[str, Version]:
     async with open_channel(mesh.plane.etcd.target) as channel:
-        found, _ = await EtcdClient(channel).list(layout.LIVE)
-    tenants = (stored_pb2.StoredTenant.FromString(found[layout.tenant_key(uid)].value) for uid in uids)
+        found, _ = await EtcdClient(channel).list(etcd_keys.LIVE)
+    tenants = (stored_pb2.StoredTenant.FromString(found[etcd_keys.tenant_key(uid)].value) for uid in uids)
     return {tenant.tenant_uid: (tenant.config_version, tenant.config_sha256) for tenant in tenants}
 
 

@@ -19,7 +19,7 @@ from tenantry.inference.v1 import inference_service_pb2 as inference_pb
 
 from services.common.sealed_artifact import artifact_associated_data, seal
 from services.common.text.templates import Turn
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.intents.operator_log import Change
 from services.config.intents.writes import AnnouncedWrites
 from services.config.state.operators import PLATFORM_ADMIN, Operator
@@ -90,7 +90,7 @@ class NonceTenant:
     ) -> NonceTenant:
         """A tenant whose first nonce is written."""
         made, secret = await mesh.new_tenant(tenant_id)
-        found = await writes.store.get(layout.tenant_key(made.tenant_uid))
+        found = await writes.store.get(etcd_keys.tenant_key(made.tenant_uid))
         assert found is not None
         stored = stored_pb2.StoredTenant.FromString(found.value)
         key = keys.open(made.tenant_uid, stored.wrapped_key)
@@ -122,7 +122,7 @@ class NonceTenant:
         stored.config_version = nonce
         seal_in_force(stored, config, self.key)
         self.nonce_of[stored.config_sha256] = nonce
-        return {layout.tenant_key(stored.tenant_uid): stored.SerializeToString()}
+        return {etcd_keys.tenant_key(stored.tenant_uid): stored.SerializeToString()}
 
     def _engine(self, nonce: int) -> str:
         return _digest("engine", self.stored.tenant_id, nonce)
@@ -130,7 +130,7 @@ class NonceTenant:
     def _pool(self, nonce: int) -> Puts:
         pool_id = self.stored.tenant_id
         return {
-            layout.pool_key(pool_id): self.mesh.pool(pool_id, self._engine(nonce)).SerializeToString(),
+            etcd_keys.pool_key(pool_id): self.mesh.pool(pool_id, self._engine(nonce)).SerializeToString(),
         }
 
     def _adapter(self, nonce: int) -> Puts:
@@ -148,7 +148,7 @@ class NonceTenant:
             versions=[version],
             create_time=Timestamp(seconds=1),
         )
-        return {layout.adapter_key(self.stored.tenant_uid, ADAPTER): stored.SerializeToString()}
+        return {etcd_keys.adapter_key(self.stored.tenant_uid, ADAPTER): stored.SerializeToString()}
 
     def _rendered(self, nonce: int) -> adapter_pb2.Rendition:
         # The last four bytes are of the config's last row, which the scripted Triton does not look at.

@@ -16,7 +16,7 @@ from tenantry.config.v1 import quota_lease_service_pb2_grpc, stored_pb2, tenant_
 
 from services.common.clock import SystemClock
 from services.common.rpc.interceptors import ErrorInterceptor
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.client import EtcdClient
 from services.config.quota import leases as real_leases
 from services.config.quota import ledger as real_ledger
@@ -51,7 +51,7 @@ class Field:
     def __init__(self, folder, target, store, tenant_uid, quota, renew_seconds):
         self.folder, self.target, self.store = folder, target, store
         self.tenant_uid, self.quota, self.renew_seconds = tenant_uid, quota, renew_seconds
-        self.key = layout.quota_key(tenant_uid, "month")
+        self.key = etcd_keys.quota_key(tenant_uid, "month")
         self.random = random.Random(20)
         self.processes = {}
         self.logs = []
@@ -199,7 +199,7 @@ async def leasing(folder, leases, *, quota, lease_seconds):
         channel = etcd.channel()
         store = EtcdClient(channel)
         config = tenant_pb2.TenantConfig(quotas=[tenant_pb2.Quota(window=MONTH, tokens=quota)])
-        revision = await store.write([], {layout.tenant_key("t1"): b"x"})
+        revision = await store.write([], {etcd_keys.tenant_key("t1"): b"x"})
         record = SimpleNamespace(config=config, mod_revision=revision)
         current = SimpleNamespace(state=SimpleNamespace(tenant_by_uid=lambda uid: record))
         server = grpc.aio.server(interceptors=[ErrorInterceptor()])

@@ -14,7 +14,7 @@ from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 from services.common.errors import Reason, ResourceExhaustedError
 from services.common.rpc.channel import open_channel
 from services.common.rpc.status import from_rpc_error
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.client import EtcdClient
 from tests.fakes.router_pipeline import question
 from tests.fakes.served_mesh import ServedMesh
@@ -60,7 +60,7 @@ async def test_two_routers_spend_one_quota_and_give_back_what_is_left(tmp_path_f
 
         async def held() -> dict[str, int]:
             """By router, as the books say; they cover what was spent and are within the quota."""
-            stored = await store.get(layout.quota_key(tenant.tenant_uid, "month"))
+            stored = await store.get(etcd_keys.quota_key(tenant.tenant_uid, "month"))
             account = stored_pb2.StoredQuota.FromString(stored.value if stored else b"")
             slices = {part.router: part.held_tokens for part in account.slices}
             assert spender.spent_tokens <= account.used_tokens + sum(slices.values()) <= QUOTA_TOKENS

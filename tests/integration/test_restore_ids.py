@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.client import EtcdClient
 from services.config.recovery import restore
 from services.config.recovery.allocation_marks import FILE, read_marks
@@ -150,7 +150,7 @@ async def test_without_marks_nothing_is_raised_unless_somebody_answers_for_the_n
             assert output.startswith("nothing was raised"), output
         channel = plane.etcd.channel()
         store = EtcdClient(channel)
-        assert await store.get(layout.epoch_key()) is None
+        assert await store.get(etcd_keys.epoch_key()) is None
         copy = folder / "copy.json"
         copy.write_bytes(kept)
         for more, ordinal, epoch in (
@@ -160,6 +160,6 @@ async def test_without_marks_nothing_is_raised_unless_somebody_answers_for_the_n
             marks.unlink(missing_ok=True)
             status, output = await run(*words, *more)
             assert status == 0, output
-            assert (await store.get(layout.ordinal_counter_key())).value == ordinal
-            assert (await store.get(layout.epoch_key())).value == epoch
+            assert (await store.get(etcd_keys.ordinal_counter_key())).value == ordinal
+            assert (await store.get(etcd_keys.epoch_key())).value == epoch
         await channel.close()

@@ -30,7 +30,7 @@ from services.config.admin.edits import Context, Edits
 from services.config.admin.page_tokens import page
 from services.config.admin.tenant_config import find_tenant, model_still_there, still_there
 from services.config.admin.uploads import Pieces, UploadPlaces, drain, receive_files, receive_header
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.operator_log import Change
 from services.config.rules.validation import unknown_fields
@@ -195,11 +195,11 @@ class AdapterAdmin:
         if _targets(state, version.base_model, tenant.name) != targets:
             raise AbortedError("the pools changed meanwhile: register again")
         counter_key, etcd_key = (
-            layout.serial_counter_key(tenant_uid),
-            layout.adapter_key(tenant_uid, adapter_id),
+            etcd_keys.serial_counter_key(tenant_uid),
+            etcd_keys.adapter_key(tenant_uid, adapter_id),
         )
         counter = await self._edits.store.get(counter_key)
-        epoch = await self._edits.store.get(layout.epoch_key())
+        epoch = await self._edits.store.get(etcd_keys.epoch_key())
         record = state.adapter(tenant_uid, adapter_id)
         last = counter.value if counter else None
         for rendition in version.renditions:
@@ -212,10 +212,10 @@ class AdapterAdmin:
             [
                 still_there(state, tenant_uid),
                 model_still_there(state, version.base_model, "header.base_model"),
-                Unchanged(layout.POOLS, state.revision),
+                Unchanged(etcd_keys.POOLS, state.revision),
                 Expect(etcd_key, record.mod_revision if record else 0),
                 Expect(counter_key, counter.mod_revision if counter else 0),
-                Expect(layout.epoch_key(), epoch.mod_revision if epoch else 0),
+                Expect(etcd_keys.epoch_key(), epoch.mod_revision if epoch else 0),
             ],
             {etcd_key: stored.SerializeToString(), counter_key: last or b""},
         )

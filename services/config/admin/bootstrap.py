@@ -14,7 +14,7 @@ from services.common.backoff import Backoff
 from services.common.clock import Clock
 from services.common.errors import UnavailableError
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect
 from services.config.intents.operator_log import Change
 from services.config.intents.writes import AnnouncedWrites
@@ -72,7 +72,7 @@ class FirstOperator:
         return not has_platform_admin(self.current.state, self.issuer, self.clock)
 
     async def _record(self, key_id: str, credential: stored_pb2.StoredCredential) -> None:
-        etcd_key, operator = layout.credential_key(key_id), Operator("", OPERATOR, PLATFORM_ADMIN, "")
+        etcd_key, operator = etcd_keys.credential_key(key_id), Operator("", OPERATOR, PLATFORM_ADMIN, "")
         change = Change(
             operator, "CreateKey", f"operators/{OPERATOR}", "no platform-admin's key", {"key_id": key_id}
         )

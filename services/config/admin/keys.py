@@ -12,7 +12,7 @@ from services.common.tokens import Audience, Claims, TokenIssuer
 from services.config.admin.edits import Context, Edits
 from services.config.admin.page_tokens import page
 from services.config.admin.tenant_config import find_tenant, still_there
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect
 from services.config.intents.operator_log import Change
 from services.config.rules.validation import unknown_fields
@@ -75,7 +75,7 @@ class KeyAdmin:
         )
         if request.validate_only:
             return pb.CreateKeyResponse(key=key)
-        etcd_key = layout.credential_key(key_id)
+        etcd_key = etcd_keys.credential_key(key_id)
         puts = {etcd_key: stored.SerializeToString()}
         change = Change(operator, "CreateKey", request.parent, request.reason, {"key_id": key_id})
 
@@ -131,7 +131,7 @@ class KeyAdmin:
         stored.key.revoke_time.CopyFrom(self._edits.now())
         revision = record.mod_revision
         if not request.validate_only:
-            etcd_key = layout.credential_key(key_id)
+            etcd_key = etcd_keys.credential_key(key_id)
             expected = [Expect(etcd_key, record.mod_revision)]
             change = Change(operator, "RevokeKey", request.name, request.reason)
             revision = await self._edits.write(change, expected, {etcd_key: stored.SerializeToString()})

@@ -15,7 +15,7 @@ from services.common.errors import (
 )
 from services.config.admin.edits import Context, Edits
 from services.config.admin.page_tokens import page
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.operator_log import Change
 from services.config.rules.catalog_rules import model_violations
@@ -52,7 +52,7 @@ class ModelAdmin:
             raise AlreadyExistsError("a base model of this name exists")
         if request.validate_only:
             return model
-        key = layout.model_key(model_id)
+        key = etcd_keys.model_key(model_id)
         change = Change(operator, "CreateBaseModel", model.name, request.reason)
         await self._edits.write(change, [Expect(key, 0)], {key: model.SerializeToString()})
         return model_resource(self._record(model.name))
@@ -100,15 +100,16 @@ class ModelAdmin:
             )
         if request.validate_only:
             return state.revision
-        key = layout.model_key(model_id)
+        key = etcd_keys.model_key(model_id)
         change = Change(operator, "DeleteBaseModel", request.name, request.reason)
         unused = [
-            Unchanged(prefix, state.revision) for prefix in (layout.TENANTS, layout.ADAPTERS, layout.POOLS)
+            Unchanged(prefix, state.revision)
+            for prefix in (etcd_keys.TENANTS, etcd_keys.ADAPTERS, etcd_keys.POOLS)
         ]
         return await self._edits.write(
             change,
             [Expect(key, record.mod_revision), *unused],
-            {layout.deleted_model_key(model_id): operator.key_id.encode()},
+            {etcd_keys.deleted_model_key(model_id): operator.key_id.encode()},
             [key],
         )
 

@@ -17,7 +17,7 @@ from services.config.admin.edits import Context, Edits
 from services.config.admin.page_tokens import page
 from services.config.admin.tenant_config import model_still_there, still_there
 from services.config.admin.update_mask import merged
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.operator_log import Change
 from services.config.rules.catalog_facts import facts_of_pool
@@ -51,7 +51,7 @@ class PoolAdmin:
             raise AlreadyExistsError("a pool of this name exists")
         if request.validate_only:
             return pool
-        key = layout.pool_key(pool_id)
+        key = etcd_keys.pool_key(pool_id)
         change = Change(operator, "CreatePool", pool.name, request.reason)
         conditions = [Expect(key, 0), *self._references_hold(pool)]
         await self._edits.write(change, conditions, {key: pool.SerializeToString()})
@@ -83,14 +83,14 @@ class PoolAdmin:
         if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
             # Whom it serves from now on it has not served before: it takes over from no other pool.
             pool.available_time.CopyFrom(self._after_all())
-        key = layout.pool_key(pool.name.removeprefix("pools/"))
+        key = etcd_keys.pool_key(pool.name.removeprefix("pools/"))
         conditions: list[Expect | Unchanged] = [Expect(key, record.mod_revision)]
         conditions += self._references_hold(pool)
         if facts_of_pool(pool) != facts_of_pool(record.pool):
             await self._require_nobody_unserved(operator, state, pool)
-            conditions.append(Unchanged(layout.TENANTS, state.revision))
-            conditions.append(Unchanged(layout.ADAPTERS, state.revision))
-            conditions.append(Unchanged(layout.POOLS, state.revision))
+            conditions.append(Unchanged(etcd_keys.TENANTS, state.revision))
+            conditions.append(Unchanged(etcd_keys.ADAPTERS, state.revision))
+            conditions.append(Unchanged(etcd_keys.POOLS, state.revision))
         if request.validate_only or pool == record.pool:
             return pool_resource(PoolRecord(pool, record.mod_revision))
         change = Change(operator, "UpdatePool", pool.name, request.reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
 from services.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.operator_log import Change
 from services.config.rules.validation import unknown_fields
@@ -40,7 +40,7 @@ def still_there(state: State, tenant_uid: str) -> Expect:
     record = state.tenant_by_uid(tenant_uid)
     if record is None:
         raise NotFoundError(NO_TENANT)
-    return Expect(layout.tenant_key(tenant_uid), record.mod_revision)
+    return Expect(etcd_keys.tenant_key(tenant_uid), record.mod_revision)
 
 
 def references_hold(
@@ -54,11 +54,11 @@ def references_hold(
     named = sorted({alias.adapter for alias in config.models if alias.adapter})
     found = [(adapter_id, state.adapter(tenant_uid, adapter_id)) for adapter_id in named]
     return [
-        Unchanged(layout.POOLS, state.revision),
+        Unchanged(etcd_keys.POOLS, state.revision),
         # One condition for all models: with 64 adapters, 64 more would not fit into a transaction.
-        Unchanged(layout.DELETED_MODELS, state.revision),
+        Unchanged(etcd_keys.DELETED_MODELS, state.revision),
         *(
-            Expect(layout.adapter_key(tenant_uid, adapter_id), record.mod_revision if record else 0)
+            Expect(etcd_keys.adapter_key(tenant_uid, adapter_id), record.mod_revision if record else 0)
             for adapter_id, record in found
         ),
     ]
@@ -73,7 +73,7 @@ def model_still_there(state: State, name: str, field: str) -> Expect:
     record = state.model(name)
     if record is None:
         raise InvalidArgumentError([FieldViolation(field, "names no base model")])
-    return Expect(layout.model_key(name.removeprefix("models/")), record.mod_revision)
+    return Expect(etcd_keys.model_key(name.removeprefix("models/")), record.mod_revision)
 
 
 def put_config(
@@ -104,10 +104,10 @@ def version_puts(
     """What a new version writes and deletes: the tenant, its history, and the oldest version beyond those kept."""
     number, uid = version.config_version, stored.tenant_uid
     puts = {
-        layout.version_key(uid, number): version.SerializeToString(),
-        layout.tenant_key(uid): stored.SerializeToString(),
+        etcd_keys.version_key(uid, number): version.SerializeToString(),
+        etcd_keys.tenant_key(uid): stored.SerializeToString(),
     }
-    return puts, [layout.version_key(uid, number - KEPT_VERSIONS)] if number > KEPT_VERSIONS else []
+    return puts, [etcd_keys.version_key(uid, number - KEPT_VERSIONS)] if number > KEPT_VERSIONS else []
 
 
 def change_details(version: stored_pb2.StoredVersion) -> dict[str, object]:

@@ -8,7 +8,7 @@ from tenantry.config.v1 import stored_pb2, tenant_pb2
 from services.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, Reason
 from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import find_tenant
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.operator_log import Change
 from services.config.state.etag import require_etag
@@ -65,7 +65,7 @@ class TenantStateAdmin:
         stored.update_time.CopyFrom(self._edits.now())
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, record.config, record.key, record.mod_revision))
-        key = layout.tenant_key(stored.tenant_uid)
+        key = etcd_keys.tenant_key(stored.tenant_uid)
         change = Change(operator, method, record.name, request.reason)
         expected = [Expect(key, record.mod_revision)]
         await self._edits.write(change, expected, {key: stored.SerializeToString()})
@@ -97,7 +97,7 @@ class TenantStateAdmin:
         state = self._edits.state
         _require_unused(state, record)
         change = Change(operator, "DeleteTenant", record.name, request.reason, {"tenant_uid": uid})
-        tenant_key = layout.tenant_key(uid)
+        tenant_key = etcd_keys.tenant_key(uid)
         unchanged = Expect(tenant_key, record.mod_revision)
         loose, bound = _owned(state, record)
         while len(loose) > _BATCH:
@@ -115,17 +115,17 @@ class TenantStateAdmin:
             [
                 unchanged,
                 # What was given to the tenant meanwhile would be left behind.
-                Unchanged(layout.CREDENTIALS, state.revision),
-                Unchanged(layout.adapters_prefix(uid), state.revision),
-                Unchanged(layout.POOLS, state.revision),
+                Unchanged(etcd_keys.CREDENTIALS, state.revision),
+                Unchanged(etcd_keys.adapters_prefix(uid), state.revision),
+                Unchanged(etcd_keys.POOLS, state.revision),
                 *loose,
                 *bound,
             ],
-            {layout.tombstone_key(uid): tombstone.SerializeToString()},
+            {etcd_keys.tombstone_key(uid): tombstone.SerializeToString()},
             [
                 tenant_key,
-                layout.tenant_name_key(record.stored.tenant_id),
-                *(layout.quota_key(uid, window) for window in WINDOWS),
+                etcd_keys.tenant_name_key(record.stored.tenant_id),
+                *(etcd_keys.quota_key(uid, window) for window in WINDOWS),
                 *(item.key for item in (*loose, *bound)),
             ],
         )
@@ -171,10 +171,10 @@ def _owned(state: State, tenant: TenantRecord) -> tuple[list[Expect], list[Expec
             record.stored.role_tenant_uid,
         }:
             key_id = record.stored.key.name.rsplit("/", 1)[1]
-            loose.append(Expect(layout.credential_key(key_id), record.mod_revision))
+            loose.append(Expect(etcd_keys.credential_key(key_id), record.mod_revision))
     for record in state.under(f"adapters/{uid}/"):
         if isinstance(record, AdapterRecord):
             adapter_id = record.stored.adapter_id
-            condition = Expect(layout.adapter_key(uid, adapter_id), record.mod_revision)
+            condition = Expect(etcd_keys.adapter_key(uid, adapter_id), record.mod_revision)
             (bound if adapter_id in named else loose).append(condition)
     return loose, bound

@@ -22,7 +22,7 @@ from services.config.admin.tenant_config import (
 )
 from services.config.admin.tenant_filter import parse_filter
 from services.config.admin.update_mask import merged
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.open_intents import OnWritten
 from services.config.intents.operator_log import Change
@@ -110,7 +110,7 @@ class TenantAdmin:
         validate_only: bool,
     ) -> None:
         """Give the tenant the next ordinal and write it; creations at the same moment race for the ordinal only."""
-        name_key, counter_key = layout.tenant_name_key(stored.tenant_id), layout.ordinal_counter_key()
+        name_key, counter_key = etcd_keys.tenant_name_key(stored.tenant_id), etcd_keys.ordinal_counter_key()
 
         async def attempt() -> None:
             if await self._edits.store.get(name_key) is not None:
@@ -132,8 +132,8 @@ class TenantAdmin:
                 [
                     Expect(name_key, 0),
                     Expect(counter_key, counter.mod_revision if counter else 0),
-                    Unchanged(layout.POOLS, state.revision),
-                    Unchanged(layout.DELETED_MODELS, state.revision),
+                    Unchanged(etcd_keys.POOLS, state.revision),
+                    Unchanged(etcd_keys.DELETED_MODELS, state.revision),
                 ],
                 {name_key: stored.tenant_uid.encode(), counter_key: str(stored.ordinal).encode(), **puts},
                 on_written=on_written,
@@ -204,14 +204,14 @@ class TenantAdmin:
         stored.display_name = wanted.display_name
         stored.update_time.CopyFrom(self._edits.now())
         tenant_uid, version = stored.tenant_uid, None
-        puts, deletes = {layout.tenant_key(tenant_uid): stored.SerializeToString()}, list[str]()
-        conditions: list[Expect | Unchanged] = [Expect(layout.tenant_key(tenant_uid), record.mod_revision)]
+        puts, deletes = {etcd_keys.tenant_key(tenant_uid): stored.SerializeToString()}, list[str]()
+        conditions: list[Expect | Unchanged] = [Expect(etcd_keys.tenant_key(tenant_uid), record.mod_revision)]
         change = Change(operator, "UpdateTenant", record.name, request.reason)
         if wanted.config != current.config:
             version = put_config(stored, wanted.config, record.key, change)
             change = replace(change, details=change_details(version))
             puts, deletes = version_puts(stored, version)
-            history = layout.version_key(tenant_uid, version.config_version)
+            history = etcd_keys.version_key(tenant_uid, version.config_version)
             conditions += [Expect(history, 0), *references_hold(state, tenant_uid, wanted.config)]
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, wanted.config, record.key, record.mod_revision))

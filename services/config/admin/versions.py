@@ -22,7 +22,7 @@ from services.config.admin.tenant_config import (
     version_puts,
 )
 from services.config.admin.tenants import TenantAdmin
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Stored
 from services.config.intents.operator_log import Change
 from services.config.state.etag import require_etag
@@ -113,8 +113,8 @@ class VersionAdmin:
         await self._edits.write(
             change,
             [
-                Expect(layout.tenant_key(stored.tenant_uid), record.mod_revision),
-                Expect(layout.version_key(stored.tenant_uid, version.config_version), 0),
+                Expect(etcd_keys.tenant_key(stored.tenant_uid), record.mod_revision),
+                Expect(etcd_keys.version_key(stored.tenant_uid, version.config_version), 0),
                 *references_hold(state, stored.tenant_uid, config),
             ],
             puts,
@@ -125,14 +125,14 @@ class VersionAdmin:
 
     async def _listed(self, tenant: TenantRecord, number: int) -> tenant_version_pb2.TenantVersion | None:
         """A version without its config; None for one that is not kept any more."""
-        key = layout.version_key(tenant.stored.tenant_uid, number)
+        key = etcd_keys.version_key(tenant.stored.tenant_uid, number)
         stored = await self._edits.store.get(key)
         return None if stored is None else _resource(tenant, _Found.of(key, stored), whole=False)
 
     async def _version(self, tenant: TenantRecord, number: int) -> _Found:
         if not 0 < number < _MAX_NUMBER:
             raise NotFoundError(_GONE)
-        key = layout.version_key(tenant.stored.tenant_uid, number)
+        key = etcd_keys.version_key(tenant.stored.tenant_uid, number)
         stored = await self._edits.store.get(key)
         if stored is None:
             raise NotFoundError(_GONE)
@@ -149,7 +149,7 @@ class _Found:
 
     @classmethod
     def of(cls, key: str, item: Stored) -> _Found:
-        return cls(layout.version_number(key), stored_pb2.StoredVersion.FromString(item.value))
+        return cls(etcd_keys.version_number(key), stored_pb2.StoredVersion.FromString(item.value))
 
 
 def _resource(tenant: TenantRecord, found: _Found, *, whole: bool) -> tenant_version_pb2.TenantVersion:

@@ -20,12 +20,12 @@ from tenantry.config.v1 import stored_pb2
 from services.common.clock import Clock
 from services.config.discovery.registry import RouterRegistry
 from services.config.discovery.router_status import Router
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.lease import LeaseOverError
 from services.config.etcd.store import ConfigStore
 
 _log = logging.getLogger(__name__)
-STATUS_PREFIX = f"{layout.ROOT}/status/routers/"
+STATUS_PREFIX = f"{etcd_keys.ROOT}/status/routers/"
 WRITE_SECONDS = 1.0
 _WRITES_AT_ONCE = 100
 T = TypeVar("T")

@@ -11,7 +11,7 @@ ADAPTERS = f"{LIVE}adapters/"
 DELETED_MODELS = f"{ROOT}/deleted/models/"
 """Written with each deletion of a base model, so that an edit which names one that is just going away fails."""
 INTENT = f"{LIVE}intent"
-"""The mark of the newest edit: see `intent_marks`."""
+"""The mark of the newest edit: see `intents.marks`."""
 
 
 def tenant_key(tenant_uid: str) -> str:

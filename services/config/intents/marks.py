@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from services.common.clock import Clock
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.watch_state import Change
 
 MAX_OVERTAKING_MS = 60_000
@@ -113,7 +113,7 @@ class IntentMarks:
         return self._intent_of(_puts(changes), revision, None)
 
     def _intent_of(self, puts: dict[str, bytes], revision: int, deleted_digest: bytes | None) -> bytes:
-        value = puts.get(layout.INTENT)
+        value = puts.get(etcd_keys.INTENT)
         if value is None:
             raise UnannouncedError("it carries no mark")
         mark = _Mark.of(value)
@@ -140,7 +140,7 @@ def _deleted_digest(keys: Iterable[str]) -> bytes:
 
 
 def _is_marked(key: str) -> bool:
-    return key.startswith(layout.LIVE) and key != layout.INTENT
+    return key.startswith(etcd_keys.LIVE) and key != etcd_keys.INTENT
 
 
 def _framed(key: str) -> bytes:

@@ -16,7 +16,7 @@ from tenantry.config.v1 import stored_pb2
 from services.common.audit.writer import AuditEntry, AuditReceipt
 from services.common.backoff import Backoff
 from services.common.errors import Error, UnavailableError
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import CompactedError, ConfigStore, Stored
 from services.config.intents.version_entries import applied_entry
 from services.config.state.current_state import CurrentState
@@ -73,7 +73,7 @@ class RetoldVersions:
         backoff = Backoff(0.1, 5.0)
         while True:
             try:
-                items, _ = await self._store.list(layout.versions_prefix(record.stored.tenant_uid))
+                items, _ = await self._store.list(etcd_keys.versions_prefix(record.stored.tenant_uid))
             except (UnavailableError, CompactedError):
                 await asyncio.sleep(backoff.next_delay_seconds())
             else:
@@ -98,7 +98,7 @@ def _entry(record: TenantRecord, key: str, item: Stored, since_seconds: int) -> 
         version = stored_pb2.StoredVersion.FromString(item.value)
         if version.create_time.seconds < since_seconds:
             return None
-        config, _ = open_version(version, layout.version_number(key), record.key)
+        config, _ = open_version(version, etcd_keys.version_number(key), record.key)
     except (DecodeError, SealError, ValueError) as error:
         _log.error("ALARM: %s is not what was written: %s", key, type(error).__name__)
         return None

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterable
 
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.etcd.watch import Follower
 from services.config.etcd.watch_state import Change
@@ -39,7 +39,7 @@ class AnnouncedChanges:
         """
         self._follower.replace(items, revision)
         self._intents.listed(revision)
-        mark = items.get(layout.INTENT)
+        mark = items.get(etcd_keys.INTENT)
         marked_revision = mark.mod_revision if mark else 0
         if marked_revision > self._checked_revision:
             newest = [
@@ -85,7 +85,7 @@ class AnnouncedChanges:
 
     def _alarm(self, revision: int, keys: list[str], why: str) -> None:
         self._metrics.unannounced.inc()
-        named = ", ".join(layout.relative(key) for key in keys[:_NAMED_KEYS])
+        named = ", ".join(etcd_keys.relative(key) for key in keys[:_NAMED_KEYS])
         _log.error(
             "ALARM: revision %d was written around the operator audit log: %s: %s", revision, why, named
         )

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
 from services.config.intents.marks import IntentMarks
 from services.config.intents.open_intents import OnWritten, OpenIntents
@@ -67,7 +67,7 @@ class AnnouncedWrites:
         puts: Mapping[str, bytes],
         deletes: Sequence[str],
     ) -> int | None:
-        marked = {**puts, layout.INTENT: self.marks.mark(intent_id, puts, deletes)}
+        marked = {**puts, etcd_keys.INTENT: self.marks.mark(intent_id, puts, deletes)}
         try:
             revision = await self.store.write(conditions, marked, deletes)
         except StoreUnavailableError:

@@ -14,7 +14,7 @@ from tenantry.config.v1 import stored_pb2
 
 from services.common.backoff import Backoff
 from services.common.clock import Clock
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError
 from services.config.quota.ledger import Account, Claim, Grant, Slice, lease
 from services.config.quota.windows import Window, span_at
@@ -59,7 +59,7 @@ class QuotaLeases:
     async def _attempt(self, tenant_uid: str, window: Window, claim: Claim) -> Grant | None:
         """One read and one write; None when another writer came in between."""
         record = self._current.state.tenant_by_uid(tenant_uid)
-        key = layout.quota_key(tenant_uid, window.name.lower())
+        key = etcd_keys.quota_key(tenant_uid, window.name.lower())
         stored = await self._store.get(key)
         now = self._clock.wall_seconds()
         span = span_at(window, now)
@@ -77,7 +77,7 @@ class QuotaLeases:
         conditions = [Expect(key, stored.mod_revision if stored else 0)]
         if record is not None:
             # With this the quota is the one in force at the write, not one that was lowered meanwhile.
-            conditions.append(Expect(layout.tenant_key(tenant_uid), record.mod_revision))
+            conditions.append(Expect(etcd_keys.tenant_key(tenant_uid), record.mod_revision))
         written = await self._store.write(conditions, {key: _packed(settled)})
         return grant if written is not None else None
 

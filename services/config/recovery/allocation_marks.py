@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.backoff import Backoff
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import ConfigStore, Expect, Stored, StoreUnavailableError, Unchanged
 from services.config.state.allocation import MAX_EPOCH, MAX_ORDINAL
 
@@ -99,8 +99,8 @@ class MarkedStore:
         backoff = Backoff(0.1, 5.0)
         while True:
             try:
-                await self.get(layout.ordinal_counter_key())
-                await self.get(layout.epoch_key())
+                await self.get(etcd_keys.ordinal_counter_key())
+                await self.get(etcd_keys.epoch_key())
             except (StoreUnavailableError, OSError):
                 await asyncio.sleep(backoff.next_delay_seconds())
             else:
@@ -113,9 +113,9 @@ class MarkedStore:
             OSError: the mark could not be put on disk.
         """
         stored = await self._store.get(key)
-        if stored is not None and key == layout.ordinal_counter_key():
+        if stored is not None and key == etcd_keys.ordinal_counter_key():
             await self._mark(Allocated(ordinal=int(stored.value)))
-        if stored is not None and key == layout.epoch_key():
+        if stored is not None and key == etcd_keys.epoch_key():
             await self._mark(Allocated(epoch=int(stored.value)))
         return stored
 
@@ -131,7 +131,7 @@ class MarkedStore:
         Raises:
             OSError: the mark could not be put on disk; nothing was written.
         """
-        counter = puts.get(layout.ordinal_counter_key())
+        counter = puts.get(etcd_keys.ordinal_counter_key())
         if counter is not None:
             await self._mark(Allocated(ordinal=int(counter)))
         return await self._store.write(conditions, puts, deletes)

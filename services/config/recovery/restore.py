@@ -20,7 +20,7 @@ from tenantry.config.v1 import stored_pb2
 from services.common.errors import Error
 from services.common.rpc.channel import open_channel
 from services.common.rpc.tls import TLSMaterial
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.client import EtcdClient
 from services.config.etcd.store import CompactedError, ConfigStore, Expect, Stored
 from services.config.recovery.allocation_marks import (
@@ -51,7 +51,7 @@ async def raise_allocations(store: ConfigStore, marks_path: Path, known: Allocat
         RestoreError: no epoch is left, or somebody wrote in between.
         StoreUnavailableError: etcd does not answer.
     """
-    epoch_key, ordinal_key = layout.epoch_key(), layout.ordinal_counter_key()
+    epoch_key, ordinal_key = etcd_keys.epoch_key(), etcd_keys.ordinal_counter_key()
     epoch, ordinal = await store.get(epoch_key), await store.get(ordinal_key)
     highest = known.or_higher(Allocated(_number(ordinal), _number(epoch)))
     highest = highest.or_higher(await _in_use(store))
@@ -72,10 +72,10 @@ async def raise_allocations(store: ConfigStore, marks_path: Path, known: Allocat
 async def _in_use(store: ConfigStore) -> Allocated:
     """The highest numbers of what the backup itself holds."""
     found = Allocated()
-    tenants, _ = await store.list(layout.TENANTS)
+    tenants, _ = await store.list(etcd_keys.TENANTS)
     for value in tenants.values():
         found = found.or_higher(Allocated(ordinal=stored_pb2.StoredTenant.FromString(value.value).ordinal))
-    adapters, _ = await store.list(f"{layout.LIVE}adapters/")
+    adapters, _ = await store.list(f"{etcd_keys.LIVE}adapters/")
     for value in adapters.values():
         for version in stored_pb2.StoredAdapter.FromString(value.value).versions:
             for rendition in version.renditions:
@@ -85,7 +85,7 @@ async def _in_use(store: ConfigStore) -> Allocated:
 
 
 def _pairs(epoch: Stored | None, ordinal: Stored | None) -> Sequence[tuple[str, Stored | None]]:
-    return (layout.epoch_key(), epoch), (layout.ordinal_counter_key(), ordinal)
+    return (etcd_keys.epoch_key(), epoch), (etcd_keys.ordinal_counter_key(), ordinal)
 
 
 def _number(stored: Stored | None) -> int:

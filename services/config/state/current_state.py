@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from services.common.clock import Clock
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.etcd.watch_state import Change
 from services.config.state.sealing import SealError
@@ -86,7 +86,7 @@ class CurrentState:
         changes, before = list(changes), self.state
         self._swap(self._builder.changed(before, changes, revision))
         if self.state.generation != before.generation:
-            self._touched.append(frozenset(layout.relative(change.key) for change in changes))
+            self._touched.append(frozenset(etcd_keys.relative(change.key) for change in changes))
 
     def touched(self, before: State, after: State) -> frozenset[str] | None:
         """The keys, below the live prefix, that may differ between two states; None when that is not known."""

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
 
 from services.common.gc_pauses import uncollected
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.etcd.watch_state import Change
 from services.config.state.sealed_versions import open_in_force
@@ -142,9 +142,9 @@ class StateBuilder:
         """The state of a whole list."""
         changes = [Change(key, stored, stored.mod_revision) for key, stored in items.items()]
         gone = [
-            Change(layout.LIVE + key, None, revision)
+            Change(etcd_keys.LIVE + key, None, revision)
             for key in before.records.keys() | before.damaged
-            if layout.LIVE + key not in items
+            if etcd_keys.LIVE + key not in items
         ]
         with uncollected():
             return self._with(before, gone + changes, revision)
@@ -162,8 +162,8 @@ class StateBuilder:
         broken = set(before.damaged)
         touched: set[str] = set()
         for change in changes:
-            key = layout.relative(change.key)
-            if change.key == layout.INTENT:
+            key = etcd_keys.relative(change.key)
+            if change.key == etcd_keys.INTENT:
                 continue
             touched.add(key)
             broken.discard(key)

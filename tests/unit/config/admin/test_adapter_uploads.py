@@ -17,7 +17,7 @@ from services.common.sealed_artifact import artifact_associated_data, open_seale
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.admin import adapters, uploads
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.peft_files import peft_files
 
@@ -54,7 +54,7 @@ async def test_a_version_has_one_rendition_a_form_and_ids_that_never_repeat(plan
 
 
 async def test_a_serial_taken_in_between_is_not_given_again(plane):
-    key = layout.serial_counter_key(plane.current.state.tenant("acme").stored.tenant_uid)
+    key = etcd_keys.serial_counter_key(plane.current.state.tenant("acme").stored.tenant_uid)
 
     def come_in():
         plane.store.before_write = lambda: None
@@ -66,7 +66,7 @@ async def test_a_serial_taken_in_between_is_not_given_again(plane):
 
 
 async def test_a_restored_store_gives_ids_of_another_epoch(plane):
-    plane.store.put({layout.epoch_key(): b"3"})
+    plane.store.put({etcd_keys.epoch_key(): b"3"})
     made = await plane.register("acme", good_files())
     assert made.versions[0].renditions[0].lora_id == 1 << 40 | 3 << 32 | 1
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.config.admin import bootstrap
 from services.config.admin.bootstrap import load_issuer
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.state.current_state import CurrentState
 from services.config.state.state import StateBuilder
 from tests.fakes.config_plane import ConfigPlane
@@ -23,7 +23,7 @@ class Start:
         self.plane, self.state_dir = plane, state_dir
         self.issuer = load_issuer(state_dir)
         self.current = CurrentState(StateBuilder(plane.keys), plane.clock)
-        plane.store.follow(layout.LIVE, self.current)
+        plane.store.follow(etcd_keys.LIVE, self.current)
         self.first = module.FirstOperator(
             state_dir, self.issuer, self.current, plane.edits.writes, plane.clock
         )

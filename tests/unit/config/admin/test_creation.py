@@ -6,7 +6,7 @@ import pytest
 from tenantry.config.v1 import pool_pb2
 
 from services.common.errors import InvalidArgumentError
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from tests.fakes.config_plane import ConfigPlane
 
 
@@ -25,7 +25,7 @@ async def create_while_the_pool_changes(plane, **changes):
 
     def come_in():
         plane.store.before_write = lambda: None
-        plane.store.put({layout.pool_key("p"): changed.SerializeToString()})
+        plane.store.put({etcd_keys.pool_key("p"): changed.SerializeToString()})
 
     plane.store.before_write = come_in
     return await plane.new_tenant("acme", pool="pools/p")

@@ -10,7 +10,7 @@ from services.common.errors import AbortedError, NotFoundError
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.admin import tenant_state
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import StoreUnavailableError
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.mutants import mutant
@@ -54,8 +54,8 @@ def take_away(plane):
     """What another config service's DeleteTenant does."""
     tenant_uid = uid(plane)
     plane.store.put(
-        {layout.tombstone_key(tenant_uid): b""},
-        [layout.tenant_key(tenant_uid), layout.tenant_name_key("acme")],
+        {etcd_keys.tombstone_key(tenant_uid): b""},
+        [etcd_keys.tenant_key(tenant_uid), etcd_keys.tenant_name_key("acme")],
     )
 
 
@@ -79,7 +79,7 @@ def issue(plane, tenant_uid):
     """What another config service's CreateKey does."""
     key = credential_pb2.Key(name=f"{ACME}/keys/0123456789abcdef")
     stored = stored_pb2.StoredCredential(key=key, tenant_uid=tenant_uid)
-    plane.store.put({layout.credential_key("0123456789abcdef"): stored.SerializeToString()})
+    plane.store.put({etcd_keys.credential_key("0123456789abcdef"): stored.SerializeToString()})
 
 
 async def deletes_while_a_key_is_made(plane, module):
@@ -95,7 +95,7 @@ async def test_a_key_made_while_the_tenant_is_deleted_goes_with_it(plane):
 
 
 async def test_mutant_that_does_not_look_for_new_keys_leaves_one(plane):
-    careless = mutant(tenant_state, "Unchanged(layout.CREDENTIALS, state.revision),", "")
+    careless = mutant(tenant_state, "Unchanged(etcd_keys.CREDENTIALS, state.revision),", "")
     assert await deletes_while_a_key_is_made(plane, careless)
 
 
@@ -134,7 +134,7 @@ async def test_a_tenant_that_is_given_a_pool_meanwhile_is_not_deleted(plane):
     owned = pool_pb2.Pool()
     owned.CopyFrom(plane.current.state.pool(pool).pool)
     owned.dedicated_to = ACME
-    come_in(plane, lambda: plane.store.put({layout.pool_key("own"): owned.SerializeToString()}))
+    come_in(plane, lambda: plane.store.put({etcd_keys.pool_key("own"): owned.SerializeToString()}))
     with pytest.raises(Exception, match="dedicated"):
         await plane.call("DeleteTenant", DELETE)
     assert plane.current.state.tenant("acme") is not None
@@ -172,14 +172,14 @@ async def test_a_config_does_not_come_to_name_an_adapter_that_is_being_deleted(p
     await plane.register("acme", files())
     tenant = await plane.call("GetTenant", pb.GetTenantRequest(name=ACME))
     tenant.config.models.add(alias="sea", base_model="models/m", adapter="sea")
-    come_in(plane, lambda: plane.store.put({}, [layout.adapter_key(tenant.tenant_uid, "sea")]))
+    come_in(plane, lambda: plane.store.put({}, [etcd_keys.adapter_key(tenant.tenant_uid, "sea")]))
     with pytest.raises(AbortedError):
         await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant))
 
 
 async def test_an_edit_in_between_does_not_hold_up_a_suspension(plane):
     stored = plane.current.state.tenant("acme").stored.SerializeToString()
-    come_in(plane, lambda: plane.store.put({layout.tenant_key(uid(plane)): stored}))
+    come_in(plane, lambda: plane.store.put({etcd_keys.tenant_key(uid(plane)): stored}))
     await suspend(plane)
     assert plane.current.state.tenant("acme").stored.state == tenant_state._SUSPENDED
     with pytest.raises(AbortedError):

@@ -20,7 +20,7 @@ from services.common.errors import (
     UnauthenticatedError,
 )
 from services.config.admin import pools, tenant_config, tenants
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.state.sealed_versions import seal_in_force
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.mutants import mutant
@@ -45,13 +45,13 @@ def once(plane, action):
 
 
 async def test_creations_at_one_moment_get_ordinals_of_their_own(plane):
-    once(plane, lambda: plane.store.put({layout.ordinal_counter_key(): b"41"}))
+    once(plane, lambda: plane.store.put({etcd_keys.ordinal_counter_key(): b"41"}))
     assert (await plane.new_tenant("acme")).ordinal == 42
     assert (await plane.new_tenant("globex")).ordinal == 43
 
 
 async def test_a_name_taken_in_between_is_taken(plane):
-    once(plane, lambda: plane.store.put({layout.tenant_name_key("acme"): b"somebody"}))
+    once(plane, lambda: plane.store.put({etcd_keys.tenant_name_key("acme"): b"somebody"}))
     with pytest.raises(AlreadyExistsError):
         await plane.new_tenant("acme")
     assert plane.current.state.tenant("acme") is None
@@ -62,7 +62,7 @@ async def takes_a_pool_that_is_dedicated_meanwhile(plane, module):
     pool = plane.current.state.pool("pools/p").pool
     theirs = pool_pb2.Pool(dedicated_to=globex.name)
     theirs.MergeFrom(pool)
-    once(plane, lambda: plane.store.put({layout.pool_key("p"): theirs.SerializeToString()}))
+    once(plane, lambda: plane.store.put({etcd_keys.pool_key("p"): theirs.SerializeToString()}))
     acme.config.pool = "pools/p"
     await module.TenantAdmin(plane.edits, plane.keys, None).update(
         pb.UpdateTenantRequest(tenant=acme), plane.operator
@@ -76,7 +76,7 @@ async def test_a_pool_dedicated_in_between_is_not_taken(plane):
 
 
 async def test_mutant_without_the_condition_shares_a_dedicated_pool(plane, monkeypatch):
-    careless = mutant(tenant_config, "        Unchanged(layout.POOLS, state.revision),\n", "")
+    careless = mutant(tenant_config, "        Unchanged(etcd_keys.POOLS, state.revision),\n", "")
     monkeypatch.setattr(tenants, "references_hold", careless.references_hold)
     await takes_a_pool_that_is_dedicated_meanwhile(plane, tenants)
     assert plane.current.state.tenant("acme").config.pool == "pools/p"
@@ -89,7 +89,9 @@ async def dedicates_a_pool_that_is_taken_meanwhile(plane, module):
     stored = type(record.stored).FromString(record.stored.SerializeToString())
     acme.config.pool = "pools/p"
     seal_in_force(stored, acme.config, record.key)
-    once(plane, lambda: plane.store.put({layout.tenant_key(stored.tenant_uid): stored.SerializeToString()}))
+    once(
+        plane, lambda: plane.store.put({etcd_keys.tenant_key(stored.tenant_uid): stored.SerializeToString()})
+    )
     pool = await plane.call("GetPool", pb.GetPoolRequest(name="pools/p"))
     pool.dedicated_to = globex.name
     await module.PoolAdmin(plane.edits).update(pb.UpdatePoolRequest(pool=pool), plane.operator)
@@ -102,7 +104,9 @@ async def test_a_pool_taken_in_between_is_not_dedicated(plane):
 
 
 async def test_mutant_without_the_condition_dedicates_a_taken_pool(plane):
-    careless = mutant(pools, "            conditions.append(Unchanged(layout.TENANTS, state.revision))\n", "")
+    careless = mutant(
+        pools, "            conditions.append(Unchanged(etcd_keys.TENANTS, state.revision))\n", ""
+    )
     await dedicates_a_pool_that_is_taken_meanwhile(plane, careless)
     assert plane.current.state.pool("pools/p").pool.dedicated_to == "tenants/globex"
 

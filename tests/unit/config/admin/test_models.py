@@ -20,7 +20,7 @@ from services.common.errors import (
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.admin import models, tenant_config, tenants
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.mutants import mutant
 from tests.fakes.peft_files import peft_files
@@ -109,7 +109,7 @@ async def uses_of(plane, kind):
         tenant = tenant_pb2.Tenant(config=tenant_pb2.TenantConfig(models=[alias]))
         await plane.call("CreateTenant", pb.CreateTenantRequest(tenant_id="acme", tenant=tenant))
         # The pool alone would be reason enough.
-        plane.store.put({}, [layout.pool_key("spare")])
+        plane.store.put({}, [etcd_keys.pool_key("spare")])
         return "tenants/acme"
     if kind == "pool":
         return (await plane.new_pool("spare", base_model=SPARE)).name
@@ -155,7 +155,7 @@ async def test_one_that_a_pool_begins_to_use_meanwhile_stays(plane):
     theirs = pool_pb2.Pool()
     theirs.CopyFrom(plane.current.state.pool("pools/p").pool)
     theirs.name, theirs.base_model = "pools/q", SPARE
-    once(plane, lambda: plane.store.put({layout.pool_key("q"): theirs.SerializeToString()}))
+    once(plane, lambda: plane.store.put({etcd_keys.pool_key("q"): theirs.SerializeToString()}))
     with pytest.raises(FailedPreconditionError, match="pools/q"):
         await delete(plane)
     assert plane.current.state.model(SPARE) is not None
@@ -166,8 +166,8 @@ async def names_it_while_it_goes(plane):
     await plane.new_pool("spare", base_model=SPARE)
     acme = await plane.new_tenant("acme")
     acme.config.models.add(alias="x", base_model=SPARE)
-    gone = {layout.deleted_model_key("spare"): b"by somebody"}
-    once(plane, lambda: plane.store.put(gone, [layout.model_key("spare")]))
+    gone = {etcd_keys.deleted_model_key("spare"): b"by somebody"}
+    once(plane, lambda: plane.store.put(gone, [etcd_keys.model_key("spare")]))
     await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=acme))
 
 
@@ -178,7 +178,7 @@ async def test_one_that_goes_meanwhile_is_not_named(plane):
 
 
 async def test_that_test_notices_an_edit_that_does_not_look(plane, monkeypatch):
-    careless = mutant(tenant_config, "        Unchanged(layout.DELETED_MODELS, state.revision),\n", "")
+    careless = mutant(tenant_config, "        Unchanged(etcd_keys.DELETED_MODELS, state.revision),\n", "")
     monkeypatch.setattr(tenants, "references_hold", careless.references_hold)
     await names_it_while_it_goes(plane)
     assert len(plane.current.state.tenant("acme").config.models) == 2
@@ -186,7 +186,7 @@ async def test_that_test_notices_an_edit_that_does_not_look(plane, monkeypatch):
 
 async def test_a_deletion_leaves_what_such_an_edit_looks_for(plane):
     await delete(plane)
-    assert await plane.store.get(layout.deleted_model_key("spare")) is not None
+    assert await plane.store.get(etcd_keys.deleted_model_key("spare")) is not None
 
 
 async def test_that_test_notices_a_deletion_that_does_not_look(plane, monkeypatch):
@@ -196,7 +196,7 @@ async def test_that_test_notices_a_deletion_that_does_not_look(plane, monkeypatc
     theirs = pool_pb2.Pool()
     theirs.CopyFrom(plane.current.state.pool("pools/p").pool)
     theirs.name, theirs.base_model = "pools/q", SPARE
-    once(plane, lambda: plane.store.put({layout.pool_key("q"): theirs.SerializeToString()}))
+    once(plane, lambda: plane.store.put({etcd_keys.pool_key("q"): theirs.SerializeToString()}))
     admin = careless.ModelAdmin(plane.edits, plane.artifacts)
     await admin.delete(pb.DeleteBaseModelRequest(name=SPARE), plane.operator)
     assert plane.current.state.model(SPARE) is None
@@ -207,7 +207,7 @@ async def test_nothing_is_made_for_one_that_goes_meanwhile(plane, method):
     await plane.new_tenant("acme")
     pool = pool_pb2.Pool()
     pool.CopyFrom(plane.current.state.pool("pools/p").pool)
-    once(plane, lambda: plane.store.put({}, [layout.model_key("m")]))
+    once(plane, lambda: plane.store.put({}, [etcd_keys.model_key("m")]))
     config, weights, _ = peft_files()
     made = (
         plane.call("CreatePool", pb.CreatePoolRequest(pool_id="q", pool=pool))

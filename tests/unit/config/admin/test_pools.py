@@ -13,7 +13,7 @@ from services.common.errors import AbortedError, FailedPreconditionError, Invali
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.admin import adapters, pools
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.rules import pool_users
 from services.config.rules.catalog_facts import pool_facts
 from services.config.rules.serving import serving_pool
@@ -79,7 +79,7 @@ async def shares_an_older_pool(plane, module):
     older = pool_pb2.Pool()
     older.CopyFrom(plane.current.state.pool("pools/a").pool)
     older.available_time.FromSeconds(1)
-    plane.store.put({layout.pool_key("a"): older.SerializeToString()})
+    plane.store.put({etcd_keys.pool_key("a"): older.SerializeToString()})
     pool = await plane.call("GetPool", pb.GetPoolRequest(name="pools/a"))
     pool.dedicated_to = ""
     request = pb.UpdatePoolRequest(pool=pool, update_mask=FieldMask(paths=["dedicated_to"]))
@@ -181,7 +181,7 @@ async def test_what_is_unserved_already_keeps_nobody_from_changing_pools(plane):
     changed = pool_pb2.Pool()
     changed.CopyFrom(broken)
     changed.engine_sha256 = ENGINE
-    plane.store.put({layout.pool_key("p"): changed.SerializeToString()})
+    plane.store.put({etcd_keys.pool_key("p"): changed.SerializeToString()})
     assert (await change_pool(plane, adapter_dtype="float32")).adapter_dtype == "float32"
 
 
@@ -212,7 +212,7 @@ def exchange_engine(plane):
     changed = pool_pb2.Pool()
     changed.CopyFrom(plane.current.state.pool("pools/p").pool)
     changed.engine_sha256 = ENGINE
-    return lambda: plane.store.put({layout.pool_key("p"): changed.SerializeToString()})
+    return lambda: plane.store.put({etcd_keys.pool_key("p"): changed.SerializeToString()})
 
 
 async def test_an_adapter_rendered_for_what_pools_were_is_not_registered(plane):
@@ -224,7 +224,7 @@ async def test_an_adapter_rendered_for_what_pools_were_is_not_registered(plane):
 
 
 async def test_that_test_notices_a_registration_that_does_not_look(plane):
-    careless = mutant(adapters, "                Unchanged(layout.POOLS, state.revision),\n", "")
+    careless = mutant(adapters, "                Unchanged(etcd_keys.POOLS, state.revision),\n", "")
     plane.admin = replace(plane.admin, adapters=careless.AdapterAdmin(plane.edits, plane.artifacts))
     once(plane, exchange_engine(plane))
     registered = await plane.register("acme", files())

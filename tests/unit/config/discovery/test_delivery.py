@@ -12,7 +12,7 @@ from services.common.errors import DeadlineExceededError
 from services.config.discovery import servicer as discovery_servicer
 from services.config.discovery.messages import CHUNK_BYTES, delta, full
 from services.config.discovery.servicer import DiscoveryServicer
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.metrics import ConfigMetrics
 from services.config.state.current_state import CurrentState
@@ -41,14 +41,14 @@ def state_of(values: dict[str, bytes], revision: int, before: State | None = Non
 
 def test_forty_megabytes_come_in_pieces_that_fit_any_limit():
     pool = pool_pb2.Pool(server_model="x" * 4_000)
-    values = {layout.pool_key(f"p{n:05d}"): pool.SerializeToString() for n in range(10_000)}
+    values = {etcd_keys.pool_key(f"p{n:05d}"): pool.SerializeToString() for n in range(10_000)}
     pieces = [message.chunk for message in full(state_of(values, 7), "n")]
     assert sum(piece.ByteSize() for piece in pieces) > 40_000_000
     assert all(piece.ByteSize() <= CHUNK_BYTES + 4_200 for piece in pieces)
     assert [piece.chunk for piece in pieces] == list(range(len(pieces)))
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     keys = [resource.key for piece in pieces for resource in piece.resources]
-    assert keys == [layout.relative(key) for key in values]
+    assert keys == [etcd_keys.relative(key) for key in values]
 
 
 def chunk_of(messages):
@@ -58,9 +58,9 @@ def chunk_of(messages):
 
 def test_a_delta_holds_what_changed_and_what_is_gone():
     one = pool_pb2.Pool(server_model="one").SerializeToString()
-    first = state_of({layout.pool_key("a"): one, layout.pool_key("b"): one}, 5)
+    first = state_of({etcd_keys.pool_key("a"): one, etcd_keys.pool_key("b"): one}, 5)
     builder = StateBuilder(KEYS)
-    items = {layout.pool_key("b"): Stored(one, 5), layout.pool_key("c"): Stored(one, 6)}
+    items = {etcd_keys.pool_key("b"): Stored(one, 5), etcd_keys.pool_key("c"): Stored(one, 6)}
     piece = chunk_of(delta(first, builder.full(items, 6, first), "n"))
     assert [resource.key for resource in piece.resources] == ["pools/c"]
     assert (list(piece.removed), piece.base_revision, piece.revision) == (["pools/a"], 5, 6)
@@ -68,10 +68,10 @@ def test_a_delta_holds_what_changed_and_what_is_gone():
 
 def test_what_a_tenant_owns_comes_and_goes_with_it():
     key = stored_pb2.StoredCredential(key=credential_pb2.Key(name="tenants/u/keys/k"), tenant_uid="u")
-    values = {layout.credential_key("k"): key.SerializeToString()}
+    values = {etcd_keys.credential_key("k"): key.SerializeToString()}
     without = state_of(values, 5)
     assert not chunk_of(full(without, "n")).resources
-    values[layout.tenant_key("u")] = tenant_value("u")
+    values[etcd_keys.tenant_key("u")] = tenant_value("u")
     items = {name: Stored(value, 5 if "credentials" in name else 6) for name, value in values.items()}
     with_tenant = StateBuilder(KEYS).full(items, 6, without)
     came = chunk_of(delta(without, with_tenant, "n"))
@@ -82,10 +82,10 @@ def test_what_a_tenant_owns_comes_and_goes_with_it():
 
 
 def test_a_value_that_does_not_open_keeps_what_it_held_before():
-    good = state_of({layout.tenant_key("u"): tenant_value("u")}, 5)
+    good = state_of({etcd_keys.tenant_key("u"): tenant_value("u")}, 5)
     stored = stored_pb2.StoredTenant.FromString(tenant_value("u"))
     stored.sealed_config = stored.sealed_config[:-1] + b"\x00"
-    items = {layout.tenant_key("u"): Stored(stored.SerializeToString(), 6)}
+    items = {etcd_keys.tenant_key("u"): Stored(stored.SerializeToString(), 6)}
     after = StateBuilder(KEYS).full(items, 6, good)
     assert after.damaged == {"tenants/u"}
     assert after.tenant("u") is good.tenant("u")
@@ -93,8 +93,8 @@ def test_a_value_that_does_not_open_keeps_what_it_held_before():
 
 def test_another_root_key_stops_the_service_instead_of_taking_every_tenant_away():
     items = {
-        layout.tenant_key("u"): Stored(tenant_value("u"), 5),
-        layout.pool_key("p"): Stored(pool_pb2.Pool().SerializeToString(), 5),
+        etcd_keys.tenant_key("u"): Stored(tenant_value("u"), 5),
+        etcd_keys.pool_key("p"): Stored(pool_pb2.Pool().SerializeToString(), 5),
     }
     current = CurrentState(StateBuilder(TenantKeys(b"x" * 32)), ManualClock())
     with pytest.raises(SealError):

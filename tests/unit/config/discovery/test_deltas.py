@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
 
 from services.config.discovery.messages import delta
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.etcd.watch_state import Change
 from services.config.state import current_state
@@ -72,19 +72,19 @@ class History:
 
 
 def pool(name):
-    return layout.pool_key(name), pool_pb2.Pool(name=f"pools/{name}").SerializeToString()
+    return etcd_keys.pool_key(name), pool_pb2.Pool(name=f"pools/{name}").SerializeToString()
 
 
 def tenant(uid):
     key, wrapped = WRAPPED[uid]
     stored = stored_pb2.StoredTenant(tenant_id=uid, tenant_uid=uid, wrapped_key=wrapped)
     seal_in_force(stored, tenant_pb2.TenantConfig(), key)
-    return layout.tenant_key(uid), stored.SerializeToString()
+    return etcd_keys.tenant_key(uid), stored.SerializeToString()
 
 
 def adapter(uid):
     stored = stored_pb2.StoredAdapter(adapter_id="x", tenant_uid=uid)
-    return layout.adapter_key(uid, "x"), stored.SerializeToString()
+    return etcd_keys.adapter_key(uid, "x"), stored.SerializeToString()
 
 
 VALUES = {"pool": pool, "tenant": tenant, "adapter": adapter}

@@ -14,7 +14,7 @@ from tenantry.config.v1 import pool_pb2
 from services.config.discovery import messages as snapshot_messages
 from services.config.discovery import shared_pieces
 from services.config.discovery.messages import full
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.state.sealing import TenantKeys
 from services.config.state.state import State, StateBuilder
@@ -25,7 +25,7 @@ BUILDER = StateBuilder(TenantKeys(b"r" * 32))
 
 def state_of(pools: int, revision: int, server_model: str = "m") -> State:
     value = pool_pb2.Pool(server_model=server_model).SerializeToString()
-    items = {layout.pool_key(f"p{number:03d}"): Stored(value, revision) for number in range(pools)}
+    items = {etcd_keys.pool_key(f"p{number:03d}"): Stored(value, revision) for number in range(pools)}
     return BUILDER.full(items, revision, State())
 
 

@@ -10,7 +10,7 @@ from tenantry.config.v1 import stored_pb2
 from services.common.errors import InternalError
 from services.config.discovery.registry import RouterRegistry
 from services.config.discovery.status_keeper import STATUS_PREFIX, RouterStatusKeeper
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.lease import LeaseOverError
 from services.config.etcd.store import StoreUnavailableError
 from tests.fakes.manual_clock import ManualClock
@@ -151,7 +151,7 @@ async def test_nothing_is_written_where_it_would_be_watched(world):
     await world.keeper.step()
     puts = [key for _, names, _ in world.leases.writes for key in names]
     assert len(puts) == 250
-    assert not any(key.startswith(layout.LIVE) for key in puts)
+    assert not any(key.startswith(etcd_keys.LIVE) for key in puts)
     assert all(len(names) <= 100 for _, names, _ in world.leases.writes)
 
 

@@ -6,7 +6,7 @@ import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2
 
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.etcd.watch_state import Change
 from services.config.intents import marks as intent_marks
@@ -15,7 +15,7 @@ from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
 
-EVIL = {layout.pool_key("evil"): pool_pb2.Pool(name="pools/evil").SerializeToString()}
+EVIL = {etcd_keys.pool_key("evil"): pool_pb2.Pool(name="pools/evil").SerializeToString()}
 
 
 class Watching:
@@ -29,11 +29,11 @@ class Watching:
         )
 
     def watches(self):
-        self.plane.store.follow(layout.LIVE, self.follower)
+        self.plane.store.follow(etcd_keys.LIVE, self.follower)
         return self
 
     async def lists(self):
-        self.follower.replace(*await self.plane.store.list(layout.LIVE))
+        self.follower.replace(*await self.plane.store.list(etcd_keys.LIVE))
         return self
 
     def inc(self, alarms=1):
@@ -63,8 +63,8 @@ async def plane(tmp_path):
 async def put_back(plane, seconds_later):
     """A key is revoked; later somebody puts it back as it was, beside the mark it was made with."""
     made = await plane.call("CreateKey", pb.CreateKeyRequest(parent="tenants/acme"))
-    stored = layout.credential_key(made.key.name.rsplit("/", 1)[1])
-    before = {key: (await plane.store.get(key)).value for key in (stored, layout.INTENT)}
+    stored = etcd_keys.credential_key(made.key.name.rsplit("/", 1)[1])
+    before = {key: (await plane.store.get(key)).value for key in (stored, etcd_keys.INTENT)}
     await plane.call("RevokeKey", pb.RevokeKeyRequest(name=made.key.name))
     if seconds_later:
         plane.clock.advance(seconds_later)
@@ -91,7 +91,7 @@ async def test_that_test_notices_marks_that_are_good_twice(plane, seconds_later,
 
 
 async def test_after_a_start_the_newest_mark_is_good_no_second_time(plane):
-    values = {key: (await plane.store.get(key)).value for key in (layout.INTENT,)}
+    values = {key: (await plane.store.get(key)).value for key in (etcd_keys.INTENT,)}
     watching = Watching(plane).watches()
     assert watching.alarms == 0
     plane.store.put(values)
@@ -109,7 +109,7 @@ def refused_of_two_services_whose_clocks_differ(module):
         mark = services[revision % 2].mark(revision.to_bytes(16), {}, [])
         for service in services:
             try:
-                service.intent_of([Change(layout.INTENT, Stored(mark, revision), revision)], revision)
+                service.intent_of([Change(etcd_keys.INTENT, Stored(mark, revision), revision)], revision)
             except module.UnannouncedError:
                 refused += 1
     return refused
@@ -140,7 +140,7 @@ async def test_what_was_put_without_a_mark_meanwhile_is_told_at_the_next_start(p
 
 async def test_an_etcd_filled_by_somebody_else_is_counted_whole_and_told_in_few_lines(plane, caplog):
     for number in range(500):
-        key = layout.pool_key(f"evil-{number}")
+        key = etcd_keys.pool_key(f"evil-{number}")
         revision = plane.store.put({key: pool_pb2.Pool(name=f"pools/evil-{number}").SerializeToString()})
     caplog.clear()
     assert (await Watching(plane).lists()).alarms == 500
@@ -165,9 +165,11 @@ async def test_what_was_told_as_it_came_is_not_told_again_by_a_list(plane):
 
 async def test_a_list_shows_that_the_newest_edit_was_tampered_with(plane):
     await plane.new_pool("q")
-    key = layout.pool_key("q")
-    mark = await plane.store.get(layout.INTENT)
-    plane.store.put({key: pool_pb2.Pool(name="pools/other").SerializeToString(), layout.INTENT: mark.value})
+    key = etcd_keys.pool_key("q")
+    mark = await plane.store.get(etcd_keys.INTENT)
+    plane.store.put(
+        {key: pool_pb2.Pool(name="pools/other").SerializeToString(), etcd_keys.INTENT: mark.value}
+    )
     assert (await Watching(plane).lists()).alarms == 1
 
 
@@ -175,7 +177,7 @@ async def test_an_edit_that_deletes_is_concluded_from_a_list_and_checked_by_the_
     watching = Watching(plane).watches()
     await plane.call("SuspendTenant", pb.SuspendTenantRequest(name="tenants/acme"))
     await plane.call("DeleteTenant", pb.DeleteTenantRequest(name="tenants/acme"))
-    mark = await plane.store.get(layout.INTENT)
+    mark = await plane.store.get(etcd_keys.INTENT)
     started = await Watching(plane).lists()
     assert (watching.alarms, started.alarms) == (0, 0)
     assert started.concluded == [mark.mod_revision] == watching.concluded[-1:]
@@ -183,11 +185,11 @@ async def test_an_edit_that_deletes_is_concluded_from_a_list_and_checked_by_the_
 
 async def test_deletions_are_part_of_what_a_mark_covers(plane):
     marks = intent_marks.IntentMarks(plane.keys.intent_key, plane.clock)
-    put, gone = layout.pool_key("x"), layout.pool_key("y")
+    put, gone = etcd_keys.pool_key("x"), etcd_keys.pool_key("y")
     mark = marks.mark(b"i" * 16, {put: b"1"}, [gone])
     changes = [
         Change(put, Stored(b"1", 7), 7),
-        Change(layout.INTENT, Stored(mark, 7), 7),
+        Change(etcd_keys.INTENT, Stored(mark, 7), 7),
     ]
     with pytest.raises(intent_marks.UnannouncedError):
         marks.intent_of(changes, 7)

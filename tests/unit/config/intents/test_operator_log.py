@@ -11,7 +11,7 @@ from tenantry.config.v1 import pool_pb2
 from services.common.audit.writer import EntryKind
 from services.common.errors import UnavailableError
 from services.config.admin import tenants
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.intents import writes as announced_writes
 from services.config.intents.operator_log import OPERATOR_LOG
 from tests.fakes.config_plane import ConfigPlane
@@ -70,10 +70,10 @@ async def test_a_revision_nobody_intended_raises_the_alarm(plane, caplog):
     await plane.new_tenant("acme")
     alarms = plane.metrics.unannounced._value.get
     before = alarms()
-    plane.store.put({layout.pool_key("evil"): pool_pb2.Pool(name="pools/evil").SerializeToString()})
+    plane.store.put({etcd_keys.pool_key("evil"): pool_pb2.Pool(name="pools/evil").SerializeToString()})
     assert alarms() == before + 1
     assert "ALARM" in caplog.text
     # A mark that was seen before does not cover other keys.
-    seen = await plane.store.get(layout.INTENT)
-    plane.store.put({layout.pool_key("evil"): b"", layout.INTENT: seen.value})
+    seen = await plane.store.get(etcd_keys.INTENT)
+    plane.store.put({etcd_keys.pool_key("evil"): b"", etcd_keys.INTENT: seen.value})
     assert alarms() == before + 2

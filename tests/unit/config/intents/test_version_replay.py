@@ -6,7 +6,7 @@ import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.audit.writer import AuditReceipt, AuditUnavailableError, EntryKind
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.intents import version_replay as retold_versions
 from services.config.intents.version_replay import NEWEST_SECONDS, lately_changed
 from services.config.state.current_state import CurrentState
@@ -41,7 +41,7 @@ class NextProcess:
 
     async def starts(self, module=retold_versions):
         self.current = CurrentState(StateBuilder(self.plane.keys), self.plane.clock)
-        self.current.replace(*await self.plane.store.list(layout.LIVE))
+        self.current.replace(*await self.plane.store.list(etcd_keys.LIVE))
         await module.RetoldVersions(self.current, self.plane.store, self).run()
         return self
 
@@ -102,10 +102,10 @@ async def test_what_is_old_is_left_alone(plane):
 async def test_a_version_that_was_changed_in_etcd_is_named_and_not_told(plane, caplog):
     await dies_before_it_tells(plane)
     uid = plane.current.state.tenant("acme").stored.tenant_uid
-    two = await plane.store.get(layout.version_key(uid, 2))
-    plane.store.put({layout.version_key(uid, 3): two.value})
+    two = await plane.store.get(etcd_keys.version_key(uid, 2))
+    plane.store.put({etcd_keys.version_key(uid, 3): two.value})
     assert (await NextProcess(plane).starts()).told == [(1, 1), (2, 2)]
-    assert f"ALARM: {layout.version_key(uid, 3)} is not what was written" in caplog.text
+    assert f"ALARM: {etcd_keys.version_key(uid, 3)} is not what was written" in caplog.text
 
 
 async def test_it_is_bounded(plane, monkeypatch):

@@ -10,7 +10,7 @@ from tenantry.config.v1 import quota_lease_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
 from services.common.errors import InvalidArgumentError
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import StoreUnavailableError
 from services.config.quota import leases as leases_module
 from services.config.quota.leases import QuotaLeases
@@ -26,7 +26,7 @@ async def plane(tmp_path):
     await plane.new_model()
     await plane.new_pool()
     plane.tenant = await plane.new_tenant("acme", quotas=[tenant_pb2.Quota(window=HOUR, tokens=1000)])
-    plane.key = layout.quota_key(plane.tenant.tenant_uid, "hour")
+    plane.key = etcd_keys.quota_key(plane.tenant.tenant_uid, "hour")
     plane.leases = QuotaLeaseServicer(QuotaLeases(plane.store, plane.current, plane.clock))
     return plane
 
@@ -64,7 +64,7 @@ async def test_leases_make_no_snapshots(plane):
     before = plane.current.state
     await granted(plane, 1, wanted=300)
     assert plane.current.state.records is before.records
-    assert not plane.key.startswith(layout.LIVE)
+    assert not plane.key.startswith(etcd_keys.LIVE)
 
 
 async def test_claims_at_one_moment_never_share_a_token(plane):
@@ -113,7 +113,7 @@ async def test_without_a_quota_nothing_is_granted_and_nothing_written(plane):
     day = tenant_pb2.QUOTA_WINDOW_DAY
     assert await granted(plane, 1, window=day, wanted=5) == 0
     assert await granted(plane, 1, uid="nobody", wanted=5) == 0
-    listed, _ = await plane.store.list(f"{layout.ROOT}/quota/")
+    listed, _ = await plane.store.list(f"{etcd_keys.ROOT}/quota/")
     assert listed == {}
 
 

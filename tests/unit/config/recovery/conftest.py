@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.watch_state import Change
 from services.config.recovery import last_known_good
 from tests.fakes.manual_clock import ManualClock
@@ -27,7 +27,7 @@ async def kept(tmp_path, clock):
     """A state directory that a config service left on a clean stop, at revision 9."""
     process = Process(tmp_path, clock)
     process.etcd_lists(pools(5, a="one", b="one"), 7)
-    changed = {**pools(9, a="two"), layout.pool_key("b"): None}
+    changed = {**pools(9, a="two"), etcd_keys.pool_key("b"): None}
     changes = [Change(key, stored, 9) for key, stored in changed.items()]
     process.known_good.apply(changes, 9)
     await process.stops()

@@ -11,7 +11,7 @@ from tenantry.config.v1 import pool_pb2
 from services.common.known_good.signed_state import StatementSigner
 from services.config.discovery.registry import RouterRegistry
 from services.config.discovery.start_gate import RouterStarts
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.recovery import last_known_good
 from services.config.state import current_state
@@ -78,6 +78,6 @@ class Process:
 
 def pools(revision: int, **models: str) -> dict[str, Stored]:
     return {
-        layout.pool_key(name): Stored(pool_pb2.Pool(server_model=model).SerializeToString(), revision)
+        etcd_keys.pool_key(name): Stored(pool_pb2.Pool(server_model=model).SerializeToString(), revision)
         for name, model in models.items()
     }

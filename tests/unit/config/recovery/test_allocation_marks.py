@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.recovery import allocation_marks as real_marks
 from services.config.recovery.allocation_marks import Allocated, MarksDamagedError, read_marks, write_marks
 from tests.fakes.memory_config_store import MemoryConfigStore
 from tests.fakes.mutants import mutant
 
-COUNTER = layout.ordinal_counter_key()
+COUNTER = etcd_keys.ordinal_counter_key()
 
 
 async def mark_when_etcd_hears_of_it(module, folder):
@@ -62,7 +62,7 @@ async def marks_after_a_start(module, folder):
     folder.mkdir()
     write_marks(folder / module.FILE, Allocated(9, 1))
     store = MemoryConfigStore()
-    store.put({COUNTER: b"7", layout.epoch_key(): b"3"})
+    store.put({COUNTER: b"7", etcd_keys.epoch_key(): b"3"})
     await module.MarkedStore(store, folder).learn()
     return read_marks(folder / module.FILE)
 
@@ -77,14 +77,14 @@ async def test_an_epoch_is_marked_before_anybody_goes_by_it(tmp_path):
     store = MemoryConfigStore()
     marked = real_marks.MarkedStore(store, tmp_path)
     await marked.learn()
-    store.put({layout.epoch_key(): b"5"})
-    assert (await marked.get(layout.epoch_key())).value == b"5"
+    store.put({etcd_keys.epoch_key(): b"5"})
+    assert (await marked.get(etcd_keys.epoch_key())).value == b"5"
     assert read_marks(tmp_path / real_marks.FILE) == Allocated(0, 5)
 
 
 async def test_learning_waits_for_etcd(tmp_path):
     store = MemoryConfigStore()
-    store.put({layout.epoch_key(): b"5"})
+    store.put({etcd_keys.epoch_key(): b"5"})
     store.down = True
     learning = asyncio.create_task(real_marks.MarkedStore(store, tmp_path).learn())
     await asyncio.sleep(0)

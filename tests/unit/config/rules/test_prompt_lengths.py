@@ -7,7 +7,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2, tenant_pb2
 
 from services.common.errors import InvalidArgumentError
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.rules import models
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.mutants import mutant
@@ -81,7 +81,7 @@ async def test_a_model_whose_tokeniser_cannot_be_read_is_left_to_the_routers(pla
     model = pool_pb2.BaseModel()
     model.CopyFrom(plane.current.state.model("models/small").model)
     model.tokenizer_sha256 = "0" * 64
-    plane.store.put({layout.model_key("small"): model.SerializeToString()})
+    plane.store.put({etcd_keys.model_key("small"): model.SerializeToString()})
     assert (await create(plane, config(words(4 * CONTEXT)))).config_version == 1
 
 

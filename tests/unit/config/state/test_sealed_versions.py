@@ -7,7 +7,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2
 
 from services.common.errors import InternalError
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.state import sealed_versions
 from services.config.state.sealing import SealError, TenantKeys
 from tests.fakes.config_plane import ConfigPlane
@@ -30,7 +30,7 @@ async def plane(tmp_path):
 
 
 def key_of(plane, number):
-    return layout.version_key(plane.current.state.tenant("acme").stored.tenant_uid, number)
+    return etcd_keys.version_key(plane.current.state.tenant("acme").stored.tenant_uid, number)
 
 
 async def stored(plane, number):

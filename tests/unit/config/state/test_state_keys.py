@@ -6,7 +6,7 @@ import random
 
 from tenantry.config.v1 import pool_pb2, stored_pb2
 
-from services.config.etcd import keys as layout
+from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.etcd.watch_state import Change
 from services.config.state.sealing import TenantKeys
@@ -14,15 +14,15 @@ from services.config.state.state import State, StateBuilder
 
 PREFIXES = ["pools/", "credentials/", "adapters/", "adapters/a/", "adapters/ab/", "adapters/c/", "tenants/"]
 KEYS = [
-    *(layout.pool_key(name) for name in ("a", "b", "a-b")),
-    *(layout.credential_key(name) for name in ("0", "00", "f")),
-    *(layout.adapter_key(uid, name) for uid in ("a", "ab", "a-", "a0") for name in ("x", "y")),
+    *(etcd_keys.pool_key(name) for name in ("a", "b", "a-b")),
+    *(etcd_keys.credential_key(name) for name in ("0", "00", "f")),
+    *(etcd_keys.adapter_key(uid, name) for uid in ("a", "ab", "a-", "a0") for name in ("x", "y")),
 ]
 VALUES = {"pools": pool_pb2.Pool(), "credentials": stored_pb2.StoredCredential()}
 
 
 def value_of(key):
-    kind = layout.relative(key).partition("/")[0]
+    kind = etcd_keys.relative(key).partition("/")[0]
     return VALUES.get(kind, stored_pb2.StoredAdapter()).SerializeToString()
 
 
@@ -51,7 +51,7 @@ def test_what_comes_and_goes_is_found_where_a_search_finds_it():
 
 
 def test_an_edit_of_what_is_there_sorts_nothing():
-    builder, key = StateBuilder(TenantKeys(b"r" * 32)), layout.pool_key("a")
+    builder, key = StateBuilder(TenantKeys(b"r" * 32)), etcd_keys.pool_key("a")
     before = builder.full({key: Stored(value_of(key), 1)}, 1, State())
     after = builder.changed(before, [Change(key, Stored(value_of(key), 2), 2)], 2)
     assert after.records is not before.records
