@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import FileSizeColumn, Progress, SpinnerColumn, TextColumn
 
 from services.audit.bundle.manifest import SECTION_NAMES
 from services.audit.bundle.verify import PinnedKeys, VerificationReport, verify_bundle
 from services.audit.proofs.signed_note import NoteError
 from services.cli.clients.names import short
-from services.cli.clients.review import ReviewClient
 from services.cli.invocation import offline_options, shared_options
 from services.cli.mesh import Mesh, read_secret
-from services.cli.review.bundle_folder import BundleFolder, require_free
+from services.cli.review.bundle_folder import require_free
+from services.cli.review.fetch import fetch_log
 from services.cli.review.grants import granted_tenant_uid, issue_grant
-from services.cli.review.pins import check_pin, read_pin
+from services.cli.review.pins import read_pin
 from services.cli.terminal.output import Output, quoted
 from services.cli.terminal.wording import counted, size
 from services.common.command_errors import FAILURE_STATUS, CommandError, UsageError
@@ -49,41 +46,24 @@ async def export(
     grant = read_secret(grant_file, "grant")
     tenant_uid = granted_tenant_uid(grant)
     await _require_same_tenant(mesh, tenant, tenant_uid)
-    async with mesh.review(grant) as review:
-        keys = await review.get_verification_keys(tenant_uid)
-        pin, is_new = check_pin(mesh.state_dir, tenant_uid, keys)
-        with BundleFolder(out) as folder:
-            await _receive(review, tenant_uid, folder, output, timeout)
-            folder.finish()
+    fetched = await fetch_log(mesh, grant, tenant_uid, out, output, timeout)
     if output.json:
         output.record(
             {
                 "tenant_uid": tenant_uid,
                 "directory": str(out),
-                "files": folder.files,
-                "bytes": folder.size_bytes,
-                "keys": str(pin),
+                "files": fetched.files,
+                "bytes": fetched.size_bytes,
+                "keys": str(fetched.pin),
             }
         )
         return
-    output.line(f"{out}: {folder.files} files, {size(folder.size_bytes)}.")
-    if is_new:
-        output.note(f"The log's public keys were pinned in {pin}: check them once over another channel.")
-    output.suggest("Verify it", f"tenantry audit verify {quoted(out)} --keys {quoted(pin)}")
-
-
-async def _receive(
-    review: ReviewClient, tenant_uid: str, folder: BundleFolder, output: Output, timeout_seconds: float
-) -> None:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), FileSizeColumn())
-    shown = output.progress_console.is_terminal and not output.json
-    with Progress(*columns, console=output.progress_console, transient=True, disable=not shown) as progress:
-        task = progress.add_task("exporting", total=None)
-        pieces = review.export_log(tenant_uid, timeout_seconds=timeout_seconds)
-        async with aclosing(pieces):
-            async for piece in pieces:
-                await asyncio.to_thread(folder.add, piece.path, piece.data, last=piece.last)
-                progress.update(task, advance=len(piece.data))
+    output.line(f"{out}: {fetched.files} files, {size(fetched.size_bytes)}.")
+    if fetched.is_new_pin:
+        output.note(
+            f"The log's public keys were pinned in {fetched.pin}: check them once over another channel."
+        )
+    output.suggest("Verify it", f"tenantry audit verify {quoted(out)} --keys {quoted(fetched.pin)}")
 
 
 async def _require_same_tenant(mesh: Mesh, tenant: str, tenant_uid: str) -> None:

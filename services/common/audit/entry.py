@@ -11,6 +11,8 @@ from typing import Any
 from services.common.errors import Reason, UnavailableError
 
 RECORD_ID_BYTES = 16
+OPERATOR_LOG_UID = "operators"
+"""Names the operator audit log where a tenant's uid would stand. Tenants' uids are 16 hex digits."""
 
 
 class EntryKind(IntEnum):

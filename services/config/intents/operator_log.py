@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from services.common.audit.entry import OPERATOR_LOG_UID
 from services.common.audit.writer import AuditEntry, AuditReceipt, EntryKind
 from services.common.errors import Error, Reason, UnavailableError
 from services.config.state.operators import Operator
 
-OPERATOR_LOG = "operators"
-"""Stands where a tenant's uid would; uids are 16 hex digits."""
 INTENT_SECONDS = 5.0
 ID_BYTES = 16
 
@@ -85,7 +84,7 @@ class AuditedOperatorLog:
         intent_id = os.urandom(ID_BYTES)
         operator = change.operator
         entry = AuditEntry(
-            OPERATOR_LOG,
+            OPERATOR_LOG_UID,
             EntryKind.ADMIN_INTENT,
             {
                 "method": change.method,
@@ -116,7 +115,7 @@ class AuditedOperatorLog:
         said = hashlib.sha256(b"outcome\0" + intent_id + f"\0{outcome}\0{revision}".encode())
         self._sink.append_soon(
             AuditEntry(
-                OPERATOR_LOG,
+                OPERATOR_LOG_UID,
                 EntryKind.ADMIN_OUTCOME,
                 {"outcome": str(outcome), "revision": revision},
                 record_id=said.digest()[:ID_BYTES],

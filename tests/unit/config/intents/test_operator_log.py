@@ -8,12 +8,12 @@ import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2
 
+from services.common.audit.entry import OPERATOR_LOG_UID
 from services.common.audit.writer import EntryKind
 from services.common.errors import UnavailableError
 from services.config.admin import tenants
 from services.config.etcd import keys as etcd_keys
 from services.config.intents import writes as announced_writes
-from services.config.intents.operator_log import OPERATOR_LOG
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.mutants import mutant
 
@@ -31,7 +31,7 @@ async def plane(tmp_path):
 async def test_intents_come_first_and_outcomes_name_their_revision(plane):
     plane.entries.clear()
     tenant = await plane.new_tenant("acme", system_prompt=CANARY)
-    intent, outcome = [entry for entry in plane.entries if entry.tenant_uid == OPERATOR_LOG]
+    intent, outcome = [entry for entry in plane.entries if entry.tenant_uid == OPERATOR_LOG_UID]
     assert intent.kind is EntryKind.ADMIN_INTENT
     assert (intent.meta["method"], intent.meta["resource"]) == ("CreateTenant", "tenants/acme")
     assert outcome.admit_record_id == intent.record_id
