@@ -1,13 +1,16 @@
-"""Rules of the tree that no linter knows: who reads the environment, how long files are, what they are called.
+"""Rules of the tree that no linter knows: names, docstrings, sizes of folders, who reads the environment.
 
-Who may import whom is in pyproject.toml, section tool.importlinter.
+The rules on imports are in pyproject.toml, section tool.importlinter.
 """
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +20,7 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 SHIPPED = [path for path in SOURCES if path.parts[0] in ("services", "triton_models")]
-MAX_LINES = 300
+MAX_MODULES = 20
 # Names that say nothing of what is inside.
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "manager", "handler", "handlers", "misc", "common_utils"}
 
@@ -58,13 +61,23 @@ def test_only_settings_read_the_environment():
     assert [path for path in readers if Path(path).name != "settings.py"] == []
 
 
-def test_files_stay_short():
-    long = {
-        str(path): lines
-        for path in SOURCES
-        if (lines := len((ROOT / path).read_text().splitlines())) > MAX_LINES
+def test_folders_stay_small():
+    """A folder of more than 20 modules is a corridor: cut it into rooms that have names."""
+    counts = Counter(
+        str(path.parent) for path in SHIPPED if path.parts[0] == "services" and path.name != "__init__.py"
+    )
+    assert {folder: count for folder, count in counts.items() if count > MAX_MODULES} == {}
+
+
+def test_unit_tests_have_the_tree_of_the_sources():
+    sources = {path.parent.relative_to(path.parts[0]) for path in SHIPPED} | {
+        Path("protos"),
+        Path("triton_models"),
     }
-    assert long == {}
+    folders = {
+        path.parent.relative_to("tests/unit") for path in SOURCES if path.is_relative_to(Path("tests/unit"))
+    }
+    assert sorted(str(folder) for folder in folders - sources) == []
 
 
 def test_names_say_what_is_inside():
@@ -95,3 +108,28 @@ def test_workers_are_given_whole_modules(request):
     """With a pytest that xdist cannot group tests of, every worker starts every server, and nothing says so."""
     if request.config.getoption("loadgroup", False):
         assert all("@" in item.nodeid for item in request.session.items)
+
+
+def says_pure(path: Path) -> bool:
+    """Whether a module's docstring has the sentence "Pure."."""
+    docstring = ast.get_docstring(ast.parse((ROOT / path).read_text())) or ""
+    return path.name != "__init__.py" and re.search(r"(^|[.;] )Pure\b", docstring, re.MULTILINE) is not None
+
+
+def reaches(graph: grimp.ImportGraph, module: str, outside: set[str]) -> set[str]:
+    """The names among `outside` that a module imports, itself or through others of the tree."""
+    return graph.find_upstream_modules(module) & outside
+
+
+def test_modules_that_say_pure_are_pure():
+    """Whole folders are held by the import contracts; this holds the pure modules of mixed folders."""
+    graph = grimp.build_graph("services", "triton_models", include_external_packages=True, cache_dir=None)
+    pure = [path for path in SHIPPED if says_pure(path)]
+    assert len(pure) > 20
+    impure = {
+        str(path): found
+        for path in pure
+        if (found := reaches(graph, ".".join(path.with_suffix("").parts), {"asyncio", "grpc"}))
+    }
+    assert impure == {}
+    assert reaches(graph, "services.router.main", {"asyncio", "grpc"}) == {"asyncio", "grpc"}
