@@ -129,6 +129,8 @@ class Error(Exception):
         self.reason = reason or self.default_reason
         self.metadata = dict(metadata or {})
         self.retry_after_seconds = retry_after_seconds
+        self.request_id = ""
+        """The request's id in logs and audit entries; empty where the answer carries none."""
 
 
 class InvalidArgumentError(Error):

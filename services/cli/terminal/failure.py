@@ -58,10 +58,12 @@ def report(error: Error | CommandError, output: Output) -> None:
         output.failure(f"  {field}: {description}" if field else f"  {description}")
     if hint:
         output.failure(hint)
+    if isinstance(error, Error) and error.request_id:
+        output.failure(f"Request id: {error.request_id}")
 
 
 def next_step(error: Error | CommandError) -> str:
-    """What to do next, in a sentence or two; empty where nobody knows."""
+    """What to do next, in a sentence or two."""
     if isinstance(error, CommandError):
         return error.hint
     if isinstance(error, UnreachableError):
@@ -71,9 +73,23 @@ def next_step(error: Error | CommandError) -> str:
         # The edge answers without our details: its code still says which of our reasons it stands for.
         reason = error.default_reason
     hint = _NEXT.get(reason, "")
+    if reason in (Reason.GUARDRAIL_DENIED, Reason.GUARDRAIL_UNUSABLE):
+        hint = _about_rule(reason, error.metadata.get("rule_id", ""))
     if error.retry_after_seconds is not None:
         hint = f"{hint} Try again in {max(error.retry_after_seconds, 0.1):.1f} s.".strip()
-    return hint or "The services' log says more; `tenantry up` prints it."
+    return hint or (
+        "Look for the request id in the logs of the mesh."
+        if error.request_id
+        else "Ask those who run the mesh."
+    )
+
+
+def _about_rule(reason: Reason, rule_id: str) -> str:
+    """What to do about a guardrail, which is named where the answer names it."""
+    rule = f"the tenant's guardrail rule {rule_id}" if rule_id else "a guardrail rule of the tenant"
+    if reason is Reason.GUARDRAIL_DENIED:
+        return f"It is {rule}. Change what is asked."
+    return f"It is {rule}. An operator must change its pattern."
 
 
 def _message(error: Error | CommandError) -> str:
@@ -105,6 +121,8 @@ def _record(
         record |= {"code": error.code.name, "reason": error.reason.value, "metadata": error.metadata}
     if fields:
         record["violations"] = [{"field": field, "description": text} for field, text in fields]
+    if isinstance(error, Error) and error.request_id:
+        record["request_id"] = error.request_id
     if isinstance(error, Error) and error.retry_after_seconds is not None:
         record["retry_after_seconds"] = error.retry_after_seconds
     if hint:

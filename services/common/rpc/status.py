@@ -1,7 +1,7 @@
 """Our errors as `google.rpc.Status`, and back.
 
-Every status carries exactly one `ErrorInfo`, plus `BadRequest`, `QuotaFailure` and `RetryInfo` where they
-apply (AIP-193). The only module that knows the detail messages.
+Every status carries exactly one `ErrorInfo`, plus `BadRequest`, `QuotaFailure`, `RequestInfo` and
+`RetryInfo` where they apply (AIP-193). The only module that knows the detail messages.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ _BY_CODE: dict[int, type[Error]] = {
 # The trailer is base64, and holds the message too.
 _DETAIL_BYTES = 4_600
 _OVERHEAD_BYTES = 6
+REQUEST_ID_KEY = "x-request-id"
+"""Response metadata with the request's id, of services and of the edge."""
+_MAX_REQUEST_ID_CHARACTERS = 128
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:
@@ -88,6 +91,7 @@ def to_status(error: Error) -> status_pb2.Status:
         error_details_pb2.ErrorInfo
         | error_details_pb2.BadRequest
         | error_details_pb2.QuotaFailure
+        | error_details_pb2.RequestInfo
         | error_details_pb2.RetryInfo
     ] = [info]
     if isinstance(error, InvalidArgumentError):
@@ -108,6 +112,8 @@ def to_status(error: Error) -> status_pb2.Status:
                 ]
             )
         )
+    if error.request_id:
+        details.append(error_details_pb2.RequestInfo(request_id=error.request_id))
     if error.retry_after_seconds is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_seconds)))
     status = status_pb2.Status(code=int(error.code), message=error.message)
@@ -124,9 +130,11 @@ def from_status(status: status_pb2.Status) -> Error:
     violations: list[FieldViolation] = []
     quotas: list[QuotaViolation] = []
     retry: float | None = None
+    request_id = ""
     for packed in status.details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         quota, wait = error_details_pb2.QuotaFailure(), error_details_pb2.RetryInfo()
+        request = error_details_pb2.RequestInfo()
         if packed.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
             reason, metadata = Reason(info.reason), dict(info.metadata)
         elif packed.Unpack(bad):
@@ -135,9 +143,11 @@ def from_status(status: status_pb2.Status) -> Error:
             quotas += [QuotaViolation(v.subject, v.description) for v in quota.violations]
         elif packed.Unpack(wait):
             retry = wait.retry_delay.ToNanoseconds() / 1e9
+        elif packed.Unpack(request):
+            request_id = request.request_id[:_MAX_REQUEST_ID_CHARACTERS]
     error = _rebuild(status, reason, violations, quotas)
     error.reason, error.metadata = reason, metadata
-    error.retry_after_seconds = retry
+    error.retry_after_seconds, error.request_id = retry, request_id
     return error
 
 
@@ -168,7 +178,17 @@ def from_rpc_error(error: grpc.RpcError) -> Error:
     rebuilt: Error = from_status(status)
     if status.code == Code.UNAVAILABLE and not status.details:
         rebuilt.retry_after_seconds = 1.0
+    rebuilt.request_id = rebuilt.request_id or _request_id(call)
     return rebuilt
+
+
+def _request_id(call: grpc.Call | grpc.aio.AioRpcError) -> str:
+    """The id an answer carries beside its status, as the edge's own refusals do."""
+    for metadata in (call.trailing_metadata(), call.initial_metadata()):
+        for key, value in metadata or ():
+            if key == REQUEST_ID_KEY and isinstance(value, str):
+                return value[:_MAX_REQUEST_ID_CHARACTERS]
+    return ""
 
 
 def trailing_details(status: status_pb2.Status) -> bytes:

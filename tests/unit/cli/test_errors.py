@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from services.cli.clients.listener import Obstacle, UnreachableError, typed_errors
 from services.cli.settings import CliSettings
-from services.common.errors import PermissionDeniedError, Reason
+from services.common.errors import FailedPreconditionError, InternalError, PermissionDeniedError, Reason
 from services.local.profile import load_endpoints
 
 
@@ -110,6 +110,31 @@ def test_every_reason_ends_with_what_to_do_next(shell, admin, reason):
     said = result.stderr.splitlines()
     assert said[0] == "Error: because."
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_failure_shows_the_request_id_to_people_and_to_machines(shell, admin, reason):
+    admin.error = PermissionDeniedError("because", reason=reason)
+    admin.error.request_id = "7f3a9c"
+    assert shell("tenant", "list").stderr.splitlines()[-1] == "Request id: 7f3a9c"
+    assert json.loads(shell("tenant", "list", "--json").stderr)["error"]["request_id"] == "7f3a9c"
+
+
+def test_a_failure_without_a_request_id_sends_no_reader_to_the_logs(shell, admin):
+    admin.error = InternalError()
+    assert shell("tenant", "list").stderr == "Error: internal error.\nAsk those who run the mesh.\n"
+    admin.error.request_id = "7f3a9c"
+    assert "Look for the request id in the logs" in shell("tenant", "list").stderr
+
+
+def test_a_guardrails_refusal_names_the_rule(shell, inference):
+    inference.error = FailedPreconditionError(
+        "a guardrail refuses this", reason=Reason.GUARDRAIL_DENIED, metadata={"rule_id": "no-secrets"}
+    )
+    assert shell("chat", "Q").stderr.splitlines() == [
+        "Error: a guardrail refuses this.",
+        "It is the tenant's guardrail rule no-secrets. Change what is asked.",
+    ]
 
 
 def test_unknown_commands_and_options_are_usage_errors(shell):

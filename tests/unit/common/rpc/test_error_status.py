@@ -48,6 +48,26 @@ def test_round_trip_keeps_what_a_program_needs(error):
     assert getattr(again, "violations", ()) == getattr(error, "violations", ())
 
 
+def test_the_request_id_travels_as_request_info_and_only_where_there_is_one():
+    error = errors.DeadlineExceededError("late")
+    assert not from_status(to_status(error)).request_id
+    error.request_id = "7f3a"
+    status = to_status(error)
+    [info] = [detail for detail in status.details if detail.Is(error_details_pb2.RequestInfo.DESCRIPTOR)]
+    assert info.value == error_details_pb2.RequestInfo(request_id="7f3a").SerializeToString()
+    assert from_status(status).request_id == "7f3a"
+
+
+@pytest.mark.parametrize("place", ["initial", "trailing"])
+def test_an_answer_without_details_is_found_by_the_edges_request_id(place):
+    carried, nothing = grpc.aio.Metadata(("x-request-id", "7f3a" + "x" * 200)), grpc.aio.Metadata()
+    initial, trailing = (carried, nothing) if place == "initial" else (nothing, carried)
+    refused = grpc.aio.AioRpcError(grpc.StatusCode.UNAUTHENTICATED, initial, trailing, "Jwt is missing")
+    found = from_rpc_error(refused).request_id
+    assert found.startswith("7f3a")
+    assert len(found) == 128
+
+
 class Failing(health_pb2_grpc.HealthServicer):
     """Health's arities are all we need: one unary, one stream."""
 
