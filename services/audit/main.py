@@ -16,8 +16,10 @@ from services.audit.rpc.appender import Appender
 from services.audit.rpc.grants import GrantCheck
 from services.audit.rpc.review_servicer import ReviewServicer
 from services.audit.settings import AuditSettings
+from services.audit.storage.disk import die_of_disk
 from services.audit.storage.state_directory import StateDirectory
 from services.common.clock import SystemClock
+from services.common.durable_files import SyncFailedError
 from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging
 from services.common.metrics import serve_metrics
@@ -85,4 +87,7 @@ def main() -> None:
     """Read the settings and serve."""
     settings = AuditSettings()
     configure_logging(settings.log_level)
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except SyncFailedError as error:
+        die_of_disk(error)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from services.common.private_files import write_private
+from services.common.durable_files import replace_file
 
 _CA_DAYS, _LEAF_DAYS, _RENEW_DAYS = 3650, 90, 7
 _NAMES = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -40,7 +40,7 @@ def ensure_certificates(folder: Path, now: dt.datetime) -> Certificates:
     leaf = _read_pair(made.certificate_path, made.key_path, now)
     if leaf is None or not _issued_by(leaf[0], ca):
         key = ec.generate_private_key(ec.SECP256R1())
-        write_private(made.key_path, _key_pem(key))
+        replace_file(made.key_path, _key_pem(key))
         _write_certificate(made.certificate_path, _leaf(key, ca, ca_key, now))
     return made
 
@@ -48,7 +48,7 @@ def ensure_certificates(folder: Path, now: dt.datetime) -> Certificates:
 def _new_authority(path: Path, key_path: Path, now: dt.datetime) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _authority(key, now)
-    write_private(key_path, _key_pem(key))
+    replace_file(key_path, _key_pem(key))
     _write_certificate(path, certificate)
     return certificate, key
 
@@ -137,4 +137,4 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write_certificate(path: Path, certificate: x509.Certificate) -> None:
-    write_private(path, certificate.public_bytes(serialization.Encoding.PEM))
+    replace_file(path, certificate.public_bytes(serialization.Encoding.PEM))

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.common.command_errors import CommandError
-from services.common.private_files import write_private
+from services.common.durable_files import replace_file
 
 FILE = "endpoints.json"
 
@@ -34,7 +34,7 @@ class Endpoints(BaseModel):
 
     def save(self, state_dir: Path) -> None:
         """Publish to the commands that look in `state_dir`; replaces what was there at once."""
-        write_private(state_dir / FILE, self.model_dump_json(indent=1).encode())
+        replace_file(state_dir / FILE, self.model_dump_json(indent=1).encode())
 
 
 def load_endpoints(state_dir: Path) -> Endpoints | None:

@@ -24,7 +24,7 @@ from services.cli.demo.provisioning import ALIAS, DEMO_TENANTS, provision
 from services.cli.main import app
 from services.cli.mesh import read_secret
 from services.cli.review.grants import issue_grant
-from services.common.private_files import write_private
+from services.common.durable_files import replace_file
 from services.local.layout import StateLayout
 from services.local.mesh import LocalMesh
 from tests.integration.mesh_access import Access, bearer
@@ -146,7 +146,7 @@ class RunningMesh:
     async def export(self, tenant: str, folder: Path, *, grant_of: str | None = None) -> Result:
         """`tenantry audit export` into `folder/bundle`, with a grant for this tenant or for another."""
         grant = folder / "grant"
-        write_private(grant, self.grant(grant_of or tenant).encode())
+        replace_file(grant, self.grant(grant_of or tenant).encode())
         arguments = [
             "audit", "export", tenant, "--out", folder / "bundle",
             "--grant-file", grant, "--state-dir", self.layout.state_dir, "--json",

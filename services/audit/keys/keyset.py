@@ -14,7 +14,7 @@ from services.audit.keys.keyring import Keyring, WrappedDek, WrappedKek
 from services.audit.keys.root import KeyProvider
 from services.audit.keys.wrap import KeysetError, dek_place, kek_place, unwrap, wrap
 from services.audit.proofs.entry import ID_BYTES
-from services.audit.storage.file_ops import make_directory, replace_file
+from services.common.durable_files import replace_file
 
 
 class KeyDestroyedError(KeysetError):
@@ -51,7 +51,6 @@ class Keyset:
         place = kek_place(tenant_uid, log_id, provider.root_version, 1)
         wrapped = provider.wrap(random_bytes(KEY_BYTES), place)
         keyring = Keyring(tenant_uid, log_id, {1: WrappedKek(provider.root_version, wrapped)})
-        make_directory(path.parent)
         replace_file(path, keyring.encode())
         return cls(path, keyring, provider, random_bytes)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from services.audit.keys.envelope import KEY_BYTES, RandomBytes
 from services.audit.keys.wrap import VERSION_BYTES, KeysetError, unwrap, wrap
-from services.audit.storage.file_ops import make_directory, replace_file
+from services.common.durable_files import make_directory, read_or_create
 
 _RECORD_BYTES = VERSION_BYTES + KEY_BYTES
 
@@ -38,10 +38,8 @@ class FileKeyProvider:
     """Root KEKs in a file of mode 0400, made at the first start: (version u32 ‖ key)*, the newest last."""
 
     def __init__(self, path: Path, random_bytes: RandomBytes = os.urandom) -> None:
-        if not path.exists():
-            make_directory(path.parent)
-            replace_file(path, _record(1, random_bytes(KEY_BYTES)), mode=0o400)
-        self._roots = _parse(path.read_bytes())
+        make_directory(path.parent)
+        self._roots = _parse(read_or_create(path, lambda: _record(1, random_bytes(KEY_BYTES))))
         self._random_bytes = random_bytes
 
     @property

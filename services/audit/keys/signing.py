@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.audit.storage.file_ops import make_directory, replace_file
 from services.audit.storage.state_directory import StateIncompleteError, is_unused
+from services.common.durable_files import make_directory, read_or_create, replace_file
 from services.common.tokens import AUDIT_ISSUER, TokenIssuer, new_signing_key_pem
 
 _LOG, _MANIFEST, _GRANTS = "log.ed25519", "manifest.ed25519", "grants.pem"
@@ -36,10 +36,10 @@ def load_signing_keys(folder: Path) -> SigningKeys:
         lost = [name for name in (_LOG, _MANIFEST, _GRANTS, ROOT_KEK) if not (folder / name).exists()]
         if lost:
             raise StateIncompleteError(f"{folder} lacks {', '.join(lost)}: restore what was there")
-    grants = TokenIssuer.from_pem(_read_or_make(folder / _GRANTS, new_signing_key_pem), AUDIT_ISSUER)
+    grants = TokenIssuer.from_pem(read_or_create(folder / _GRANTS, new_signing_key_pem), AUDIT_ISSUER)
     log, manifest = (
         Ed25519PrivateKey.from_private_bytes(
-            _read_or_make(folder / name, lambda: Ed25519PrivateKey.generate().private_bytes_raw())
+            read_or_create(folder / name, lambda: Ed25519PrivateKey.generate().private_bytes_raw())
         )
         for name in (_LOG, _MANIFEST)
     )
@@ -48,10 +48,3 @@ def load_signing_keys(folder: Path) -> SigningKeys:
     if not published.exists() or published.read_bytes() != jwks:
         replace_file(published, jwks, mode=0o644)
     return SigningKeys(log, manifest, grants)
-
-
-def _read_or_make(path: Path, make: object) -> bytes:
-    if not path.exists():
-        assert callable(make)
-        replace_file(path, make(), mode=0o400)
-    return path.read_bytes()

@@ -7,7 +7,7 @@ from collections import deque
 from services.audit.logs.log import LogDamagedError, TenantLog
 from services.audit.logs.open_logs import HELD, OpenLogs
 from services.audit.logs.segments import SegmentDamagedError, fold_log
-from services.audit.storage.file_ops import remove_file
+from services.common.durable_files import remove_file
 
 SLICE_BYTES = 1 << 20
 """What a batch may have to wait for: a few syncs, and this much to write."""

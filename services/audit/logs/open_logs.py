@@ -22,13 +22,13 @@ from services.audit.logs.log import LogDamagedError, TenantLog
 from services.audit.logs.segments import SegmentDamagedError, check_end
 from services.audit.logs.tenant_logs import TenantLogs
 from services.audit.proofs.entry import ID_BYTES
-from services.audit.storage.file_ops import (
+from services.audit.storage.frames import PLACE_BYTES, FrameError, Place, decode_frame
+from services.common.durable_files import (
     make_directory,
-    remove_scratch_copies,
+    remove_scratch_files,
     replace_file,
     sync_directory,
 )
-from services.audit.storage.frames import PLACE_BYTES, FrameError, Place, decode_frame
 
 _log = logging.getLogger(__name__)
 MAX_OPEN_LOGS = 4096
@@ -174,7 +174,7 @@ class OpenLogs:
         state = FoldedState.read(folder / STATE)
         if (state.tenant_uid, state.log_id) != (tenant_uid, log_id):
             raise ValueError(f"{STATE} is another log's")
-        remove_scratch_copies(folder)
+        remove_scratch_files(folder)
         check_end(folder, state)
         log = TenantLog(state, origin_of(log_id), keyset, os.urandom, self.tenants.predecessor(tenant_uid))
         if (folder / "checkpoint").exists():

@@ -14,8 +14,9 @@ from services.audit.logs.folded_state import STATE, FoldedState
 from services.audit.logs.log import TenantLog
 from services.audit.proofs.entry import Entry, EntryFormatError, EntryKind
 from services.audit.proofs.merkle import Frontier
-from services.audit.storage.file_ops import append_durably, replace_files
+from services.audit.storage.disk import write_at
 from services.audit.storage.frames import PLACE_BYTES, FrameError, Place, decode_frame, split_entry
+from services.common.durable_files import replace_files
 
 
 class SegmentDamagedError(Exception):
@@ -70,7 +71,7 @@ def fold_log(folder: Path, log: TenantLog, limit_bytes: int) -> int:
         nonlocal offset
         if buffered:
             data = b"".join(buffered)
-            append_durably(segment_path(folder, segment), data, offset)
+            write_at(segment_path(folder, segment), data, offset)
             offset += len(data)
             buffered.clear()
 

@@ -34,13 +34,13 @@ from services.audit.logs.replay import Replay
 from services.audit.logs.segments import SegmentDamagedError
 from services.audit.logs.tenant_logs import TenantLogs
 from services.audit.proofs.signed_note import NoteSigner
-from services.audit.storage.file_ops import remove_file, replace_file, sync_file
 from services.audit.storage.frames import Frame, FrameKind, SessionMark
 from services.audit.storage.journal import JournalWriter
 from services.audit.storage.position import Position
 from services.audit.storage.recovery import recover
 from services.audit.storage.state_directory import POSITION, StateDirectory, StateIncompleteError, is_unused
 from services.common.clock import Clock
+from services.common.durable_files import remove_file, replace_file, sync_file
 
 __all__ = ["LogStore", "Result", "origin_of"]
 

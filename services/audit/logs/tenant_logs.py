@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from services.audit.proofs.entry import ID_BYTES, NO_ID
-from services.audit.storage.file_ops import replace_file
 from services.audit.storage.state_files import STATE_VERSION, StateFileError, read_state_file
+from services.common.durable_files import replace_file
 
 
 class TenantLogs:

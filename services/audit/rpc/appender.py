@@ -17,7 +17,7 @@ from typing import TypeVar
 from services.audit.logs.log import NewEntry
 from services.audit.logs.sessions import WriterSession
 from services.audit.logs.store import LogStore, Result
-from services.audit.storage.file_ops import die_of_write
+from services.audit.storage.disk import die_of_disk
 from services.common.errors import Reason, ResourceExhaustedError
 
 MAX_BATCH_ENTRIES = 256
@@ -91,8 +91,8 @@ class Appender:
         await done
 
     async def with_store(self, work: Callable[[LogStore], T]) -> T:
-        """Run something on the store between batches, on its thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._disk, work, self._store)
+        """Run something on the store between batches, on its thread. An error of the disk ends the process."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, _or_die, work, self._store)
 
     async def run(self) -> None:
         """Write batches for as long as the service lives."""
@@ -112,17 +112,17 @@ class Appender:
                 next_checkpoint = loop.time() + CHECKPOINT_SECONDS
             await self._write(self._take())
             if not folding and (loop.time() >= next_fold or self._store.needs_fold):
-                await self.with_store(_begin_fold)
+                await self.with_store(LogStore.begin_fold)
                 folding = True
                 next_fold = loop.time() + FOLD_SECONDS
             if folding:
-                folding = await self.with_store(_fold_slice)
+                folding = await self.with_store(LogStore.fold_slice)
             if self._queues or self._requested or folding:
                 self._wake.set()
 
     async def close(self) -> None:
         """Fold and give up the store; call it after `run` has ended."""
-        await self.with_store(_close)
+        await self.with_store(LogStore.close)
         self._disk.shutdown()
 
     def _take(self) -> list[_Waiting]:
@@ -163,10 +163,7 @@ class Appender:
         settled = {place for place, item in enumerate(batch) if item.settled}
 
         def commit(store: LogStore) -> list[Result]:
-            try:
-                results = store.commit(entries, marks, checkpoints, settled)
-            except OSError as error:
-                die_of_write(error)
+            results = store.commit(entries, marks, checkpoints, settled)
             store.checkpointed(checkpoints)
             return results
 
@@ -201,22 +198,9 @@ def _sequences(batch: list[_Waiting]) -> dict[WriterSession, list[int]]:
     return found
 
 
-def _begin_fold(store: LogStore) -> None:
+def _or_die(work: Callable[[LogStore], T], store: LogStore) -> T:
     try:
-        store.begin_fold()
+        return work(store)
     except OSError as error:
-        die_of_write(error)
-
-
-def _fold_slice(store: LogStore) -> bool:
-    try:
-        return store.fold_slice()
-    except OSError as error:
-        die_of_write(error)
-
-
-def _close(store: LogStore) -> None:
-    try:
-        store.close()
-    except OSError as error:
-        die_of_write(error)
+        # The store reads damaged files without raising OSError: what arrives here is a write that failed.
+        die_of_disk(error)

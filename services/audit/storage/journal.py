@@ -13,8 +13,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit.proofs.merkle import leaf_hash, root_of
-from services.audit.storage.file_ops import create_preallocated, sync_data, write_all
+from services.audit.storage.disk import create_preallocated, sync_data
 from services.audit.storage.frames import HEAD_BYTES, MAX_BODY_BYTES, Commit, Frame, FrameKind, Place
+from services.common.durable_files import write_all
 
 FILE_BYTES = 64 << 20
 COMMIT_FRAME_BYTES = HEAD_BYTES + 84 + 64

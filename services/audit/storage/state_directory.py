@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.audit.storage.file_ops import make_directory, remove_scratch_copies
+from services.common.durable_files import make_directory, remove_scratch_files
 
 POSITION = "wal.json"
 """Written last by a first start: with it, the directory is in use."""
@@ -60,7 +60,7 @@ class StateDirectory:
         for name in _FOLDERS:
             make_directory(root / name)
         for folder in (root, *(root / name for name in _FOLDERS)):
-            remove_scratch_copies(folder)
+            remove_scratch_files(folder)
         return cls(root, lock)
 
     def release(self) -> None:

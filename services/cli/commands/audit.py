@@ -20,8 +20,8 @@ from services.cli.review.pins import read_pin
 from services.cli.terminal.output import Output, quoted
 from services.cli.terminal.wording import counted, size
 from services.common.command_errors import FAILURE_STATUS, CommandError, UsageError
+from services.common.durable_files import create_file
 from services.common.errors import Error
-from services.common.private_files import create_private
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Export a tenant's audit log and verify it offline."
@@ -187,7 +187,7 @@ async def grant(
             tenant_uid = (await admin.get_tenant(tenant)).tenant_uid
     secret = await issue_grant(state, tenant_uid, ttl_seconds=hours * 3600)
     try:
-        create_private(target, secret.encode() + b"\n")
+        create_file(target, secret.encode() + b"\n")
     except OSError as error:
         raise CommandError(f"cannot write {target}: {error.strerror}.") from None
     if output.json:

@@ -21,8 +21,8 @@ from services.cli.mesh import Mesh
 from services.cli.terminal.output import Output, quoted
 from services.cli.terminal.wording import enum_word, when
 from services.common.command_errors import CommandError, UsageError
+from services.common.durable_files import create_file
 from services.common.errors import Error
-from services.common.private_files import create_private
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Issue, list and revoke keys.")
 
@@ -86,7 +86,7 @@ async def create(
 
 async def _keep(admin: AdminClient, answer: CreateKeyResponse, out: Path) -> None:
     try:
-        create_private(out, answer.secret.encode() + b"\n")
+        create_file(out, answer.secret.encode() + b"\n")
     except OSError as error:
         cannot = f"cannot write {out}: {error.strerror}"
         try:

@@ -25,8 +25,8 @@ from services.cli.terminal.confirmation import require_yes
 from services.cli.terminal.output import Output
 from services.cli.terminal.wording import counted
 from services.common.command_errors import CommandError, UsageError
+from services.common.durable_files import replace_file
 from services.common.errors import NotFoundError
-from services.common.private_files import write_private
 
 app = typer.Typer()
 
@@ -81,7 +81,7 @@ def _write_documents(documents: Mapping[str, Plain], folder: Path) -> list[str]:
         for tenant, plain in documents.items():
             path, data = folder / f"{tenant}.yaml", to_yaml(plain).encode()
             if not path.exists() or path.read_bytes() != data:
-                write_private(path, data)
+                replace_file(path, data)
                 changed.append(tenant)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

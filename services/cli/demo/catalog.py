@@ -11,8 +11,8 @@ from tenantry.config.v1.pool_pb2 import Architecture, BaseModel, Capacity, Endpo
 from services.cli.clients.admin_catalog import CatalogClient
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.command_errors import CommandError
+from services.common.durable_files import replace_file
 from services.common.errors import NotFoundError
-from services.common.private_files import write_private
 from services.local.layout import StateLayout
 from triton_models.cpu_engine.launch import MODEL_NAME as SERVER_MODEL
 from triton_models.cpu_engine.preparation import PreparedModel
@@ -126,7 +126,7 @@ def move_endpoint(pool: Pool, earlier: Collection[str], target: str) -> None:
 
 
 async def _note(layout: StateLayout, targets: Sequence[str]) -> None:
-    await asyncio.to_thread(write_private, layout.triton_targets_path, "\n".join(targets).encode())
+    await asyncio.to_thread(replace_file, layout.triton_targets_path, "\n".join(targets).encode())
 
 
 def _noted(layout: StateLayout) -> set[str]:

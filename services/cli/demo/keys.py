@@ -13,7 +13,7 @@ from services.cli.clients.names import short
 from services.cli.mesh import read_secret
 from services.cli.review.token_claims import read_claims
 from services.common.command_errors import UsageError
-from services.common.private_files import write_private
+from services.common.durable_files import replace_file
 
 # One that expires while somebody tries the mesh is of no use.
 _LEFT_SECONDS = 3600
@@ -29,7 +29,7 @@ async def ensure_key(admin: AdminClient, tenant_id: str, path: Path) -> None:
     if key_id and any(_works(key, key_id) for key in await admin.list_keys(f"tenants/{tenant_id}")):
         return
     answer = await admin.create_key(f"tenants/{tenant_id}")
-    await asyncio.to_thread(write_private, path, answer.secret.encode() + b"\n")
+    await asyncio.to_thread(replace_file, path, answer.secret.encode() + b"\n")
 
 
 def _key_id(path: Path) -> str:

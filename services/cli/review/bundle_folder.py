@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from services.common.command_errors import CommandError, UsageError
+from services.common.durable_files import sync, sync_directory
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 MAX_DEPTH = 4
@@ -109,7 +110,7 @@ class BundleFolder:
         self.size_bytes += len(data)
         if last:
             self._open.flush()
-            os.fsync(self._open.fileno())
+            sync(self._open.fileno())
             self._open.close()
             self._open = None
 
@@ -141,16 +142,14 @@ class BundleFolder:
             raise BundleError("only a part of the bundle")
         assert self._scratch is not None
         try:
+            for folder, _, _ in os.walk(self._scratch):
+                sync_directory(Path(folder))
             # Over an empty folder or nothing at all, never over a filled one.
             self._scratch.rename(self._destination.absolute())
         except OSError as error:
             raise UsageError(f"cannot write {self._destination}: {error.strerror}.") from None
         self._scratch = None
-        folder = os.open(self._destination.absolute().parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_directory(self._destination.absolute().parent)
 
 
 def require_free(destination: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tenantry.audit.v1.audit_review_service_pb2 import VerificationKeys
 
 from services.common.command_errors import CommandError, UsageError
-from services.common.private_files import write_private
+from services.common.durable_files import replace_file
 
 
 class Pin(BaseModel):
@@ -62,7 +62,7 @@ def check_pin(state_dir: Path, tenant_uid: str, shown: VerificationKeys) -> tupl
         manifest_keys=tuple(shown.manifest_keys),
     )
     if not path.exists():
-        write_private(path, now.model_dump_json(indent=1).encode() + b"\n")
+        replace_file(path, now.model_dump_json(indent=1).encode() + b"\n")
         return path, True
     if read_pin(path) != now:
         raise CommandError(

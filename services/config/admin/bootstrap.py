@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from tenantry.config.v1 import credential_pb2, stored_pb2
 
 from services.common.backoff import Backoff
 from services.common.clock import Clock
+from services.common.durable_files import make_directory, read_or_create, replace_file
 from services.common.errors import UnavailableError
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
 from services.config.etcd import keys as etcd_keys
@@ -28,14 +28,13 @@ OPERATOR_SECONDS = 366 * 86_400
 
 def load_issuer(state_dir: Path) -> TokenIssuer:
     """Read the token signing key, making it at the first start, and publish `jwks.json`."""
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = state_dir / "tokens.pem"
-    if not path.exists():
-        _write_private(path, new_signing_key_pem(), 0o400)
-    issuer = TokenIssuer.from_pem(path.read_bytes(), CONFIG_ISSUER)
+    make_directory(state_dir)
+    issuer = TokenIssuer.from_pem(
+        read_or_create(state_dir / "tokens.pem", new_signing_key_pem), CONFIG_ISSUER
+    )
     published = state_dir / "jwks.json"
     if not published.exists() or published.read_text() != issuer.jwks():
-        _write_private(published, issuer.jwks().encode(), 0o644)
+        replace_file(published, issuer.jwks().encode(), mode=0o644)
     return issuer
 
 
@@ -94,7 +93,7 @@ def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> 
     key.expire_time.FromSeconds(now + OPERATOR_SECONDS)
     claims = Claims(key_id, OPERATOR, (), now + OPERATOR_SECONDS, PLATFORM_ADMIN, "")
     secret = issuer.issue(Audience.OPERATOR, claims, now)
-    _write_private(state_dir / "operator.key", secret.encode() + b"\n", 0o600)
+    replace_file(state_dir / "operator.key", secret.encode() + b"\n")
     return stored_pb2.StoredCredential(key=key, signing_key_id=issuer.signing_key_id)
 
 
@@ -108,13 +107,3 @@ def has_platform_admin(state: State, issuer: TokenIssuer, clock: Clock) -> bool:
         and record.stored.key.expire_time.seconds > clock.wall_seconds()
         for record in state.under("credentials/")
     )
-
-
-def _write_private(path: Path, data: bytes, mode: int) -> None:
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.backoff import Backoff
+from services.common.durable_files import replace_file
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import ConfigStore, Expect, Stored, StoreUnavailableError, Unchanged
 from services.config.state.allocation import MAX_EPOCH, MAX_ORDINAL
@@ -65,19 +64,8 @@ def read_marks(path: Path) -> Allocated | None:
 
 def write_marks(path: Path, marks: Allocated) -> None:
     """Put marks on disk, whole or not at all; they survive a crash of the machine once this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"format": _FORMAT, "ordinal": marks.ordinal, "epoch": marks.epoch}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    document = {"format": _FORMAT, "ordinal": marks.ordinal, "epoch": marks.epoch}
+    replace_file(path, json.dumps(document).encode())
 
 
 class MarkedStore:

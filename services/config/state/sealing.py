@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from services.common.durable_files import read_or_create
+
 KEY_BYTES = 32
 _NONCE_BYTES = 12
 
@@ -29,18 +31,9 @@ def load_root_key(path: Path) -> bytes:
     Raises:
         SealError: the file holds something else.
     """
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400)
-    except FileExistsError:
-        key = path.read_bytes()
-        if len(key) != KEY_BYTES:
-            raise SealError(f"the root key file holds {len(key)} bytes, not {KEY_BYTES}") from None
-        return key
-    key = os.urandom(KEY_BYTES)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
+    key = read_or_create(path, lambda: os.urandom(KEY_BYTES))
+    if len(key) != KEY_BYTES:
+        raise SealError(f"the root key file holds {len(key)} bytes, not {KEY_BYTES}")
     return key
 
 

@@ -6,7 +6,7 @@ import json
 
 from services.audit.bundle.export import LogReader
 from services.audit.bundle.verify import verify_bundle
-from services.audit.storage import file_ops
+from services.common import durable_files
 from tests.unit.audit.audit_state import abandon, export, new_entry, open_store
 
 
@@ -29,12 +29,13 @@ def test_the_first_entry_after_a_start_writes_no_file_but_the_journal(tmp_path, 
     store.log("a")
     written: list[str] = []
 
-    def replace(path, data, mode=0o600):
-        written.append(path.name)
-        file_ops.replace_file(path, data, mode)
+    def replace_files(files, mode=0o600):
+        written.extend(path.name for path in files)
+        real(files, mode)
 
-    for module in ("keys.keyset", "logs.store", "logs.segments"):
-        monkeypatch.setattr(f"services.audit.{module}.replace_file", replace, raising=False)
+    real = durable_files.replace_files
+    monkeypatch.setattr(durable_files, "replace_files", replace_files)
+    monkeypatch.setattr("services.audit.logs.segments.replace_files", replace_files)
     store.commit([new_entry("a", "two")], [])
     assert written == []
     abandon(store)
@@ -42,6 +43,7 @@ def test_the_first_entry_after_a_start_writes_no_file_but_the_journal(tmp_path, 
     store.fold()
     (ring,) = (tmp_path / "keyring").iterdir()
     assert len(json.loads(ring.read_bytes())["deks"]) == 2
+    assert ring.name in written
     assert read_all(store, "a") == [b'{"text":"one"}', b'{"text":"two"}']
     store.close()
 

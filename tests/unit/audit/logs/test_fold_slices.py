@@ -8,7 +8,7 @@ from services.audit.logs import fold, open_logs
 from services.audit.logs.log import Receipt
 from services.audit.logs.segments import fold_log, read_entries, segment_path
 from services.audit.proofs.entry import EntryKind
-from services.audit.storage import file_ops
+from services.common import durable_files
 from tests.fakes.manual_clock import ManualClock
 from tests.unit.audit.audit_state import abandon, entries_of, new_entry, open_store
 
@@ -46,7 +46,8 @@ def test_a_start_folds_nothing_by_itself_and_several_in_a_row_lose_nothing(tmp_p
     written: dict[str, list[bytes]] = {}
     synced = []
     monkeypatch.setattr(
-        "services.audit.logs.store.sync_file", lambda path: synced.append(path) or file_ops.sync_file(path)
+        "services.audit.logs.store.sync_file",
+        lambda path: synced.append(path) or durable_files.sync_file(path),
     )
     for start in range(4):
         store = open_store(tmp_path)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from services.common.known_good import generations as known_good_files
-from services.common.known_good.generations import DiskOps, Generations, load_key
+from services.common.known_good import generations as real_generations
+from services.common.known_good.generations import Generations, load_key
 from services.common.known_good.sealed_file import DamagedError, Expected, Header, Kind
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, replaced
+from tests.fakes.power_failures import PowerFailureError, failing_call, recorded, restore
 
 KEY = bytes(range(32))
 NOW = 1_800_000_000.0
@@ -22,49 +21,8 @@ HEADER = Header(Kind.ROUTER, "", "router-1", 1, int(NOW * 1000))
 EXPECTED = Expected(Kind.ROUTER, "router-1", 86_400.0)
 
 
-class PowerFailureError(Exception):
-    """Nothing after it happens."""
-
-
-class FailingOps(DiskOps):
-    """Lets power fail before, within or after the step of a number; `steps` counts them."""
-
-    def __init__(self, fails_at: int = -1, when: str = "before") -> None:
-        self.steps = 0
-        self._fails_at, self._when = fails_at, when
-
-    def _is_due(self) -> bool:
-        self.steps += 1
-        due = self.steps - 1 == self._fails_at
-        if due and self._when == "before":
-            raise PowerFailureError
-        return due
-
-    def write(self, path: Path, pieces: Iterable[bytes]) -> None:
-        due, data = self._is_due(), b"".join(pieces)
-        if due and self._when == "within":
-            super().write(path, [data[: len(data) // 2]])
-            raise PowerFailureError
-        super().write(path, [data])
-        self._fail_after(due)
-
-    def rename(self, source: Path, target: Path) -> None:
-        due = self._is_due()
-        super().rename(source, target)
-        self._fail_after(due)
-
-    def sync_directory(self, folder: Path) -> None:
-        due = self._is_due()
-        super().sync_directory(folder)
-        self._fail_after(due)
-
-    def _fail_after(self, due: bool) -> None:
-        if due:
-            raise PowerFailureError
-
-
-def generations(folder, ops=None, module=known_good_files):
-    return module.Generations(folder, "known-good", KEY, ops)
+def generations(folder, module=real_generations):
+    return module.Generations(folder, "known-good", KEY)
 
 
 def save(files, revision):
@@ -126,72 +84,83 @@ def test_a_file_that_cannot_be_read_is_named_and_the_older_one_is_used(tmp_path,
     assert "errno" in caplog.text
 
 
-STEPS_OF_A_SAVE = 4
+def after_power_failures(folder, files, revision) -> tuple[list[list[int]], list[list[int]]]:
+    """The revisions that can be read when power fails at any moment of a save, and when it fails right after it."""
+    found = []
+    for outcomes in recorded(folder, lambda: save(files, revision)).outcomes():
+        readable = []
+        for outcome in outcomes:
+            restore(folder, outcome)
+            readable.append(revisions(generations(folder)))
+        found.append(readable)
+    return found[0], found[1]
 
 
-@given(
-    before=st.integers(0, 3),
-    fails_at=st.integers(0, STEPS_OF_A_SAVE - 1),
-    when=st.sampled_from(["before", "within", "after"]),
-    is_new_process=st.booleans(),
-)
-def test_power_that_fails_at_any_step_leaves_a_generation(
-    tmp_path_factory, before, fails_at, when, is_new_process
-):
-    folder = tmp_path_factory.mktemp("g")
-    ops = FailingOps()
-    files = generations(folder, ops)
+@pytest.mark.parametrize("is_new_process", [True, False])
+@pytest.mark.parametrize("before", range(4))
+def test_power_that_fails_at_any_moment_leaves_a_generation(tmp_path, before, is_new_process):
+    files = generations(tmp_path)
     for revision in range(1, before + 1):
         save(files, revision)
-    first_save_has_nothing_to_keep = before == 0
-    failing = FailingOps(fails_at, when)
     if is_new_process:
-        files = generations(folder, failing)
-    else:
-        files._ops = failing
-    try:
-        save(files, before + 1)
-    except PowerFailureError:
-        pass
-    else:
-        assert first_save_has_nothing_to_keep
-        assert failing.steps == STEPS_OF_A_SAVE - 1
-    found = revisions(generations(folder))
-    assert found[:1] in ([before], [before + 1]) or (before == 0 and found == [])
-    # And the next save succeeds over whatever was left, in the same process or in the next.
-    for after in (files, generations(folder)):
-        after._ops = DiskOps()
-        save(after, before + 2)
-        assert revisions(after)[0] == before + 2
+        files = generations(tmp_path)
+    ever, last = after_power_failures(tmp_path, files, before + 1)
+    assert {tuple(found[:1]) for found in ever} == {(before,) if before else (), (before + 1,)}
+    assert {tuple(found[:1]) for found in last} == {(before + 1,)}
+
+
+@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("is_new_process", [True, False])
+@pytest.mark.parametrize("before", range(3))
+def test_the_next_save_succeeds_over_whatever_a_failed_one_left(tmp_path, before, is_new_process, after):
+    (tmp_path / "counted").mkdir()
+    with failing_call(-1, PowerFailureError()) as calls:
+        save(generations(tmp_path / "counted"), 1)
+    for place in range(len(calls) + 1):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        files = generations(folder)
+        for revision in range(1, before + 1):
+            save(files, revision)
+        with failing_call(place, PowerFailureError(), after=after), suppress(PowerFailureError):
+            save(files, before + 1)
+        save(generations(folder) if is_new_process else files, before + 2)
+        assert revisions(generations(folder))[0] == before + 2
 
 
 def test_a_damaged_newest_never_takes_the_whole_ones_place(tmp_path):
-    files = generations(tmp_path)
+    assert [] not in after_damage(tmp_path, real_generations)
+
+
+def after_damage(folder, module) -> list[list[int]]:
+    """What can be read when power fails at any moment of a save over a damaged newest generation."""
+    files = generations(folder)
     save(files, 1)
     save(files, 2)
-    damage(tmp_path / "known-good.1")
-    with pytest.raises(PowerFailureError):
-        save(generations(tmp_path, FailingOps(1)), 3)
-    assert revisions(generations(tmp_path)) == [1]
+    damage(folder / "known-good.1")
+    ever, _ = after_power_failures(folder, generations(folder, module), 3)
+    return ever
 
 
 def test_mutant_that_keeps_whatever_is_newest_loses_both(tmp_path):
-    broken = mutant(known_good_files, "if keep:", "if self.newest.exists():")
-    files = generations(tmp_path)
-    save(files, 1)
-    save(files, 2)
-    damage(tmp_path / "known-good.1")
-    with pytest.raises(PowerFailureError):
-        save(generations(tmp_path, FailingOps(2), broken), 3)
-    assert revisions(generations(tmp_path)) == []
+    keeps_all = "if self.newest.exists(): self.newest.replace(self.older)"
+    assert [] in after_damage(tmp_path, changed(real_generations, "damaged-is-not-kept", keeps_all))
 
 
 def test_mutant_that_writes_in_place_loses_what_it_writes_over(tmp_path):
-    broken = mutant(known_good_files, 'folder / f".{name}.new"', 'folder / f"{name}.1"')
+    broken = changed(real_generations, "beside-the-newest", 'self._scratch = folder / f"{name}.1"')
     save(generations(tmp_path), 1)
-    with pytest.raises(PowerFailureError):
-        save(generations(tmp_path, FailingOps(0, "within"), broken), 2)
+    with failing_call(1, PowerFailureError()) as calls, pytest.raises(PowerFailureError):
+        save(generations(tmp_path, broken), 2)
+    assert calls == ["open", "write"]
     assert revisions(generations(tmp_path)) == []
+
+
+def test_mutant_that_does_not_sync_the_folder_loses_what_it_said_is_saved(tmp_path):
+    save(generations(tmp_path), 1)
+    broken = replaced(real_generations, "sync_directory", lambda _: None)
+    _, last = after_power_failures(tmp_path, generations(tmp_path, broken), 2)
+    assert [1] in last
 
 
 def test_a_scratch_file_that_is_a_link_is_not_followed(tmp_path):

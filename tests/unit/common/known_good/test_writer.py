@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.common.known_good import writer as known_good_writer
-from services.common.known_good.generations import DiskOps, Generations
+from services.common.known_good.generations import Generations
 from services.common.known_good.sealed_file import Expected, Header, Kind
 from services.common.known_good.writer import Content, KnownGoodWriter
 
@@ -27,29 +27,29 @@ async def until(true: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-class Disk(DiskOps):
+class Files(Generations):
     """Counts what is written; fails or waits where a test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "known-good", KEY)
         self.writes = 0
         self.full = False
         self.free = threading.Event()
         self.free.set()
 
-    def write(self, path: Path, pieces: Iterable[bytes]) -> None:
+    def save(self, header: Header, parts: Sequence[bytes]) -> None:
         self.writes += 1
         assert self.free.wait(10)
         if self.full:
             raise OSError(errno.ENOSPC, "no space")
-        super().write(path, pieces)
+        super().save(header, parts)
 
 
 class Kept:
     """A writer, its disk, and the revision in force, current at a time of the test's choice."""
 
     def __init__(self, folder: Path, every_seconds: float = SOON_SECONDS, **settle) -> None:
-        self.disk, self.registry = Disk(), CollectorRegistry()
-        self.files = Generations(folder, "known-good", KEY, self.disk)
+        self.files, self.registry = Files(folder), CollectorRegistry()
         self.revision, self.current_ms, self.takes = 0, 1_000_000, 0
         self.writer = KnownGoodWriter(
             self.files, self._take, self.registry, every_seconds=every_seconds, **settle
@@ -88,7 +88,7 @@ async def test_a_change_is_written_and_changes_in_between_are_one_write(tmp_path
         for _ in range(50):
             kept.change()
         await kept.reaches(50)
-        assert kept.disk.writes == 1
+        assert kept.files.writes == 1
 
 
 async def test_the_next_write_waits_and_a_clean_stop_does_not(tmp_path):
@@ -98,7 +98,7 @@ async def test_the_next_write_waits_and_a_clean_stop_does_not(tmp_path):
         await kept.reaches(1)
         kept.change()
         await asyncio.sleep(0.1)
-        assert kept.disk.writes == 1
+        assert kept.files.writes == 1
     assert [header.revision for header in kept.on_disk()] == [2, 1]
 
 
@@ -123,30 +123,30 @@ async def test_after_the_last_write_a_change_is_nobodys_error(tmp_path):
     kept.change()
     # What `run` does until its owner ends it.
     await kept.writer._save()
-    assert kept.disk.writes == 0
+    assert kept.files.writes == 0
 
 
 async def test_a_full_disk_is_told_and_tried_again_while_the_older_file_stays(tmp_path, caplog):
     async with Kept(tmp_path).running() as kept:
         kept.change()
         await kept.reaches(1)
-        kept.disk.full = True
+        kept.files.full = True
         kept.change()
         failures = "tenantry_last_known_good_failures_total"
         await until(lambda: kept.registry.get_sample_value(failures) == 2)
         assert "LAST KNOWN GOOD NOT WRITTEN: errno 28" in caplog.text
         assert [header.revision for header in kept.on_disk()] == [1]
-        kept.disk.full = False
+        kept.files.full = False
         await kept.reaches(2)
 
 
 async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_a_clean_stop(tmp_path, caplog):
     kept = Kept(tmp_path)
-    kept.disk.free.clear()
+    kept.files.free.clear()
     kept.change()
     await asyncio.wait_for(kept.writer.finish(0.05), 2)
     assert "not written within" in caplog.text
-    kept.disk.free.set()
+    kept.files.free.set()
 
 
 async def test_what_nobody_confirmed_since_is_not_made_to_look_newer(tmp_path, monkeypatch):
@@ -155,27 +155,27 @@ async def test_what_nobody_confirmed_since_is_not_made_to_look_newer(tmp_path, m
         kept.change()
         await kept.reaches(1)
         await asyncio.sleep(0.1)
-        assert kept.disk.writes == 1
+        assert kept.files.writes == 1
         kept.current_ms += 5_000
         await until(lambda: kept.on_disk()[0].written_unix_ms == kept.current_ms)
-        assert kept.disk.writes == 2
+        assert kept.files.writes == 2
 
 
 async def test_a_clean_stop_in_the_middle_of_settling_writes_once(tmp_path):
     kept = Kept(tmp_path)
-    kept.disk.free.clear()
+    kept.files.free.clear()
     async with kept.running():
         kept.change()
         stopping = asyncio.create_task(kept.writer.finish(5))
-        await until(lambda: kept.disk.writes)
+        await until(lambda: kept.files.writes)
         # `run` needs a few turns of the loop to settle, for no time at all, and must not take the same change.
         for _ in range(100):
             await asyncio.sleep(0)
         assert kept.takes == 1
-        kept.disk.free.set()
+        kept.files.free.set()
         await stopping
     assert [header.revision for header in kept.on_disk()] == [1]
-    assert kept.disk.writes == 1
+    assert kept.files.writes == 1
 
 
 async def test_nothing_to_write_is_not_written(tmp_path):
