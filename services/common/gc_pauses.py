@@ -1,4 +1,4 @@
-"""Objects that live as long as the config they are of."""
+"""Keeps Python's collector of cycles from holding up requests: pauses it, and freezes long-lived objects."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from contextlib import AbstractContextManager
 from threading import Lock
 
 
-def forgo_collecting() -> None:
-    """Keep the collector of cycles away from everything there is now.
+def freeze() -> None:
+    """Exclude every object that exists now from later collections.
 
-    It would visit the million objects of 10,000 tenants again and again, holding up every request for a tenth of a
-    second each time, and find nothing: configs hold no cycles, and go by their reference counts.
+    A collection would visit the million objects of 10,000 tenants again and again, hold up every request for a tenth of
+    a second each time, and find nothing: configs hold no cycles and are freed by their reference counts.
     """
-    # The young first, for what is garbage already would stay for ever; the old would take that tenth of a second.
-    gc.collect(1)
+    # Collect the young generations first, since frozen garbage stays for ever. The old one would take that tenth.
+    gc.collect(1)  # proven: garbage-is-not-frozen
     gc.freeze()
 
 
-class _Off:
-    """The collector, off for as long as somebody is in here; of several threads the last to leave turns it on again."""
+class _Pause:
+    """Counts the threads that are inside; the last one to leave turns the collector on again."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -40,12 +40,9 @@ class _Off:
                 gc.enable()
 
 
-_off = _Off()
+_pause = _Pause()
 
 
-def uncollected() -> AbstractContextManager[None]:
-    """While very many objects are made that live long, and no cycles: the collector would look at them over and over.
-
-    It is off for the whole process meanwhile.
-    """
-    return _off
+def paused() -> AbstractContextManager[None]:
+    """Turn the collector off for the whole process while very many long-lived objects are made."""
+    return _pause

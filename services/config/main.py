@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from services.common import gc_pauses
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.audit.writer import AuditWriter
 from services.common.clock import SystemClock
-from services.common.gc_pauses import forgo_collecting
 from services.common.known_good.signed_state import StatementSigner
 from services.common.lifecycle import Lifetime
 from services.common.logs import configure_logging
@@ -155,7 +155,7 @@ async def serve(settings: ConfigSettings) -> None:
 
 async def _become_ready(current: CurrentState, first: FirstOperator, health: HealthBoard) -> None:
     await current.listed.wait()
-    forgo_collecting()
+    gc_pauses.freeze()
     await health.set("first-list", ready=True)
     await first.ensure()
     await health.set("first-operator", ready=True)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from google.protobuf.message import DecodeError
 from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
 
-from services.common.gc_pauses import uncollected
+from services.common import gc_pauses
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.etcd.watch_state import Change
@@ -146,7 +146,7 @@ class StateBuilder:
             for key in before.records.keys() | before.damaged
             if etcd_keys.LIVE + key not in items
         ]
-        with uncollected():
+        with gc_pauses.paused():
             return self._with(before, gone + changes, revision)
 
     def changed(self, before: State, changes: Iterable[Change], revision: int) -> State:

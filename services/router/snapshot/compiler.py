@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tenantry.config.v1 import config_discovery_service_pb2, credential_pb2, pool_pb2, tenant_pb2
 
-from services.common.gc_pauses import uncollected
+from services.common import gc_pauses
 from services.router.snapshot.model import BaseModel, KeyRecord, PoolConfig, Snapshot
 from services.router.snapshot.tenant_compiler import DIALECTS, Catalog, compile_tenant
 from services.router.text.text_model import TextModel
@@ -72,7 +72,7 @@ def compile_snapshot(
         or _shared(before, resources, touched)
         or _usable_now(before, resources, load_text_model)
     ):
-        with uncollected():
+        with gc_pauses.paused():
             compiled = _everything(revision, resources, load_text_model, reasons)
     else:
         compiled = _changed(revision, resources, before, touched, reasons)

@@ -17,8 +17,8 @@ import grpc
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 
+from services.common import gc_pauses
 from services.common.backoff import Backoff
-from services.common.gc_pauses import forgo_collecting
 from services.common.rpc.interceptors import where
 from services.router.metrics import RouterMetrics
 from services.router.snapshot.assembly import Assembled, AssemblyError, SnapshotAssembler, apply_to
@@ -205,7 +205,7 @@ class ConfigClient:
             if self._on_held is not None:
                 self._on_held(snapshot.revision, resources)
             if whole.touched is None:
-                forgo_collecting()
+                gc_pauses.freeze()
             _log.info("config revision %d is in force", snapshot.revision)
             ack = pb.SnapshotAck(nonce=whole.nonce, revision=whole.revision)
             await self._send(call, pb.StreamSnapshotsRequest(ack=ack))

@@ -5,8 +5,8 @@ import weakref
 
 import pytest
 
-from services.common import gc_pauses as long_lived
-from tests.fakes.mutants import mutant
+from services.common import gc_pauses
+from tests.fakes.mutants import without
 
 
 class Cycle:
@@ -28,24 +28,24 @@ def is_gone(module) -> bool:
     """Whether garbage of a moment ago is gone, once long-lived objects are left alone."""
     gone = weakref.ref(Cycle())
     assert gone() is not None
-    module.forgo_collecting()
+    module.freeze()
     gc.collect()
     return gone() is None
 
 
 def test_young_garbage_is_not_kept_for_ever():
-    assert is_gone(long_lived)
+    assert is_gone(gc_pauses)
 
 
 def test_that_test_notices_garbage_that_is_frozen():
-    assert not is_gone(mutant(long_lived, "gc.collect(1)", "pass"))
+    assert not is_gone(without(gc_pauses, "garbage-is-not-frozen"))
 
 
 def test_the_collector_is_off_for_as_long_as_objects_are_made_even_if_that_fails():
     gc.enable()
 
     def fail():
-        with long_lived.uncollected():
+        with gc_pauses.paused():
             assert not gc.isenabled()
             raise ValueError("no")
 
@@ -56,7 +56,7 @@ def test_the_collector_is_off_for_as_long_as_objects_are_made_even_if_that_fails
 
 def test_of_two_threads_at_it_the_last_to_leave_turns_the_collector_on_again():
     gc.enable()
-    first, second = long_lived.uncollected(), long_lived.uncollected()
+    first, second = gc_pauses.paused(), gc_pauses.paused()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -66,11 +66,11 @@ def test_of_two_threads_at_it_the_last_to_leave_turns_the_collector_on_again():
 
 
 def test_a_collector_that_was_off_stays_off():
-    with long_lived.uncollected():
+    with gc_pauses.paused():
         pass
     assert not gc.isenabled()
 
 
 def test_what_lives_is_not_looked_at_any_more():
-    long_lived.forgo_collecting()
+    gc_pauses.freeze()
     assert gc.get_freeze_count() > 1000
