@@ -1,4 +1,4 @@
-"""What a request may look like: the headers removed from it and the paths and sizes refused."""
+"""Removes headers that callers may not send; refuses paths and sizes that callers may not use."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from services.edge.messages import core, early, hcm, matcher, mutation, pack, se
 
 OUR_HEADERS = "x-tenantry-"
 STRIPPED_HEADERS = (
-    # Ours: what the mesh says of a request, never what its sender says.
+    # The mesh's own statements about a request.
     OUR_HEADERS,
-    # What other gateways call a tenant; a service or a log that reads it must not be misled.
+    # Other gateways' names for a tenant; a service or a log that reads one must not be misled.
     "x-tenant-",
-    # Envoy takes timeouts, retries and routes from these, and takes callers on this host for its own.
+    # Envoy takes timeouts, retries and routes from these, and trusts callers on its own host with them.
     "x-envoy-",
 )
-"""Prefixes of headers no client sends."""
+"""Prefixes of headers that are never taken from a client."""
 
 
 def strip_headers() -> core.TypedExtensionConfig:
@@ -36,7 +36,7 @@ def strip_headers() -> core.TypedExtensionConfig:
 
 
 def http2_limits() -> core.Http2ProtocolOptions:
-    """What one connection may have open and unread."""
+    """Bounds on open streams and unread bytes of one connection."""
     return core.Http2ProtocolOptions(
         max_concurrent_streams=100,
         initial_stream_window_size=1 << 16,
@@ -45,16 +45,16 @@ def http2_limits() -> core.Http2ProtocolOptions:
 
 
 def http_limits(idle_connection_seconds: float) -> core.HttpProtocolOptions:
-    """Headers and idle connections, of HTTP/1.1 and HTTP/2 alike."""
+    """Bounds on headers and idle connections, of HTTP/1.1 and HTTP/2 alike."""
     return core.HttpProtocolOptions(
         idle_timeout=seconds(idle_connection_seconds),
         max_headers_count=64,
-        # `x_tenantry_tenant` is `x-tenantry-tenant` to what reads headers as variables.
+        # `x_tenantry_tenant` is `x-tenantry-tenant` to software that reads headers as variables.
         headers_with_underscores_action=core.HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
     )
 
 
 NO_CLIENT_CERTIFICATE = hcm.HttpConnectionManagerForwardClientCertDetails.SANITIZE
-"""`x-forwarded-client-cert` is removed: nobody before this edge has checked a certificate."""
+"""`x-forwarded-client-cert` is removed: no proxy before this edge has checked a certificate."""
 REFUSE_ESCAPED_SLASHES = hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST
-"""`%2F` is a slash to some and a letter to others."""
+"""`%2F` is a slash to some servers and a letter to others."""

@@ -1,11 +1,11 @@
-"""What may pass each door: the only paths that exist at the edge, whose keys open them, and where they lead."""
+"""The only paths that exist at the edge, for each listener: whose keys open them, and which service answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from services.common.deadlines import MAX_TIMEOUT_SECONDS
-from services.edge.spec import EdgeSpec
+from services.edge.spec import EdgeSpec, Source, TlsListener
 
 HEALTH = "/grpc.health.v1.Health/Check"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/"
@@ -23,32 +23,32 @@ _GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Who signs the keys that open something."""
+    """Signs the keys of one kind of caller."""
 
     name: str
     issuer: str
     audience: str
-    jwks: str
+    jwks: Source
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """One way through a door."""
+class RouteSpec:
+    """One path of a listener and where it leads."""
 
     path: str
     """A prefix; with `exact` the whole path."""
     issuer: Issuer | None
-    """Whose keys open it; None for everybody."""
+    """Whose keys open it; None for callers without a key."""
     service: str
     """The cluster it leads to."""
     lasts_seconds: float | None
     """The longest a call may take, from its first byte to its last; a caller may ask for less.
 
-    None where the service decides. Envoy tells a service this bound as if it were the caller's deadline, so that with
-    it no tenant's default deadline would ever apply.
+    None where the service decides. Envoy hands this bound to the service as if it were the caller's deadline: a bound
+    here would keep every tenant's default deadline from applying.
     """
     silent_seconds: float
-    """The longest nothing may happen in a call."""
+    """The longest a call may go without a byte in either direction."""
     exact: bool = False
     whole_request_bytes: int | None = MESSAGE_BYTES
     """The service is asked once the whole request is here: a caller that sends slowly holds no place in it.
@@ -58,48 +58,48 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """A listener: what passes, and what it holds at most."""
+class ListenerSpec:
+    """A listener: where it binds, its routes, and the most it holds."""
 
     name: str
-    port: int
-    passages: tuple[Passage, ...]
+    bind: TlsListener
+    routes: tuple[RouteSpec, ...]
     connections: int
     request_seconds: float
     spared: bool
     """Open while the process is short of memory, and outside the count of all connections."""
 
 
-def tenant_door(spec: EdgeSpec) -> Door:
-    """Callers: inference, reflection, health; nothing else exists here."""
-    callers = Issuer("caller", "tenantry", "tenantry-inference", spec.config_jwks)
+def tenant_listener(spec: EdgeSpec) -> ListenerSpec:
+    """Callers: inference, reflection, health."""
+    callers = Issuer("caller", "tenantry", "tenantry-inference", spec.jwks.config)
     # An answer in one piece may keep silent for as long as its tenant's deadline allows: the router ends it first.
     longest = MAX_TIMEOUT_SECONDS + _GRACE_SECONDS
-    passages = (
+    routes = (
         _health("router"),
-        Passage(INFERENCE, callers, "router", lasts_seconds=None, silent_seconds=longest),
+        RouteSpec(INFERENCE, callers, "router", lasts_seconds=None, silent_seconds=longest),
         _reflection(callers, "router"),
     )
     limits = spec.limits
-    return Door(
+    return ListenerSpec(
         "tenant",
-        spec.tenant_port,
-        passages,
+        spec.listeners.tenant,
+        routes,
         limits.tenant_connections,
         limits.tenant_request_seconds,
         spared=False,
     )
 
 
-def operations_door(spec: EdgeSpec) -> Door:
+def operations_listener(spec: EdgeSpec) -> ListenerSpec:
     """Operators and reviewers, each with keys of their own kind."""
-    operators = Issuer("operator", "tenantry", "tenantry-operator", spec.config_jwks)
-    reviewers = Issuer("reviewer", "tenantry-audit", "tenantry-review", spec.audit_jwks)
+    operators = Issuer("operator", "tenantry", "tenantry-operator", spec.jwks.config)
+    reviewers = Issuer("reviewer", "tenantry-audit", "tenantry-review", spec.jwks.audit)
     limits = spec.limits
     upload_seconds = limits.operations_request_seconds + _GRACE_SECONDS
-    passages = (
+    routes = (
         _health("config"),
-        Passage(
+        RouteSpec(
             UPLOAD,
             operators,
             "config",
@@ -109,24 +109,24 @@ def operations_door(spec: EdgeSpec) -> Door:
             whole_request_bytes=None,
         ),
         # `WaitForPropagation` keeps silent for up to 60 s.
-        Passage(ADMIN, operators, "config", lasts_seconds=120.0, silent_seconds=120.0),
+        RouteSpec(ADMIN, operators, "config", lasts_seconds=120.0, silent_seconds=120.0),
         _reflection(operators, "config"),
         # A whole log, read at the reviewer's pace.
-        Passage(REVIEW, reviewers, "audit", lasts_seconds=3600.0, silent_seconds=300.0),
+        RouteSpec(REVIEW, reviewers, "audit", lasts_seconds=3600.0, silent_seconds=300.0),
     )
-    return Door(
+    return ListenerSpec(
         "operations",
-        spec.operations_port,
-        passages,
+        spec.listeners.operations,
+        routes,
         limits.operations_connections,
         limits.operations_request_seconds,
         spared=True,
     )
 
 
-def _health(service: str) -> Passage:
-    """One question, one answer. Never `Watch`, which would hold a place upstream for whoever asks, without a key."""
-    return Passage(
+def _health(service: str) -> RouteSpec:
+    """One question, one answer. Never `Watch`, with which callers without a key would hold places upstream."""
+    return RouteSpec(
         HEALTH,
         None,
         service,
@@ -137,7 +137,7 @@ def _health(service: str) -> Passage:
     )
 
 
-def _reflection(issuer: Issuer, service: str) -> Passage:
-    return Passage(
+def _reflection(issuer: Issuer, service: str) -> RouteSpec:
+    return RouteSpec(
         REFLECTION, issuer, service, lasts_seconds=60.0, silent_seconds=30.0, whole_request_bytes=None
     )

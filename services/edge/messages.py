@@ -1,9 +1,9 @@
-"""The pieces of Envoy's API that the edge uses, under short names. The owner of the package envoy-data-plane."""
+"""The pieces of Envoy's API that the edge uses, under short names. The only owner of envoy-data-plane."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import envoy_data_plane.envoy.config.accesslog.v3 as accesslog
 import envoy_data_plane.envoy.config.bootstrap.v3 as bootstrap
@@ -16,6 +16,7 @@ import envoy_data_plane.envoy.config.overload.v3 as overload
 import envoy_data_plane.envoy.config.rbac.v3 as rbac
 import envoy_data_plane.envoy.config.route.v3 as route
 import envoy_data_plane.envoy.extensions.access_loggers.file.v3 as file_log
+import envoy_data_plane.envoy.extensions.access_loggers.stream.v3 as stream_log
 import envoy_data_plane.envoy.extensions.common.ratelimit.v3 as ratelimit
 import envoy_data_plane.envoy.extensions.filters.http.buffer.v3 as buffer
 import envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 as jwt
@@ -33,21 +34,53 @@ import envoy_data_plane.envoy.type.metadata.v3 as metadata
 import envoy_data_plane.envoy.type.v3 as kinds
 from envoy_data_plane.google import protobuf
 
+from services.edge.addresses import Address, parse_address
+from services.edge.spec import Source
+
 pack = protobuf.Any.pack
 
 
 BUFFER_BYTES = 32 << 10
-"""What the edge reads ahead of whoever is slow, a connection and direction."""
+"""Read ahead of a slow reader, for each connection and direction."""
 
 
-def pipe(path: Path) -> core.Address:
-    """A Unix socket."""
-    return core.Address(pipe=core.Pipe(path=str(path)))
+_OWNER_ONLY = 0o600
 
 
-def loopback(port: int) -> core.Address:
-    """A port on this host only."""
-    return core.Address(socket_address=core.SocketAddress(address="127.0.0.1", port_value=port))
+def address(at: Address) -> core.Address:
+    """Where to connect to."""
+    if at.path:
+        return core.Address(pipe=core.Pipe(path=at.path))
+    return port(at.host, at.port)
+
+
+def bound_address(text: str) -> core.Address:
+    """Where to listen; a Unix socket gets mode 0600."""
+    at = parse_address(text)
+    if at.path:
+        return core.Address(pipe=core.Pipe(path=at.path, mode=_OWNER_ONLY))
+    return port("127.0.0.1" if at.host == "localhost" else at.host, at.port)
+
+
+def port(host: str, number: int) -> core.Address:
+    """A TCP port of a host."""
+    return core.Address(socket_address=core.SocketAddress(address=host, port_value=number))
+
+
+def data(source: Source) -> core.DataSource:
+    """A text that Envoy reads from a file, or that stands in the config."""
+    if source.file is not None:
+        return core.DataSource(filename=str(source.file))
+    return core.DataSource(inline_string=source.inline)
+
+
+def to_json_names(message: Any) -> dict[str, Any]:
+    """A message as proto3 JSON, each field under its own name in the proto file.
+
+    betterproto's own spelling of names is wrong for those with a digit, such as `consecutive_5xx`.
+    """
+    plain: dict[str, Any] = message.to_dict(casing=lambda name: name)
+    return plain
 
 
 def seconds(value: float) -> timedelta:
@@ -63,11 +96,14 @@ def percent(value: float) -> kinds.Percent:
 __all__ = [
     "BUFFER_BYTES",
     "accesslog",
+    "address",
     "bootstrap",
+    "bound_address",
     "buffer",
     "cluster",
     "connections",
     "core",
+    "data",
     "early",
     "endpoint",
     "file_log",
@@ -78,20 +114,21 @@ __all__ = [
     "kinds",
     "listener",
     "local_limit",
-    "loopback",
     "matcher",
     "metadata",
     "mutation",
     "overload",
     "pack",
     "percent",
-    "pipe",
+    "port",
     "protobuf",
     "ratelimit",
     "rbac",
     "route",
     "router_filter",
     "seconds",
+    "stream_log",
     "tls",
+    "to_json_names",
     "upstream",
 ]

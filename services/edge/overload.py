@@ -1,10 +1,10 @@
-"""What the whole process holds at most, and what it does when it gets there."""
+"""Bounds on the whole process, and its behaviour at those bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.edge.listener_specs import Door
+from services.edge.listener_specs import ListenerSpec
 from services.edge.messages import bootstrap, connections, heap, overload, pack, protobuf, seconds
 from services.edge.spec import EdgeLimits
 
@@ -26,8 +26,8 @@ _RESETS = {
 }
 
 
-def overload_manager(limits: EdgeLimits, doors: Sequence[Door]) -> overload.OverloadManager:
-    """Refuse rather than be killed for memory: what is running goes on."""
+def overload_manager(limits: EdgeLimits, listeners: Sequence[ListenerSpec]) -> overload.OverloadManager:
+    """Refuse new requests rather than be killed for memory: running ones go on."""
     return overload.OverloadManager(
         refresh_interval=seconds(0.25),
         resource_monitors=[
@@ -39,7 +39,7 @@ def overload_manager(limits: EdgeLimits, doors: Sequence[Door]) -> overload.Over
                 typed_config=pack(
                     connections.DownstreamConnectionsConfig(
                         max_active_downstream_connections=sum(
-                            door.connections for door in doors if not door.spared
+                            listener.connections for listener in listeners if not listener.spared
                         )
                     )
                 ),
@@ -55,10 +55,11 @@ def overload_manager(limits: EdgeLimits, doors: Sequence[Door]) -> overload.Over
     )
 
 
-def runtime(doors: Sequence[Door]) -> bootstrap.LayeredRuntime:
+def runtime(listeners: Sequence[ListenerSpec]) -> bootstrap.LayeredRuntime:
     """Envoy's limits that have no place in its typed config."""
     shares = {
-        f"envoy.resource_limits.listener.{door.name}.connection_limit": door.connections for door in doors
+        f"envoy.resource_limits.listener.{listener.name}.connection_limit": listener.connections
+        for listener in listeners
     }
     values = protobuf.Struct.from_dict({**_RESETS, **shares})
     return bootstrap.LayeredRuntime(layers=[bootstrap.RuntimeLayer(name="limits", static_layer=values)])

@@ -1,11 +1,11 @@
-"""Coarse rates: what one key holder may ask a second, and what all that show no key may."""
+"""Coarse rates: requests a second of one key holder, and of all callers without a key together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from services.edge.keys import KEY_CHECK, SUBJECT
-from services.edge.listener_specs import Passage
+from services.edge.listener_specs import RouteSpec
 from services.edge.messages import (
     core,
     hcm,
@@ -22,12 +22,12 @@ from services.edge.spec import EdgeLimits
 _COUNTED_PRINCIPALS = 20_000
 
 
-def rate(passages: Sequence[Passage], limits: EdgeLimits) -> hcm.HttpFilter:
+def rate(routes: Sequence[RouteSpec], limits: EdgeLimits) -> hcm.HttpFilter:
     """A bucket for each key holder, so that none takes the services' time from the others; one for the keyless.
 
-    Holders are told apart by their verified key's subject, never by what a request says of itself.
+    A holder is the subject of a verified key, never a header of the request.
     """
-    issuers = sorted({item.issuer.name for item in passages if item.issuer})
+    issuers = sorted({item.issuer.name for item in routes if item.issuer})
     on = core.RuntimeFractionalPercent(default_value=kinds.FractionalPercent(numerator=100))
     config = local_limit.LocalRateLimit(
         stat_prefix="rate",
@@ -35,7 +35,7 @@ def rate(passages: Sequence[Passage], limits: EdgeLimits) -> hcm.HttpFilter:
         filter_enforced=on,
         rate_limited_as_resource_exhausted=True,
         token_bucket=_bucket(limits.keyless_requests_per_second),
-        # Else those with keys would use up what those without have, health probes among them.
+        # Else callers with keys would use up the bucket of those without, health probes among them.
         always_consume_default_token_bucket=False,
         max_dynamic_descriptors=_COUNTED_PRINCIPALS,
         descriptors=[

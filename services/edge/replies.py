@@ -1,10 +1,9 @@
-"""What the edge says itself: its access log, and the statuses of requests it refuses."""
+"""The edge's own words: its access log, and the statuses of requests it refuses."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from services.edge.messages import accesslog, core, file_log, hcm, pack, protobuf
+from services.edge.messages import accesslog, core, file_log, hcm, pack, protobuf, stream_log
+from services.edge.spec import STDOUT
 
 LOGGED = {
     "time": "%START_TIME%",
@@ -28,14 +27,15 @@ _RESOURCE_EXHAUSTED = "8"
 _DEADLINE_EXCEEDED = "4"
 
 
-def access_log(path: Path, door_name: str) -> accesslog.AccessLog:
-    """One JSON object a request, appended to a file."""
-    log = file_log.FileAccessLog(
-        path=str(path),
-        log_format=core.SubstitutionFormatString(
-            json_format=protobuf.Struct.from_dict({"listener": door_name, **LOGGED})
-        ),
+def access_log(path: str, listener: str) -> accesslog.AccessLog:
+    """One JSON object a request, appended to a file or written to stdout."""
+    line = core.SubstitutionFormatString(
+        json_format=protobuf.Struct.from_dict({"listener": listener, **LOGGED})
     )
+    if path == STDOUT:
+        log: object = stream_log.StdoutAccessLog(log_format=line)
+        return accesslog.AccessLog(name="envoy.access_loggers.stdout", typed_config=pack(log))
+    log = file_log.FileAccessLog(path=path, log_format=line)
     return accesslog.AccessLog(name="envoy.access_loggers.file", typed_config=pack(log))
 
 

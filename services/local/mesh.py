@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from services.edge.bootstrap import write
-from services.edge.spec import EdgeSpec
+from services.edge.spec import KeySets, Source, Upstream, Upstreams
 from services.local import specs
 from services.local.certificates import Certificates, ensure_certificates
+from services.local.edge import edge_spec
 from services.local.layout import StateLayout
 from services.local.log_file import begin_anew
 from services.local.ports import LOOPBACK
@@ -126,18 +127,20 @@ class LocalMesh:
         certificates = ensure_certificates(layout.edge_dir, dt.datetime.now(dt.UTC))
         begin_anew(layout.access_log_path)
         path = layout.edge_dir / "bootstrap.pb"
-        spec = EdgeSpec(
+        spec = edge_spec(
+            layout,
+            certificates,
+            Upstreams(
+                router=Upstream(tuple(layout.target(name) for name in self._routers)),
+                config=Upstream((layout.target("config-admin"),)),
+                audit=Upstream((layout.target("audit-review"),)),
+            ),
+            KeySets(
+                config=Source(file=layout.config_dir / "jwks.json"),
+                audit=Source(file=layout.audit_dir / "jwks.json"),
+            ),
             tenant_port=self.ports.tenant,
             operations_port=self.ports.operations,
-            certificate_path=certificates.certificate_path,
-            key_path=certificates.key_path,
-            admin_socket=layout.socket("envoy-admin"),
-            access_log_path=layout.access_log_path,
-            router_sockets=tuple(layout.socket(name) for name in self._routers),
-            config_admin_socket=layout.socket("config-admin"),
-            audit_review_socket=layout.socket("audit-review"),
-            config_jwks=(layout.config_dir / "jwks.json").read_text("utf-8"),
-            audit_jwks=(layout.audit_dir / "jwks.json").read_text("utf-8"),
         )
         write(spec, path)
         self._certificates = certificates

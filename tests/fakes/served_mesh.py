@@ -19,9 +19,10 @@ from tenantry.inference.v1 import inference_service_pb2_grpc as inference_rpc
 
 from scripts.bench.processes import running
 from services.edge.bootstrap import write
-from services.edge.spec import EdgeSpec
+from services.edge.spec import EdgeSpec, KeySets, Source, Upstream, Upstreams
 from services.local import specs
 from services.local.certificates import ensure_certificates
+from services.local.edge import edge_spec
 from services.local.layout import StateLayout, open_layout
 from services.local.process import to_logs_only
 from services.local.supervisor import Supervisor
@@ -100,7 +101,9 @@ class ServedMesh:
             # Several connections, so that one client process is not what limits.
             self._channels = [
                 grpc.aio.secure_channel(
-                    f"localhost:{spec.tenant_port}", credentials, [("grpc.use_local_subchannel_pool", 1)]
+                    f"localhost:{spec.listeners.tenant.port}",
+                    credentials,
+                    [("grpc.use_local_subchannel_pool", 1)],
                 )
                 for _ in range(3)
             ]
@@ -117,21 +120,19 @@ class ServedMesh:
         layout.edge_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         certificates = ensure_certificates(layout.edge_dir, dt.datetime.now(dt.UTC))
         tenant_port, operations_port = own_ports(2)
-        jwks = (self._folder / "state" / "jwks.json").read_text()
-        spec = EdgeSpec(
+        jwks = Source(file=self._folder / "state" / "jwks.json")
+        routers = [f"unix:{self._folder}/r{number}.sock" for number in range(1, len(self.routers) + 1)]
+        spec = edge_spec(
+            layout,
+            certificates,
+            Upstreams(
+                router=Upstream(tuple(routers)),
+                config=Upstream((f"unix:{self._folder}/a.sock",)),
+                audit=Upstream((f"unix:{self._folder}/none.sock",)),
+            ),
+            KeySets(config=jwks, audit=jwks),
             tenant_port=tenant_port,
             operations_port=operations_port,
-            certificate_path=certificates.certificate_path,
-            key_path=certificates.key_path,
-            admin_socket=layout.socket("envoy-admin"),
-            access_log_path=layout.access_log_path,
-            router_sockets=tuple(
-                self._folder / f"r{number}.sock" for number in range(1, len(self.routers) + 1)
-            ),
-            config_admin_socket=self._folder / "a.sock",
-            audit_review_socket=self._folder / "none.sock",
-            config_jwks=jwks,
-            audit_jwks=jwks,
         )
         return spec, certificates.ca_path
 

@@ -29,9 +29,10 @@ from services.common.tokens import (
 from services.edge.bootstrap import build
 from services.edge.listener_specs import ADMIN, INFERENCE, REFLECTION, REVIEW
 from services.edge.messages import bootstrap, hcm, pack
-from services.edge.spec import EdgeLimits, EdgeSpec
+from services.edge.spec import EdgeLimits, EdgeSpec, KeySets, Source, Upstream, Upstreams
 from services.local import specs
-from services.local.certificates import ensure_certificates
+from services.local.certificates import Certificates, ensure_certificates
+from services.local.edge import edge_spec
 from services.local.layout import StateLayout, open_layout
 from services.local.supervisor import Supervisor
 from tests.fakes.ports import own_ports
@@ -86,12 +87,20 @@ class Refusal:
 class Edge:
     spec: EdgeSpec
     layout: StateLayout
-    ca_path: Path
+    certificates: Certificates
     config: TokenIssuer
     audit: TokenIssuer
     echoes: dict[str, Echo]
     servers: dict[str, grpc.aio.Server]
     pid: int | None = None
+
+    @property
+    def tenant_port(self) -> int:
+        return self.spec.listeners.tenant.port
+
+    @property
+    def operations_port(self) -> int:
+        return self.spec.listeners.operations.port
 
     def token(self, issuer: TokenIssuer, audience: Audience, seconds: int = 60, subject: str = "t1") -> str:
         now = int(time.time())
@@ -108,7 +117,7 @@ class Edge:
         return [path for echo in self.echoes.values() for path in echo.begun]
 
     def channel(self, port: int, *options: tuple[str, int]) -> grpc.aio.Channel:
-        credentials = grpc.ssl_channel_credentials(self.ca_path.read_bytes())
+        credentials = grpc.ssl_channel_credentials(self.certificates.ca_path.read_bytes())
         return grpc.aio.secure_channel(
             f"localhost:{port}", credentials, [("grpc.use_local_subchannel_pool", 1), *options]
         )
@@ -124,13 +133,13 @@ class Edge:
             return json.loads(answer)
 
     async def tenant(self, path: str, metadata: Headers = (), timeout: float = 5.0) -> Any:
-        return await self.call(self.spec.tenant_port, path, metadata, timeout)
+        return await self.call(self.tenant_port, path, metadata, timeout)
 
     async def operations(self, path: str, metadata: Headers = (), timeout: float = 5.0) -> Any:
-        return await self.call(self.spec.operations_port, path, metadata, timeout)
+        return await self.call(self.operations_port, path, metadata, timeout)
 
     def tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.ca_path))
+        return ssl.create_default_context(cafile=str(self.certificates.ca_path))
 
     async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """TLS, and then any bytes."""
@@ -143,7 +152,7 @@ class Edge:
             lines.append("Content-Type: application/grpc")
         lines += ["TE: trailers", "Content-Length: 5", *(f"{name}: {value}" for name, value in headers)]
         async with asyncio.timeout(5):
-            reader, writer = await self.connect(self.spec.tenant_port)
+            reader, writer = await self.connect(self.tenant_port)
             writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + bytes(5))
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             grpc_status = re.search(r"^grpc-status: (\d+)", head, re.MULTILINE)
@@ -159,27 +168,33 @@ class Edge:
 
     async def log_lines(self, count: int) -> list[str]:
         """The access log, once it has so many lines; Envoy writes it every ten seconds."""
+        path = self.layout.access_log_path
         async with asyncio.timeout(15):
             while True:
-                lines = self.spec.access_log_path.read_text().splitlines()
+                lines = path.read_text().splitlines()
                 if len(lines) >= count:
                     return lines
                 await asyncio.sleep(0.1)
 
     @asynccontextmanager
     async def like_this(
-        self, change: Change = lambda message: None, limits: EdgeLimits | None = None
+        self,
+        change: Change = lambda message: None,
+        limits: EdgeLimits | None = None,
+        upstreams: Upstreams | None = None,
     ) -> AsyncIterator[Edge]:
         """A second Envoy before the same echoes, its config changed; a change that changes nothing is an error."""
         tenant_port, operations_port = own_ports(2)
         folder = Path(tempfile.mkdtemp(prefix="edge-"))
         with open_layout(folder / "s") as layout:
-            spec = replace(
-                self.spec,
+            layout.logs_dir.mkdir()
+            spec = edge_spec(
+                layout,
+                self.certificates,
+                upstreams or self.spec.upstreams,
+                self.spec.jwks,
                 tenant_port=tenant_port,
                 operations_port=operations_port,
-                admin_socket=layout.socket("envoy-admin"),
-                access_log_path=layout.state_dir / "access.log",
                 limits=limits or self.spec.limits,
             )
             async with envoy(replace(self, spec=spec, layout=layout), change) as edge:
@@ -235,7 +250,7 @@ def both(*changes: Change) -> Change:
 @asynccontextmanager
 async def envoy(edge: Edge, change: Change = lambda message: None) -> AsyncIterator[Edge]:
     """Envoy in front of an edge's echoes."""
-    path = edge.spec.admin_socket.with_suffix(".pb")
+    path = edge.layout.socket("envoy-admin").with_suffix(".pb")
     path.write_bytes(changed_bootstrap(edge.spec, change))
     async with Supervisor(edge.layout.logs_dir, lambda name, line: None, []) as supervisor:
         process = supervisor.start(specs.envoy(edge.layout, path))
@@ -271,18 +286,17 @@ async def _made(layout: StateLayout, routers: tuple[str, ...]) -> Edge:
     audit = TokenIssuer.from_pem(new_signing_key_pem(), AUDIT_ISSUER)
     tenant_port, operations_port = own_ports(2)
     layout.logs_dir.mkdir()
-    spec = EdgeSpec(
+    spec = edge_spec(
+        layout,
+        certificates,
+        Upstreams(
+            router=Upstream(tuple(layout.target(name) for name in routers)),
+            config=Upstream((layout.target("config"),)),
+            audit=Upstream((layout.target("audit"),)),
+        ),
+        KeySets(config=Source(inline=config.jwks()), audit=Source(inline=audit.jwks())),
         tenant_port=tenant_port,
         operations_port=operations_port,
-        certificate_path=certificates.certificate_path,
-        key_path=certificates.key_path,
-        admin_socket=layout.socket("envoy-admin"),
-        access_log_path=layout.access_log_path,
-        router_sockets=tuple(layout.socket(name) for name in routers),
-        config_admin_socket=layout.socket("config"),
-        audit_review_socket=layout.socket("audit"),
-        config_jwks=config.jwks(),
-        audit_jwks=audit.jwks(),
     )
     echoes = {name: Echo(name) for name in (*routers, "config", "audit")}
     servers = {}
@@ -290,4 +304,4 @@ async def _made(layout: StateLayout, routers: tuple[str, ...]) -> Edge:
         servers[name] = grpc.aio.server(handlers=[echo])
         servers[name].add_insecure_port(layout.target(name))
         await servers[name].start()
-    return Edge(spec, layout, certificates.ca_path, config, audit, echoes, servers)
+    return Edge(spec, layout, certificates, config, audit, echoes, servers)

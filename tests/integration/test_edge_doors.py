@@ -109,7 +109,7 @@ async def begun_while_a_question_stays_unfinished(edge):
     """What the config service has begun when a whole question, asked after an unfinished one, is answered."""
     echo = edge.echoes["config"]
     before = len(echo.begun)
-    async with edge.channel(edge.spec.operations_port) as channel:
+    async with edge.channel(edge.operations_port) as channel:
         unfinished = channel.stream_unary(HEALTH)(timeout=5)
         # Both go over one connection, in this order.
         await unfinished.write(b"")
@@ -170,10 +170,8 @@ def listening(pid):
 
 
 async def test_admin_is_a_socket_and_listeners_are_on_loopback(edge):
-    assert edge.spec.admin_socket.is_socket()
-    assert listening(edge.pid) == dict.fromkeys(
-        (edge.spec.tenant_port, edge.spec.operations_port), "0100007F"
-    )
+    assert edge.layout.socket("envoy-admin").is_socket()
+    assert listening(edge.pid) == dict.fromkeys((edge.tenant_port, edge.operations_port), "0100007F")
 
 
 async def test_a_second_edge_on_the_same_ports_does_not_start(edge, tmp_path):

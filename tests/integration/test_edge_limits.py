@@ -43,7 +43,7 @@ async def ended(reader):
 
 async def test_who_does_not_shake_hands_is_let_go(edge):
     async with edge.like_this(limits=replace(USUAL, handshake_seconds=0.3)) as strict:
-        for port in (strict.spec.tenant_port, strict.spec.operations_port):
+        for port in (strict.tenant_port, strict.operations_port):
             reader, writer = await silent(port)
             assert await ended(reader) == b""
             writer.close()
@@ -51,7 +51,7 @@ async def test_who_does_not_shake_hands_is_let_go(edge):
 
 async def test_a_connection_nobody_uses_is_closed(edge):
     async with edge.like_this(limits=replace(USUAL, idle_connection_seconds=0.3)) as strict:
-        reader, writer = await strict.connect(strict.spec.tenant_port)
+        reader, writer = await strict.connect(strict.tenant_port)
         assert await ended(reader) == b""
         writer.close()
 
@@ -60,7 +60,7 @@ async def test_a_request_that_never_ends_is_answered_and_reaches_nobody(edge):
     request = f"POST {ASK} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/grpc\r\n"
     request += f"Authorization: {edge.caller()[0][1]}\r\nContent-Length: 5\r\n\r\n\0"
     async with edge.like_this(limits=replace(USUAL, tenant_request_seconds=0.3)) as strict:
-        reader, writer = await strict.connect(strict.spec.tenant_port)
+        reader, writer = await strict.connect(strict.tenant_port)
         writer.write(request.encode())
         async with asyncio.timeout(SOON_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
@@ -70,7 +70,7 @@ async def test_a_request_that_never_ends_is_answered_and_reaches_nobody(edge):
 
 
 async def test_a_request_above_what_is_held_is_exhausted_and_reaches_nobody(edge):
-    async with edge.channel(edge.spec.tenant_port) as channel:
+    async with edge.channel(edge.tenant_port) as channel:
         call = channel.unary_unary(ASK)(bytes(6 << 20), metadata=edge.caller(), timeout=SOON_SECONDS)
         with pytest.raises(grpc.RpcError) as error:
             await call
@@ -95,11 +95,11 @@ async def deadlines(edge, port, path, headers):
 
 
 async def test_a_callers_deadline_arrives_and_none_is_made_up_for_tenants(edge):
-    none, short, long = await deadlines(edge, edge.spec.tenant_port, ASK, edge.caller())
+    none, short, long = await deadlines(edge, edge.tenant_port, ASK, edge.caller())
     assert none is None, "the tenant's default deadline would not apply"
     assert 0 < short < 4
     assert 900 < long < 1020
-    none, short, long = await deadlines(edge, edge.spec.operations_port, EDIT, edge.operator())
+    none, short, long = await deadlines(edge, edge.operations_port, EDIT, edge.operator())
     assert 0 < short < 4
     assert 100 < long < 125
     assert 100 < none < 125
@@ -107,7 +107,7 @@ async def test_a_callers_deadline_arrives_and_none_is_made_up_for_tenants(edge):
 
 async def full_of_silence(edge):
     """Two silent connections at the tenants' door, and what becomes of a third and of an operator."""
-    port = edge.spec.tenant_port
+    port = edge.tenant_port
     held = [await silent(port) for _ in range(2)]
     reader, writer = await silent(port)
     assert await ended(reader) == b""
@@ -140,7 +140,7 @@ async def test_each_door_has_a_limit_of_its_own(edge):
 
     limits = replace(USUAL, tenant_connections=2, operations_connections=2)
     async with edge.like_this(uncounted, limits) as strict:
-        for port in (strict.spec.tenant_port, strict.spec.operations_port):
+        for port in (strict.tenant_port, strict.operations_port):
             held = [await silent(port) for _ in range(2)]
             reader, writer = await silent(port)
             assert await ended(reader) == b""
@@ -161,7 +161,7 @@ async def test_short_of_memory_tenants_are_refused_and_operators_served(edge):
 
 async def outcomes(edge, count, metadata, path=ASK):
     """How many of so many calls at once were exhausted."""
-    async with edge.channel(edge.spec.tenant_port) as channel:
+    async with edge.channel(edge.tenant_port) as channel:
         ask = channel.unary_unary(path)
         calls = [ask(b"", metadata=metadata, timeout=SOON_SECONDS) for _ in range(count)]
         codes = [await call.code() for call in calls]
@@ -203,7 +203,7 @@ async def survives_resets(edge, count):
     """Whether a connection outlives so many requests that are reset as soon as they are sent."""
     context = edge.tls()
     context.set_alpn_protocols(["h2"])
-    port = edge.spec.tenant_port
+    port = edge.tenant_port
     reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
     pseudo = {":method": "POST", ":scheme": "https", ":authority": "localhost", ":path": ASK}
     headers = b"".join(literal(name, value) for name, value in pseudo.items())
@@ -238,7 +238,7 @@ async def test_that_test_notices_the_default_of_envoy(edge):
 
 async def answered_beside_slow_readers(edge):
     """Whether calls are answered, one after the other, while so many streams of the same services are not read."""
-    async with edge.channel(edge.spec.tenant_port, ("grpc.http2.bdp_probe", 0)) as slow:
+    async with edge.channel(edge.tenant_port, ("grpc.http2.bdp_probe", 0)) as slow:
         streams = [slow.unary_stream(STREAM)(b"", metadata=edge.caller("slow")) for _ in range(48)]
         try:
             for stream in streams:
