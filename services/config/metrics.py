@@ -33,7 +33,7 @@ class ConfigMetrics:
             ["outcome"],
             registry=self.registry,
         )
-        self.unannounced = Counter(
+        self.revisions_without_intent = Counter(
             "tenantry_config_unannounced_revisions_total",
             "Revisions of live keys that no recorded intent explains: somebody wrote to etcd directly.",
             registry=self.registry,

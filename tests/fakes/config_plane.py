@@ -20,17 +20,13 @@ from services.config.admin.propagation import PropagationAdmin
 from services.config.admin.servicer import admin_servicer
 from services.config.discovery.registry import RouterRegistry
 from services.config.etcd import keys as etcd_keys
-from services.config.intents.marks import IntentMarks
-from services.config.intents.open_intents import OpenIntents
-from services.config.intents.operator_log import AuditedOperatorLog
-from services.config.intents.watch_check import AnnouncedChanges
-from services.config.intents.writes import AnnouncedWrites
+from services.config.intents.intents import Intents
 from services.config.metrics import ConfigMetrics
 from services.config.rules.prompt_lengths import PromptLengths
+from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.current_state import CurrentState
 from services.config.state.operators import OperatorCheck
 from services.config.state.sealing import TenantKeys
-from services.config.state.state import StateBuilder
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.memory_config_store import MemoryConfigStore
 from tests.fakes.peft_files import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, MLP
@@ -52,28 +48,30 @@ class ConfigPlane:
         self.clock = ManualClock()
         self.store = MemoryConfigStore()
         self.keys = TenantKeys(b"r" * 32)
-        self.current = CurrentState(StateBuilder(self.keys), self.clock)
-        self.marks = IntentMarks(self.keys.intent_key, self.clock)
+        self.current = CurrentState(ConfigStateBuilder(self.keys), self.clock)
         self.entries: list[AuditEntry] = []
         self.audit_down = False
-        self.intents = OpenIntents(AuditedOperatorLog(self))
         self.metrics = ConfigMetrics(self.current)
-        self.store.follow(
-            etcd_keys.LIVE, AnnouncedChanges(self.current, self.marks, self.intents, self.metrics)
-        )
+        self.intents = Intents(self.store, self, self.keys.intent_key, self.clock, self.metrics)
+        for follower in (self.current, self.intents.watch_check):
+            self.store.follow(etcd_keys.LIVE, follower)
         self.artifacts = DirectoryArtifactStore(folder / "artifacts")
         issuer = load_issuer(folder / "state")
         verifier = TokenVerifier(folder / "state" / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, self.clock)
         check = OperatorCheck(verifier, lambda: self.current.state)
-        writes = AnnouncedWrites(self.store, self.intents, self.marks)
         self.edits = Edits(
-            writes, self.current, check, self.clock, ConfigChecks(PromptLengths(self.artifacts))
+            self.intents,
+            self.store,
+            self.current,
+            check,
+            self.clock,
+            ConfigChecks(PromptLengths(self.artifacts)),
         )
         self.routers = RouterRegistry(self.clock, expiry_seconds=60.0)
         self.recalled = asyncio.Event()
         self.recalled.set()
         propagation = PropagationAdmin(self.edits, self.routers, self.recalled)
-        self.admin: Any = admin_servicer(self.edits, self.keys, issuer, self.artifacts, self, propagation)
+        self.admin: Any = admin_servicer(self.edits, self.keys, issuer, self.artifacts, propagation)
         first = issue_first_operator(folder / "state", issuer, self.clock)
         key_id = first.key.name.rsplit("/", 1)[1]
         self.store.put({etcd_keys.credential_key(key_id): first.SerializeToString()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from services.config.etcd.watch_state import Change
+from services.config.etcd.follower import KeyChange
 from services.config.main import main
 from services.config.state.current_state import CurrentState
 
@@ -14,7 +14,7 @@ _apply = CurrentState.apply
 _second_halves: list[Callable[[], None]] = []
 
 
-def _apply_in_halves(state: CurrentState, changes: Iterable[Change], revision: int) -> None:
+def _apply_in_halves(state: CurrentState, changes: Iterable[KeyChange], revision: int) -> None:
     _finish()
     whole = list(changes)
     middle = len(whole) // 2

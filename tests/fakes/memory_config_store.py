@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from services.config.etcd.follower import Follower, KeyChange
 from services.config.etcd.store import MAX_TXN_OPERATIONS, Expect, Stored, StoreUnavailableError, Unchanged
-from services.config.etcd.watch import Follower
-from services.config.etcd.watch_state import Change
 
 
 class MemoryConfigStore:
@@ -52,7 +51,7 @@ class MemoryConfigStore:
             del self._items[key]
         self._items.update({key: Stored(value, self._revision) for key, value in puts.items()})
         for prefix, follower in self._followers:
-            changed = [Change(key, self._items.get(key), self._revision) for key in (*puts, *gone)]
+            changed = [KeyChange(key, self._items.get(key), self._revision) for key in (*puts, *gone)]
             follower.apply([change for change in changed if change.key.startswith(prefix)], self._revision)
         return self._revision
 

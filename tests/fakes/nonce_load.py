@@ -16,10 +16,10 @@ from services.common.artifacts import DirectoryArtifactStore
 from services.common.clock import SystemClock
 from services.common.rpc.channel import open_channel
 from services.config.etcd.client import EtcdClient
-from services.config.intents.marks import IntentMarks
-from services.config.intents.open_intents import OpenIntents
-from services.config.intents.operator_log import UnauditedOperatorLog
-from services.config.intents.writes import AnnouncedWrites
+from services.config.intents.intents import Intents
+from services.config.metrics import ConfigMetrics
+from services.config.state.config_state import ConfigStateBuilder
+from services.config.state.current_state import CurrentState
 from services.config.state.sealing import TenantKeys, load_root_key
 from services.router.text.text_model import TextModelLoader
 from tests.fakes.nonce_writer import ADAPTER, QUESTION, NonceTenant, Split, as_one
@@ -41,13 +41,11 @@ async def nonce_tenants(mesh: ServedMesh, count: int) -> AsyncIterator[list[Nonc
     # Tenants are made where a pool serves them; each goes to its own with its first nonce.
     await mesh.new_pool("before-the-first-nonce")
     async with open_channel(mesh.plane.etcd.target) as channel:
-        writes = AnnouncedWrites(
-            EtcdClient(channel),
-            OpenIntents(UnauditedOperatorLog()),
-            IntentMarks(keys.intent_key, SystemClock()),
-        )
+        clock, etcd = SystemClock(), EtcdClient(channel)
+        metrics = ConfigMetrics(CurrentState(ConfigStateBuilder(keys), clock))
+        intents = Intents(etcd, None, keys.intent_key, clock, metrics)
         tenants = [
-            await NonceTenant.create(mesh, writes, keys, f"tenant-{number}", text)
+            await NonceTenant.create(mesh, etcd, intents, keys, f"tenant-{number}", text)
             for number in range(1, count + 1)
         ]
         await mesh.propagated(max(tenant.revision for tenant in tenants))

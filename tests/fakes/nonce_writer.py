@@ -20,8 +20,9 @@ from tenantry.inference.v1 import inference_service_pb2 as inference_pb
 from services.common.sealed_artifact import artifact_associated_data, seal
 from services.common.text.templates import Turn
 from services.config.etcd import keys as etcd_keys
-from services.config.intents.operator_log import Change
-from services.config.intents.writes import AnnouncedWrites
+from services.config.etcd.store import ConfigStore
+from services.config.intents.change import Change
+from services.config.intents.intents import Intents
 from services.config.state.operators import PLATFORM_ADMIN, Operator
 from services.config.state.sealed_versions import seal_in_force
 from services.config.state.sealing import TenantKey, TenantKeys
@@ -71,7 +72,7 @@ class NonceTenant:
     """One tenant under a writer."""
 
     mesh: ServedMesh
-    writes: AnnouncedWrites
+    intents: Intents
     stored: stored_pb2.StoredTenant
     config: tenant_pb2.TenantConfig
     key: TenantKey
@@ -86,15 +87,21 @@ class NonceTenant:
 
     @classmethod
     async def create(
-        cls, mesh: ServedMesh, writes: AnnouncedWrites, keys: TenantKeys, tenant_id: str, text: TextModel
+        cls,
+        mesh: ServedMesh,
+        store: ConfigStore,
+        intents: Intents,
+        keys: TenantKeys,
+        tenant_id: str,
+        text: TextModel,
     ) -> NonceTenant:
         """A tenant whose first nonce is written."""
         made, secret = await mesh.new_tenant(tenant_id)
-        found = await writes.store.get(etcd_keys.tenant_key(made.tenant_uid))
+        found = await store.get(etcd_keys.tenant_key(made.tenant_uid))
         assert found is not None
         stored = stored_pb2.StoredTenant.FromString(found.value)
         key = keys.open(made.tenant_uid, stored.wrapped_key)
-        tenant = cls(mesh, writes, stored, made.config, key, secret, text)
+        tenant = cls(mesh, intents, stored, made.config, key, secret, text)
         await tenant.write_next(as_one)
         return tenant
 
@@ -108,7 +115,7 @@ class NonceTenant:
         """Write the next nonce."""
         nonce = self.nonce + 1
         for puts in split(self._tenant(nonce), self._adapter(nonce), self._pool(nonce)):
-            revision = await self.writes.write(_CHANGE, [], puts)
+            revision = await self.intents.write(_CHANGE, [], puts)
             assert revision is not None
             self.revision = revision
         self.nonce = nonce

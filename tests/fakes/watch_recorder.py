@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import ModuleType
 
 from services.common.rpc.channel import open_channel
 from services.config.etcd.client import EtcdClient
+from services.config.etcd.follower import Follower, KeyChange
 from services.config.etcd.store import Stored
-from services.config.etcd.watch_state import Change
 
 
-class WatchRecorder:
+class WatchRecorder(Follower):
     def __init__(self) -> None:
         self.state: dict[str, int] = {}
         self.changes: list[tuple[str, int]] = []
@@ -26,14 +26,13 @@ class WatchRecorder:
         self.revision = 0
         self._moved = asyncio.Event()
 
-    def replace(self, items: dict[str, Stored], revision: int) -> None:
+    def replace(self, items: Mapping[str, Stored], revision: int) -> None:
         self.lists += 1
         self.state = {key: stored.mod_revision for key, stored in items.items()}
         self.revision = revision
         self._moved.set()
 
-    def apply(self, changes: Iterable[Change], revision: int) -> None:
-        changes = list(changes)
+    def apply(self, changes: Sequence[KeyChange], revision: int) -> None:
         self.batches.append(Counter(change.mod_revision for change in changes))
         for change in changes:
             self.changes.append((change.key, change.mod_revision))
@@ -81,7 +80,7 @@ async def following(
     """Follow a prefix with the watch of a module, `services.config.etcd.watch` or a mutant of it."""
     channel = open_channel(target)
     recorder = WatchRecorder()
-    watch = module.EtcdWatch(channel, EtcdClient(channel), prefix, recorder, silence_seconds)
+    watch = module.EtcdWatch(channel, EtcdClient(channel), prefix, [recorder], silence_seconds)
     task = asyncio.create_task(watch.run())
     try:
         await recorder.listed()

@@ -32,12 +32,13 @@ from services.config.admin.tenant_config import find_tenant, model_still_there, 
 from services.config.admin.uploads import Pieces, UploadPlaces, drain, receive_files, receive_header
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
-from services.config.intents.operator_log import Change
+from services.config.intents.change import Change
 from services.config.rules.validation import unknown_fields
 from services.config.state.allocation import MAX_SERIAL, lora_id, next_number
+from services.config.state.config_state import ConfigState
 from services.config.state.operators import Operator
+from services.config.state.records import AdapterRecord, PoolRecord, TenantRecord
 from services.config.state.resources import adapter_resource, parse_name, require_id
-from services.config.state.state import AdapterRecord, PoolRecord, State, TenantRecord
 
 MAX_VERSIONS = 500
 
@@ -233,7 +234,7 @@ def _render(
     return adapter, [(target, render(adapter, target.dtype, target.columns)) for target in targets]
 
 
-def _targets(state: State, base_model: str, tenant_name: str) -> list[_Target]:
+def _targets(state: ConfigState, base_model: str, tenant_name: str) -> list[_Target]:
     """Every distinct form the pools of a base model that this tenant may use need, in a fixed order."""
     ranks: dict[tuple[str, str, int], int] = {}
     for record in state.under("pools/"):

@@ -16,11 +16,12 @@ from services.common.errors import UnavailableError
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect
-from services.config.intents.operator_log import Change
-from services.config.intents.writes import AnnouncedWrites
+from services.config.intents.change import Change
+from services.config.intents.intents import Intents
+from services.config.state.config_state import ConfigState
 from services.config.state.current_state import CurrentState
 from services.config.state.operators import PLATFORM_ADMIN, Operator
-from services.config.state.state import CredentialRecord, State
+from services.config.state.records import CredentialRecord
 
 OPERATOR = "first"
 OPERATOR_SECONDS = 366 * 86_400
@@ -45,7 +46,7 @@ class FirstOperator:
     state_dir: Path
     issuer: TokenIssuer
     current: CurrentState
-    writes: AnnouncedWrites
+    intents: Intents
     clock: Clock
 
     async def ensure(self) -> None:
@@ -76,7 +77,7 @@ class FirstOperator:
             operator, "CreateKey", f"operators/{OPERATOR}", "no platform-admin's key", {"key_id": key_id}
         )
         # Written by an attempt whose answer was lost: the same key, so that is as good.
-        await self.writes.write(change, [Expect(etcd_key, 0)], {etcd_key: credential.SerializeToString()})
+        await self.intents.write(change, [Expect(etcd_key, 0)], {etcd_key: credential.SerializeToString()})
 
 
 def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> stored_pb2.StoredCredential:
@@ -97,7 +98,7 @@ def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> 
     return stored_pb2.StoredCredential(key=key, signing_key_id=issuer.signing_key_id)
 
 
-def has_platform_admin(state: State, issuer: TokenIssuer, clock: Clock) -> bool:
+def has_platform_admin(state: ConfigState, issuer: TokenIssuer, clock: Clock) -> bool:
     """Whether some platform-admin's key still opens the admin service: after a rotation, none from before does."""
     return any(
         isinstance(record, CredentialRecord)

@@ -19,8 +19,8 @@ from services.common.errors import FieldViolation, Reason, ResourceExhaustedErro
 from services.config.rules.catalog_facts import surroundings
 from services.config.rules.prompt_lengths import PromptLengths
 from services.config.rules.validation import oversize, unknown_in, validate_config
+from services.config.state.config_state import ConfigState
 from services.config.state.operators import Operator
-from services.config.state.state import State
 
 THREADS = 2
 MAX_WAITING = 32
@@ -49,7 +49,7 @@ class ConfigChecks:
     async def violations(
         self,
         operator: Operator,
-        state: State,
+        state: ConfigState,
         tenant: tuple[str, str],
         config: tenant_pb2.TenantConfig,
         path: str = "tenant.config",

@@ -16,13 +16,12 @@ from services.common.clock import Clock
 from services.common.errors import AbortedError, FieldViolation, InvalidArgumentError, Reason
 from services.config.admin.checks import ConfigChecks
 from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
-from services.config.intents.open_intents import OnWritten
-from services.config.intents.operator_log import Change
-from services.config.intents.writes import AnnouncedWrites
+from services.config.intents.change import Change
+from services.config.intents.intents import Intents
 from services.config.rules.validation import has_unknown_fields
+from services.config.state.config_state import ConfigState
 from services.config.state.current_state import CurrentState
 from services.config.state.operators import Operator, OperatorCheck
-from services.config.state.state import State
 
 Context = ServicerContext[Any, Any]
 T = TypeVar("T")
@@ -37,19 +36,16 @@ _ATTEMPTS = 8
 class Edits:
     """Shared by the modules of the admin service."""
 
-    writes: AnnouncedWrites
+    intents: Intents
+    store: ConfigStore
+    """For reads only."""
     current: CurrentState
     operators: OperatorCheck
     clock: Clock
     checks: ConfigChecks
 
     @property
-    def store(self) -> ConfigStore:
-        """For reads."""
-        return self.writes.store
-
-    @property
-    def state(self) -> State:
+    def state(self) -> ConfigState:
         """The state in force here."""
         return self.current.state
 
@@ -89,12 +85,10 @@ class Edits:
         conditions: Sequence[Expect | Unchanged],
         puts: Mapping[str, bytes],
         deletes: Sequence[str] = (),
-        on_written: OnWritten = lambda: None,
     ) -> int:
         """Write as one revision and wait until it is in force here, so that the next read sees it.
 
-        The change's intent is durable in the operator audit log before anything is written. `on_written` is called
-        once it is in force, whether the caller still waits or not.
+        The change's intent is durable in the operator audit log before anything is written.
 
         Raises:
             UnavailableError: the operator audit log is not reachable; nothing was written.
@@ -106,7 +100,7 @@ class Edits:
             raise StoreUnavailableError(
                 "the config store does not answer; the config shown may be out of date"
             )
-        revision = await self.writes.write(change, conditions, puts, deletes, on_written)
+        revision = await self.intents.write(change, conditions, puts, deletes)
         if revision is None:
             raise AbortedError("another write came in between; read again", reason=Reason.CONCURRENT_CHANGE)
         if not await self.current.applied(revision, VISIBLE_SECONDS):

@@ -14,11 +14,11 @@ from services.config.admin.page_tokens import page
 from services.config.admin.tenant_config import find_tenant, still_there
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect
-from services.config.intents.operator_log import Change
+from services.config.intents.change import Change
 from services.config.rules.validation import unknown_fields
 from services.config.state.operators import TENANT_ADMIN, Operator, role_name
+from services.config.state.records import CredentialRecord
 from services.config.state.resources import key_resource, parse_name
-from services.config.state.state import CredentialRecord
 
 DEFAULT_LIFETIME_SECONDS = 90 * 86_400
 MAX_LIFETIME_SECONDS = 366 * 86_400

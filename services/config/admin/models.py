@@ -17,14 +17,14 @@ from services.config.admin.edits import Context, Edits
 from services.config.admin.page_tokens import page
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
-from services.config.intents.operator_log import Change
+from services.config.intents.change import Change
 from services.config.rules.catalog_rules import model_violations
 from services.config.rules.model_text import text_violations
 from services.config.rules.model_users import users_of
 from services.config.state.etag import require_etag
 from services.config.state.operators import Operator
+from services.config.state.records import ModelRecord
 from services.config.state.resources import listed, model_resource, parse_name, require_id
-from services.config.state.state import ModelRecord
 
 
 class ModelAdmin:

@@ -19,14 +19,15 @@ from services.config.admin.tenant_config import model_still_there, still_there
 from services.config.admin.update_mask import merged
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
-from services.config.intents.operator_log import Change
+from services.config.intents.change import Change
 from services.config.rules.catalog_facts import facts_of_pool
 from services.config.rules.catalog_rules import pool_violations
 from services.config.rules.pool_users import left_unserved
+from services.config.state.config_state import ConfigState
 from services.config.state.etag import require_etag
 from services.config.state.operators import Operator
+from services.config.state.records import PoolRecord
 from services.config.state.resources import listed, parse_name, pool_resource, require_id
-from services.config.state.state import PoolRecord, State
 
 _POOL_FIXED = frozenset({"name", "etag", "available_time"})
 
@@ -103,7 +104,9 @@ class PoolAdmin:
             raise NotFoundError("no such pool")
         return record
 
-    async def _require_nobody_unserved(self, operator: Operator, state: State, pool: pool_pb2.Pool) -> None:
+    async def _require_nobody_unserved(
+        self, operator: Operator, state: ConfigState, pool: pool_pb2.Pool
+    ) -> None:
         # Looks at every tenant: beside the event loop.
         tenants = await self._edits.checks.run(operator, lambda: left_unserved(state, pool))
         if tenants:

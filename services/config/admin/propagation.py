@@ -16,7 +16,7 @@ from services.common.errors import FieldViolation, InvalidArgumentError, Reason,
 from services.config.admin.edits import Context, Edits
 from services.config.admin.page_tokens import page
 from services.config.discovery.registry import Progress, RouterRegistry
-from services.config.discovery.router_status import RouterView, Standing
+from services.config.discovery.router_status import RouterStatus, RouterView
 from services.config.state.operators import PLATFORM_ADMIN, Operator
 
 MAX_WAIT_SECONDS = 60.0
@@ -26,10 +26,10 @@ MAX_WAITS = 64
 MAX_WAITS_OF_ONE_KEY = 8
 _LOOK_AGAIN_SECONDS = 0.2
 _STATES = {
-    Standing.CURRENT: status_pb.ROUTER_STATE_CURRENT,
-    Standing.APPLYING: status_pb.ROUTER_STATE_APPLYING,
-    Standing.REFUSED: status_pb.ROUTER_STATE_REFUSED,
-    Standing.UNREACHABLE: status_pb.ROUTER_STATE_UNREACHABLE,
+    RouterStatus.CURRENT: status_pb.ROUTER_STATE_CURRENT,
+    RouterStatus.APPLYING: status_pb.ROUTER_STATE_APPLYING,
+    RouterStatus.REFUSED: status_pb.ROUTER_STATE_REFUSED,
+    RouterStatus.UNREACHABLE: status_pb.ROUTER_STATE_UNREACHABLE,
 }
 
 
@@ -142,7 +142,7 @@ def _status(router: RouterView) -> status_pb.RouterStatus:
     heard.FromNanoseconds(int(router.heard_wall_seconds * 1e9))
     return status_pb.RouterStatus(
         router=router.name,
-        state=_STATES[router.standing],
+        state=_STATES[router.status],
         applied_revision=router.applied_revision,
         refused_revision=router.refused_revision,
         reasons=router.reasons,

@@ -26,7 +26,6 @@ from services.config.admin.propagation import PropagationAdmin
 from services.config.admin.tenant_state import TenantStateAdmin
 from services.config.admin.tenants import TenantAdmin
 from services.config.admin.versions import VersionAdmin
-from services.config.intents.version_entries import ConfigAudit
 from services.config.state.sealing import TenantKeys
 
 
@@ -177,14 +176,12 @@ def admin_servicer(
     keys: TenantKeys,
     issuer: TokenIssuer,
     artifacts: ArtifactStore,
-    audit: ConfigAudit | None,
     propagation: PropagationAdmin,
 ) -> AdminServicer:
     """Put the modules of all nouns together."""
-    tenants = TenantAdmin(edits, keys, audit)
     return AdminServicer(
-        tenants=tenants,
-        versions=VersionAdmin(edits, tenants),
+        tenants=TenantAdmin(edits, keys),
+        versions=VersionAdmin(edits),
         tenant_state=TenantStateAdmin(edits),
         keys=KeyAdmin(edits, issuer),
         adapters=AdapterAdmin(edits, artifacts),

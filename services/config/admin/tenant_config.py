@@ -7,20 +7,21 @@ from tenantry.config.v1 import stored_pb2, tenant_pb2
 from services.common.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
-from services.config.intents.operator_log import Change
+from services.config.intents.version_entries import NewVersion
 from services.config.rules.validation import unknown_fields
+from services.config.state.config_state import ConfigState
 from services.config.state.operators import NO_TENANT, Operator
+from services.config.state.records import TenantRecord
 from services.config.state.resources import parse_name
 from services.config.state.sealed_versions import seal_in_force, seal_version
 from services.config.state.sealing import TenantKey
-from services.config.state.state import State, TenantRecord
 
 MAX_DISPLAY_NAME = 128
 KEPT_VERSIONS = 100
 """In etcd; the tenant's audit log has them all."""
 
 
-def find_tenant(state: State, operator: Operator, name: str, field: str) -> TenantRecord:
+def find_tenant(state: ConfigState, operator: Operator, name: str, field: str) -> TenantRecord:
     """The tenant of a resource name, if this operator may see it.
 
     Raises:
@@ -31,7 +32,7 @@ def find_tenant(state: State, operator: Operator, name: str, field: str) -> Tena
     return operator.require_tenant(state.tenant(tenant_id))
 
 
-def still_there(state: State, tenant_uid: str) -> Expect:
+def still_there(state: ConfigState, tenant_uid: str) -> Expect:
     """A condition of whatever is written for a tenant: it is there, so that nothing outlives it.
 
     Raises:
@@ -44,7 +45,7 @@ def still_there(state: State, tenant_uid: str) -> Expect:
 
 
 def references_hold(
-    state: State, tenant_uid: str, config: tenant_pb2.TenantConfig
+    state: ConfigState, tenant_uid: str, config: tenant_pb2.TenantConfig
 ) -> list[Expect | Unchanged]:
     """Conditions of a config: what it refers to is as it was in `state`, where the config was checked.
 
@@ -64,7 +65,7 @@ def references_hold(
     ]
 
 
-def model_still_there(state: State, name: str, field: str) -> Expect:
+def model_still_there(state: ConfigState, name: str, field: str) -> Expect:
     """A condition of whatever refers to a base model by itself: it is there.
 
     Raises:
@@ -76,43 +77,37 @@ def model_still_there(state: State, name: str, field: str) -> Expect:
     return Expect(etcd_keys.model_key(name.removeprefix("models/")), record.mod_revision)
 
 
-def put_config(
+def new_version(
     stored: stored_pb2.StoredTenant,
     config: tenant_pb2.TenantConfig,
     key: TenantKey,
-    change: Change,
+    operator: Operator,
+    reason: str,
     *,
     rollback_of: int = 0,
-) -> stored_pb2.StoredVersion:
+) -> NewVersion:
     """Make a config the tenant's next version; `stored` holds it afterwards."""
     stored.config_version += 1
     seal_in_force(stored, config, key)
     version = stored_pb2.StoredVersion(
         config_version=stored.config_version,
         create_time=stored.update_time,
-        operator_key_id=change.operator.key_id,
-        operator=f"operators/{change.operator.name}",
+        operator_key_id=operator.key_id,
+        operator=f"operators/{operator.name}",
         rollback_of=rollback_of,
     )
-    seal_version(version, config, change.reason, key)
-    return version
+    seal_version(version, config, reason, key)
+    return NewVersion(stored.tenant_uid, version, config)
 
 
-def version_puts(
-    stored: stored_pb2.StoredTenant, version: stored_pb2.StoredVersion
-) -> tuple[dict[str, bytes], list[str]]:
+def version_puts(stored: stored_pb2.StoredTenant, version: NewVersion) -> tuple[dict[str, bytes], list[str]]:
     """What a new version writes and deletes: the tenant, its history, and the oldest version beyond those kept."""
-    number, uid = version.config_version, stored.tenant_uid
+    number, uid = version.stored.config_version, stored.tenant_uid
     puts = {
-        etcd_keys.version_key(uid, number): version.SerializeToString(),
+        etcd_keys.version_key(uid, number): version.stored.SerializeToString(),
         etcd_keys.tenant_key(uid): stored.SerializeToString(),
     }
     return puts, [etcd_keys.version_key(uid, number - KEPT_VERSIONS)] if number > KEPT_VERSIONS else []
-
-
-def change_details(version: stored_pb2.StoredVersion) -> dict[str, object]:
-    """What the operator audit log is told of a version."""
-    return {"config_version": version.config_version, "config_sha256": version.config_sha256}
 
 
 def resource_violations(wanted: tenant_pb2.Tenant, sent: tenant_pb2.Tenant) -> list[FieldViolation]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.errors import FieldViolation, InvalidArgumentError
-from services.config.state.state import TenantRecord
+from services.config.state.records import TenantRecord
 
 MAX_FILTER = 512
 MAX_TERMS = 8

@@ -10,11 +10,12 @@ from services.config.admin.edits import Context, Edits
 from services.config.admin.tenant_config import find_tenant
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
-from services.config.intents.operator_log import Change
+from services.config.intents.change import Change
+from services.config.state.config_state import ConfigState
 from services.config.state.etag import require_etag
 from services.config.state.operators import NO_TENANT, Operator
+from services.config.state.records import AdapterRecord, CredentialRecord, PoolRecord, TenantRecord
 from services.config.state.resources import tenant_resource
-from services.config.state.state import AdapterRecord, CredentialRecord, PoolRecord, State, TenantRecord
 
 _ACTIVE, _SUSPENDED = tenant_pb2.TENANT_STATE_ACTIVE, tenant_pb2.TENANT_STATE_SUSPENDED
 WINDOWS = ("hour", "day", "month")
@@ -145,7 +146,7 @@ class TenantStateAdmin:
         return operator, record
 
 
-def _require_unused(state: State, record: TenantRecord) -> None:
+def _require_unused(state: ConfigState, record: TenantRecord) -> None:
     if record.stored.state != _SUSPENDED:
         raise FailedPreconditionError(
             "suspend the tenant first: deleting cannot be undone", reason=Reason.RESOURCE_IN_USE
@@ -157,7 +158,7 @@ def _require_unused(state: State, record: TenantRecord) -> None:
             )
 
 
-def _owned(state: State, tenant: TenantRecord) -> tuple[list[Expect], list[Expect]]:
+def _owned(state: ConfigState, tenant: TenantRecord) -> tuple[list[Expect], list[Expect]]:
     """A tenant's keys, its tenant-admins' keys and its adapters; and apart, the adapters that its config names.
 
     Those go with the tenant and not before it: routers refuse a config that names what is not there.

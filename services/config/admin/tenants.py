@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2
@@ -13,9 +12,8 @@ from services.config.admin.edits import Context, Edits
 from services.config.admin.page_tokens import page
 from services.config.admin.platform_fields import require_may_change
 from services.config.admin.tenant_config import (
-    change_details,
     find_tenant,
-    put_config,
+    new_version,
     references_hold,
     resource_violations,
     version_puts,
@@ -24,15 +22,14 @@ from services.config.admin.tenant_filter import parse_filter
 from services.config.admin.update_mask import merged
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
-from services.config.intents.open_intents import OnWritten
-from services.config.intents.operator_log import Change
-from services.config.intents.version_entries import ConfigAudit, applied_entry
+from services.config.intents.change import Change
+from services.config.intents.version_entries import NewVersion
 from services.config.rules.validation import validate_tenant_id
 from services.config.state.allocation import MAX_ORDINAL, next_number
 from services.config.state.etag import require_etag
+from services.config.state.records import TenantRecord
 from services.config.state.resources import tenant_resource
 from services.config.state.sealing import TenantKeys
-from services.config.state.state import TenantRecord
 
 _TAKEN = "a tenant of this name exists"
 OUTPUT_ONLY = frozenset(
@@ -54,10 +51,9 @@ OUTPUT_ONLY = frozenset(
 class TenantAdmin:
     """The tenants' part of the admin service."""
 
-    def __init__(self, edits: Edits, keys: TenantKeys, audit: ConfigAudit | None) -> None:
+    def __init__(self, edits: Edits, keys: TenantKeys) -> None:
         self._edits = edits
         self._keys = keys
-        self._audit = audit
 
     async def create(self, request: pb.CreateTenantRequest, context: Context) -> tenant_pb2.Tenant:
         """Create a tenant with version 1 of its config."""
@@ -84,17 +80,9 @@ class TenantAdmin:
             create_time=now,
             update_time=now,
         )
-        change = Change(operator, "CreateTenant", name, request.reason)
-        version = put_config(stored, config, key, change)
-        change = replace(change, details={"tenant_uid": tenant_uid, **change_details(version)})
-        await self._write_new(
-            change,
-            stored,
-            version,
-            config,
-            self.telling(tenant_uid, version, config),
-            validate_only=request.validate_only,
-        )
+        version = new_version(stored, config, key, operator, request.reason)
+        change = Change(operator, "CreateTenant", name, request.reason, {"tenant_uid": tenant_uid}, version)
+        await self._write_new(change, stored, version, validate_only=request.validate_only)
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, config, key, 0))
         return tenant_resource(operator.require_tenant(self._edits.state.tenant(tenant_id)))
@@ -103,9 +91,7 @@ class TenantAdmin:
         self,
         change: Change,
         stored: stored_pb2.StoredTenant,
-        version: stored_pb2.StoredVersion,
-        config: tenant_pb2.TenantConfig,
-        on_written: OnWritten,
+        version: NewVersion,
         *,
         validate_only: bool,
     ) -> None:
@@ -117,7 +103,7 @@ class TenantAdmin:
                 raise AlreadyExistsError(_TAKEN)
             state = self._edits.state
             violations = await self._edits.checks.violations(
-                change.operator, state, (change.resource, ""), config
+                change.operator, state, (change.resource, ""), version.config
             )
             if violations:
                 # A pool it names was dedicated to another tenant meanwhile.
@@ -136,21 +122,9 @@ class TenantAdmin:
                     Unchanged(etcd_keys.DELETED_MODELS, state.revision),
                 ],
                 {name_key: stored.tenant_uid.encode(), counter_key: str(stored.ordinal).encode(), **puts},
-                on_written=on_written,
             )
 
         await self._edits.retrying(attempt)
-
-    def telling(
-        self, tenant_uid: str, version: stored_pb2.StoredVersion, config: tenant_pb2.TenantConfig
-    ) -> OnWritten:
-        """What tells the tenant's audit log of a version, to be called once it is in force."""
-
-        def tell() -> None:
-            if self._audit is not None:
-                self._audit.append_soon(applied_entry(tenant_uid, version, config))
-
-        return tell
 
     async def get(self, request: pb.GetTenantRequest, context: Context) -> tenant_pb2.Tenant:
         """Get a tenant."""
@@ -206,15 +180,13 @@ class TenantAdmin:
         tenant_uid, version = stored.tenant_uid, None
         puts, deletes = {etcd_keys.tenant_key(tenant_uid): stored.SerializeToString()}, list[str]()
         conditions: list[Expect | Unchanged] = [Expect(etcd_keys.tenant_key(tenant_uid), record.mod_revision)]
-        change = Change(operator, "UpdateTenant", record.name, request.reason)
         if wanted.config != current.config:
-            version = put_config(stored, wanted.config, record.key, change)
-            change = replace(change, details=change_details(version))
+            version = new_version(stored, wanted.config, record.key, operator, request.reason)
             puts, deletes = version_puts(stored, version)
-            history = etcd_keys.version_key(tenant_uid, version.config_version)
+            history = etcd_keys.version_key(tenant_uid, stored.config_version)
             conditions += [Expect(history, 0), *references_hold(state, tenant_uid, wanted.config)]
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, wanted.config, record.key, record.mod_revision))
-        on_written = self.telling(tenant_uid, version, wanted.config) if version else None
-        await self._edits.write(change, conditions, puts, deletes, on_written or (lambda: None))
+        change = Change(operator, "UpdateTenant", record.name, request.reason, version=version)
+        await self._edits.write(change, conditions, puts, deletes)
         return tenant_resource(find_tenant(self._edits.state, operator, request.tenant.name, "tenant.name"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import stored_pb2, tenant_pb2, tenant_version_pb2
@@ -15,21 +15,19 @@ from services.config.admin.page_tokens import page
 from services.config.admin.platform_fields import require_may_change
 from services.config.admin.tenant_config import (
     KEPT_VERSIONS,
-    change_details,
     find_tenant,
-    put_config,
+    new_version,
     references_hold,
     version_puts,
 )
-from services.config.admin.tenants import TenantAdmin
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Stored
-from services.config.intents.operator_log import Change
+from services.config.intents.change import Change
 from services.config.state.etag import require_etag
+from services.config.state.records import TenantRecord
 from services.config.state.resources import parse_name, tenant_resource
 from services.config.state.sealed_versions import open_version
 from services.config.state.sealing import SealError
-from services.config.state.state import TenantRecord
 
 _log = logging.getLogger(__name__)
 _MAX_NUMBER = 10**12
@@ -39,9 +37,8 @@ _GONE = "no such version; the oldest are kept in the tenant's audit log only"
 class VersionAdmin:
     """The config versions' part of the admin service."""
 
-    def __init__(self, edits: Edits, tenants: TenantAdmin) -> None:
+    def __init__(self, edits: Edits) -> None:
         self._edits = edits
-        self._tenants = tenants
 
     async def list_page(
         self, request: pb.ListTenantVersionsRequest, context: Context
@@ -104,9 +101,17 @@ class VersionAdmin:
         stored = stored_pb2.StoredTenant()
         stored.CopyFrom(record.stored)
         stored.update_time.CopyFrom(self._edits.now())
-        change = Change(operator, "RollbackTenant", record.name, request.reason)
-        version = put_config(stored, config, record.key, change, rollback_of=request.version)
-        change = replace(change, details={"rollback_of": request.version, **change_details(version)})
+        version = new_version(
+            stored, config, record.key, operator, request.reason, rollback_of=request.version
+        )
+        change = Change(
+            operator,
+            "RollbackTenant",
+            record.name,
+            request.reason,
+            {"rollback_of": request.version},
+            version,
+        )
         if request.validate_only:
             return tenant_resource(TenantRecord(stored, config, record.key, record.mod_revision))
         puts, deletes = version_puts(stored, version)
@@ -114,12 +119,11 @@ class VersionAdmin:
             change,
             [
                 Expect(etcd_keys.tenant_key(stored.tenant_uid), record.mod_revision),
-                Expect(etcd_keys.version_key(stored.tenant_uid, version.config_version), 0),
+                Expect(etcd_keys.version_key(stored.tenant_uid, stored.config_version), 0),
                 *references_hold(state, stored.tenant_uid, config),
             ],
             puts,
             deletes,
-            self._tenants.telling(stored.tenant_uid, version, config),
         )
         return tenant_resource(find_tenant(self._edits.state, operator, request.name, "name"))
 

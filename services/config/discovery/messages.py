@@ -7,6 +7,15 @@ from dataclasses import dataclass
 
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
+from services.config.state.config_state import ConfigState
+from services.config.state.records import (
+    AdapterRecord,
+    CredentialRecord,
+    ModelRecord,
+    PoolRecord,
+    Record,
+    TenantRecord,
+)
 from services.config.state.resources import (
     adapter_resource,
     key_resource,
@@ -14,27 +23,18 @@ from services.config.state.resources import (
     pool_resource,
     tenant_resource,
 )
-from services.config.state.state import (
-    AdapterRecord,
-    CredentialRecord,
-    ModelRecord,
-    PoolRecord,
-    Record,
-    State,
-    TenantRecord,
-)
 
 CHUNK_BYTES = 1 << 20
 _KEY_OVERHEAD_BYTES = 8
 
 
-def resource_of(key: str, record: Record, state: State) -> pb.Resource | None:
+def resource_of(key: str, record: Record, state: ConfigState) -> pb.Resource | None:
     """A record as a router needs it; None for what no router needs."""
     resource = pb.Resource()
     return resource if _describe(resource, key, record, state) else None
 
 
-def _describe(resource: pb.Resource, key: str, record: Record, state: State) -> bool:
+def _describe(resource: pb.Resource, key: str, record: Record, state: ConfigState) -> bool:
     """Fill in a resource where it stands, since copies are what a large state costs; false if no router needs it."""
     resource.key, resource.mod_revision = key, record.mod_revision
     if isinstance(record, TenantRecord):
@@ -65,7 +65,7 @@ def owner_of(record: Record) -> str:
 
 
 def delta(
-    before: State, after: State, nonce: str, touched: frozenset[str] | None = None
+    before: ConfigState, after: ConfigState, nonce: str, touched: frozenset[str] | None = None
 ) -> Iterator[pb.StreamSnapshotsResponse]:
     """What changed between two states, of which at most the keys in `touched` differ; None for not known.
 
@@ -97,7 +97,7 @@ def delta(
 
 
 def _delta_of(
-    touched: Iterable[str], before: State, after: State, nonce: str
+    touched: Iterable[str], before: ConfigState, after: ConfigState, nonce: str
 ) -> Iterator[pb.StreamSnapshotsResponse]:
     """The same where no tenant came or went: a look at the keys that were touched, among however many there are."""
     present = sorted(key for key in touched if key in after.records)
@@ -119,13 +119,13 @@ class Piece:
     last: bool
 
 
-def full_pieces(state: State) -> Iterator[Piece]:
+def full_pieces(state: ConfigState) -> Iterator[Piece]:
     """A whole state in pieces, each put together when it is asked for."""
     return _pieces(state, state.records.items(), ())
 
 
 def full(
-    state: State, nonce: str, pieces: Iterable[Piece] | None = None
+    state: ConfigState, nonce: str, pieces: Iterable[Piece] | None = None
 ) -> Iterator[pb.StreamSnapshotsResponse]:
     """A whole state; its pieces may have been put together before."""
     pieces = full_pieces(state) if pieces is None else pieces
@@ -152,7 +152,9 @@ def _messages(
         yield message
 
 
-def _pieces(state: State, records: Iterable[tuple[str, Record]], removed: Iterable[str]) -> Iterator[Piece]:
+def _pieces(
+    state: ConfigState, records: Iterable[tuple[str, Record]], removed: Iterable[str]
+) -> Iterator[Piece]:
     held, size_bytes = pb.SnapshotChunk(), 0
     for key in removed:
         held.removed.append(key)

@@ -11,7 +11,7 @@ RETURNS_WITHIN_SECONDS = 2.0
 """A router that is back within this time was not out of reach: streams break and are opened again."""
 
 
-class Standing(Enum):
+class RouterStatus(Enum):
     """Where a router stands."""
 
     CURRENT = "current"
@@ -62,7 +62,7 @@ class RouterView:
     """A router at one moment."""
 
     name: str
-    standing: Standing
+    status: RouterStatus
     applied_revision: int
     refused_revision: int
     """For REFUSED; 0 otherwise."""
@@ -78,18 +78,18 @@ def view(router: Router, newest: Newest, now_seconds: float) -> RouterView:
     silent_seconds = now_seconds - router.heard_at_seconds
     settled = True
     if router.session is None or silent_seconds > SILENT_AFTER_SECONDS:
-        standing = Standing.UNREACHABLE
+        status = RouterStatus.UNREACHABLE
         settled = silent_seconds > RETURNS_WITHIN_SECONDS
     elif newest.content is not None and router.held is newest.content:
-        standing = Standing.CURRENT
+        status = RouterStatus.CURRENT
     elif newest.content is not None and router.refused is newest.content:
-        standing = Standing.REFUSED
+        status = RouterStatus.REFUSED
     else:
-        standing, settled = Standing.APPLYING, False
-    refused = standing is Standing.REFUSED
+        status, settled = RouterStatus.APPLYING, False
+    refused = status is RouterStatus.REFUSED
     return RouterView(
         name=router.name,
-        standing=standing,
+        status=status,
         applied_revision=router.applied_revision,
         refused_revision=router.refused_revision if refused else 0,
         reasons=router.reasons if refused else (),

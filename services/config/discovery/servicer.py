@@ -24,10 +24,10 @@ from services.common.errors import (
 from services.config.discovery.messages import delta, full
 from services.config.discovery.registry import RouterRegistry, Session
 from services.config.discovery.shared_pieces import SharedPieces
-from services.config.discovery.statements import Statements
+from services.config.discovery.snapshot_statements import SnapshotStatements
 from services.config.metrics import ConfigMetrics
+from services.config.state.config_state import ConfigState
 from services.config.state.current_state import CurrentState
-from services.config.state.state import State
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
@@ -47,19 +47,19 @@ class _Delivery:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.held: State | None = None
+        self.held: ConfigState | None = None
         """The last state the router acknowledged; None before the first."""
-        self.sent: State | None = None
+        self.sent: ConfigState | None = None
         self.nonce = ""
         self.sent_at_seconds = 0.0
         """When its last piece was taken."""
-        self.refused: State | None = None
+        self.refused: ConfigState | None = None
         """The last state the router refused, until it accepts one."""
         self.stated: object = None
         """The records of the last statement, and when it was sent."""
         self.stated_at_seconds = float("-inf")
 
-    def settle(self, nonce: str, *, accepted: bool) -> State | None:
+    def settle(self, nonce: str, *, accepted: bool) -> ConfigState | None:
         """The router answered: to this state, or to an older snapshot, which means nothing any more."""
         if self.sent is None or nonce != self.nonce:
             return None
@@ -80,7 +80,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         current: CurrentState,
         metrics: ConfigMetrics,
         routers: RouterRegistry,
-        statements: Statements | None = None,
+        statements: SnapshotStatements | None = None,
     ) -> None:
         self._current = current
         self._metrics = metrics

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator
 
 from services.config.discovery.messages import Piece, full_pieces
-from services.config.state.state import State
+from services.config.state.config_state import ConfigState
 
 
 class _Link:
@@ -26,7 +26,7 @@ class _Link:
 class _Pieces:
     """One state's pieces. Those behind every router are kept for the next one to start, and only until `close`."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: ConfigState) -> None:
         self.records = state.records
         rest = full_pieces(state)
         self.first: _Link | None = _Link(next(rest), rest)
@@ -45,7 +45,7 @@ class SharedPieces:
     def __init__(self) -> None:
         self._newest: weakref.ref[_Pieces] | None = None
 
-    def of(self, state: State) -> Iterator[Piece]:
+    def of(self, state: ConfigState) -> Iterator[Piece]:
         """A state's pieces, in order."""
         pieces = self._newest() if self._newest is not None else None
         # Revisions move without the records.

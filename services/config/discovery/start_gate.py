@@ -13,13 +13,13 @@ _FIRST_LOOK_SECONDS_PER_RECORD = 1e-4
 _WAIT_SECONDS_PER_RECORD = 5e-4
 
 
-class RouterStarts:
+class StartGate:
     """Tells when no router is on its way to its first state."""
 
     def __init__(self, routers: RouterRegistry) -> None:
         self._routers = routers
 
-    async def over(self, records: int) -> None:
+    async def wait_until_started(self, records: int) -> None:
         """Wait until a state of so many records may be worked over: a small one waits for nobody.
 
         A router that does not answer is waited for in proportion to the state, and no longer.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
 from tenantry.etcdapi.v1 import etcd_service_pb2 as pb
@@ -14,8 +14,9 @@ from tenantry.etcdapi.v1 import etcd_service_pb2_grpc as rpc
 from services.common.backoff import Backoff
 from services.common.errors import Error
 from services.config.etcd.client import EtcdClient, key_text, range_end
+from services.config.etcd.follower import Follower, KeyChange
 from services.config.etcd.store import CompactedError, Stored
-from services.config.etcd.watch_state import Apply, Change, Reconnect, Relist, Response, WatchState
+from services.config.etcd.watch_state import Apply, Reconnect, Relist, Response, WatchState
 
 _log = logging.getLogger(__name__)
 SILENCE_SECONDS = 2.0
@@ -24,30 +25,6 @@ _PROBES = 8
 """How often etcd is asked within that time: routers learn how long it has been silent, and count from there."""
 # A member of etcd that has lost its cluster ends the watch, instead of telling nothing new for ever.
 _METADATA = (("hasleader", "true"),)
-
-
-class Follower(Protocol):
-    """Whoever keeps the state a watch maintains."""
-
-    def replace(self, items: dict[str, Stored], revision: int) -> None:
-        """The whole state at a revision; what it does not hold is gone."""
-        ...
-
-    def apply(self, changes: Iterable[Change], revision: int) -> None:
-        """Whole revisions up to `revision`."""
-        ...
-
-    def heard(self) -> None:
-        """Etcd gave a sign of life."""
-        ...
-
-    def lost(self) -> None:
-        """The connection to etcd is gone."""
-        ...
-
-    def history_ended(self) -> None:
-        """Etcd was restored or exchanged: revisions known so far mean nothing to it. A list follows."""
-        ...
 
 
 class _SilentError(Exception):
@@ -62,16 +39,16 @@ class EtcdWatch:
         channel: grpc.aio.Channel,
         client: EtcdClient,
         prefix: str,
-        follower: Follower,
+        followers: Sequence[Follower],
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._watch = rpc.WatchStub(channel)
         self._client = client
         self._history = client.history
-        self._history.on_end = follower.history_ended
+        self._history.on_end = self._history_ended
         self._listed_history = 0
         self._prefix = prefix
-        self._follower = follower
+        self._followers = followers
         self._silence_seconds = silence_seconds
 
     async def run(self) -> None:
@@ -84,8 +61,9 @@ class EtcdWatch:
                     items, revision = await self._client.list(self._prefix)
                     self._listed_history = self._history.number
                     state = WatchState(revision + 1, self._history.cluster_id)
-                    self._follower.replace(items, revision)
-                    self._follower.heard()
+                    for follower in self._followers:
+                        follower.replace(items, revision)
+                    self._heard()
                 if await self._follow(state, backoff.reset):
                     # A member that lags behind for long must not have everything listed without a pause.
                     state = None
@@ -101,7 +79,8 @@ class EtcdWatch:
                 _SilentError,
             ) as error:
                 _log.warning("etcd watch: %s", type(error).__name__)
-            self._follower.lost()
+            for follower in self._followers:
+                follower.lost()
             await asyncio.sleep(backoff.next_delay_seconds())
 
     async def _follow(self, state: WatchState, heard: Callable[[], None]) -> bool:
@@ -143,15 +122,24 @@ class EtcdWatch:
                 if isinstance(verdict, Reconnect):
                     raise _SilentError
                 heard()
-                self._follower.heard()
+                self._heard()
                 if isinstance(verdict, Apply):
                     self._history.reached(verdict.revision)
-                    self._follower.apply(verdict.changes, verdict.revision)
+                    for follower in self._followers:
+                        follower.apply(verdict.changes, verdict.revision)
         finally:
             call.cancel()
             if read is not None:
                 read.cancel()
                 await asyncio.gather(read, return_exceptions=True)
+
+    def _heard(self) -> None:
+        for follower in self._followers:
+            follower.heard()
+
+    def _history_ended(self) -> None:
+        for follower in self._followers:
+            follower.history_ended()
 
     async def _send(self, call: Any, request: pb.WatchRequest) -> None:
         async with asyncio.timeout(self._silence_seconds):
@@ -168,7 +156,7 @@ def _response(message: pb.WatchResponse) -> Response:
         compact_revision=message.compact_revision,
         fragment=message.fragment,
         changes=tuple(
-            Change(
+            KeyChange(
                 key_text(event.kv.key),
                 Stored(event.kv.value, event.kv.mod_revision) if event.type == pb.Event.PUT else None,
                 event.kv.mod_revision,

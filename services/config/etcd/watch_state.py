@@ -13,19 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.config.etcd.store import Stored
+from services.config.etcd.follower import KeyChange
 
 NO_WATCH = -1
 """The watch id of what belongs to no watch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One key's new value, or None for its deletion."""
-
-    key: str
-    stored: Stored | None
-    mod_revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +30,7 @@ class Response:
     canceled: bool = False
     compact_revision: int = 0
     fragment: bool = False
-    changes: tuple[Change, ...] = ()
+    changes: tuple[KeyChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +38,7 @@ class Apply:
     """Apply these changes, all of revisions up to `revision`; none for a sign of life."""
 
     revision: int
-    changes: tuple[Change, ...]
+    changes: tuple[KeyChange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +62,7 @@ class WatchState:
     """The first revision that has not been applied."""
     cluster_id: int = 0
     """Of the etcd that was listed; 0 for any."""
-    _collected: list[Change] = field(default_factory=list)
+    _collected: list[KeyChange] = field(default_factory=list)
 
     def connected(self) -> None:
         """A new stream starts: fragments of the old one are void."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from services.common.clock import Clock
 from services.config.etcd import keys as etcd_keys
-from services.config.etcd.watch_state import Change
+from services.config.etcd.follower import KeyChange
 
 MAX_OVERTAKING_MS = 60_000
 """Edits under way at once overtake each other by less: what etcd has not written by then it gave up."""
@@ -24,7 +24,7 @@ _TIME_BYTES = 8
 _DIGEST_BYTES = 32
 
 
-class UnannouncedError(Exception):
+class NoIntentError(Exception):
     """A revision carries out no intent; the text says why, and nothing of what was written."""
 
 
@@ -39,7 +39,7 @@ class _Mark:
     @classmethod
     def of(cls, value: bytes) -> _Mark:
         if len(value) != _ID_BYTES + _TIME_BYTES + 2 * _DIGEST_BYTES:
-            raise UnannouncedError("its mark is not one")
+            raise NoIntentError("its mark is not one")
         intent_id, rest = value[:_ID_BYTES], value[_ID_BYTES:]
         time_ms, rest = int.from_bytes(rest[:_TIME_BYTES], "big"), rest[_TIME_BYTES:]
         return cls(intent_id, time_ms, rest[:_DIGEST_BYTES], rest[_DIGEST_BYTES:])
@@ -94,34 +94,34 @@ class IntentMarks:
         self._made_ms = max(self._made_ms, self._seen.newest_ms)
         self._seen = _Seen()
 
-    def intent_of(self, changes: Iterable[Change], revision: int) -> bytes:
+    def intent_of(self, changes: Iterable[KeyChange], revision: int) -> bytes:
         """The intent that the changes of one revision carry out.
 
         Raises:
-            UnannouncedError: none, as far as its mark can show.
+            NoIntentError: none, as far as its mark can show.
         """
         changes = list(changes)
         gone = [change.key for change in changes if change.stored is None]
         return self._intent_of(_puts(changes), revision, _deleted_digest(gone))
 
-    def intent_in_list(self, changes: Iterable[Change], revision: int) -> bytes:
+    def intent_in_list(self, changes: Iterable[KeyChange], revision: int) -> bytes:
         """The same of what a list still shows of its newest mark's revision: what it deleted is taken on trust.
 
         Raises:
-            UnannouncedError: none.
+            NoIntentError: none.
         """
         return self._intent_of(_puts(changes), revision, None)
 
     def _intent_of(self, puts: dict[str, bytes], revision: int, deleted_digest: bytes | None) -> bytes:
         value = puts.get(etcd_keys.INTENT)
         if value is None:
-            raise UnannouncedError("it carries no mark")
+            raise NoIntentError("it carries no mark")
         mark = _Mark.of(value)
         same_deletions = deleted_digest is None or hmac.compare_digest(deleted_digest, mark.deleted_digest)
         if not same_deletions or not hmac.compare_digest(mark.mac, self._mac(mark, puts)):
-            raise UnannouncedError("its mark is not for what was written")
+            raise NoIntentError("its mark is not for what was written")
         if not self._seen.is_first(mark, revision):
-            raise UnannouncedError("its mark is an earlier edit's")
+            raise NoIntentError("its mark is an earlier edit's")
         return mark.intent_id
 
     def _mac(self, mark: _Mark, puts: Mapping[str, bytes]) -> bytes:
@@ -131,7 +131,7 @@ class IntentMarks:
         return mac.digest()
 
 
-def _puts(changes: Iterable[Change]) -> dict[str, bytes]:
+def _puts(changes: Iterable[KeyChange]) -> dict[str, bytes]:
     return {change.key: change.stored.value for change in changes if change.stored is not None}
 
 

@@ -1,61 +1,62 @@
-"""This process's intents whose outcome is not in the operator log yet, and what is to be done once they came true."""
+"""This process's intents whose outcome is not recorded yet."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.config.intents.operator_log import Change, OperatorLog, Outcome
+from services.config.intents.change import Change
+from services.config.intents.operator_log import OperatorLog, Outcome
+from services.config.intents.version_entries import NewVersion, VersionSink
 
 _log = logging.getLogger(__name__)
 MAX_UNANSWERED = 64
-"""Beyond it the oldest are forgotten: each holds a config, and an outage of etcd makes many. One that turns up in the
-watch after all is still concluded as written."""
-OnWritten = Callable[[], None]
+"""Beyond it the oldest are forgotten, since each holds a config and an outage of etcd makes many. The watch still
+concludes a forgotten one as written."""
 
 
 @dataclass(slots=True)
 class _Open:
-    on_written: OnWritten
+    version: NewVersion | None
     revision: int = 0
     """What etcd answered; 0 before, or when it did not."""
 
 
 class OpenIntents:
-    """The operator log with a memory, so that an outcome is told however it comes to be known.
+    """Remembers intents until they are concluded, once each, by the first of several ways to learn an outcome.
 
-    An edit came true when the watch shows its mark, or when etcd answered its revision and a list holds that revision:
-    a list shows the newest mark only, and the revisions before it are never watched.
+    A change is in force when the watch shows its mark, or when etcd answered its revision and a list holds that
+    revision: a list shows the newest mark only, and the revisions before it are never watched.
     """
 
-    def __init__(self, operator_log: OperatorLog) -> None:
+    def __init__(self, operator_log: OperatorLog, versions: VersionSink | None) -> None:
         self._operator_log = operator_log
+        self._versions = versions
         self._open: dict[bytes, _Open] = {}
         self._unanswered: deque[bytes] = deque()
         self._listed_revision = 0
 
-    async def intend(self, change: Change, on_written: OnWritten = lambda: None) -> bytes:
-        """Record an intent; see `OperatorLog`. `on_written` is called once, when the edit came true."""
+    async def intend(self, change: Change) -> bytes:
+        """Record an intent; see `OperatorLog`."""
         intent_id = await self._operator_log.intend(change)
-        self._open[intent_id] = _Open(on_written)
+        self._open[intent_id] = _Open(change.version)
         return intent_id
 
     def refused(self, intent_id: bytes) -> None:
-        """Nothing was written."""
+        """Conclude that nothing was written."""
         self._open.pop(intent_id, None)
         self._operator_log.conclude(intent_id, Outcome.REFUSED)
 
     def unanswered(self, intent_id: bytes) -> None:
-        """Etcd did not answer; the watch may still show it."""
+        """Conclude that etcd did not answer; the watch may still show the change."""
         self._unanswered.append(intent_id)
         if len(self._unanswered) > MAX_UNANSWERED:
             self._open.pop(self._unanswered.popleft(), None)
         self._operator_log.conclude(intent_id, Outcome.UNKNOWN)
 
     def answered(self, intent_id: bytes, revision: int) -> None:
-        """Etcd answered that it was written; the watch has yet to show it, unless a list came before."""
+        """Note that etcd answered with a revision; the watch has yet to show it, unless a list came before."""
         intent = self._open.get(intent_id)
         if intent is None:
             return
@@ -64,28 +65,28 @@ class OpenIntents:
             self.seen(intent_id, revision)
 
     def seen(self, intent_id: bytes, revision: int) -> None:
-        """A revision carries the intent's mark, whoever wrote it."""
+        """Conclude that a revision carries the intent's mark, whichever process wrote it."""
         self._operator_log.conclude(intent_id, Outcome.WRITTEN, revision)
         intent = self._open.pop(intent_id, None)
-        if intent is None:
+        if intent is None or intent.version is None or self._versions is None:
             return
         try:
-            intent.on_written()
-        except Exception as error:  # noqa: BLE001 - the watch goes on, whatever an edit's own work comes to
+            self._versions.append_soon(intent.version.entry())
+        except Exception as error:  # noqa: BLE001 - one change's entry must not end the watch
             _log.error("after revision %d: %s", revision, type(error).__name__)
 
     def listed(self, revision: int) -> None:
-        """Everything up to a revision is in force; what was written until then is not going to be watched."""
+        """Conclude what was answered up to a revision that a list holds: the watch does not show it any more."""
         self._listed_revision = revision
         self._conclude_answered(revision)
 
     def history_ended(self) -> None:
-        """Etcd was restored or exchanged: what it answered until now the watch is not going to show."""
+        """Conclude all that was answered: etcd was restored or exchanged, and the watch will not show it."""
         self._listed_revision = 0
         self._conclude_answered(None)
 
     def stop(self) -> None:
-        """The watch ends before it has shown everything that etcd answered."""
+        """Conclude all that was answered: the watch ends before it has shown it."""
         self._conclude_answered(None)
 
     def _conclude_answered(self, up_to: int | None) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from services.common.audit.entry import OPERATOR_LOG_UID
 from services.common.audit.writer import AuditEntry, AuditReceipt, EntryKind
 from services.common.errors import Error, Reason, UnavailableError
-from services.config.state.operators import Operator
+from services.config.intents.change import Change
 
 INTENT_SECONDS = 5.0
 ID_BYTES = 16
@@ -30,19 +28,6 @@ class Outcome(StrEnum):
     """Nothing was written: a condition did not hold, or nobody waited for the intent until it was durable."""
     UNKNOWN = "unknown"
     """Etcd did not answer. If it was written all the same, an entry that says so follows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Who is about to change what, and why."""
-
-    operator: Operator
-    method: str
-    """The RPC's name."""
-    resource: str
-    reason: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
-    """Numbers and digests of what is written; never prompts, patterns or secrets."""
 
 
 class EntrySink(Protocol):
@@ -91,7 +76,7 @@ class AuditedOperatorLog:
                 "resource": change.resource,
                 "operator": operator.name,
                 "role": operator.role,
-                **change.details,
+                **change.recorded_details,
             },
             {"reason": change.reason},
             record_id=intent_id,

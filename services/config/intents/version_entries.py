@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
 from typing import Protocol
 
 from google.protobuf.json_format import MessageToDict
@@ -15,7 +16,7 @@ from services.config.state.config_digest import canonical_bytes
 _ID_BYTES = 16
 
 
-class ConfigAudit(Protocol):
+class VersionSink(Protocol):
     """Where audit entries are queued; `services.common.audit.writer.AuditWriter` is one."""
 
     def append_soon(self, entry: AuditEntry) -> bool:
@@ -23,7 +24,20 @@ class ConfigAudit(Protocol):
         ...
 
 
-def applied_entry(
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A config version that a change makes."""
+
+    tenant_uid: str
+    stored: stored_pb2.StoredVersion
+    config: tenant_pb2.TenantConfig
+
+    def entry(self) -> AuditEntry:
+        """Its entry in the tenant's audit log."""
+        return version_entry(self.tenant_uid, self.stored, self.config)
+
+
+def version_entry(
     tenant_uid: str, version: stored_pb2.StoredVersion, config: tenant_pb2.TenantConfig
 ) -> AuditEntry:
     """The entry of a version: readable, and the exact bytes whose SHA-256 every answer names.

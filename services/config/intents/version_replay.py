@@ -18,11 +18,12 @@ from services.common.backoff import Backoff
 from services.common.errors import Error, UnavailableError
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import CompactedError, ConfigStore, Stored
-from services.config.intents.version_entries import applied_entry
+from services.config.intents.version_entries import version_entry
+from services.config.state.config_state import ConfigState
 from services.config.state.current_state import CurrentState
+from services.config.state.records import TenantRecord
 from services.config.state.sealed_versions import open_version
 from services.config.state.sealing import SealError
-from services.config.state.state import State, TenantRecord
 
 _log = logging.getLogger(__name__)
 NEWEST_SECONDS = 600
@@ -40,7 +41,7 @@ class DurableAudit(Protocol):
         ...
 
 
-def lately_changed(state: State) -> list[TenantRecord]:
+def lately_changed(state: ConfigState) -> list[TenantRecord]:
     """The tenants that changed last, newest first: those whose versions may be told of nowhere yet."""
     tenants = [record for record in state.under("tenants/") if isinstance(record, TenantRecord)]
     tenants.sort(key=_changed_seconds, reverse=True)
@@ -48,7 +49,7 @@ def lately_changed(state: State) -> list[TenantRecord]:
     return [record for record in tenants[:MAX_TENANTS] if _changed_seconds(record) >= since]
 
 
-class RetoldVersions:
+class VersionReplay:
     """One entry at a time, each durable before the next: it takes no room from what happens meanwhile."""
 
     def __init__(self, current: CurrentState, store: ConfigStore, audit: DurableAudit) -> None:
@@ -67,7 +68,7 @@ class RetoldVersions:
             for key, item in sorted((await self._history(record)).items()):
                 entry = _entry(record, key, item, since)
                 if entry is not None:
-                    await self._tell(entry)
+                    await self._record_version(entry)
 
     async def _history(self, record: TenantRecord) -> dict[str, Stored]:
         backoff = Backoff(0.1, 5.0)
@@ -79,7 +80,7 @@ class RetoldVersions:
             else:
                 return items
 
-    async def _tell(self, entry: AuditEntry) -> None:
+    async def _record_version(self, entry: AuditEntry) -> None:
         backoff = Backoff(0.1, 5.0)
         while True:
             try:
@@ -102,7 +103,7 @@ def _entry(record: TenantRecord, key: str, item: Stored, since_seconds: int) -> 
     except (DecodeError, SealError, ValueError) as error:
         _log.error("ALARM: %s is not what was written: %s", key, type(error).__name__)
         return None
-    return applied_entry(record.stored.tenant_uid, version, config)
+    return version_entry(record.stored.tenant_uid, version, config)
 
 
 def _changed_seconds(record: TenantRecord) -> int:

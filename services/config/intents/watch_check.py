@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from services.config.etcd import keys as etcd_keys
+from services.config.etcd.follower import Follower, KeyChange
 from services.config.etcd.store import Stored
-from services.config.etcd.watch import Follower
-from services.config.etcd.watch_state import Change
-from services.config.intents.marks import IntentMarks, UnannouncedError
+from services.config.intents.marks import IntentMarks, NoIntentError
 from services.config.intents.open_intents import OpenIntents
 from services.config.metrics import ConfigMetrics
 
@@ -19,31 +18,27 @@ _NAMED_KEYS = 5
 _NAMED_REVISIONS = 20
 
 
-class AnnouncedChanges:
-    """A `Follower` that passes everything on. What it has seen once it does not check again after a new list."""
+class WatchCheck(Follower):
+    """Checks each revision once: what it has seen it does not check again after a new list."""
 
-    def __init__(
-        self, follower: Follower, marks: IntentMarks, intents: OpenIntents, metrics: ConfigMetrics
-    ) -> None:
-        self._follower = follower
+    def __init__(self, marks: IntentMarks, intents: OpenIntents, metrics: ConfigMetrics) -> None:
         self._marks = marks
         self._intents = intents
         self._metrics = metrics
         self._checked_revision = 0
         """Everything up to it was checked as it came; nothing, in a history that has not been listed."""
 
-    def replace(self, items: dict[str, Stored], revision: int) -> None:
+    def replace(self, items: Mapping[str, Stored], revision: int) -> None:
         """The whole state. Its newest mark's outcome is told again: whoever wrote it may have died before.
 
         Of what came before that mark, a list does not show whether it was announced.
         """
-        self._follower.replace(items, revision)
         self._intents.listed(revision)
         mark = items.get(etcd_keys.INTENT)
         marked_revision = mark.mod_revision if mark else 0
         if marked_revision > self._checked_revision:
             newest = [
-                Change(key, stored, stored.mod_revision)
+                KeyChange(key, stored, stored.mod_revision)
                 for key, stored in items.items()
                 if stored.mod_revision == marked_revision
             ]
@@ -58,7 +53,7 @@ class AnnouncedChanges:
             self._alarm(number, keys, "it carries no mark")
         if more := len(unmarked[_NAMED_REVISIONS:]):
             # Who restores an etcd from elsewhere has thousands of them: one line says it.
-            self._metrics.unannounced.inc(more)
+            self._metrics.revisions_without_intent.inc(more)
             _log.error(
                 "ALARM: %d more revisions up to %d were written around the operator audit log: they carry no mark",
                 more,
@@ -66,25 +61,23 @@ class AnnouncedChanges:
             )
         self._checked_revision = revision
 
-    def apply(self, changes: Iterable[Change], revision: int) -> None:
+    def apply(self, changes: Sequence[KeyChange], revision: int) -> None:
         """Whole revisions."""
-        changes = list(changes)
-        self._follower.apply(changes, revision)
         for number, group in itertools.groupby(changes, lambda change: change.mod_revision):
             self._check(number, list(group), listed=False)
         self._checked_revision = revision
 
-    def _check(self, revision: int, changes: list[Change], *, listed: bool) -> None:
+    def _check(self, revision: int, changes: list[KeyChange], *, listed: bool) -> None:
         check = self._marks.intent_in_list if listed else self._marks.intent_of
         try:
             intent_id = check(changes, revision)
-        except UnannouncedError as error:
+        except NoIntentError as error:
             self._alarm(revision, [change.key for change in changes], str(error))
         else:
             self._intents.seen(intent_id, revision)
 
     def _alarm(self, revision: int, keys: list[str], why: str) -> None:
-        self._metrics.unannounced.inc()
+        self._metrics.revisions_without_intent.inc()
         named = ", ".join(etcd_keys.relative(key) for key in keys[:_NAMED_KEYS])
         _log.error(
             "ALARM: revision %d was written around the operator audit log: %s: %s", revision, why, named
@@ -92,15 +85,6 @@ class AnnouncedChanges:
 
     def history_ended(self) -> None:
         """Etcd was restored or exchanged."""
-        self._follower.history_ended()
         self._intents.history_ended()
         self._marks.history_ended()
         self._checked_revision = 0
-
-    def heard(self) -> None:
-        """Etcd gave a sign of life."""
-        self._follower.heard()
-
-    def lost(self) -> None:
-        """The connection to etcd is gone."""
-        self._follower.lost()

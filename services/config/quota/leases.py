@@ -19,7 +19,7 @@ from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableErro
 from services.config.quota.ledger import Account, Claim, Grant, Slice, lease
 from services.config.quota.windows import Window, span_at
 from services.config.state.current_state import CurrentState
-from services.config.state.state import TenantRecord
+from services.config.state.records import TenantRecord
 
 _log = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0

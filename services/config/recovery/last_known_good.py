@@ -12,20 +12,20 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from services.common.clock import Clock
 from services.common.known_good.attestation import require_signed, signed_parts
-from services.common.known_good.generations import Generations, read_record, write_record
+from services.common.known_good.generations import Generations
 from services.common.known_good.sealed_file import Expected, Header, Kind, KnownGoodError
 from services.common.known_good.signed_state import Statement, StatementSigner
 from services.common.known_good.state_digest import digest_of
 from services.common.known_good.writer import Content, KnownGoodWriter
-from services.config.discovery.start_gate import RouterStarts
+from services.config.discovery.start_gate import StartGate
 from services.config.etcd.client import CALL_SECONDS
+from services.config.etcd.follower import Follower, KeyChange
 from services.config.etcd.store import Stored
-from services.config.etcd.watch import Follower
-from services.config.etcd.watch_state import Change
+from services.config.recovery.etcd_identity import EtcdIdentity
 from services.config.state.current_state import CurrentState
 from services.config.state.sealing import SealError
 
@@ -40,53 +40,44 @@ PAGE_SECONDS = CALL_SECONDS + 0.5
 LIST_SECONDS = 10.0
 """How long it has for all of them."""
 _SETTLE_SECONDS_PER_ITEM = 1e-4
-_CLUSTER_FILE = "etcd-cluster-id"
 _REVISION_BYTES = 8
 _PARTS = 3
 """Of each item: key, revision, value."""
 
 
-class LastKnownGood:
-    """A `Follower` that passes everything on. What etcd says always wins over the file."""
+class LastKnownGood(Follower):
+    """Writes what the watch shows to the file, and restores the file where etcd sends no list.
+
+    It follows the watch after the state: only what is in force is written. A list from etcd always replaces what a
+    file held.
+    """
 
     def __init__(
         self,
-        follower: Follower,
         current: CurrentState,
-        cluster_id: Callable[[], int],
+        identity: EtcdIdentity,
         etcd_answers: Callable[[], int],
         *,
         state_dir: Path,
         key: bytes,
         signer: StatementSigner,
-        starts: RouterStarts,
+        start_gate: StartGate,
         max_age_seconds: float,
         clock: Clock,
         registry: CollectorRegistry,
     ) -> None:
-        self._follower = follower
         self._current = current
-        self._cluster_id = cluster_id
+        self._identity = identity
         self._etcd_answers = etcd_answers
         self._max_age_seconds = max_age_seconds
         self._clock = clock
         self._files = Generations(state_dir, NAME, key)
         self._signer = signer
-        self._cluster_path = state_dir / _CLUSTER_FILE
-        self._cluster = read_record(self._cluster_path)
-        self._starts = starts
+        self._start_gate = start_gate
         self._items: dict[str, Stored] = {}
         self._listed_anew = False
         """Whether what is not written yet is a whole list."""
-        self._known_revision = 0
-        """The newest that was in force; it outlives etcd's history."""
         self._writer = KnownGoodWriter(self._files, self._content, registry, settle=self._settle)
-        self._replaced = Counter(
-            "tenantry_config_etcd_replaced_total",
-            "Times etcd came back as another cluster, or at an older revision than was known.",
-            ["how"],
-            registry=registry,
-        )
         from_file = Gauge(
             "tenantry_config_from_file",
             "1 while the config in force is out of the last known good file.",
@@ -99,9 +90,9 @@ class LastKnownGood:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LIST_SECONDS):
                 await self._listed_or_silent()
-        candidates = self._files.readable(
-            Expected(Kind.CONFIG, OWNER, self._max_age_seconds, self._cluster), self._clock.wall_seconds()
-        )
+        cluster = self._identity.cluster  # proven: file-of-this-cluster
+        expected = Expected(Kind.CONFIG, OWNER, self._max_age_seconds, cluster)
+        candidates = self._files.readable(expected, self._clock.wall_seconds())
         while not self._current.live.is_set():
             known = await asyncio.to_thread(next, candidates, None)
             if self._current.live.is_set():
@@ -121,7 +112,7 @@ class LastKnownGood:
             except (SealError, ValueError) as error:
                 _log.error("LAST KNOWN GOOD REFUSED: %s: %s", known.path, type(error).__name__)
                 continue
-            self._cluster, self._known_revision = known.header.cluster_id, known.header.revision
+            self._identity.restored(known.header.cluster_id, known.header.revision)
             _log.error(
                 "ALARM: etcd sends no config; serving revision %d, which was current %.0f s ago, from %s",
                 known.header.revision,
@@ -139,32 +130,13 @@ class LastKnownGood:
         """Write what is not written yet, on a clean stop."""
         await self._writer.finish(within_seconds)
 
-    def replace(self, items: dict[str, Stored], revision: int) -> None:
-        """The whole state. It replaces what a file held, be it newer or of another cluster; that is told loudly."""
-        cluster = f"{self._cluster_id():x}"
-        if self._cluster and cluster != self._cluster:
-            self._replaced.labels(how="cluster").inc()
-            _log.error(
-                "ALARM: etcd is cluster %s, not %s as before; its config is used", cluster, self._cluster
-            )
-            self._follower.history_ended()
-        elif revision < self._known_revision:
-            self._replaced.labels(how="revision").inc()
-            _log.error(
-                "ALARM: etcd is at revision %d, older than %d as before: was it restored? Its config is used",
-                revision,
-                self._known_revision,
-            )
-        self._follower.replace(items, revision)
-        self._cluster, self._items, self._known_revision = cluster, dict(items), revision
-        self._listed_anew = True
+    def replace(self, items: Mapping[str, Stored], revision: int) -> None:  # noqa: ARG002 - a follower's signature
+        """Write a whole list; it replaces what a file held, be that newer or of another cluster."""
+        self._items, self._listed_anew = dict(items), True
         self._writer.changed()
 
-    def apply(self, changes: Iterable[Change], revision: int) -> None:
-        """Whole revisions."""
-        changes = list(changes)
-        self._follower.apply(changes, revision)
-        self._known_revision = revision
+    def apply(self, changes: Sequence[KeyChange], revision: int) -> None:  # noqa: ARG002 - a follower's signature
+        """Write changes beside what was listed."""
         for change in changes:
             if change.stored is None:
                 self._items.pop(change.key, None)
@@ -173,22 +145,10 @@ class LastKnownGood:
         if changes:
             self._writer.changed()
 
-    def heard(self) -> None:
-        """Etcd gave a sign of life."""
-        self._follower.heard()
-
-    def lost(self) -> None:
-        """The connection to etcd is gone."""
-        self._follower.lost()
-
-    def history_ended(self) -> None:
-        """Etcd was restored or exchanged; how is told when it is listed."""
-        self._follower.history_ended()
-
     async def _listed_or_silent(self) -> None:
         answers = -1
-        while answers < self._etcd_answers():
-            answers = self._etcd_answers()
+        while (newest := self._etcd_answers()) > answers:  # proven: answers-are-life
+            answers = newest
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PAGE_SECONDS if answers else START_SECONDS):
                     await self._current.live.wait()
@@ -197,20 +157,19 @@ class LastKnownGood:
     async def _settle(self) -> None:
         items = len(self._items)
         # Routers start with a whole list. Changes come among routers that run: one that hangs must not hold them up.
-        await (
-            self._starts.over(items) if self._listed_anew else asyncio.sleep(items * _SETTLE_SECONDS_PER_ITEM)
-        )
+        if self._listed_anew:  # proven: only-lists-wait
+            await self._start_gate.wait_until_started(items)
+        else:
+            await asyncio.sleep(items * _SETTLE_SECONDS_PER_ITEM)
 
     def _content(self) -> Content | None:
         if not self._current.live.is_set() or not self._current.state.revision:
             return None
         current_ms = int(1000 * self._clock.wall_seconds()) - self._current.silence_ms
-        header = Header(Kind.CONFIG, self._cluster, OWNER, self._current.state.revision, current_ms)
-        items, cluster, self._listed_anew = dict(self._items), self._cluster, False
+        header = Header(Kind.CONFIG, self._identity.cluster, OWNER, self._current.state.revision, current_ms)
+        items, cluster, self._listed_anew = dict(self._items), self._identity.cluster, False
         # Recorded before the file is written: one of another cluster is refused at the next start, come what may.
-        return Content(
-            header, lambda: self._signed(header, items), lambda: write_record(self._cluster_path, cluster)
-        )
+        return Content(header, lambda: self._signed(header, items), lambda: self._identity.record(cluster))
 
     def _signed(self, header: Header, items: Mapping[str, Stored]) -> list[bytes]:
         parts = _parts(items)

@@ -6,10 +6,11 @@ from tenantry.config.v1 import adapter_pb2, pool_pb2
 
 from services.config.rules.report import Surroundings
 from services.config.rules.serving import AdapterForm, PoolFacts, VersionFacts
-from services.config.state.state import AdapterRecord, ModelRecord, PoolRecord, State
+from services.config.state.config_state import ConfigState
+from services.config.state.records import AdapterRecord, ModelRecord, PoolRecord
 
 
-def surroundings(state: State, tenant_name: str, tenant_uid: str) -> Surroundings:
+def surroundings(state: ConfigState, tenant_name: str, tenant_uid: str) -> Surroundings:
     """What a tenant's config may refer to."""
     return Surroundings(
         tenant_name,
@@ -19,7 +20,7 @@ def surroundings(state: State, tenant_name: str, tenant_uid: str) -> Surrounding
     )
 
 
-def pool_facts(state: State) -> dict[str, PoolFacts]:
+def pool_facts(state: ConfigState) -> dict[str, PoolFacts]:
     """Every pool, by name."""
     return {r.pool.name: facts_of_pool(r.pool) for r in state.under("pools/") if isinstance(r, PoolRecord)}
 
@@ -30,7 +31,7 @@ def facts_of_pool(pool: pool_pb2.Pool) -> PoolFacts:
     return PoolFacts(pool.base_model, pool.dedicated_to, form, pool.available_time.ToNanoseconds())
 
 
-def adapter_facts(state: State, tenant_uid: str) -> dict[str, dict[int, VersionFacts]]:
+def adapter_facts(state: ConfigState, tenant_uid: str) -> dict[str, dict[int, VersionFacts]]:
     """A tenant's adapters, by id and version; none for a tenant that is still to be made."""
     return {
         record.stored.adapter_id: {

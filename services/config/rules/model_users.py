@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from services.config.state.state import AdapterRecord, PoolRecord, State, TenantRecord
+from services.config.state.config_state import ConfigState
+from services.config.state.records import AdapterRecord, PoolRecord, TenantRecord
 
 
-def users_of(state: State, model: str) -> list[str]:
+def users_of(state: ConfigState, model: str) -> list[str]:
     """The resource names of all pools, tenants and adapters that would be left without a base model."""
     pools = [
         record.pool.name
@@ -25,6 +26,6 @@ def users_of(state: State, model: str) -> list[str]:
     return sorted(pools) + sorted(tenants) + sorted(adapters)
 
 
-def _adapter_name(state: State, record: AdapterRecord) -> str:
+def _adapter_name(state: ConfigState, record: AdapterRecord) -> str:
     owner = state.tenant_by_uid(record.stored.tenant_uid)
     return f"{owner.name if owner else 'tenants/-'}/adapters/{record.stored.adapter_id}"

@@ -6,10 +6,11 @@ from tenantry.config.v1 import pool_pb2
 
 from services.config.rules.catalog_facts import adapter_facts, facts_of_pool, pool_facts
 from services.config.rules.serving import Pools, is_served, serving_pool
-from services.config.state.state import State, TenantRecord
+from services.config.state.config_state import ConfigState
+from services.config.state.records import TenantRecord
 
 
-def left_unserved(state: State, changed: pool_pb2.Pool) -> list[str]:
+def left_unserved(state: ConfigState, changed: pool_pb2.Pool) -> list[str]:
     """The tenants with an alias that a pool serves now and no pool would serve after a change of it.
 
     What is unserved already keeps nobody from changing pools.
@@ -23,7 +24,7 @@ def left_unserved(state: State, changed: pool_pb2.Pool) -> list[str]:
     ]
 
 
-def _loses(state: State, record: TenantRecord, pool: str, before: Pools, after: Pools) -> bool:
+def _loses(state: ConfigState, record: TenantRecord, pool: str, before: Pools, after: Pools) -> bool:
     config, name = record.config, record.name
     served_here = [
         alias for alias in config.models if serving_pool(config, name, alias.base_model, before) == pool

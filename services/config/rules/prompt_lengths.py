@@ -15,7 +15,7 @@ from services.common.artifacts import ArtifactError, ArtifactStore
 from services.common.text.templates import Segment
 from services.common.text.tokenisation import Tokeniser, TokeniserError
 from services.config.rules.size import MAX_MODELS
-from services.config.state.state import State
+from services.config.state.config_state import ConfigState
 
 MAX_COUNTED_BYTES = 16 << 10
 _KEPT = 16
@@ -33,7 +33,7 @@ class PromptLengths:
         # Loading one takes memory many times its size: one at a time. Nothing is counted under it.
         self._loading = threading.Lock()
 
-    def count(self, config: tenant_pb2.TenantConfig, state: State) -> PromptTokens:
+    def count(self, config: tenant_pb2.TenantConfig, state: ConfigState) -> PromptTokens:
         """The tokens of every alias's system prompt under its base model."""
         counted: dict[tuple[str, str], int] = {}
         for alias in config.models[:MAX_MODELS]:

@@ -6,28 +6,28 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from services.common.clock import Clock
 from services.config.etcd import keys as etcd_keys
+from services.config.etcd.follower import Follower, KeyChange
 from services.config.etcd.store import Stored
-from services.config.etcd.watch_state import Change
+from services.config.state.config_state import ConfigState, ConfigStateBuilder
 from services.config.state.sealing import SealError
-from services.config.state.state import State, StateBuilder
 
 _REMEMBERED = 256
 _log = logging.getLogger(__name__)
 
 
-class CurrentState:
+class CurrentState(Follower):
     """Follows the watch; swaps one reference a batch of revisions."""
 
-    def __init__(self, builder: StateBuilder, clock: Clock) -> None:
+    def __init__(self, builder: ConfigStateBuilder, clock: Clock) -> None:
         self._builder = builder
         self._clock = clock
         self._waiters: set[asyncio.Event] = set()
-        self.state = State()
+        self.state = ConfigState()
         self.listed = asyncio.Event()
         """Set once there is a state to serve: etcd's first list, or what a file held."""
         self.live = asyncio.Event()
@@ -42,7 +42,7 @@ class CurrentState:
         """Milliseconds since etcd's last sign of life."""
         return int(1000 * (self._clock.monotonic_seconds() - self._heard_at_seconds))
 
-    def replace(self, items: dict[str, Stored], revision: int) -> None:
+    def replace(self, items: Mapping[str, Stored], revision: int) -> None:
         """The whole state at a revision.
 
         Raises:
@@ -51,8 +51,10 @@ class CurrentState:
         if self.listed.is_set() and (not self.live.is_set() or revision < self.state.revision):
             # A file's values, or those from before etcd was set back, may differ from etcd's at the same revision.
             self.history_ended()
-        same_history = self.state.revision > 0
-        state = self._builder.full(items, revision, self.state if same_history else State())
+        before = self.state
+        if before.revision == 0:  # proven: no-record-of-another-history
+            before = ConfigState()
+        state = self._builder.full(items, revision, before)
         if not self.live.is_set() and state.lost_every_tenant:
             raise SealError("no tenant's config opens under this root key")
         self._begin_anew(state)
@@ -65,14 +67,14 @@ class CurrentState:
         Raises:
             SealError: no tenant of it opens.
         """
-        state = self._builder.full(items, revision, State())
+        state = self._builder.full(items, revision, ConfigState())
         if state.lost_every_tenant:
             raise SealError("no tenant's config opens under this root key")
         self._heard_at_seconds = self._clock.monotonic_seconds() - age_seconds
         self._begin_anew(state)
         self.listed.set()
 
-    def _begin_anew(self, state: State) -> None:
+    def _begin_anew(self, state: ConfigState) -> None:
         """It may be built on none: how it differs from the states before is not known, and no number is used twice."""
         self._touched.clear()
         self._swap(replace(state, generation=self.state.generation + 1, history=self.state.history))
@@ -81,14 +83,14 @@ class CurrentState:
         """Etcd was restored or exchanged. What is in force stays so until the list; no revision of it counts."""
         self._swap(replace(self.state, revision=0, history=self.state.history + 1))
 
-    def apply(self, changes: Iterable[Change], revision: int) -> None:
+    def apply(self, changes: Sequence[KeyChange], revision: int) -> None:
         """Whole revisions up to `revision`."""
-        changes, before = list(changes), self.state
+        before = self.state
         self._swap(self._builder.changed(before, changes, revision))
         if self.state.generation != before.generation:
             self._touched.append(frozenset(etcd_keys.relative(change.key) for change in changes))
 
-    def touched(self, before: State, after: State) -> frozenset[str] | None:
+    def touched(self, before: ConfigState, after: ConfigState) -> frozenset[str] | None:
         """The keys, below the live prefix, that may differ between two states; None when that is not known."""
         newest = self.state.generation
         first, last = before.generation - newest, after.generation - newest
@@ -106,7 +108,7 @@ class CurrentState:
         """The connection to etcd is gone."""
         self.connected = False
 
-    def _swap(self, state: State) -> None:
+    def _swap(self, state: ConfigState) -> None:
         for key in sorted(state.damaged - self.state.damaged):
             _log.error("the value of %s does not open; what it held before stays in force", key)
         self.state = state
@@ -122,7 +124,7 @@ class CurrentState:
             return False
         return True
 
-    async def until(self, condition: Callable[[State], bool]) -> None:
+    async def until(self, condition: Callable[[ConfigState], bool]) -> None:
         """Wait until the state in force meets a condition."""
         changed = self.subscribe()
         try:

@@ -9,7 +9,8 @@ from tenantry.config.v1 import credential_pb2
 
 from services.common.errors import NotFoundError, PermissionDeniedError, UnauthenticatedError
 from services.common.tokens import TokenVerifier
-from services.config.state.state import State, TenantRecord
+from services.config.state.config_state import ConfigState
+from services.config.state.records import TenantRecord
 
 PLATFORM_ADMIN, TENANT_ADMIN = "platform-admin", "tenant-admin"
 _ROLES = {
@@ -60,7 +61,7 @@ class Operator:
 class OperatorCheck:
     """Verifies an operator's key: signature, then the key's record and its role."""
 
-    def __init__(self, verifier: TokenVerifier, state: Callable[[], State]) -> None:
+    def __init__(self, verifier: TokenVerifier, state: Callable[[], ConfigState]) -> None:
         self._verifier = verifier
         self._state = state
 

@@ -9,7 +9,13 @@ from tenantry.config.v1 import adapter_pb2, credential_pb2, pool_pb2, tenant_pb2
 
 from services.common.errors import FieldViolation, InvalidArgumentError
 from services.config.state.etag import etag_of
-from services.config.state.state import AdapterRecord, CredentialRecord, ModelRecord, PoolRecord, TenantRecord
+from services.config.state.records import (
+    AdapterRecord,
+    CredentialRecord,
+    ModelRecord,
+    PoolRecord,
+    TenantRecord,
+)
 
 _SEGMENT = r"([a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?)"
 _PATTERNS = {

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.config.discovery.statements import SIGNER_FILE, open_signer
+from services.config.discovery.snapshot_statements import SIGNER_FILE, open_signer
 from services.local import specs
 from services.local.layout import open_layout
 from services.router.settings import RouterSettings

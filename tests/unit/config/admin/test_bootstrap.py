@@ -10,8 +10,8 @@ import pytest
 from services.config.admin import bootstrap
 from services.config.admin.bootstrap import load_issuer
 from services.config.etcd import keys as etcd_keys
+from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.current_state import CurrentState
-from services.config.state.state import StateBuilder
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.mutants import mutant
 
@@ -22,11 +22,9 @@ class Start:
     def __init__(self, plane, state_dir, module=bootstrap):
         self.plane, self.state_dir = plane, state_dir
         self.issuer = load_issuer(state_dir)
-        self.current = CurrentState(StateBuilder(plane.keys), plane.clock)
+        self.current = CurrentState(ConfigStateBuilder(plane.keys), plane.clock)
         plane.store.follow(etcd_keys.LIVE, self.current)
-        self.first = module.FirstOperator(
-            state_dir, self.issuer, self.current, plane.edits.writes, plane.clock
-        )
+        self.first = module.FirstOperator(state_dir, self.issuer, self.current, plane.intents, plane.clock)
 
     async def makes_a_key(self):
         """Whether it does."""

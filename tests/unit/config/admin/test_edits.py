@@ -64,7 +64,7 @@ async def takes_a_pool_that_is_dedicated_meanwhile(plane, module):
     theirs.MergeFrom(pool)
     once(plane, lambda: plane.store.put({etcd_keys.pool_key("p"): theirs.SerializeToString()}))
     acme.config.pool = "pools/p"
-    await module.TenantAdmin(plane.edits, plane.keys, None).update(
+    await module.TenantAdmin(plane.edits, plane.keys).update(
         pb.UpdateTenantRequest(tenant=acme), plane.operator
     )
 

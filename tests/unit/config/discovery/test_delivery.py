@@ -15,10 +15,10 @@ from services.config.discovery.servicer import DiscoveryServicer
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.metrics import ConfigMetrics
+from services.config.state.config_state import ConfigState, ConfigStateBuilder
 from services.config.state.current_state import CurrentState
 from services.config.state.sealed_versions import seal_in_force
 from services.config.state.sealing import SealError, TenantKeys
-from services.config.state.state import State, StateBuilder
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.discovery_stream import Stream
 from tests.fakes.manual_clock import ManualClock
@@ -34,9 +34,9 @@ def tenant_value(uid: str, prompt: str = "") -> bytes:
     return stored.SerializeToString()
 
 
-def state_of(values: dict[str, bytes], revision: int, before: State | None = None) -> State:
+def state_of(values: dict[str, bytes], revision: int, before: ConfigState | None = None) -> ConfigState:
     items = {key: Stored(value, revision) for key, value in values.items()}
-    return StateBuilder(KEYS).full(items, revision, before or State())
+    return ConfigStateBuilder(KEYS).full(items, revision, before or ConfigState())
 
 
 def test_forty_megabytes_come_in_pieces_that_fit_any_limit():
@@ -59,7 +59,7 @@ def chunk_of(messages):
 def test_a_delta_holds_what_changed_and_what_is_gone():
     one = pool_pb2.Pool(server_model="one").SerializeToString()
     first = state_of({etcd_keys.pool_key("a"): one, etcd_keys.pool_key("b"): one}, 5)
-    builder = StateBuilder(KEYS)
+    builder = ConfigStateBuilder(KEYS)
     items = {etcd_keys.pool_key("b"): Stored(one, 5), etcd_keys.pool_key("c"): Stored(one, 6)}
     piece = chunk_of(delta(first, builder.full(items, 6, first), "n"))
     assert [resource.key for resource in piece.resources] == ["pools/c"]
@@ -73,7 +73,7 @@ def test_what_a_tenant_owns_comes_and_goes_with_it():
     assert not chunk_of(full(without, "n")).resources
     values[etcd_keys.tenant_key("u")] = tenant_value("u")
     items = {name: Stored(value, 5 if "credentials" in name else 6) for name, value in values.items()}
-    with_tenant = StateBuilder(KEYS).full(items, 6, without)
+    with_tenant = ConfigStateBuilder(KEYS).full(items, 6, without)
     came = chunk_of(delta(without, with_tenant, "n"))
     assert {resource.key for resource in came.resources} == {"credentials/k", "tenants/u"}
     went = chunk_of(delta(with_tenant, without, "n"))
@@ -86,7 +86,7 @@ def test_a_value_that_does_not_open_keeps_what_it_held_before():
     stored = stored_pb2.StoredTenant.FromString(tenant_value("u"))
     stored.sealed_config = stored.sealed_config[:-1] + b"\x00"
     items = {etcd_keys.tenant_key("u"): Stored(stored.SerializeToString(), 6)}
-    after = StateBuilder(KEYS).full(items, 6, good)
+    after = ConfigStateBuilder(KEYS).full(items, 6, good)
     assert after.damaged == {"tenants/u"}
     assert after.tenant("u") is good.tenant("u")
 
@@ -96,11 +96,11 @@ def test_another_root_key_stops_the_service_instead_of_taking_every_tenant_away(
         etcd_keys.tenant_key("u"): Stored(tenant_value("u"), 5),
         etcd_keys.pool_key("p"): Stored(pool_pb2.Pool().SerializeToString(), 5),
     }
-    current = CurrentState(StateBuilder(TenantKeys(b"x" * 32)), ManualClock())
+    current = CurrentState(ConfigStateBuilder(TenantKeys(b"x" * 32)), ManualClock())
     with pytest.raises(SealError):
         current.replace(items, 5)
     assert not current.listed.is_set()
-    CurrentState(StateBuilder(KEYS), ManualClock()).replace(items, 5)
+    CurrentState(ConfigStateBuilder(KEYS), ManualClock()).replace(items, 5)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
 
 from services.config.discovery.messages import delta
 from services.config.etcd import keys as etcd_keys
+from services.config.etcd.follower import KeyChange
 from services.config.etcd.store import Stored
-from services.config.etcd.watch_state import Change
 from services.config.state import current_state
+from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.sealed_versions import seal_in_force
 from services.config.state.sealing import TenantKeys
-from services.config.state.state import StateBuilder
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
 
@@ -34,7 +34,7 @@ class History:
     """Etcd's live keys and everything a config service made of them."""
 
     def __init__(self, module):
-        self.current = module.CurrentState(StateBuilder(KEYS), ManualClock())
+        self.current = module.CurrentState(ConfigStateBuilder(KEYS), ManualClock())
         self.items = {}
         self.revision = 1
         self.current.replace({}, 1)
@@ -61,7 +61,7 @@ class History:
         stored = Stored(value, self.revision) if present else None
         if stored is not None:
             self.items[key] = stored
-        self.current.apply([Change(key, stored, self.revision)], self.revision)
+        self.current.apply([KeyChange(key, stored, self.revision)], self.revision)
 
     def differences(self):
         newest = self.current.state

@@ -7,7 +7,7 @@ import pytest
 from services.common.errors import ResourceExhaustedError
 from services.config.discovery import registry as registry_module
 from services.config.discovery.registry import MAX_REASON_CHARACTERS, MAX_REASONS, RouterRegistry
-from services.config.discovery.router_status import RETURNS_WITHIN_SECONDS, SILENT_AFTER_SECONDS, Standing
+from services.config.discovery.router_status import RETURNS_WITHIN_SECONDS, SILENT_AFTER_SECONDS, RouterStatus
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
 
@@ -25,13 +25,13 @@ class World:
         self.registry.applied(session, 10, FIRST)
         return session
 
-    def standing(self, name):
+    def status(self, name):
         (found,) = [router for router in self.registry.routers() if router.name == name]
-        return found.standing
+        return found.status
 
     def missing(self, revision):
         return {
-            router.name: (router.standing, router.applied_revision)
+            router.name: (router.status, router.applied_revision)
             for router in self.registry.progress(revision).missing
         }
 
@@ -43,10 +43,10 @@ def world():
 
 def test_a_router_is_current_once_it_applied_the_newest_content(world):
     session = world.registry.connect("r1")
-    assert world.standing("r1") is Standing.APPLYING
+    assert world.status("r1") is RouterStatus.APPLYING
     assert not world.registry.progress(10).settled
     world.registry.applied(session, 10, FIRST)
-    assert world.standing("r1") is Standing.CURRENT
+    assert world.status("r1") is RouterStatus.CURRENT
     assert world.registry.progress(10).complete
 
 
@@ -55,7 +55,7 @@ def test_revisions_that_change_nothing_a_router_needs_are_applied_by_themselves(
     world.registry.newest(12, FIRST)
     assert world.registry.progress(12).complete
     world.registry.newest(13, SECOND)
-    assert world.missing(13) == {"r1": (Standing.APPLYING, 12)}
+    assert world.missing(13) == {"r1": (RouterStatus.APPLYING, 12)}
 
 
 def test_an_answer_to_an_older_snapshot_counts_for_every_revision_with_its_content(world):
@@ -79,8 +79,8 @@ def test_a_refusal_is_final_until_there_is_newer_content(world):
     assert progress.settled
     assert not progress.complete
     (refused,) = progress.missing
-    assert (refused.standing, refused.refused_revision, refused.applied_revision) == (
-        Standing.REFUSED,
+    assert (refused.status, refused.refused_revision, refused.applied_revision) == (
+        RouterStatus.REFUSED,
         11,
         10,
     )
@@ -89,7 +89,7 @@ def test_a_refusal_is_final_until_there_is_newer_content(world):
     world.registry.newest(12, SECOND)  # nothing it could answer differently
     assert world.registry.progress(12).settled
     world.registry.newest(13, THIRD)
-    assert world.standing("r1") is Standing.APPLYING
+    assert world.status("r1") is RouterStatus.APPLYING
     assert not world.registry.progress(11).settled
     world.registry.applied(session, 13, THIRD)
     assert world.registry.progress(13).complete
@@ -108,7 +108,7 @@ def test_a_router_that_is_gone_is_missed_until_it_expires(world):
     world.current("r2")
     world.registry.disconnect(session)
     world.registry.newest(11, FIRST)  # what is gone may come back with something older
-    assert world.missing(11) == {"r1": (Standing.UNREACHABLE, 10)}
+    assert world.missing(11) == {"r1": (RouterStatus.UNREACHABLE, 10)}
     assert not world.registry.progress(11).settled  # it may be back in a moment
     world.clock.advance(RETURNS_WITHIN_SECONDS + 0.1)
     assert world.registry.progress(11).settled
@@ -121,11 +121,11 @@ def test_a_router_that_is_gone_is_missed_until_it_expires(world):
 def test_a_router_that_stopped_speaking_is_out_of_reach_though_connected(world):
     session = world.current("r1")
     world.clock.advance(SILENT_AFTER_SECONDS + 0.1)
-    assert world.standing("r1") is Standing.UNREACHABLE
+    assert world.status("r1") is RouterStatus.UNREACHABLE
     world.clock.advance(1000.0)
-    assert world.standing("r1") is Standing.UNREACHABLE  # connected: not forgotten
+    assert world.status("r1") is RouterStatus.UNREACHABLE  # connected: not forgotten
     world.registry.heard(session)
-    assert world.standing("r1") is Standing.CURRENT
+    assert world.status("r1") is RouterStatus.CURRENT
 
 
 def routers_that_have_501_of_the_new_history(module):
@@ -156,10 +156,10 @@ def test_of_two_streams_under_one_name_the_newer_counts(world):
     newer = world.registry.connect("r1")
     assert (world.registry.stands(older), world.registry.stands(newer)) == (False, True)
     # Another process may be behind it: it has to show what it holds.
-    assert world.missing(10) == {"r1": (Standing.APPLYING, 0)}
+    assert world.missing(10) == {"r1": (RouterStatus.APPLYING, 0)}
     world.registry.applied(older, 10, FIRST)
     world.registry.disconnect(older)
-    assert world.missing(10) == {"r1": (Standing.APPLYING, 0)}
+    assert world.missing(10) == {"r1": (RouterStatus.APPLYING, 0)}
     world.registry.applied(newer, 10, FIRST)
     assert world.registry.progress(10).complete
 
@@ -181,7 +181,7 @@ def test_routers_of_an_earlier_process_are_missed_until_they_come_or_expire(worl
     world.current("here")
     world.registry.recall("here", 3, 1.0)
     world.registry.recall("gone", 9, 1.0)
-    assert world.missing(10) == {"gone": (Standing.UNREACHABLE, 9)}
+    assert world.missing(10) == {"gone": (RouterStatus.UNREACHABLE, 9)}
     assert world.registry.progress(9).complete
     world.clock.advance(60.1)
     assert world.missing(10) == {}
@@ -190,7 +190,7 @@ def test_routers_of_an_earlier_process_are_missed_until_they_come_or_expire(worl
 def test_numbers_from_before_etcd_was_set_back_mean_nothing(world):
     session = world.current("r1")
     world.registry.newest(5, SECOND)
-    assert world.missing(5) == {"r1": (Standing.APPLYING, 0)}
+    assert world.missing(5) == {"r1": (RouterStatus.APPLYING, 0)}
     world.registry.applied(session, 5, SECOND)
     assert world.registry.progress(5).complete
 

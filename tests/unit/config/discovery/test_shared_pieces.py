@@ -16,17 +16,17 @@ from services.config.discovery import shared_pieces
 from services.config.discovery.messages import full
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
+from services.config.state.config_state import ConfigState, ConfigStateBuilder
 from services.config.state.sealing import TenantKeys
-from services.config.state.state import State, StateBuilder
 from tests.fakes.mutants import mutant
 
-BUILDER = StateBuilder(TenantKeys(b"r" * 32))
+BUILDER = ConfigStateBuilder(TenantKeys(b"r" * 32))
 
 
-def state_of(pools: int, revision: int, server_model: str = "m") -> State:
+def state_of(pools: int, revision: int, server_model: str = "m") -> ConfigState:
     value = pool_pb2.Pool(server_model=server_model).SerializeToString()
     items = {etcd_keys.pool_key(f"p{number:03d}"): Stored(value, revision) for number in range(pools)}
-    return BUILDER.full(items, revision, State())
+    return BUILDER.full(items, revision, ConfigState())
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +193,7 @@ def test_a_state_whose_revision_alone_moved_is_shared_and_another_one_is_not(mon
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5), st.booleans()), max_size=40))
 def test_however_routers_come_and_read_each_is_sent_its_whole_state(steps):
     shared, states = shared_pieces.SharedPieces(), [state_of(4, revision + 1) for revision in range(2)]
-    reading: dict[int, tuple[State, list, object]] = {}
+    reading: dict[int, tuple[ConfigState, list, object]] = {}
     newest = 0
     for router, count, moves in steps:
         newest = newest or int(moves)

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from services.config.discovery import start_gate as starts
+from services.config.discovery import start_gate
 from services.config.discovery.registry import RouterRegistry
-from services.config.etcd.watch_state import Change
+from services.config.etcd.follower import KeyChange
 from services.config.recovery import last_known_good
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, mutant
 from tests.unit.config.recovery.kept_config import Process, pools
 
 CONTENT = object()
@@ -20,7 +20,7 @@ LARGE, SMALL = 10**8, 1
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(starts, "_FIRST_LOOK_SECONDS_PER_RECORD", 0.0)
+    monkeypatch.setattr(start_gate, "_FIRST_LOOK_SECONDS_PER_RECORD", 0.0)
     made = RouterRegistry(ManualClock(), expiry_seconds=60.0)
     made.newest(10, CONTENT)
     return made
@@ -35,7 +35,7 @@ async def turns(waiting: asyncio.Task[None]) -> bool:
 
 async def held_up(folder, monkeypatch, module=last_known_good) -> tuple[bool, bool]:
     """Whether a router that hangs at its start holds up the file of a list, and of the change after it."""
-    monkeypatch.setattr(starts, "_WAIT_SECONDS_PER_RECORD", 1e6)
+    monkeypatch.setattr(start_gate, "_WAIT_SECONDS_PER_RECORD", 1e6)
     process = Process(folder, ManualClock(), last_known_good=module)
     process.etcd_lists(pools(5, a="one"), 7)
     process.routers.connect("hangs")
@@ -47,7 +47,7 @@ async def held_up(folder, monkeypatch, module=last_known_good) -> tuple[bool, bo
         settling.cancel()
         process.known_good._content()
         ((key, stored),) = pools(revision, a="two").items()
-        process.known_good.apply([Change(key, stored, revision)], revision)
+        process.etcd_changes([KeyChange(key, stored, revision)], revision)
     return found[0], found[1]
 
 
@@ -58,12 +58,12 @@ async def test_the_file_of_a_whole_list_waits_and_the_file_of_a_change_does_not(
 
 
 async def test_that_test_notices_changes_that_wait(tmp_path, monkeypatch, registry):
-    waiting = mutant(last_known_good, "self._cluster, False", "self._cluster, True")
+    waiting = changed(last_known_good, "only-lists-wait", "await self._start_gate.wait_until_started(items)")
     assert await held_up(tmp_path, monkeypatch, waiting) == (True, True)
 
 
-async def over(registry, module=starts, records=LARGE) -> asyncio.Task[None]:
-    return asyncio.create_task(module.RouterStarts(registry).over(records))
+async def over(registry, module=start_gate, records=LARGE) -> asyncio.Task[None]:
+    return asyncio.create_task(module.StartGate(registry).wait_until_started(records))
 
 
 @pytest.mark.parametrize("answer", ["applies it", "refuses it", "hangs up"])
@@ -85,7 +85,7 @@ async def test_a_large_state_waits_until_every_router_that_starts_has_answered_o
 
 
 async def test_that_test_notices_work_that_does_not_wait(registry):
-    hasty = mutant(starts, "while self._routers.starting():", "while False:")
+    hasty = mutant(start_gate, "while self._routers.starting():", "while False:")
     hasty._FIRST_LOOK_SECONDS_PER_RECORD = 0.0
     registry.connect("r1")
     assert await turns(await over(registry, hasty))

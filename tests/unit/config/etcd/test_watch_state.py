@@ -8,14 +8,22 @@ from hypothesis import strategies as st
 from services.config.etcd import history as history_module
 from services.config.etcd import watch_state
 from services.config.etcd.client import key_text, range_end
+from services.config.etcd.follower import KeyChange
 from services.config.etcd.history import History
 from services.config.etcd.store import Stored
-from services.config.etcd.watch_state import NO_WATCH, Apply, Change, Reconnect, Relist, Response, WatchState
+from services.config.etcd.watch_state import (
+    NO_WATCH,
+    Apply,
+    Reconnect,
+    Relist,
+    Response,
+    WatchState,
+)
 from tests.fakes.mutants import mutant
 
 
-def change(revision: int, key: str = "k") -> Change:
-    return Change(key, Stored(b"v", revision), revision)
+def change(revision: int, key: str = "k") -> KeyChange:
+    return KeyChange(key, Stored(b"v", revision), revision)
 
 
 def test_created_never_advances():

@@ -7,10 +7,10 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1 import pool_pb2
 
 from services.config.etcd import keys as etcd_keys
+from services.config.etcd.follower import KeyChange
 from services.config.etcd.store import Stored
-from services.config.etcd.watch_state import Change
 from services.config.intents import marks as intent_marks
-from services.config.intents import watch_check as announced
+from services.config.intents import watch_check
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import mutant
@@ -21,12 +21,10 @@ EVIL = {etcd_keys.pool_key("evil"): pool_pb2.Pool(name="pools/evil").SerializeTo
 class Watching:
     """A config service of its own that watches a plane's store, or lists it."""
 
-    def __init__(self, plane, marks=intent_marks, changes=announced):
+    def __init__(self, plane, marks=intent_marks, changes=watch_check):
         self.plane, self.alarms, self.concluded = plane, 0, []
-        self.unannounced = self.intents = self
-        self.follower = changes.AnnouncedChanges(
-            self, marks.IntentMarks(plane.keys.intent_key, plane.clock), self, self
-        )
+        self.revisions_without_intent = self
+        self.follower = changes.WatchCheck(marks.IntentMarks(plane.keys.intent_key, plane.clock), self, self)
 
     def watches(self):
         self.plane.store.follow(etcd_keys.LIVE, self.follower)
@@ -41,10 +39,6 @@ class Watching:
 
     def seen(self, intent_id, revision):
         self.concluded.append(revision)
-
-    def replace(self, items, revision): ...
-
-    def apply(self, changes, revision): ...
 
     def listed(self, revision): ...
 
@@ -109,8 +103,8 @@ def refused_of_two_services_whose_clocks_differ(module):
         mark = services[revision % 2].mark(revision.to_bytes(16), {}, [])
         for service in services:
             try:
-                service.intent_of([Change(etcd_keys.INTENT, Stored(mark, revision), revision)], revision)
-            except module.UnannouncedError:
+                service.intent_of([KeyChange(etcd_keys.INTENT, Stored(mark, revision), revision)], revision)
+            except module.NoIntentError:
                 refused += 1
     return refused
 
@@ -128,7 +122,7 @@ def test_that_test_notices_marks_by_the_clock_alone():
     assert refused_of_two_services_whose_clocks_differ(by_the_clock) > 0
 
 
-async def alarms_of_a_start_after(plane, changes=announced):
+async def alarms_of_a_start_after(plane, changes=watch_check):
     plane.store.put(EVIL)
     return (await Watching(plane, changes=changes).lists()).alarms
 
@@ -151,7 +145,9 @@ async def test_an_etcd_filled_by_somebody_else_is_counted_whole_and_told_in_few_
 
 async def test_that_test_notices_a_start_that_checks_nothing(plane):
     assert (
-        await alarms_of_a_start_after(plane, mutant(announced, "if stored.mod_revision > since", "if False"))
+        await alarms_of_a_start_after(
+            plane, mutant(watch_check, "if stored.mod_revision > since", "if False")
+        )
         == 0
     )
 
@@ -188,9 +184,9 @@ async def test_deletions_are_part_of_what_a_mark_covers(plane):
     put, gone = etcd_keys.pool_key("x"), etcd_keys.pool_key("y")
     mark = marks.mark(b"i" * 16, {put: b"1"}, [gone])
     changes = [
-        Change(put, Stored(b"1", 7), 7),
-        Change(etcd_keys.INTENT, Stored(mark, 7), 7),
+        KeyChange(put, Stored(b"1", 7), 7),
+        KeyChange(etcd_keys.INTENT, Stored(mark, 7), 7),
     ]
-    with pytest.raises(intent_marks.UnannouncedError):
+    with pytest.raises(intent_marks.NoIntentError):
         marks.intent_of(changes, 7)
-    assert marks.intent_of([*changes, Change(gone, None, 7)], 7) == b"i" * 16
+    assert marks.intent_of([*changes, KeyChange(gone, None, 7)], 7) == b"i" * 16

@@ -12,8 +12,9 @@ from services.common.audit.writer import EntryKind
 from services.common.errors import UnavailableError
 from services.config.etcd.store import StoreUnavailableError
 from services.config.intents import open_intents, operator_log
+from services.config.intents.change import Change
 from services.config.intents.open_intents import OpenIntents
-from services.config.intents.operator_log import AuditedOperatorLog, Change, UnauditedOperatorLog
+from services.config.intents.operator_log import AuditedOperatorLog, UnauditedOperatorLog
 from services.config.state.operators import PLATFORM_ADMIN, Operator
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.memory_config_store import MemoryConfigStore
@@ -98,7 +99,7 @@ async def test_a_caller_that_goes_away_while_etcd_writes_leaves_no_edit_without_
     await plane.store.asked.wait()
     await gone(call)
     plane.store.open.set()
-    await plane.edits.writes.finish(5.0)
+    await plane.intents.finish(5.0)
     assert outcomes(plane.entries) == [["written"]]
     assert told_versions(plane) == [2]
     assert plane.current.state.tenant("acme").config.weight == 7
@@ -133,7 +134,7 @@ async def test_a_stop_does_not_wait_for_the_watch_to_tell_outcomes(plane):
     call = asyncio.create_task(reweigh(plane, 7))
     await plane.store.written.get()
     await gone(call)
-    await plane.edits.writes.finish(5.0)
+    await plane.intents.finish(5.0)
     assert outcomes(plane.entries) == [["written"]]
 
 
@@ -157,7 +158,7 @@ async def test_an_intent_whose_caller_goes_away_is_concluded_and_nothing_is_writ
 
 
 async def test_an_outage_of_etcd_does_not_pile_up_what_it_never_answered():
-    intents = OpenIntents(UnauditedOperatorLog())
+    intents = OpenIntents(UnauditedOperatorLog(), None)
     under_way = await intents.intend(CHANGE)
     for _ in range(2 * open_intents.MAX_UNANSWERED):
         intents.unanswered(await intents.intend(CHANGE))

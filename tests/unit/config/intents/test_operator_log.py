@@ -13,9 +13,9 @@ from services.common.audit.writer import EntryKind
 from services.common.errors import UnavailableError
 from services.config.admin import tenants
 from services.config.etcd import keys as etcd_keys
-from services.config.intents import writes as announced_writes
+from services.config.intents import intents
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 
 CANARY = "a-prompt-nobody-else-may-read"
 
@@ -41,10 +41,10 @@ async def test_intents_come_first_and_outcomes_name_their_revision(plane):
 
 async def edit_without_audit(plane, module):
     plane.audit_down = True
-    writes = module.AnnouncedWrites(plane.store, plane.intents, plane.marks)
+    writer = module.Intents(plane.store, plane, plane.keys.intent_key, plane.clock, plane.metrics)
     tenant = await plane.call("GetTenant", pb.GetTenantRequest(name="tenants/acme"))
     tenant.config.weight = 9
-    admin = tenants.TenantAdmin(replace(plane.edits, writes=writes), plane.keys, None)
+    admin = tenants.TenantAdmin(replace(plane.edits, intents=writer), plane.keys)
     return await admin.update(pb.UpdateTenantRequest(tenant=tenant), plane.operator)
 
 
@@ -52,23 +52,19 @@ async def test_without_a_durable_intent_nothing_is_written(plane):
     await plane.new_tenant("acme")
     revision = plane.current.state.revision
     with pytest.raises(UnavailableError):
-        await edit_without_audit(plane, announced_writes)
+        await edit_without_audit(plane, intents)
     assert plane.current.state.revision == revision
 
 
 async def test_mutant_that_does_not_wait_for_the_intent_writes(plane):
     await plane.new_tenant("acme")
-    hasty = mutant(
-        announced_writes,
-        "        intent_id = await self.intents.intend(change, on_written)\n",
-        '        intent_id = b"0" * 16\n',
-    )
+    hasty = changed(intents, "intent-before-write", 'intent_id = b"0" * 16')
     assert (await edit_without_audit(plane, hasty)).config.weight == 9
 
 
 async def test_a_revision_nobody_intended_raises_the_alarm(plane, caplog):
     await plane.new_tenant("acme")
-    alarms = plane.metrics.unannounced._value.get
+    alarms = plane.metrics.revisions_without_intent._value.get
     before = alarms()
     plane.store.put({etcd_keys.pool_key("evil"): pool_pb2.Pool(name="pools/evil").SerializeToString()})
     assert alarms() == before + 1

@@ -7,10 +7,10 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.audit.writer import AuditReceipt, AuditUnavailableError, EntryKind
 from services.config.etcd import keys as etcd_keys
-from services.config.intents import version_replay as retold_versions
+from services.config.intents import version_replay
 from services.config.intents.version_replay import NEWEST_SECONDS, lately_changed
+from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.current_state import CurrentState
-from services.config.state.state import StateBuilder
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.mutants import mutant
 
@@ -39,10 +39,10 @@ class NextProcess:
         assert self.entries.setdefault(entry.record_id, entry) == entry, "another entry under the same id"
         return AuditReceipt(entry.tenant_uid, len(self.entries), b"")
 
-    async def starts(self, module=retold_versions):
-        self.current = CurrentState(StateBuilder(self.plane.keys), self.plane.clock)
+    async def starts(self, module=version_replay):
+        self.current = CurrentState(ConfigStateBuilder(self.plane.keys), self.plane.clock)
         self.current.replace(*await self.plane.store.list(etcd_keys.LIVE))
-        await module.RetoldVersions(self.current, self.plane.store, self).run()
+        await module.VersionReplay(self.current, self.plane.store, self).run()
         return self
 
     @property
@@ -77,7 +77,7 @@ async def test_versions_that_nobody_told_are_told_at_the_next_start(plane):
 
 async def test_that_test_notices_a_start_that_tells_only_the_version_in_force(plane):
     only_the_newest = mutant(
-        retold_versions,
+        version_replay,
         "if version.create_time.seconds < since_seconds:",
         "if version.config_version != record.stored.config_version:",
     )
@@ -109,7 +109,7 @@ async def test_a_version_that_was_changed_in_etcd_is_named_and_not_told(plane, c
 
 
 async def test_it_is_bounded(plane, monkeypatch):
-    monkeypatch.setattr(retold_versions, "MAX_TENANTS", 2)
+    monkeypatch.setattr(version_replay, "MAX_TENANTS", 2)
     for number in range(3):
         plane.clock.advance(1)
         await plane.new_tenant(f"tenant-{number}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.config.etcd import keys as etcd_keys
-from services.config.etcd.watch_state import Change
+from services.config.etcd.follower import KeyChange
 from services.config.recovery import last_known_good
 from tests.fakes.manual_clock import ManualClock
 from tests.unit.config.recovery.kept_config import Process, pools
@@ -28,7 +28,7 @@ async def kept(tmp_path, clock):
     process = Process(tmp_path, clock)
     process.etcd_lists(pools(5, a="one", b="one"), 7)
     changed = {**pools(9, a="two"), etcd_keys.pool_key("b"): None}
-    changes = [Change(key, stored, 9) for key, stored in changed.items()]
-    process.known_good.apply(changes, 9)
+    changes = [KeyChange(key, stored, 9) for key, stored in changed.items()]
+    process.etcd_changes(changes, 9)
     await process.stops()
     return tmp_path

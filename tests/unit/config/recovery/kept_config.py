@@ -10,13 +10,15 @@ from tenantry.config.v1 import pool_pb2
 
 from services.common.known_good.signed_state import StatementSigner
 from services.config.discovery.registry import RouterRegistry
-from services.config.discovery.start_gate import RouterStarts
+from services.config.discovery.start_gate import StartGate
 from services.config.etcd import keys as etcd_keys
+from services.config.etcd.follower import KeyChange
 from services.config.etcd.store import Stored
 from services.config.recovery import last_known_good
+from services.config.recovery.etcd_identity import EtcdIdentity
 from services.config.state import current_state
+from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.sealing import TenantKeys
-from services.config.state.state import StateBuilder
 from tests.fakes.manual_clock import ManualClock
 
 KEYS = TenantKeys(b"r" * 32)
@@ -41,24 +43,30 @@ class Process:
         self.etcd_answers = itertools.repeat(0)
         self.routers = RouterRegistry(clock, expiry_seconds=60.0)
         states = modules.get("current_state", current_state)
-        self.current = states.CurrentState(StateBuilder(KEYS), clock)
+        self.current = states.CurrentState(ConfigStateBuilder(KEYS), clock)
+        self.identity = EtcdIdentity(lambda: self.cluster, folder, self.registry)
         self.known_good = modules.get("last_known_good", last_known_good).LastKnownGood(
             self.current,
-            self.current,
-            lambda: self.cluster,
+            self.identity,
             lambda: next(self.etcd_answers),
             state_dir=folder,
             key=key,
             signer=signer,
-            starts=RouterStarts(self.routers),
+            start_gate=StartGate(self.routers),
             max_age_seconds=DAY_SECONDS,
             clock=clock,
             registry=self.registry,
         )
+        self._followers = (self.identity, self.current, self.known_good)
 
     def etcd_lists(self, items: dict[str, Stored], revision: int) -> None:
-        self.known_good.replace(items, revision)
-        self.known_good.heard()
+        for follower in self._followers:
+            follower.replace(items, revision)
+        self.current.heard()
+
+    def etcd_changes(self, changes: list[KeyChange], revision: int) -> None:
+        for follower in self._followers:
+            follower.apply(changes, revision)
 
     async def starts(self):
         await self.known_good.start_without_etcd()

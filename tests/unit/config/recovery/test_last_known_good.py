@@ -15,7 +15,7 @@ from services.config.recovery import last_known_good
 from services.config.state import current_state
 from services.config.state.sealing import TenantKeys
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, replaced, without
 from tests.unit.config.recovery.kept_config import DAY_SECONDS, Process, pools
 
 pytestmark = pytest.mark.usefixtures("etcd_gets_no_time")
@@ -64,7 +64,7 @@ async def test_an_etcd_that_was_set_back_wins_loudly_even_at_equal_revisions(kep
 
 
 async def test_mutant_that_trusts_equal_revisions_keeps_the_files_value(kept, clock):
-    broken = mutant(current_state, "self.state if same_history else State()", "self.state")
+    broken = without(current_state, "no-record-of-another-history")
     process = await Process(kept, clock, current_state=broken).starts()
     process.etcd_lists(pools(9, a="another history"), 8)
     assert process.model_of("a") == "two"
@@ -90,9 +90,7 @@ async def test_a_file_of_another_cluster_is_refused_at_a_start(kept, clock, capl
 
 async def test_mutant_that_expects_any_cluster_starts_from_another_ones_file(kept, clock):
     (kept / "etcd-cluster-id").write_text("beef\n")
-    broken = mutant(
-        last_known_good, "OWNER, self._max_age_seconds, self._cluster)", 'OWNER, self._max_age_seconds, "")'
-    )
+    broken = changed(last_known_good, "file-of-this-cluster", 'cluster = ""')
     process = await Process(kept, clock, last_known_good=broken).starts()
     assert process.current.listed.is_set()
 
@@ -114,12 +112,9 @@ async def test_a_file_that_another_config_service_signed_is_refused(kept, clock,
 
 
 async def test_mutant_that_checks_no_signature_starts_from_it(kept, clock):
-    broken = mutant(
-        last_known_good,
-        "await asyncio.to_thread(require_signed, known, self._signer.public_key, _signed_items)",
-        "replace(known, parts=known.parts[2:])",
+    broken = replaced(
+        last_known_good, "require_signed", lambda known, *_: replace(known, parts=known.parts[2:])
     )
-    broken.replace = replace
     process = await Process(kept, clock, signer=StatementSigner(bytes(32)), last_known_good=broken).starts()
     assert process.current.listed.is_set()
 

@@ -11,14 +11,14 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 from services.common.known_good.signed_state import SignedStatement, StatementSigner, verified
 from services.common.known_good.state_digest import digest_of
+from services.config.discovery import snapshot_statements
 from services.config.discovery import start_gate as starts
-from services.config.discovery import statements
 from services.config.discovery.servicer import DiscoveryServicer
-from services.config.discovery.start_gate import RouterStarts
-from services.config.discovery.statements import DigestedState, Statements
+from services.config.discovery.snapshot_statements import DigestedState, SnapshotStatements
+from services.config.discovery.start_gate import StartGate
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.discovery_stream import Stream
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import without
 
 SIGNER = StatementSigner(b"s" * 32)
 
@@ -30,8 +30,8 @@ async def plane(tmp_path):
     await plane.new_pool()
     await plane.new_tenant("acme")
     plane.current.heard()
-    starts = RouterStarts(plane.routers)
-    plane.statements = Statements(plane.current, SIGNER, lambda: 0xC1, plane.clock, starts)
+    starts = StartGate(plane.routers)
+    plane.statements = SnapshotStatements(plane.current, SIGNER, lambda: 0xC1, plane.clock, starts)
     running = asyncio.create_task(plane.statements.run())
     yield plane
     running.cancel()
@@ -125,11 +125,11 @@ async def kept_up(plane, module):
 
 
 async def test_a_digest_is_kept_up_with_what_is_touched(plane):
-    assert await kept_up(plane, statements)
+    assert await kept_up(plane, snapshot_statements)
 
 
 async def test_that_test_notices_what_is_left_behind(plane):
-    assert not await kept_up(plane, mutant(statements, "self._digest.remove(key)", "pass"))
+    assert not await kept_up(plane, without(snapshot_statements, "digest-forgets-removed"))
 
 
 async def test_the_time_is_that_of_etcds_last_sign_of_life(plane):
@@ -152,7 +152,9 @@ async def digested(plane, monkeypatch, module):
 
     monkeypatch.setattr(module, "DigestedState", Counted)
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
-    made = module.Statements(plane.current, SIGNER, lambda: 0xC1, plane.clock, RouterStarts(plane.routers))
+    made = module.SnapshotStatements(
+        plane.current, SIGNER, lambda: 0xC1, plane.clock, StartGate(plane.routers)
+    )
     running = asyncio.create_task(made.run())
     session, state = plane.routers.connect("starts"), plane.current.state
     for _ in range(100):
@@ -173,15 +175,11 @@ async def digested(plane, monkeypatch, module):
 
 
 async def test_a_state_is_digested_once_and_after_the_routers_that_start(plane, monkeypatch):
-    assert await digested(plane, monkeypatch, statements) == (1, True)
+    assert await digested(plane, monkeypatch, snapshot_statements) == (1, True)
 
 
 async def test_that_test_notices_a_second_digest_and_one_that_does_not_wait(plane, monkeypatch):
-    asked_again = mutant(
-        statements,
-        "            self._wanted.clear()\n            await asyncio.sleep",
-        "            await asyncio.sleep",
-    )
+    asked_again = without(snapshot_statements, "one-digest-for-all-askers")
     assert (await digested(plane, monkeypatch, asked_again))[0] > 1
-    hasty = mutant(statements, "await self._starts.over(len(self._current.state.records))", "pass")
+    hasty = without(snapshot_statements, "digest-waits-for-routers")
     assert not (await digested(plane, monkeypatch, hasty))[1]

@@ -14,9 +14,9 @@ from services.common.known_good.generations import write_record
 from services.common.known_good.signed_state import Statement, StatementSigner
 from services.common.known_good.state_digest import StateDigest
 from services.config.discovery.messages import owner_of, resource_of
-from services.config.discovery.start_gate import RouterStarts
+from services.config.discovery.start_gate import StartGate
+from services.config.state.config_state import ConfigState
 from services.config.state.current_state import CurrentState
-from services.config.state.state import State
 
 SIGNER_FILE = "config-signer"
 _PAUSE_SECONDS = 1.0
@@ -33,7 +33,7 @@ def open_signer(seed: bytes, state_dir: Path) -> StatementSigner:
 class DigestedState:
     """A state with the digest of what routers are sent of it."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: ConfigState) -> None:
         """Digest a whole state, which takes its time: in a thread."""
         self.state = state
         self._digest = StateDigest()
@@ -44,7 +44,7 @@ class DigestedState:
         """The digest, lowercase hex."""
         return self._digest.hexdigest()
 
-    def advance(self, after: State, touched: Iterable[str]) -> None:
+    def advance(self, after: ConfigState, touched: Iterable[str]) -> None:
         """Go to a later state, from which at most the touched keys differ."""
         before, self.state, keys = self.state, after, set(touched)
         if any(
@@ -60,12 +60,12 @@ class DigestedState:
             record = self.state.records.get(key)
             resource = resource_of(key, record, self.state) if record is not None else None
             if resource is None:
-                self._digest.remove(key)
+                self._digest.remove(key)  # proven: digest-forgets-removed
             else:
                 self._digest.put(key, resource.SerializeToString(deterministic=True))
 
 
-class Statements:
+class SnapshotStatements:
     """Own `run` as a task."""
 
     def __init__(
@@ -74,16 +74,16 @@ class Statements:
         signer: StatementSigner,
         cluster_id: Callable[[], int],
         clock: Clock,
-        starts: RouterStarts,
+        start_gate: StartGate,
     ) -> None:
         self._current = current
         self._signer = signer
         self._cluster_id = cluster_id
         self._clock = clock
-        self._starts = starts
+        self._start_gate = start_gate
         self._digested: DigestedState | None = None
         self._wanted = asyncio.Event()
-        self._last: tuple[State, float, pb.SnapshotStatement] | None = None
+        self._last: tuple[ConfigState, float, pb.SnapshotStatement] | None = None
         """The newest statement, with when it was made: routers are sent the same snapshot at once."""
 
     async def run(self) -> NoReturn:
@@ -91,13 +91,14 @@ class Statements:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            await self._starts.over(len(self._current.state.records))
+            records = len(self._current.state.records)
+            await self._start_gate.wait_until_started(records)  # proven: digest-waits-for-routers
             self._digested = await asyncio.to_thread(DigestedState, self._current.state)
             # Streams went on asking meanwhile.
-            self._wanted.clear()
+            self._wanted.clear()  # proven: one-digest-for-all-askers
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    def of(self, state: State) -> pb.SnapshotStatement | None:
+    def of(self, state: ConfigState) -> pb.SnapshotStatement | None:
         """A statement about a state that a router was sent.
 
         None when it is not the newest, not etcd's, or not digested yet: then it is worth asking again.

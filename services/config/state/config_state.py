@@ -8,68 +8,26 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from google.protobuf.message import DecodeError
-from tenantry.config.v1 import pool_pb2, stored_pb2, tenant_pb2
+from tenantry.config.v1 import pool_pb2, stored_pb2
 
 from services.common import gc_pauses
 from services.config.etcd import keys as etcd_keys
+from services.config.etcd.follower import KeyChange
 from services.config.etcd.store import Stored
-from services.config.etcd.watch_state import Change
+from services.config.state.records import (
+    AdapterRecord,
+    CredentialRecord,
+    ModelRecord,
+    PoolRecord,
+    Record,
+    TenantRecord,
+)
 from services.config.state.sealed_versions import open_in_force
-from services.config.state.sealing import SealError, TenantKey, TenantKeys
+from services.config.state.sealing import SealError, TenantKeys
 
 
 @dataclass(frozen=True, slots=True)
-class TenantRecord:
-    """A tenant as it stands in etcd, opened."""
-
-    stored: stored_pb2.StoredTenant
-    config: tenant_pb2.TenantConfig
-    key: TenantKey
-    mod_revision: int
-
-    @property
-    def name(self) -> str:
-        """`tenants/{tenant}`."""
-        return f"tenants/{self.stored.tenant_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterRecord:
-    """An adapter as it stands in etcd."""
-
-    stored: stored_pb2.StoredAdapter
-    mod_revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialRecord:
-    """A key's record as it stands in etcd."""
-
-    stored: stored_pb2.StoredCredential
-    mod_revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class PoolRecord:
-    """A pool as it stands in etcd."""
-
-    pool: pool_pb2.Pool
-    mod_revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRecord:
-    """A base model as it stands in etcd."""
-
-    model: pool_pb2.BaseModel
-    mod_revision: int
-
-
-Record = TenantRecord | AdapterRecord | CredentialRecord | PoolRecord | ModelRecord
-
-
-@dataclass(frozen=True, slots=True)
-class State:
+class ConfigState:
     """Everything below `live/` at one revision."""
 
     revision: int = 0
@@ -132,31 +90,31 @@ class State:
         return [self.records[key] for key in keys[first : bisect_left(keys, prefix[:-1] + "0", first)]]
 
 
-class StateBuilder:
+class ConfigStateBuilder:
     """Turns etcd's values into states."""
 
     def __init__(self, keys: TenantKeys) -> None:
         self._keys = keys
 
-    def full(self, items: Mapping[str, Stored], revision: int, before: State) -> State:
+    def full(self, items: Mapping[str, Stored], revision: int, before: ConfigState) -> ConfigState:
         """The state of a whole list."""
-        changes = [Change(key, stored, stored.mod_revision) for key, stored in items.items()]
+        changes = [KeyChange(key, stored, stored.mod_revision) for key, stored in items.items()]
         gone = [
-            Change(etcd_keys.LIVE + key, None, revision)
+            KeyChange(etcd_keys.LIVE + key, None, revision)
             for key in before.records.keys() | before.damaged
             if etcd_keys.LIVE + key not in items
         ]
         with gc_pauses.paused():
             return self._with(before, gone + changes, revision)
 
-    def changed(self, before: State, changes: Iterable[Change], revision: int) -> State:
+    def changed(self, before: ConfigState, changes: Iterable[KeyChange], revision: int) -> ConfigState:
         """The state after whole revisions; a mere sign of progress keeps the records, as the same object."""
         changes = list(changes)
         if not changes:
             return replace(before, revision=revision)
         return self._with(before, changes, revision)
 
-    def _with(self, before: State, changes: Iterable[Change], revision: int) -> State:
+    def _with(self, before: ConfigState, changes: Iterable[KeyChange], revision: int) -> ConfigState:
         # Not dict(...), which asks a proxy for one key after the other: ten times as long, for every change.
         records, names = before.records.copy(), before.uid_by_tenant_id.copy()
         broken = set(before.damaged)
@@ -182,7 +140,7 @@ class StateBuilder:
             if isinstance(record, TenantRecord):
                 _forget_name(names, known)
                 names[record.stored.tenant_id] = record.stored.tenant_uid
-        return State(
+        return ConfigState(
             revision,
             MappingProxyType(records),
             MappingProxyType(names),
@@ -215,7 +173,7 @@ class StateBuilder:
 
 
 def _sorted_keys(
-    before: State, records: Mapping[str, Record], touched: Iterable[str]
+    before: ConfigState, records: Mapping[str, Record], touched: Iterable[str]
 ) -> Mapping[str, Sequence[str]]:
     came: dict[str, list[str]] = {}
     gone: dict[str, set[str]] = {}
