@@ -74,7 +74,7 @@ class Sampler:
         count = _FIRST_CANDIDATES
         candidates = _largest(logits, count)
         while count < len(logits) and weights[candidates].cumsum()[-1] < wanted:
-            count *= _MORE_CANDIDATES
+            count *= _MORE_CANDIDATES  # proven: enough-candidates
             candidates = _largest(logits, count)
         return int(candidates[self._draw(weights[candidates], wanted)])
 
@@ -83,7 +83,8 @@ class Sampler:
         cumulative = weights.cumsum()
         if 0 < wanted < cumulative[-1]:
             cumulative = cumulative[: int(np.searchsorted(cumulative, wanted)) + 1]
-        drawn = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
+        uniform = self._random.random() * cumulative[-1]  # proven: drawn-from-what-is-kept
+        drawn = int(np.searchsorted(cumulative, uniform, side="right"))
         return min(drawn, len(cumulative) - 1)
 
 
@@ -93,7 +94,7 @@ def _largest(logits: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.intp
         return np.argsort(-logits, kind="stable")
     least = np.partition(logits, len(logits) - count)[len(logits) - count]
     above = np.flatnonzero(logits > least)
-    equal = np.flatnonzero(logits == least)[: count - len(above)]
+    equal = np.flatnonzero(logits == least)[: count - len(above)]  # proven: ties-in-order
     places = np.concatenate([above, equal])
     return places[np.argsort(-logits[places], kind="stable")]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from triton_models.cpu_engine import sampler
 from triton_models.cpu_engine.errors import RequestError
 from triton_models.cpu_engine.sampler import Sampler, SamplingParameters
@@ -95,17 +95,21 @@ def test_it_draws_what_a_sort_of_everything_would(row, parameters):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "parameters"),
+    ("rule", "instead", "parameters"),
     [
-        ("[: count - len(above)]", "[len(above) - count :]", SamplingParameters(top_k=50)),
-        ("while count", "if count", SamplingParameters(top_p=0.9)),
-        ("cumulative[-1], side", "1, side", SamplingParameters(top_p=0.9)),
+        (
+            "ties-in-order",
+            "equal = np.flatnonzero(logits == least)[len(above) - count :]",
+            SamplingParameters(top_k=50),
+        ),
+        ("enough-candidates", "break", SamplingParameters(top_p=0.9)),
+        ("drawn-from-what-is-kept", "uniform = self._random.random()", SamplingParameters(top_p=0.9)),
     ],
 )
-def test_that_test_notices_ties_in_another_order_and_sets_too_small(old, new, parameters):
+def test_that_test_notices_ties_in_another_order_and_sets_too_small(rule, instead, parameters):
     row = np.zeros(5000, np.float32)
     assert agrees(sampler, row, parameters)
-    assert not agrees(mutant(sampler, old, new), row, parameters)
+    assert not agrees(changed(sampler, rule, instead), row, parameters)
 
 
 def test_the_same_seed_draws_the_same_tokens_and_another_does_not():
