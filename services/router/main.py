@@ -26,18 +26,19 @@ from services.router.audit.refusals import RefusalLog
 from services.router.backends import trtllm_engine
 from services.router.backends.adapter_weights import AdapterWeights
 from services.router.backends.channels import EndpointChannels
+from services.router.backends.dispatch import Dispatcher
 from services.router.backends.triton_health import TritonProbe
 from services.router.backends.triton_stream import TritonStreamBackend
-from services.router.metrics import RouterMetrics
+from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.quota.client import QuotaClient
 from services.router.request.admission import Admission
-from services.router.request.dispatch import Dispatcher
 from services.router.request.limits import TenantLimiter
 from services.router.request.pipeline import Pipeline
 from services.router.request.servicer import InferenceServicer
 from services.router.settings import RouterSettings
 from services.router.snapshot.config_client import ConfigClient
+from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.last_known_good import open_last_known_good
 from services.router.snapshot.outcomes import OutcomeCounts
@@ -68,7 +69,7 @@ def main() -> None:
 async def serve(settings: RouterSettings) -> None:
     """Put the router together, serve, and take it apart in reverse."""
     clock, registry = SystemClock(), CollectorRegistry()
-    metrics, outcomes = RouterMetrics(registry, settings.metric_tenants), OutcomeCounts()
+    metrics, outcomes = RequestMetrics(registry, settings.metric_tenants), OutcomeCounts()
     artifacts = DirectoryArtifactStore(settings.artifact_dir)
     health = HealthBoard([_CONFIG])
     async with AsyncExitStack() as stack:
@@ -86,10 +87,12 @@ async def serve(settings: RouterSettings) -> None:
         )
         encoder = stack.enter_context(PromptEncoder(settings.tokeniser_threads))
 
-        state, limiter = ConfigState(clock), TenantLimiter()
+        state, limiter, config_metrics = ConfigState(clock), TenantLimiter(), ConfigMetrics(registry)
         quotas = QuotaClient(config_channel, router=settings.router, clock=clock)
         pools = PoolDirectory(TritonProbe(endpoint_channels))
-        follower = SnapshotFollower(pools, limiter, metrics, endpoint_channels, health, _CONFIG)
+        follower = SnapshotFollower(
+            pools, limiter, metrics, config_metrics, endpoint_channels, health, _CONFIG
+        )
         loader = TextModelLoader(artifacts)
         known_good = open_last_known_good(settings, state, loader.load, clock, registry)
         config = ConfigClient(
@@ -101,7 +104,7 @@ async def serve(settings: RouterSettings) -> None:
             on_held=known_good.hold if known_good else None,
             on_statement=known_good.attest if known_good else None,
             outcomes=outcomes,
-            metrics=metrics,
+            metrics=config_metrics,
         )
         pipeline = Pipeline(
             config=state,

@@ -1,4 +1,4 @@
-"""The router's Prometheus metrics.
+"""The Prometheus metrics of requests, and of the adapters they need.
 
 The tenant label is a tenant_uid out of the snapshot, never what a client sent: callers cannot make series. What a
 tenant has is 30 series at most, and a scrape is written by the process that serves requests, so only so many tenants
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Container
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from services.router.request.exchange import Exchange
+from services.router.stages import Answered, Stage, admitted_of
 
 OTHER = "other"
 """The label of all tenants together that have no series of their own."""
@@ -22,8 +22,8 @@ _FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _PER_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
-class RouterMetrics:
-    """Every metric of one router process."""
+class RequestMetrics:
+    """What one router process counts of requests."""
 
     def __init__(self, registry: CollectorRegistry, max_tenants: int = MAX_TENANTS) -> None:
         self._max_tenants = max_tenants
@@ -73,28 +73,22 @@ class RouterMetrics:
         self._adapter_bytes = Counter(
             "tenantry_adapter_bytes_total", "Bytes of adapter weights sent.", registry=registry
         )
-        self._revision = Gauge("tenantry_config_revision", "The config revision in force.", registry=registry)
-        self._unusable_models = Gauge(
-            "tenantry_unusable_models",
-            "Base models in force whose tokeniser or chat template this router cannot use.",
-            registry=registry,
-        )
-        self._refused_snapshots = Counter(
-            "tenantry_snapshots_refused_total", "Snapshots answered with a NACK.", registry=registry
-        )
 
-    def ended(self, exchange: Exchange, outcome: str) -> None:
-        """A request of a known tenant ended."""
-        tenant = self._count(exchange.caller.tenant.tenant_uid, outcome)
-        if not exchange.charged_input_tokens:
+    def ended(self, reached: Stage, outcome: str) -> None:
+        """Count a request that ended, and what it used by the stage it reached."""
+        tenant = self._count(reached.tenant.tenant_uid, outcome)
+        admitted = admitted_of(reached)
+        if admitted is None or not admitted.generation.charged_input_tokens:
             return
-        self._input_tokens.labels(tenant).inc(exchange.charged_input_tokens)
-        self._output_tokens.labels(tenant).inc(exchange.output_tokens)
-        if exchange.first_token_at is None:
+        generation = admitted.generation
+        self._input_tokens.labels(tenant).inc(generation.charged_input_tokens)
+        self._output_tokens.labels(tenant).inc(generation.output_tokens)
+        if generation.first_token_at is None:
             return
-        self._first_token.labels(tenant).observe(exchange.first_token_at - exchange.arrived_at)
-        if exchange.last_token_at is not None and exchange.output_tokens > 1:
-            mean = (exchange.last_token_at - exchange.first_token_at) / (exchange.output_tokens - 1)
+        arrived_at = admitted.shaped.identified.arrived_at
+        self._first_token.labels(tenant).observe(generation.first_token_at - arrived_at)
+        if isinstance(reached, Answered) and generation.output_tokens > 1:
+            mean = (reached.last_token_at - generation.first_token_at) / (generation.output_tokens - 1)
             self._per_token.labels(tenant).observe(mean)
 
     def listed(self, tenant_uid: str, outcome: str) -> None:
@@ -134,15 +128,3 @@ class RouterMetrics:
         """Weights were sent."""
         self._adapters_sent.inc()
         self._adapter_bytes.inc(size_bytes)
-
-    def snapshot_applied(self, revision: int) -> None:
-        """A snapshot is in force."""
-        self._revision.set(revision)
-
-    def models_unusable(self, count: int) -> None:
-        """So many base models of the snapshot in force cannot be used here."""
-        self._unusable_models.set(count)
-
-    def snapshot_refused(self) -> None:
-        """A snapshot was refused."""
-        self._refused_snapshots.inc()

@@ -9,9 +9,10 @@ from typing import NoReturn
 
 from services.common.rpc.health import HealthBoard
 from services.router.backends.channels import EndpointChannels
-from services.router.metrics import RouterMetrics
+from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.request.limits import TenantLimiter
+from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot.model import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ class SnapshotFollower:
         self,
         pools: PoolDirectory,
         limiter: TenantLimiter,
-        metrics: RouterMetrics,
+        metrics: RequestMetrics,
+        config_metrics: ConfigMetrics,
         channels: EndpointChannels,
         health: HealthBoard,
         component: str,
@@ -32,6 +34,7 @@ class SnapshotFollower:
         self._pools = pools
         self._limiter = limiter
         self._metrics = metrics
+        self._config_metrics = config_metrics
         self._channels = channels
         self._health = health
         self._component = component
@@ -43,7 +46,7 @@ class SnapshotFollower:
         self._pools.configure(snapshot)
         self._limiter.forget(frozenset(snapshot.tenants))
         self._metrics.keep_only(snapshot.tenants)
-        self._metrics.models_unusable(len(snapshot.unusable_models))
+        self._config_metrics.models_unusable(len(snapshot.unusable_models))
         for name, problem in snapshot.unusable_models.items():
             if self._unusable_models.get(name) != problem:
                 _log.error("%s cannot be used, requests for it are refused: %s", name, problem)

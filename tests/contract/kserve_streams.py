@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 from services.router.backends.backend import AdapterUse, DispatchRequest
 from services.router.backends.channels import EndpointChannels
 from services.router.backends.triton_stream import TritonStreamBackend
-from services.router.request.shaping import Parameters
+from services.router.stages import Parameters
 from tests.fakes.kserve_script import ScriptedKServe, serve_kserve
 
 LORA_ID = (7 << 40) | 1

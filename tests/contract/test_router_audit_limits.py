@@ -14,7 +14,7 @@ from services.router.audit import audit_entries
 from services.router.audit import audit_trail as audit
 from services.router.audit.refusals import RefusalLog
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import replaced
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 from tests.fakes.scripted_audit import MemoryAudit
@@ -76,7 +76,7 @@ async def test_nobody_goes_unrecorded_by_being_too_large_for_the_log(world, name
 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_that_test_notices_a_missing_check(world, name):
-    unchecked = mutant(audit, "check_entry_sizes(exchange)", "pass")
+    unchecked = replaced(audit, "check_entry_sizes", lambda shaped: None)
     world.pipeline._audit = world.recorder = unchecked.AuditRecorder(world.audit)
     assert await unrecorded(world, REQUESTS[name])
 
@@ -94,13 +94,13 @@ async def test_the_largest_request_the_contract_names_is_taken(world):
 
 async def test_an_answer_too_large_for_the_log_is_cut_there(world):
     exchange = await world.pipeline.run(world.call("uid-acme"), None)
-    exchange.text_parts = ['"\n' * 500_000]
+    exchange.generation.text_parts = ['"\n' * 500_000]
     answer = audit_entries.answer_section(exchange)
     assert answer is not None
     assert answer["cut"]
-    assert exchange.text.startswith(answer["text"])
+    assert exchange.generation.text.startswith(answer["text"])
     assert taken(AuditEntry("uid-acme", EntryKind.ADMIT, {}, answer=answer))
-    exchange.text_parts = ["x" * 1_000_000]
+    exchange.generation.text_parts = ["x" * 1_000_000]
     assert audit_entries.answer_section(exchange) == {"text": "x" * 1_000_000}
 
 

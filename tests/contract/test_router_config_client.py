@@ -14,9 +14,9 @@ from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.clock import SystemClock
 from services.common.rpc.channel import open_channel
-from services.router.metrics import RouterMetrics
 from services.router.snapshot import config_client
 from services.router.snapshot.config_client import ConfigClient
+from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.model import Snapshot
 from services.router.snapshot.outcomes import OutcomeCounts
@@ -64,7 +64,7 @@ class Followed:
             load_text_model=self.loader.load,
             on_snapshot=self.applied.append,
             outcomes=self.outcomes,
-            metrics=RouterMetrics(CollectorRegistry()),
+            metrics=ConfigMetrics(CollectorRegistry()),
         )
 
 

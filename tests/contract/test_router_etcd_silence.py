@@ -16,13 +16,13 @@ from tenantry.config.v1 import tenant_pb2
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.errors import Reason, UnavailableError
 from services.common.rpc.channel import open_channel
-from services.router.metrics import RouterMetrics
 from services.router.snapshot import config_client
+from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot.config_state import STALE_AFTER_SECONDS, ConfigState
 from services.router.snapshot.outcomes import OutcomeCounts
 from services.router.text.text_model import TextModelLoader
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, replaced
 from tests.fakes.router_config import ConfigWorld, ScriptedConfigService
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
@@ -60,7 +60,7 @@ async def following(folder, module=config_client, *, etcd_connected=True):
             load_text_model=TextModelLoader(artifacts).load,
             on_snapshot=lambda snapshot: None,
             outcomes=OutcomeCounts(),
-            metrics=RouterMetrics(CollectorRegistry()),
+            metrics=ConfigMetrics(CollectorRegistry()),
         )
         running = asyncio.create_task(client.run())
         try:
@@ -116,7 +116,7 @@ async def test_etcds_silence_counts_though_the_config_service_has_not_given_it_u
 
 
 async def test_a_router_that_counts_from_the_heartbeat_notices_no_silence_of_etcd(tmp_path):
-    deaf = mutant(config_client, "self._state.heard(etcd_silence_seconds)", "self._state.heard()")
+    deaf = changed(config_client, "silence-before-the-heartbeat", "self._state.heard()")
     async with following(tmp_path, deaf) as router:
         assert not await stale_after(router, 0.0)
         router.service.etcd_silence_ms = 6_000
@@ -142,7 +142,9 @@ async def test_config_that_comes_without_etcd_is_in_force_and_stale(tmp_path):
 
 
 async def test_a_router_that_asks_for_no_more_than_a_live_config_service_never_notices(tmp_path):
-    broken = mutant(config_client, " if heartbeat.etcd_connected else None", "")
+    broken = replaced(
+        config_client, "_etcd_silence_seconds", lambda heartbeat: heartbeat.etcd_silence_ms / 1000
+    )
     async with following(tmp_path, broken) as router:
         assert not await stale_after(router, 0.0)
         router.service.etcd_connected = False

@@ -32,13 +32,13 @@ from services.router.backends.backend import (
     DispatchRequest,
     TokenChunk,
 )
-from services.router.metrics import RouterMetrics
+from services.router.backends.dispatch import Dispatcher
+from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.pool.probing import Served
 from services.router.quota.ledger import QuotaReservation, QuotaTenant
 from services.router.request import pipeline as pipeline_module
 from services.router.request.admission import Admission
-from services.router.request.dispatch import Dispatcher
 from services.router.request.limits import TenantLimiter
 from services.router.snapshot.compiler import compile_snapshot
 from services.router.snapshot.config_state import ConfigState
@@ -183,7 +183,7 @@ class PipelineWorld:
         self.registry = CollectorRegistry()
         self.outcomes = OutcomeCounts()
         self.refusals = RefusalLog(self.audit, self.clock)
-        metrics = RouterMetrics(self.registry)
+        metrics = RequestMetrics(self.registry)
         self._loader = TextModelLoader(artifacts)
         self.pipeline = self.pipeline_class(
             config=self.state,
@@ -242,13 +242,9 @@ class PipelineWorld:
             "quota tokens": self.quotas.held,
             "in flight": self.pool().in_flight,
             "queued": self.pool().queued,
-            "kv tokens": sum(endpoint.kv_tokens for endpoint in self.pool()._endpoints.values()),
-            "adapters in use": sum(
-                len(endpoint.ledger._users) for endpoint in self.pool()._endpoints.values()
-            ),
-            "adapters loading": sum(
-                len(endpoint.ledger._loading) for endpoint in self.pool()._endpoints.values()
-            ),
+            "kv tokens": sum(endpoint.kv_tokens for endpoint in self.pool()._endpoints),
+            "adapters in use": sum(len(endpoint.ledger._users) for endpoint in self.pool()._endpoints),
+            "adapters loading": sum(len(endpoint.ledger._loading) for endpoint in self.pool()._endpoints),
             "streams": self.server.open_streams,
         }
         return [f"{name}: {count}" for name, count in found.items() if count]

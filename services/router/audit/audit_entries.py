@@ -13,7 +13,7 @@ from typing import Any
 
 from services.common.canonical_json import canonical_json
 from services.common.errors import FieldViolation, InvalidArgumentError
-from services.router.request.exchange import Exchange
+from services.router.stages import Answered, Generation, Shape, Shaped, Stage, admitted_of
 
 MAX_META_BYTES = 64 << 10
 """The audit service's limit for the section about a request."""
@@ -26,26 +26,29 @@ _TURN_BYTES = 64
 _PIECE_CHARACTERS = 1024
 
 
-def check_entry_sizes(exchange: Exchange) -> None:
+def check_entry_sizes(shaped: Shaped) -> bytes | None:
     """Refuse a request that could not be recorded.
+
+    Returns:
+        The prompt's section, if it was so long that it had to be put into JSON to be measured.
 
     Raises:
         InvalidArgumentError: names limit and actual.
     """
-    assert exchange.shape is not None
-    request, prompt = exchange.request, exchange.shape.asked
-    told = [
-        request.correlation_id,
-        *request.client_metadata.keys(),
-        *request.client_metadata.values(),
-        *exchange.shape.parameters.stop_sequences,
-        *exchange.input_rule_ids,
+    prompt = shaped.shape.asked
+    texts = [
+        shaped.correlation_id,
+        *shaped.client_metadata.keys(),
+        *shaped.client_metadata.values(),
+        *shaped.shape.parameters.stop_sequences,
+        *shaped.input_rule_ids,
     ]
     # Few requests come near a limit: only those are put into JSON to be measured.
-    if _FIXED_META_BYTES + _WORST_BYTES * sum(len(text.encode()) for text in told) > MAX_META_BYTES:
-        _checked("client_metadata", admit_meta(exchange), MAX_META_BYTES)
-    if _WORST_BYTES * prompt.size_bytes + _TURN_BYTES * (len(prompt.turns) + 1) > MAX_CONTENT_BYTES:
-        exchange.prompt_json = _checked(prompt.field, _prompt_section(exchange), MAX_CONTENT_BYTES)
+    if _FIXED_META_BYTES + _WORST_BYTES * sum(len(text.encode()) for text in texts) > MAX_META_BYTES:
+        _checked("client_metadata", admit_meta(shaped), MAX_META_BYTES)
+    if _WORST_BYTES * prompt.size_bytes + _TURN_BYTES * (len(prompt.turns) + 1) <= MAX_CONTENT_BYTES:
+        return None
+    return _checked(prompt.field, prompt_section(shaped.shape), MAX_CONTENT_BYTES)
 
 
 def _checked(field: str, section: dict[str, Any], limit: int) -> bytes:
@@ -57,20 +60,18 @@ def _checked(field: str, section: dict[str, Any], limit: int) -> bytes:
     return spelled
 
 
-def admit_meta(exchange: Exchange) -> dict[str, Any]:
+def admit_meta(shaped: Shaped) -> dict[str, Any]:
     """Who asks whom for what, under which rules."""
-    shape, cost, tenant = exchange.shape, exchange.cost, exchange.caller.tenant
-    assert shape is not None
-    assert cost is not None
+    identified, shape, cost, tenant = shaped.identified, shaped.shape, shaped.cost, shaped.tenant
     parameters = shape.parameters
     meta: dict[str, Any] = {
-        "request_id": exchange.request_id,
-        "key_id": exchange.caller.key_id,
-        "received_unix_ms": int(exchange.arrived_wall_seconds * 1000),
+        "request_id": identified.request_id,
+        "key_id": identified.key_id,
+        "received_unix_ms": int(identified.arrived_wall_seconds * 1000),
         "config": {
             "version": tenant.config_version,
             "sha256": tenant.config_sha256,
-            "stale": exchange.stale,
+            "stale": identified.stale,
         },
         "model": {
             "alias": shape.alias,
@@ -96,63 +97,68 @@ def admit_meta(exchange: Exchange) -> dict[str, Any]:
             "rendition_sha256": shape.binding.rendition.sha256,
             "lora_id": str(shape.binding.rendition.lora_id),
         }
-    if exchange.request.correlation_id:
-        meta["correlation_id"] = exchange.request.correlation_id
-    if exchange.request.client_metadata:
-        meta["client_metadata"] = dict(exchange.request.client_metadata)
-    if exchange.input_rule_ids:
-        meta["guardrails"] = list(exchange.input_rule_ids)
+    if shaped.correlation_id:
+        meta["correlation_id"] = shaped.correlation_id
+    if shaped.client_metadata:
+        meta["client_metadata"] = dict(shaped.client_metadata)
+    if shaped.input_rule_ids:
+        meta["guardrails"] = list(shaped.input_rule_ids)
     return meta
 
 
-def prompt_section(exchange: Exchange) -> dict[str, Any] | bytes:
+def prompt_section(shape: Shape) -> dict[str, Any]:
     """What was asked, the tenant's system prompt included, before guardrails replaced anything in it.
 
     What the model was given follows from it: the entry names the config version, which holds the guardrails.
     """
-    return _prompt_section(exchange) if exchange.prompt_json is None else exchange.prompt_json
-
-
-def _prompt_section(exchange: Exchange) -> dict[str, Any]:
-    assert exchange.shape is not None
-    prompt = exchange.shape.asked
+    prompt = shape.asked
     if prompt.raw is not None:
         return {"prompt": prompt.raw}
     return {"messages": [{"role": turn.role, "content": turn.content} for turn in prompt.turns]}
 
 
-def outcome_meta(exchange: Exchange, status: str) -> dict[str, Any]:
-    """How it ended."""
-    assert exchange.cost is not None
+def outcome_meta(shaped: Shaped, reached: Stage, status: str, ended_at: float) -> dict[str, Any]:
+    """How it ended, and what it had used by then.
+
+    Args:
+        shaped: what was asked.
+        reached: the last stage.
+        status: `OK`, or the reason of the failure.
+        ended_at: seconds of the monotonic clock.
+    """
+    admitted = admitted_of(reached)
+    generation = admitted.generation if admitted else Generation(charged_input_tokens=0)
+    moments = (
+        ("dispatched", admitted.dispatched_at if admitted else None),
+        ("first_token", generation.first_token_at),
+        ("ended", ended_at),
+    )
     meta: dict[str, Any] = {
-        "request_id": exchange.request_id,
+        "request_id": shaped.identified.request_id,
         "status": status,
         "usage": {
-            "input_tokens": exchange.charged_input_tokens,
-            "output_tokens": exchange.output_tokens,
+            "input_tokens": generation.charged_input_tokens,
+            "output_tokens": generation.output_tokens,
         },
         "timing_ms": {
-            name: round((moment - exchange.arrived_at) * 1000, 3)
-            for name, moment in (
-                ("dispatched", exchange.dispatched_at),
-                ("first_token", exchange.first_token_at),
-                ("ended", exchange.ended_at),
-            )
+            name: round((moment - shaped.identified.arrived_at) * 1000, 3)
+            for name, moment in moments
             if moment is not None
         },
     }
-    if exchange.finish_reason is not None:
-        meta["finish_reason"] = exchange.finish_reason.name
-    if exchange.output_rule_ids:
-        meta["guardrails"] = list(exchange.output_rule_ids)
+    if isinstance(reached, Answered):
+        meta["finish_reason"] = reached.finish_reason.name
+        if reached.output_rule_ids:
+            meta["guardrails"] = list(reached.output_rule_ids)
     return meta
 
 
-def answer_section(exchange: Exchange) -> dict[str, Any] | None:
+def answer_section(reached: Stage) -> dict[str, Any] | None:
     """What the model said, as far as it came, given or withheld; `cut` where the audit service takes no more."""
-    if not exchange.text_parts:
+    admitted = admitted_of(reached)
+    if admitted is None or not admitted.generation.text_parts:
         return None
-    text = exchange.generated_text
+    text = admitted.generation.text
     if _WORST_BYTES * len(text.encode()) + _TURN_BYTES <= MAX_CONTENT_BYTES:
         return {"text": text}
     room = MAX_CONTENT_BYTES - _TURN_BYTES

@@ -16,7 +16,7 @@ import os
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from services.common.audit.writer import AuditEntry, AuditReceipt, EntryKind
+from services.common.audit.entry import RECORD_ID_BYTES, AuditEntry, AuditReceipt, EntryKind
 from services.common.errors import Error, Reason, UnavailableError
 from services.common.rpc.interceptors import where
 from services.router.audit.audit_entries import (
@@ -26,8 +26,8 @@ from services.router.audit.audit_entries import (
     outcome_meta,
     prompt_section,
 )
-from services.router.request.exchange import Exchange
 from services.router.snapshot.model import Durability
+from services.router.stages import Answered, Shaped, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -63,17 +63,17 @@ class AuditRecorder:
         """Whether the audit service is there right now, as far as is known."""
         return self._sink.connected
 
-    def trail(self, exchange: Exchange) -> AuditTrail:
-        """The entries of one request.
+    def start(self, shaped: Shaped) -> AuditTrail:
+        """Begin the entries of one request: the admit is written beside the request's next steps.
 
         Raises:
             InvalidArgumentError: the request is larger than an entry may be.
             UnavailableError: too many requests wait for their entries.
         """
-        check_entry_sizes(exchange)
+        prompt_json = check_entry_sizes(shaped)
         if len(self._pending) >= _MAX_PENDING:
             raise UnavailableError("too many audit entries are waiting", reason=Reason.AUDIT_UNAVAILABLE)
-        return AuditTrail(self._sink, self._own, exchange)
+        return AuditTrail(self._sink, self._own, shaped, prompt_json)
 
     def _own(self, write: Coroutine[Any, Any, AuditReceipt | None]) -> asyncio.Task[AuditReceipt | None]:
         task = asyncio.create_task(write, name="audit entry")
@@ -109,58 +109,64 @@ class Own(Protocol):
 class AuditTrail:
     """One request's entries: at most one admit, and exactly one outcome for each admit that was begun."""
 
-    def __init__(self, sink: AuditSink, own: Own, exchange: Exchange) -> None:
+    def __init__(self, sink: AuditSink, own: Own, shaped: Shaped, prompt_json: bytes | None) -> None:
+        """Begin writing the admit entry; `prompt_json` is its prompt section, where that is in JSON already."""
         self._sink = sink
         self._own = own
-        self._exchange = exchange
-        self._durability = exchange.caller.tenant.durability
-        self._admit_record_id = os.urandom(16)
-        self._admit: asyncio.Task[AuditReceipt | None] | None = None
-        self._outcome: asyncio.Task[AuditReceipt | None] | None = None
+        self._shaped = shaped
+        self._prompt_json = prompt_json
+        self._durability = shaped.tenant.durability
+        self._admit_record_id = os.urandom(RECORD_ID_BYTES)
+        self._admit_begun = False
+        self._admit = own(self._write_admit())
 
-    def start_admit(self) -> None:
-        """Begin writing the admit entry, beside whatever the request does next."""
-        self._admit = self._own(self._write_admit())
+    @property
+    def begun(self) -> bool:
+        """Whether an admit entry may have left: from here on there must be an outcome entry."""
+        return self._admit_begun
 
-    def abandon_admit(self) -> None:
-        """The request was refused at once: an admit that has not left yet never does."""
-        if self._admit is not None and not self._exchange.admit_begun:
-            self._admit.cancel()
-
-    async def admitted(self) -> None:
+    async def admitted(self) -> AuditReceipt | None:
         """Wait for the admit as the policy asks.
 
         Raises:
             UnavailableError: the policy asks for a durable entry and there is none.
         """
-        assert self._admit is not None, "nothing was begun"
-        self._exchange.admit_receipt = await self._wait(self._admit)
+        return await self._wait(self._admit)
 
-    def start_outcome(self, status: str) -> None:
-        """Begin writing the outcome: `OK`, or the reason of the failure. Its content is fixed here.
+    def fail(self, reached: Stage, status: str, ended_at: float) -> None:
+        """Begin writing the outcome of a request that failed; or, if its admit has not left yet, write neither.
 
-        The admit was queued before, whatever became of waiting for it, and the writer keeps the order.
+        Args:
+            reached: the last stage; the outcome's content is fixed here.
+            status: the reason of the failure.
+            ended_at: seconds of the monotonic clock.
         """
-        assert self._outcome is None, "a second outcome"
-        exchange = self._exchange
-        entry = AuditEntry(
-            tenant_uid=exchange.caller.tenant.tenant_uid,
-            kind=EntryKind.OUTCOME,
-            meta=outcome_meta(exchange, status),
-            answer=answer_section(exchange),
-            admit_record_id=self._admit_record_id,
-            key_id=exchange.caller.key_id,
-        )
-        self._outcome = self._own(self._write(entry))
+        if self._admit_begun:
+            self._start_outcome(reached, status, ended_at)
+        else:
+            self._admit.cancel()
 
-    async def settled(self) -> None:
-        """Wait for the outcome as the policy asks.
+    async def succeed(self, answered: Answered, ended_at: float) -> AuditReceipt | None:
+        """Write the outcome of a request that was answered, and wait for it as the policy asks.
 
         Raises:
             UnavailableError: the policy asks for a durable entry and there is none.
         """
-        assert self._outcome is not None, "nothing was begun"
-        self._exchange.outcome_receipt = await self._wait(self._outcome)
+        return await self._wait(self._start_outcome(answered, "OK", ended_at))
+
+    def _start_outcome(
+        self, reached: Stage, status: str, ended_at: float
+    ) -> asyncio.Task[AuditReceipt | None]:
+        # The admit was queued before, whatever became of waiting for it, and the writer keeps the order.
+        entry = AuditEntry(
+            tenant_uid=self._shaped.tenant.tenant_uid,
+            kind=EntryKind.OUTCOME,
+            meta=outcome_meta(self._shaped, reached, status, ended_at),
+            answer=answer_section(reached),
+            admit_record_id=self._admit_record_id,
+            key_id=self._shaped.identified.key_id,
+        )
+        return self._own(self._write(entry))
 
     async def _wait(self, writing: asyncio.Task[AuditReceipt | None]) -> AuditReceipt | None:
         if self._durability is Durability.BATCH:
@@ -177,15 +183,15 @@ class AuditTrail:
             ) from None
 
     async def _write_admit(self) -> AuditReceipt | None:
-        exchange = self._exchange
-        exchange.admit_begun = True
+        self._admit_begun = True
+        shaped = self._shaped
         entry = AuditEntry(
-            tenant_uid=exchange.caller.tenant.tenant_uid,
+            tenant_uid=shaped.tenant.tenant_uid,
             kind=EntryKind.ADMIT,
-            meta=admit_meta(exchange),
-            prompt=prompt_section(exchange),
+            meta=admit_meta(shaped),
+            prompt=prompt_section(shaped.shape) if self._prompt_json is None else self._prompt_json,
             record_id=self._admit_record_id,
-            key_id=exchange.caller.key_id,
+            key_id=shaped.identified.key_id,
         )
         return await self._write(entry)
 

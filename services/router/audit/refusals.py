@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from typing import NoReturn
 
-from services.common.audit.writer import AuditEntry, EntryKind
+from services.common.audit.entry import AuditEntry, EntryKind
 from services.common.clock import Clock
 from services.router.audit.audit_trail import AuditSink
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.router.request.shaping import Parameters
+from services.router.stages import Parameters
 
 
 @dataclass(frozen=True, slots=True)

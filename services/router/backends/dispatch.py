@@ -29,10 +29,10 @@ from services.router.backends.backend import (
     DispatchRequest,
     TokenChunk,
 )
-from services.router.metrics import RouterMetrics
+from services.router.metrics import RequestMetrics
 from services.router.pool.pool import Grant
-from services.router.request.exchange import Exchange
 from services.router.snapshot.model import AdapterBinding
+from services.router.stages import Shaped
 
 _log = logging.getLogger(__name__)
 
@@ -55,43 +55,39 @@ class Dispatcher:
     """Sends requests, by dialect."""
 
     def __init__(
-        self, backends: Mapping[str, Backend], weights: WeightsSource, clock: Clock, metrics: RouterMetrics
+        self, backends: Mapping[str, Backend], weights: WeightsSource, clock: Clock, metrics: RequestMetrics
     ) -> None:
         self._backends = backends
         self._weights = weights
         self._clock = clock
         self._metrics = metrics
 
-    async def send(
-        self, exchange: Exchange, input_ids: list[int], grant: Grant, deadline: float
-    ) -> AsyncGenerator[TokenChunk, None]:
+    async def send(self, shaped: Shaped, grant: Grant) -> AsyncGenerator[TokenChunk, None]:
         """Send, and send again where that is safe.
 
         Args:
-            exchange: what is asked, shaped and admitted.
-            input_ids: the prompt.
+            shaped: what is asked.
             grant: where to.
-            deadline: seconds of the monotonic clock.
 
         Raises:
             UnavailableError: the server failed, or has no room for the adapter.
             InternalError: the adapter's artifact cannot be used, or no backend speaks the pool's dialect.
         """
-        assert exchange.shape is not None
-        backend = self._backends.get(exchange.shape.pool.dialect)
+        pool = shaped.shape.pool
+        backend = self._backends.get(pool.dialect)
         if backend is None:
-            _log.error("pool %s speaks a dialect this router does not", exchange.shape.pool.name)
+            _log.error("pool %s speaks a dialect this router does not", pool.name)
             raise InternalError
         misses, full = 0, Backoff(_CACHE_FULL_BASE_SECONDS, _CACHE_FULL_CAP_SECONDS)
         tries_when_full = 0
         while True:
             begun = False
-            request = await self._request(exchange, input_ids, grant)
+            request = await self._request(shaped, grant)
             if grant.withdrawn:
                 raise UnavailableError(
                     "the pool changed meanwhile", reason=Reason.NO_READY_ENDPOINT, retry_after_seconds=0.0
                 )
-            timeout_seconds = max(deadline - self._clock.monotonic_seconds(), 0.001)
+            timeout_seconds = max(shaped.identified.deadline - self._clock.monotonic_seconds(), 0.001)
             try:
                 async with aclosing(backend.generate(grant.target, request, timeout_seconds)) as chunks:
                     async for chunk in chunks:
@@ -103,26 +99,24 @@ class Dispatcher:
                 self._metrics.adapter_miss()
                 misses += 1
                 if begun or grant.send_weights or misses > _MAX_MISSES:
-                    raise self._failed(exchange, grant, error) from None
+                    raise self._failed(shaped, grant, error) from None  # proven: one-resend
             except AdapterCacheFullError as error:
                 tries_when_full += 1
                 if begun or tries_when_full > _MAX_CACHE_FULL:
-                    raise self._failed(exchange, grant, error) from None
+                    raise self._failed(shaped, grant, error) from None
                 await asyncio.sleep(full.next_delay_seconds())
                 continue
             except BackendError as error:
-                raise self._failed(exchange, grant, error) from None
+                raise self._failed(shaped, grant, error) from None
             else:
                 return
             await grant.adapter_missed()
 
-    async def _request(self, exchange: Exchange, input_ids: list[int], grant: Grant) -> DispatchRequest:
-        shape, cost, tenant = exchange.shape, exchange.cost, exchange.caller.tenant
-        assert shape is not None
-        assert cost is not None
+    async def _request(self, shaped: Shaped, grant: Grant) -> DispatchRequest:
+        shape, tenant = shaped.shape, shaped.tenant
         if shape.pool.dedicated_to_uid not in {None, tenant.tenant_uid}:
             _log.error("a request was about to reach another tenant's pool")
-            raise InternalError
+            raise InternalError  # proven: dedicated-pool
         adapter = None
         if shape.binding is not None:
             weights = None
@@ -138,15 +132,15 @@ class Dispatcher:
             # Another at every try: to the server two requests with one id are one request.
             request_id=secrets.token_hex(16),
             server_model=shape.pool.server_model,
-            input_ids=input_ids,
-            parameters=replace(shape.parameters, max_output_tokens=cost.max_output_tokens),
+            input_ids=shaped.input_ids,
+            parameters=replace(shape.parameters, max_output_tokens=shaped.cost.max_output_tokens),
             end_token_id=shape.base_model.end_token_id,
             pad_token_id=shape.base_model.pad_token_id,
             adapter=adapter,
         )
 
-    def _failed(self, exchange: Exchange, grant: Grant, error: BackendError) -> Error:
-        _log.warning("request %s failed at its server: %s", exchange.request_id, error)
+    def _failed(self, shaped: Shaped, grant: Grant, error: BackendError) -> Error:
+        _log.warning("request %s failed at its server: %s", shaped.identified.request_id, error)
         if isinstance(error, AdapterCacheFullError | AdapterMissError):
             return UnavailableError("every adapter slot is in use", reason=Reason.ADAPTERS_BUSY)
         if isinstance(error, BackendUnavailableError) and error.broken:

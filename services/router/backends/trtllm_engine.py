@@ -134,7 +134,7 @@ def _add_sampling(message: InferRequest, request: DispatchRequest) -> None:
 def _add_adapter_id(message: InferRequest, adapter: AdapterUse) -> None:
     # The last line of defence of the tenant boundary: ids carry their tenant, and servers check nothing.
     if adapter.lora_id >> LORA_SERIAL_BITS != adapter.tenant_ordinal:
-        raise ForeignAdapterError
+        raise ForeignAdapterError  # proven: adapter-of-another-tenant
     _add(message, "lora_task_id", "UINT64", (1, 1), struct.pack("<Q", adapter.lora_id))
 
 

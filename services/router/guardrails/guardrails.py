@@ -118,7 +118,9 @@ class Guardrails:
         compiling = self._compiling.get(key)
         if compiling is None:
             loop = asyncio.get_running_loop()
-            compiling = loop.run_in_executor(self._compiler, compile_patterns, patterns)
+            compiling = loop.run_in_executor(  # proven: thread-for-compiling
+                self._compiler, compile_patterns, patterns
+            )
             self._compiling[key] = compiling
             compiling.add_done_callback(lambda done: self._keep(key, done))
         return await asyncio.shield(compiling)
@@ -133,7 +135,7 @@ class Guardrails:
 
     async def _in_thread(self, tenant: Tenant, work: Callable[[], T]) -> T:
         turn = self._turns.setdefault(tenant.tenant_uid, asyncio.Semaphore())
-        await turn.acquire()
+        await turn.acquire()  # proven: one-search-a-tenant
         running = self._threads.submit(work)
         loop = asyncio.get_running_loop()
 
@@ -144,7 +146,7 @@ class Guardrails:
 
         # A caller that leaves does not end a search: the turn is over when the thread is done.
         running.add_done_callback(ended)
-        return await asyncio.wrap_future(running)
+        return await asyncio.wrap_future(running)  # proven: turn-outlasts-its-caller
 
 
 def denied(rule_id: str) -> FailedPreconditionError:

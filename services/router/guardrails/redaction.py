@@ -70,7 +70,7 @@ def redact(
         return Verdict(None, matched.rule_ids, error.rule_id)
     denied_by = verdict(rules, find(patterns, [text.encode() for text in replaced])).denied_by
     if denied_by is not None:
-        return Verdict(None, (*matched.rule_ids, denied_by), denied_by)
+        return Verdict(None, (*matched.rule_ids, denied_by), denied_by)  # proven: replaced-text-is-judged
     return Verdict(replaced, matched.rule_ids, None)
 
 
@@ -114,7 +114,7 @@ def _merged(spans: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]
     for start, end, place in spans:
         if merged and start < merged[-1][1]:
             before = merged[-1]
-            merged[-1] = (before[0], max(before[1], end), min(before[2], place))
+            merged[-1] = (before[0], max(before[1], end), min(before[2], place))  # proven: whole-matches
         else:
             merged.append((start, end, place))
     return merged

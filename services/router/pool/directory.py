@@ -7,7 +7,7 @@ from functools import partial
 from typing import NoReturn
 
 from services.common.errors import Reason, UnavailableError
-from services.router.pool.fifo import FifoPool
+from services.router.pool.fifo_queue import FifoQueue
 from services.router.pool.pool import Pool
 from services.router.pool.probing import Probe, Served, probe_endpoint
 from services.router.snapshot.model import PoolConfig, Snapshot
@@ -18,9 +18,9 @@ class PoolDirectory:
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
-        self._pools: dict[str, tuple[PoolConfig, FifoPool]] = {}
+        self._pools: dict[str, tuple[PoolConfig, Pool]] = {}
         self._changed = asyncio.Event()
-        self._sharing: dict[Served, set[FifoPool]] = {}
+        self._sharing: dict[Served, set[Pool]] = {}
         """The pools that are told what a probe finds."""
         self._found: dict[Served, bool] = {}
         """What the newest probe found."""
@@ -33,7 +33,7 @@ class PoolDirectory:
                 known[1].configure(config)
                 self._pools[name] = (config, known[1])
             else:
-                self._pools[name] = (config, FifoPool(config))
+                self._pools[name] = (config, Pool(config, FifoQueue()))
                 if known is not None:
                     known[1].retire()
         for name in self._pools.keys() - snapshot.pools.keys():
@@ -77,7 +77,7 @@ class PoolDirectory:
         before, self._sharing = self._sharing, {}
         for config, pool in self._pools.values():
             for target in pool.targets:
-                served = Served(target, config.server_model)
+                served = Served(target, config.server_model)  # proven: one-probe-a-server
                 self._sharing.setdefault(served, set()).add(pool)
                 if served in self._found and pool not in before.get(served, ()):
                     pool.probed(target, self._found[served])

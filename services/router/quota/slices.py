@@ -153,7 +153,7 @@ class QuotaSlice:
             wanted = max(0, target + self._awaited - self._available)
         elif self._available > _SURPLUS * target:
             self._over_returned += self._available - target
-            self._available = target
+            self._available = target  # proven: given-back-is-gone
         self._awaited = 0
         used = self._reportable()
         held = self._available + self._reserved + self._unreported
@@ -220,7 +220,7 @@ class QuotaSlice:
         """End the lot whose window or lease is over."""
         if now_seconds >= self._end_seconds:
             # Tokens of a window that is over are worth nothing, and its usage counts nowhere.
-            self._end_window()
+            self._end_window()  # proven: window-ends
         elif now_seconds >= self._expires_seconds and (self._available or self._reserved or self._unreported):
             # The config service counts them all as used, now or in a moment: said once more, it changes nothing.
             self._over_used += self._reserved + self._reportable()
@@ -234,5 +234,5 @@ class QuotaSlice:
         self._dry_seconds = -math.inf
 
     def _end_lot(self) -> None:
-        self._lot = next(self._lots)
+        self._lot = next(self._lots)  # proven: new-lot
         self._available = self._reserved = self._unreported = 0

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from services.common.clock import Clock
 from services.common.errors import FieldViolation, InvalidArgumentError
-from services.router.pool.pool import Cost
+from services.router.pool.demand import Cost
 from services.router.quota.ledger import QuotaLedger, QuotaTenant
 from services.router.request.limits import TenantLimiter
-from services.router.request.shaping import Shape
 from services.router.snapshot.model import Tenant
+from services.router.stages import Shape
 
 
 @dataclass(slots=True)
@@ -21,10 +21,7 @@ class Reservation:
 
     cost: Cost
     used_tokens: int = 0
-    """Charged at settlement: nothing before dispatch, then the input and every token generated.
-
-    Nothing either where the server fails before its first token.
-    """
+    """Charged at settlement: the generation's `charged_tokens`; nothing for a request that was not dispatched."""
 
 
 class Admission:

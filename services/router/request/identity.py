@@ -30,16 +30,17 @@ def identify(
     """
     claims = verifier.verify(authorization)
     key = snapshot.keys.get(claims.key_id)
-    # The token says which key it is; everything else it says must be what the record says.
-    if (
-        key is None
-        or not key.active
-        or key.expire_seconds <= now_wall_seconds
-        or key.tenant_uid != claims.subject
-        or not key.allows_inference
-        or (claims.scopes and _SCOPE not in claims.scopes)
-    ):
+    if key is None:
         raise UnauthenticatedError
+    if not key.active:
+        raise UnauthenticatedError  # proven: revoked-key
+    if key.expire_seconds <= now_wall_seconds:
+        raise UnauthenticatedError  # proven: expired-key
+    # The token says which key it is; everything else it says must be what the record says.
+    if key.tenant_uid != claims.subject:
+        raise UnauthenticatedError  # proven: key-of-another-tenant
+    if not key.allows_inference or (claims.scopes and _SCOPE not in claims.scopes):
+        raise UnauthenticatedError  # proven: key-of-another-scope
     tenant = snapshot.tenants.get(key.tenant_uid)
     if tenant is None:
         raise UnauthenticatedError

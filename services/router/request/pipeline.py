@@ -1,14 +1,17 @@
 """One request, from identity to last token: a coroutine that reads from top to bottom.
 
-It may be cancelled at any await. Whatever it holds (a concurrent request, reserved tokens, a place at an
-endpoint, the stream behind it) is held by a context manager, and an audit outcome follows every admit.
+It may be cancelled at any await. What it holds (a concurrent request, reserved tokens, a place at an endpoint, the
+stream behind it) is held by a context manager, and an audit outcome follows every admit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
@@ -20,27 +23,31 @@ from services.common.errors import (
     InvalidArgumentError,
     Reason,
 )
+from services.common.request_ids import new_request_id
 from services.common.text.templates import TemplateError
 from services.common.tokens import TokenVerifier
 from services.router.audit.audit_trail import AuditRecorder, AuditTrail
 from services.router.audit.refusals import RefusalLog
+from services.router.backends.dispatch import Dispatcher
 from services.router.guardrails.guardrails import Guardrails, denied
-from services.router.metrics import RouterMetrics
+from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
+from services.router.pool.pool import Grant
 from services.router.request.admission import Admission, Reservation, cost_of
-from services.router.request.dispatch import Dispatcher
 from services.router.request.drain import Drain
-from services.router.request.exchange import Exchange
-from services.router.request.identity import Caller, identify
+from services.router.request.identity import identify
 from services.router.request.limits import check_input_bytes
 from services.router.request.model_listing import list_models
 from services.router.request.outbox import Outbox
 from services.router.request.relay import relay
 from services.router.request.request_fields import check_fields, text_bytes
-from services.router.request.shaping import Shape, caller_turns, shape
+from services.router.request.shaping import caller_turns, shape
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.outcomes import OutcomeCounts
+from services.router.stages import Admitted, Answered, FinishReason, Generation, Identified, Shaped, Stage
 from services.router.text.prompt_encoding import PromptEncoder
+
+R_co = TypeVar("R_co", covariant=True)
 
 OK = "ok"
 # Closer to the deadline than this, a call that is cancelled was cancelled by its deadline.
@@ -48,13 +55,22 @@ _DEADLINE_SLACK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Call(Generic[R_co]):
     """One RPC, as the servicer received it."""
 
-    request: pb.GenerateRequest
+    request: R_co
     authorization: str | None
     timeout_seconds: float | None
     """Until the caller's deadline; None when it brought none."""
+    request_id: str = field(default_factory=new_request_id)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a request has come, for what is recorded of its end."""
+
+    stage: Stage
+    trail: AuditTrail | None = None
 
 
 class Pipeline:
@@ -72,7 +88,7 @@ class Pipeline:
         audit: AuditRecorder,
         refusals: RefusalLog,
         outcomes: OutcomeCounts,
-        metrics: RouterMetrics,
+        metrics: RequestMetrics,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -91,187 +107,196 @@ class Pipeline:
         self._drain = Drain()
         self._guardrails = Guardrails(clock)
 
-    async def run(self, call: Call, outbox: Outbox | None) -> Exchange:
+    async def run(self, call: Call[pb.GenerateRequest], outbox: Outbox | None) -> Answered:
         """Answer; text goes to the outbox as it comes, where there is one.
 
         Raises:
-            Error: whatever ended it early.
+            Error: why there is no answer.
         """
         with self._drain.running():
-            return await self._run(call, outbox)
+            identified = self._identify(call)
+            progress = _Progress(identified)
+            with self._recorded(identified, progress):
+                async with asyncio.timeout(max(identified.deadline - self._clock.monotonic_seconds(), 0.0)):
+                    return await self._serve(call.request, identified, progress, outbox)
 
-    async def list_models(
-        self, authorization: str | None, request: pb.ListModelsRequest
-    ) -> pb.ListModelsResponse:
+    async def list_models(self, call: Call[pb.ListModelsRequest]) -> pb.ListModelsResponse:
         """List what the caller's tenant may ask: a request as far as identity, staleness and limits go.
 
         Raises:
-            Error: whatever refused it.
+            Error: why it is refused.
         """
         with self._drain.running():
-            caller = self._caller(authorization)
-            tenant, outcome = caller.tenant, str(Reason.INTERNAL)
+            identified = self._identify(call)
+            outcome = str(Reason.INTERNAL)
             try:
-                self._config.check_fresh(tenant)
-                with self._admission.entered(tenant):
-                    listed = list_models(tenant, request)
+                listed = self._list(call.request, identified)
                 outcome = OK
             except Error as error:
                 outcome = error.reason
-                self._refusals.count(tenant.tenant_uid, caller.key_id, error.reason)
+                self._refused(identified, error.reason)
                 raise
             finally:
-                self._metrics.listed(tenant.tenant_uid, outcome)
+                self._metrics.listed(identified.tenant.tenant_uid, outcome)
             return listed
 
     async def stop(self, within_seconds: float) -> None:
-        """Let requests end by themselves; those that are left then are told that the router shuts down."""
+        """Let requests end by themselves; end those that are left then with SHUTTING_DOWN."""
         await self._drain.finish(within_seconds)
         self._guardrails.close()
 
-    def _caller(self, authorization: str | None) -> Caller:
+    def _identify(self, call: Call[object]) -> Identified:
         """Know who calls, under the snapshot in force."""
+        arrived_at, arrived_wall_seconds = self._clock.monotonic_seconds(), self._clock.wall_seconds()
         try:
-            snapshot, now = self._config.snapshot(), self._clock.wall_seconds()
-            return identify(self._verifier, snapshot, authorization, now)
+            snapshot = self._config.snapshot()
+            caller = identify(self._verifier, snapshot, call.authorization, arrived_wall_seconds)
         except Error as error:
             self._metrics.unidentified(error.reason)
             raise
-
-    async def _run(self, call: Call, outbox: Outbox | None) -> Exchange:
-        arrived_at = self._clock.monotonic_seconds()
-        caller = self._caller(call.authorization)
-        exchange = Exchange(
-            caller=caller,
-            request=call.request,
-            stale=self._config.stale,
-            arrived_at=arrived_at,
-            arrived_wall_seconds=self._clock.wall_seconds(),
-        )
         tenant = caller.tenant
         wanted = tenant.default_timeout_seconds if call.timeout_seconds is None else call.timeout_seconds
-        deadline = arrived_at + min(wanted, tenant.max_timeout_seconds)
-        outcome: str = Reason.INTERNAL
+        return Identified(
+            request_id=call.request_id,
+            tenant=tenant,
+            key_id=caller.key_id,
+            stale=self._config.stale,
+            arrived_at=arrived_at,
+            arrived_wall_seconds=arrived_wall_seconds,
+            deadline=arrived_at + min(wanted, tenant.max_timeout_seconds),
+        )
+
+    def _list(self, request: pb.ListModelsRequest, identified: Identified) -> pb.ListModelsResponse:
+        tenant = identified.tenant
+        self._config.check_fresh(tenant)  # proven: fresh-listings
+        with self._admission.entered(tenant):
+            return list_models(tenant, request)
+
+    async def _serve(
+        self,
+        request: pb.GenerateRequest,
+        identified: Identified,
+        progress: _Progress,
+        outbox: Outbox | None,
+    ) -> Answered:
+        tenant = identified.tenant
+        self._config.check_fresh(tenant)
+        with self._admission.entered(tenant):
+            shaped = await self._shape(request, identified)
+            progress.stage = shaped
+            async with self._admission.reserved(tenant, shaped.cost) as reservation:
+                trail = progress.trail = self._audit.start(shaped)
+                try:
+                    answered = await self._answer(shaped, progress, trail, reservation, outbox)
+                except BaseException as error:
+                    status = self._status(error, identified.deadline)
+                    trail.fail(progress.stage, status, self._clock.monotonic_seconds())
+                    raise
+                receipt = await trail.succeed(answered, self._clock.monotonic_seconds())
+                return replace(answered, outcome_receipt=receipt)
+
+    async def _shape(self, request: pb.GenerateRequest, identified: Identified) -> Shaped:
+        """Judge what the caller says, resolve what it asks, encode it and know its cost."""
+        tenant = identified.tenant
+        check_fields(request)
+        check_input_bytes(request.WhichOneof("input") or "", text_bytes(request), tenant.limits)
+        said = caller_turns(request)
+        guarded = await self._guardrails.check_input(tenant, [turn.content for turn in said])
+        if guarded.denied_by is not None:
+            raise denied(guarded.denied_by)
+        asked = shape(tenant, request, self._rng, said, guarded.texts)
         try:
-            async with asyncio.timeout(max(deadline - self._clock.monotonic_seconds(), 0.0)):
-                await self._serve(exchange, outbox, deadline)
+            input_ids = await self._encoder.encode(asked.base_model.text, asked.prompt)
+        except TemplateError as error:
+            raise InvalidArgumentError([FieldViolation(asked.prompt.field, str(error))]) from None
+        return Shaped(
+            identified=identified,
+            shape=asked,
+            input_ids=input_ids,
+            cost=cost_of(tenant, asked, len(input_ids)),
+            input_rule_ids=guarded.rule_ids,
+            correlation_id=request.correlation_id,
+            client_metadata=dict(request.client_metadata),
+        )
+
+    async def _answer(
+        self,
+        shaped: Shaped,
+        progress: _Progress,
+        trail: AuditTrail,
+        reservation: Reservation,
+        outbox: Outbox | None,
+    ) -> Answered:
+        """Wait for a place, send, relay; where the tenant has guardrails on answers, judge the whole one first."""
+        held_back = bool(shaped.tenant.guardrails.output.rules)
+        heard = None if held_back else outbox  # proven: held-back-answers
+        pool = self._pools.pool(shaped.shape.pool)
+        if not self._audit.reachable:
+            # No place at an endpoint is held while it is unknown whether the policy lets the request on.
+            await trail.admitted()
+        grant = await pool.acquire(shaped.demand)
+        async with grant:
+            receipt = await trail.admitted()
+            generation = Generation(charged_input_tokens=shaped.cost.input_tokens)
+            admitted = Admitted(shaped, receipt, self._clock.monotonic_seconds(), generation)
+            progress.stage = admitted
+            finish_reason = await self._relay(admitted, grant, reservation, heard)
+            last_token_at = self._clock.monotonic_seconds()
+            answered = Answered(admitted, finish_reason, last_token_at, generation.text)
+            progress.stage = answered
+        return await self._guard_answer(answered, progress, outbox) if held_back else answered
+
+    async def _relay(
+        self, admitted: Admitted, grant: Grant, reservation: Reservation, outbox: Outbox | None
+    ) -> FinishReason:
+        generation = admitted.generation
+        chunks = self._dispatcher.send(admitted.shaped, grant)
+        try:
+            return await relay(admitted, chunks, grant, outbox, self._clock)
+        except Error:
+            # A caller that leaves is charged for its prompt, one whose server fails it is not.
+            if generation.first_token_at is None:
+                generation.charged_input_tokens = 0
+            raise
+        finally:
+            reservation.used_tokens = generation.charged_tokens
+
+    async def _guard_answer(self, answered: Answered, progress: _Progress, outbox: Outbox | None) -> Answered:
+        """Judge the whole answer, and give it as one piece."""
+        guarded = await self._guardrails.check_output(answered.tenant, answered.text)
+        text = answered.text if guarded.texts is None else guarded.texts[0]
+        judged = replace(answered, text=text, output_rule_ids=guarded.rule_ids)
+        progress.stage = judged
+        if guarded.denied_by is not None:
+            raise denied(guarded.denied_by)
+        if outbox is not None and text:
+            await outbox.put(text, answered.generation.output_tokens)
+        return judged
+
+    @contextmanager
+    def _recorded(self, identified: Identified, progress: _Progress) -> Iterator[None]:
+        """Count how the request ends, by the stage it reached."""
+        tenant, outcome = identified.tenant, str(Reason.INTERNAL)
+        try:
+            yield
             outcome = OK
         except TimeoutError:
             outcome = Reason.DEADLINE_PASSED
             raise DeadlineExceededError("the deadline passed first") from None
         except asyncio.CancelledError:
-            outcome = self._cancelled_as(deadline)
+            outcome = self._cancelled_as(identified.deadline)
             raise
         except Error as error:
             outcome = error.reason
+            if progress.trail is None or not progress.trail.begun:
+                self._refused(identified, error.reason)
             raise
         finally:
-            self._metrics.ended(exchange, outcome)
+            self._metrics.ended(progress.stage, outcome)
             self._outcomes.count(tenant.tenant_uid, tenant.config_version, outcome)
-        return exchange
 
-    async def _serve(self, exchange: Exchange, outbox: Outbox | None, deadline: float) -> None:
-        tenant, request = exchange.caller.tenant, exchange.request
-        try:
-            self._config.check_fresh(tenant)
-            with self._admission.entered(tenant):
-                check_fields(request)
-                check_input_bytes(request.WhichOneof("input") or "", text_bytes(request), tenant.limits)
-                exchange.shape = await self._shape(exchange)
-                input_ids = await self._encode(exchange)
-                exchange.cost = cost_of(tenant, exchange.shape, len(input_ids))
-                async with self._admission.reserved(tenant, exchange.cost) as reservation:
-                    await self._answer(exchange, input_ids, reservation, outbox, deadline)
-        except Error as error:
-            if not exchange.admit_begun:
-                self._refusals.count(tenant.tenant_uid, exchange.caller.key_id, error.reason)
-            raise
-
-    async def _shape(self, exchange: Exchange) -> Shape:
-        tenant, request = exchange.caller.tenant, exchange.request
-        said = caller_turns(request)
-        guarded = await self._guardrails.check_input(tenant, [turn.content for turn in said])
-        if guarded.denied_by is not None:
-            raise denied(guarded.denied_by)
-        exchange.input_rule_ids = guarded.rule_ids
-        return shape(tenant, request, self._rng, said, guarded.texts)
-
-    async def _encode(self, exchange: Exchange) -> list[int]:
-        assert exchange.shape is not None
-        prompt = exchange.shape.prompt
-        try:
-            return await self._encoder.encode(exchange.shape.base_model.text, prompt)
-        except TemplateError as error:
-            raise InvalidArgumentError([FieldViolation(prompt.field, str(error))]) from None
-
-    async def _answer(
-        self,
-        exchange: Exchange,
-        input_ids: list[int],
-        reservation: Reservation,
-        outbox: Outbox | None,
-        deadline: float,
-    ) -> None:
-        trail = self._audit.trail(exchange)
-        trail.start_admit()
-        try:
-            await self._generate(exchange, input_ids, reservation, outbox, deadline, trail)
-        except BaseException as error:
-            trail.abandon_admit()
-            if exchange.admit_begun:
-                exchange.ended_at = self._clock.monotonic_seconds()
-                trail.start_outcome(self._status(error, deadline))
-            raise
-        exchange.ended_at = self._clock.monotonic_seconds()
-        trail.start_outcome("OK")
-        await trail.settled()
-
-    async def _generate(
-        self,
-        exchange: Exchange,
-        input_ids: list[int],
-        reservation: Reservation,
-        outbox: Outbox | None,
-        deadline: float,
-        trail: AuditTrail,
-    ) -> None:
-        assert exchange.shape is not None
-        assert exchange.cost is not None
-        tenant, binding = exchange.caller.tenant, exchange.shape.binding
-        held_back = bool(tenant.guardrails.output.rules)
-        pool = self._pools.pool(exchange.shape.pool)
-        lora_id = binding.rendition.lora_id if binding else None
-        if not self._audit.reachable:
-            # No place at an endpoint is held while it is unknown whether the policy lets the request on.
-            await trail.admitted()
-        grant = await pool.acquire(tenant.tenant_uid, exchange.cost, lora_id)
-        async with grant:
-            await trail.admitted()
-            exchange.dispatched_at = self._clock.monotonic_seconds()
-            reservation.used_tokens = exchange.cost.input_tokens
-            chunks = self._dispatcher.send(exchange, input_ids, grant, deadline)
-            heard = None if held_back else outbox
-            try:
-                exchange.finish_reason = await relay(exchange, chunks, grant, reservation, heard, self._clock)
-            except Error:
-                # A caller that leaves is charged for its prompt, one whose server fails it is not.
-                exchange.fruitless = exchange.first_token_at is None
-                reservation.used_tokens = exchange.charged_input_tokens + exchange.output_tokens
-                raise
-            exchange.last_token_at = self._clock.monotonic_seconds()
-        if held_back:
-            await self._give_guarded(exchange, outbox)
-
-    async def _give_guarded(self, exchange: Exchange, outbox: Outbox | None) -> None:
-        """Judge the whole answer, and give it as one piece."""
-        guarded = await self._guardrails.check_output(exchange.caller.tenant, exchange.generated_text)
-        exchange.output_rule_ids = guarded.rule_ids
-        if guarded.denied_by is not None:
-            raise denied(guarded.denied_by)
-        if guarded.texts is not None:
-            (exchange.guarded_text,) = guarded.texts
-        if outbox is not None and exchange.text:
-            await outbox.put(exchange.text, exchange.output_tokens)
+    def _refused(self, identified: Identified, reason: str) -> None:
+        self._refusals.count(identified.tenant.tenant_uid, identified.key_id, reason)
 
     def _status(self, error: BaseException, deadline: float) -> str:
         if isinstance(error, Error):

@@ -9,48 +9,43 @@ from services.common.clock import Clock
 from services.common.errors import Reason, UnavailableError
 from services.router.backends.backend import TokenChunk
 from services.router.pool.pool import Grant
-from services.router.request.admission import Reservation
-from services.router.request.exchange import Exchange, FinishReason
 from services.router.request.outbox import Outbox
+from services.router.stages import Admitted, FinishReason
 from services.router.text.detokenisation import Detokeniser
 from services.router.text.stop_sequences import StopMatcher
 
 
 async def relay(
-    exchange: Exchange,
+    admitted: Admitted,
     chunks: AsyncGenerator[TokenChunk, None],
     grant: Grant,
-    reservation: Reservation,
     outbox: Outbox | None,
     clock: Clock,
 ) -> FinishReason:
-    """Relay to the end; leaving early closes the chunks, which cancels the work at the server.
+    """Relay to the end, into the request's `generation`; leaving early cancels the work at the server.
 
     Raises:
         UnavailableError: the server ended without an answer.
     """
-    shape, cost = exchange.shape, exchange.cost
-    assert shape is not None
-    assert cost is not None
+    shape, generation = admitted.shaped.shape, admitted.generation
     detokeniser = Detokeniser(shape.base_model.text.tokeniser.token_bytes)
     matcher = StopMatcher(shape.parameters.stop_sequences)
     # With stop sequences the token that completes one must be known; without, a chunk is taken whole.
     by_token = bool(shape.parameters.stop_sequences)
-    text_parts = exchange.text_parts
+    text_parts = generation.text_parts
     async with aclosing(chunks):
         async for chunk in chunks:
             ids = chunk.token_ids
-            if ids and exchange.first_token_at is None:
-                exchange.first_token_at = clock.monotonic_seconds()
+            if ids and generation.first_token_at is None:
+                generation.first_token_at = clock.monotonic_seconds()
             for group in [(token_id,) for token_id in ids] if by_token else [ids] if ids else []:
-                exchange.output_tokens += len(group)
-                reservation.used_tokens += len(group)
+                generation.output_tokens += len(group)
                 grant.charge(len(group))
                 found = matcher.feed(detokeniser.feed(group))
                 if found.text:
                     text_parts.append(found.text)
                     if outbox is not None:
-                        await outbox.put(found.text, exchange.output_tokens)
+                        await outbox.put(found.text, generation.output_tokens)
                 if found.stopped:
                     return FinishReason.STOP_SEQUENCE
             if chunk.final:
@@ -64,8 +59,12 @@ async def relay(
     if rest:
         text_parts.append(rest)
         if outbox is not None:
-            await outbox.put(rest, exchange.output_tokens)
+            await outbox.put(rest, generation.output_tokens)
     if last.stopped:
         return FinishReason.STOP_SEQUENCE
     # The dialect has no finish reason: as many tokens as were allowed is the limit, fewer is the end token.
-    return FinishReason.LENGTH if exchange.output_tokens >= cost.max_output_tokens else FinishReason.END
+    return (
+        FinishReason.LENGTH
+        if generation.output_tokens >= admitted.shaped.cost.max_output_tokens
+        else FinishReason.END
+    )

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from grpc.aio import ServicerContext
 from tenantry.inference.v1 import inference_service_pb2 as pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
-from services.common.audit.writer import AuditReceipt
-from services.router.request.exchange import Exchange
+from services.common.audit.entry import AuditReceipt
 from services.router.request.outbox import Outbox
 from services.router.request.pipeline import Call, Pipeline
+from services.router.stages import Answered, FinishReason
 
 _AUTHORIZATION = "authorization"
 _MAX_UNREAD_CHARACTERS = 256 << 10
+_FINISH_REASONS = {
+    FinishReason.END: pb.FINISH_REASON_END,
+    FinishReason.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+}
+Request = TypeVar("Request")
 
 
 class InferenceServicer(rpc.InferenceServiceServicer):
@@ -30,11 +36,11 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         self, request: pb.GenerateRequest, context: ServicerContext[Any, Any]
     ) -> pb.GenerateResponse:
         """Generate a whole answer."""
-        exchange = await self._pipeline.run(_call(request, context), None)
-        final = _final(exchange)
+        answered = await self._pipeline.run(_call(request, context), None)
+        final = _final(answered)
         return pb.GenerateResponse(
             request_id=final.request_id,
-            text=exchange.text,
+            text=answered.text,
             finish_reason=final.finish_reason,
             usage=final.usage,
             provenance=final.provenance,
@@ -66,17 +72,17 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         self, request: pb.ListModelsRequest, context: ServicerContext[Any, Any]
     ) -> pb.ListModelsResponse:
         """List the models the caller's tenant may ask."""
-        return await self._pipeline.list_models(_authorization(context), request)
+        return await self._pipeline.list_models(_call(request, context))
 
 
-def _close(outbox: Outbox, done: asyncio.Task[Exchange]) -> None:
+def _close(outbox: Outbox, done: asyncio.Task[Answered]) -> None:
     outbox.close()
     if not done.cancelled():
         # Looked at here, for a caller that left meanwhile: asyncio would log what nobody looks at, text and all.
         done.exception()
 
 
-def _call(request: pb.GenerateRequest, context: ServicerContext[Any, Any]) -> Call:
+def _call(request: Request, context: ServicerContext[Any, Any]) -> Call[Request]:
     return Call(request, _authorization(context), context.time_remaining())
 
 
@@ -86,20 +92,18 @@ def _authorization(context: ServicerContext[Any, Any]) -> str | None:
     return str(found[0]) if len(found) == 1 else None
 
 
-def _final(exchange: Exchange) -> pb.Final:
-    shape, cost, tenant = exchange.shape, exchange.cost, exchange.caller.tenant
-    assert shape is not None
-    assert cost is not None
-    assert exchange.finish_reason is not None
+def _final(answered: Answered) -> pb.Final:
+    identified, shape, tenant = answered.identified, answered.shaped.shape, answered.tenant
+    admitted, generation = answered.admitted, answered.generation
     provenance = pb.Provenance(
         config_version=tenant.config_version,
         config_sha256=tenant.config_sha256,
         model=shape.alias,
         base_model=shape.base_model.name,
         base_model_sha256=shape.base_model.weights_sha256,
-        stale=exchange.stale,
-        admit_receipt=_receipt(exchange.admit_receipt),
-        outcome_receipt=_receipt(exchange.outcome_receipt),
+        stale=identified.stale,
+        admit_receipt=_receipt(admitted.admit_receipt),
+        outcome_receipt=_receipt(answered.outcome_receipt),
     )
     if shape.binding is not None:
         provenance.adapter = shape.binding.version.adapter
@@ -107,14 +111,16 @@ def _final(exchange: Exchange) -> pb.Final:
         provenance.adapter_sha256 = shape.binding.version.source_sha256
         provenance.rendition_sha256 = shape.binding.rendition.sha256
     return pb.Final(
-        request_id=exchange.request_id,
-        finish_reason=pb.FinishReason.ValueType(exchange.finish_reason.value),
-        usage=pb.Usage(input_tokens=cost.input_tokens, output_tokens=exchange.output_tokens),
+        request_id=identified.request_id,
+        finish_reason=_FINISH_REASONS[answered.finish_reason],
+        usage=pb.Usage(
+            input_tokens=answered.shaped.cost.input_tokens, output_tokens=generation.output_tokens
+        ),
         provenance=provenance,
         timing=pb.Timing(
-            queued=_since(exchange.arrived_at, exchange.dispatched_at),
-            first_token=_since(exchange.arrived_at, exchange.first_token_at),
-            total=_since(exchange.arrived_at, exchange.last_token_at),
+            queued=_since(identified.arrived_at, admitted.dispatched_at),
+            first_token=_since(identified.arrived_at, generation.first_token_at),
+            total=_since(identified.arrived_at, answered.last_token_at),
         ),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
@@ -18,58 +17,9 @@ from services.common.errors import (
 )
 from services.common.text.templates import Turn
 from services.router.request.request_fields import ROLES
-from services.router.snapshot.model import (
-    AdapterBinding,
-    BaseModel,
-    ParameterRules,
-    PoolConfig,
-    PriorityRules,
-    Tenant,
-    bind_adapter,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What is encoded: a conversation's turns, or raw text."""
-
-    turns: tuple[Turn, ...]
-    raw: str | None
-    field: str
-    """The request's field it came in."""
-    size_bytes: int
-    """UTF-8 bytes of text, the tenant's system prompt included."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """How tokens are chosen, after defaults and bounds."""
-
-    max_output_tokens: int
-    temperature: float
-    """0 is greedy."""
-    top_p: float
-    top_k: int
-    """0 keeps all."""
-    seed: int
-    stop_sequences: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A request, ready to be encoded and admitted."""
-
-    alias: str
-    base_model: BaseModel
-    pool: PoolConfig
-    binding: AdapterBinding | None
-    prompt: Prompt
-    """What the model is given."""
-    asked: Prompt
-    """The same before guardrails replaced anything: what the audit log keeps."""
-    parameters: Parameters
-    priority: int
-    """1 low, 2 normal, 3 high; among the tenant's own requests."""
+from services.router.snapshot.model import ParameterRules, PriorityRules, Tenant, bind_adapter
+from services.router.stages import Parameters, Shape
+from services.router.text.prompt import Prompt
 
 
 def caller_turns(request: pb.GenerateRequest) -> tuple[Turn, ...]:
@@ -79,12 +29,14 @@ def caller_turns(request: pb.GenerateRequest) -> tuple[Turn, ...]:
     """
     if request.WhichOneof("input") == "prompt":
         return (Turn("user", request.prompt),)
-    said = [
-        Turn(ROLES[message.role], "".join(part.text for part in message.content))
-        for message in request.conversation.messages
-    ]
+    said = [Turn(ROLES[message.role], _text(message)) for message in request.conversation.messages]
     leading = list(itertools.takewhile(lambda turn: turn.role == "system", said))
-    return (*_system_turn([turn.content for turn in leading]), *said[len(leading) :])
+    merged = _system_turn([turn.content for turn in leading])
+    return (*merged, *said[len(leading) :])  # proven: one-system-turn
+
+
+def _text(message: pb.Message) -> str:
+    return "".join(part.text for part in message.content)
 
 
 def shape(

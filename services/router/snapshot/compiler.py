@@ -91,7 +91,7 @@ def _shared(before: Compiled, resources: Resources, touched: Iterable[str]) -> b
             now = resources[key].tenant.name if key in resources else None
             # Pools name tenants by name; who has a name may change.
             if (known.name if known else None) != now:
-                return True
+                return True  # proven: renamed-owner
     return False
 
 
@@ -164,11 +164,12 @@ def _changed(
             anew.add(uid)
             if kind == "adapters":
                 own = adapter_keys.get(uid, frozenset())
-                adapter_keys[uid] = own | {key} if resource is not None else own - {key}
+                own = own | {key} if resource is not None else own - {key}  # proven: dropped-adapter
+                adapter_keys[uid] = own
     for uid in anew:
         gone = tenants.pop(uid, None)
         if gone is not None:
-            del uid_of_ordinal[gone.ordinal]
+            del uid_of_ordinal[gone.ordinal]  # proven: freed-ordinal
     for uid in sorted(anew):
         resource = resources.get(f"tenants/{uid}")
         if resource is None:
@@ -194,7 +195,7 @@ def _base_models(
         try:
             text = load_text_model(model.tokenizer_sha256, model.chat_template_sha256)
         except ValueError as error:
-            unusable[model.name] = str(error)
+            unusable[model.name] = str(error)  # proven: unusable-model-refuses-no-snapshot
         models[model.name] = BaseModel(
             name=model.name,
             weights_sha256=model.weights_sha256,

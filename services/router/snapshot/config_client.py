@@ -20,7 +20,6 @@ from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 from services.common import gc_pauses
 from services.common.backoff import Backoff
 from services.common.rpc.interceptors import where
-from services.router.metrics import RouterMetrics
 from services.router.snapshot.assembly import Assembled, AssemblyError, SnapshotAssembler, apply_to
 from services.router.snapshot.compiler import (
     Compiled,
@@ -28,6 +27,7 @@ from services.router.snapshot.compiler import (
     SnapshotRefusedError,
     compile_snapshot,
 )
+from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.model import Snapshot
 from services.router.snapshot.outcomes import OutcomeCounts
@@ -66,7 +66,7 @@ class ConfigClient:
         on_held: OnHeld | None = None,
         on_statement: OnStatement | None = None,
         outcomes: OutcomeCounts,
-        metrics: RouterMetrics,
+        metrics: ConfigMetrics,
     ) -> None:
         self._stub = rpc.ConfigDiscoveryServiceStub(channel)
         self._router = router
@@ -142,7 +142,7 @@ class ConfigClient:
                 etcd_silence_seconds = _etcd_silence_seconds(message.heartbeat)
                 follows_etcd = etcd_silence_seconds is not None
                 if etcd_silence_seconds is not None:
-                    self._state.heard(etcd_silence_seconds)
+                    self._state.heard(etcd_silence_seconds)  # proven: silence-before-the-heartbeat
                 backoff.reset()
                 # One comes before every snapshot, too: among many changes, answers to all would cost more than those.
                 if loop.time() >= report_due:
@@ -162,7 +162,7 @@ class ConfigClient:
                 continue
             if whole is None:
                 continue
-            if whole.revision < self._state.revision and not follows_etcd:
+            if whole.revision < self._state.revision and not follows_etcd:  # proven: older-and-stale
                 # It started from a file, before etcd. Ours may hold a revocation that its does not.
                 await self._refuse(
                     call, whole.nonce, whole.revision, ["older than what is in force, and stale"]

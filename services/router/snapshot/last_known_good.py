@@ -73,11 +73,11 @@ class LastKnownGood:
         self._state = state
         self._load_text_model = load_text_model
         self._router = router
-        self._max_age_seconds = max_age_seconds
+        self._max_age_seconds = max_age_seconds  # proven: known-good-age
         self._clock = clock
         self._cluster_path, self._signer_path = folder / _CLUSTER_FILE, folder / _SIGNER_FILE
         self._signer = signer or bytes.fromhex(read_record(self._signer_path))
-        self._cluster = read_record(self._cluster_path)
+        self._cluster = read_record(self._cluster_path)  # proven: known-good-cluster
         self._held: tuple[int, Resources] | None = None
         self._stated: tuple[Statement, SignedStatement] | None = None
         self._kept: _Kept | None = None
@@ -137,7 +137,7 @@ class LastKnownGood:
         await asyncio.sleep(START_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ARRIVAL_SECONDS):
-                await at_rest.wait()
+                await at_rest.wait()  # proven: arriving-config-comes-first
         if self._has_config():
             return
         candidates = self._compiled()
@@ -164,7 +164,7 @@ class LastKnownGood:
         expected = Expected(Kind.ROUTER, self._router, self._max_age_seconds, self._cluster)
         for sealed in self._files.readable(expected, self._clock.wall_seconds()):
             try:
-                known = require_signed(sealed, self._signer, _signed_items)
+                known = require_signed(sealed, self._signer, _signed_items)  # proven: known-good-signature
                 found = [pb.Resource.FromString(part) for part in known.parts]
                 resources = {resource.key: resource for resource in found}
                 compiled = compile_snapshot(known.header.revision, resources, self._load_text_model)

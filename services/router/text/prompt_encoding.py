@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from services.router.request.shaping import Prompt
+from services.router.text.prompt import Prompt
 from services.router.text.text_model import TextModel
 
 # Encoding costs 0.3 µs a byte, and up to 2 µs where scripts and punctuation mix: this much holds the loop for 2 ms.

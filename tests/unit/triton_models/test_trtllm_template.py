@@ -13,7 +13,7 @@ import triton_models
 from services.router.backends import trtllm_engine
 from services.router.backends.backend import AdapterTensors, AdapterUse, DispatchRequest
 from services.router.backends.kserve import InferRequest
-from services.router.request.shaping import Parameters
+from services.router.stages import Parameters
 
 REPOSITORIES = Path(triton_models.__file__).parent
 

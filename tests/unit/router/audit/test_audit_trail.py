@@ -73,8 +73,8 @@ async def test_every_answer_has_an_admit_and_an_outcome(world, name):
     assert outcome.answer == {"text": "hello world"}
     assert outcome.meta["status"] == "OK"
     assert outcome.meta["finish_reason"] == "END"
-    assert outcome.meta["usage"]["output_tokens"] == exchange.output_tokens
-    assert admit.meta["request_id"] == outcome.meta["request_id"] == exchange.request_id
+    assert outcome.meta["usage"]["output_tokens"] == exchange.generation.output_tokens
+    assert admit.meta["request_id"] == outcome.meta["request_id"] == exchange.identified.request_id
     for entry in (admit, outcome):
         rfc8785.dumps(dict(entry.meta))
 
@@ -82,7 +82,9 @@ async def test_every_answer_has_an_admit_and_an_outcome(world, name):
 async def test_receipts_are_there_where_the_policy_waits(world):
     for name, waits in (("strict", True), ("blocking", True), ("batch", False)):
         exchange = await world.pipeline.run(world.call(f"uid-{name}"), None)
-        assert (exchange.admit_receipt is not None) == (exchange.outcome_receipt is not None) == waits
+        assert (
+            (exchange.admitted.admit_receipt is not None) == (exchange.outcome_receipt is not None) == waits
+        )
 
 
 async def test_strict_dispatches_nothing_before_its_admit_is_durable(world):

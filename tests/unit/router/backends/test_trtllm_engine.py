@@ -17,8 +17,8 @@ from services.router.backends.backend import (
     DispatchRequest,
 )
 from services.router.backends.kserve import InferRequest, InferResponse
-from services.router.request.shaping import Parameters
-from tests.fakes.mutants import mutant
+from services.router.stages import Parameters
+from tests.fakes.mutants import without
 
 GREEDY = Parameters(16, 0.0, 0.9, 40, 5, ())
 WEIGHTS = trtllm_engine.encode_adapter(AdapterTensors(b"w" * 16, (2, 4), "FP16", b"c" * 32, (2, 4)))
@@ -101,7 +101,7 @@ def test_no_adapter_leaves_for_another_tenant(owner, tenant, serial):
 
 
 def test_that_test_notices_a_missing_check():
-    unchecked = mutant(trtllm_engine, "!= adapter.tenant_ordinal", "!= adapter.lora_id >> 40")
+    unchecked = without(trtllm_engine, "adapter-of-another-tenant")
     assert sends_foreign_adapters(unchecked, 7, 8, 1)
 
 

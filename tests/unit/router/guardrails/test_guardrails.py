@@ -24,7 +24,7 @@ from tests.fakes.guarded_tenants import (
     tokeniser,
     world_of,
 )
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.fakes.router_pipeline import PipelineWorld
 
 
@@ -170,12 +170,12 @@ async def test_tenants_without_rules_for_answers_get_theirs_token_by_token(world
         world.server.begun.clear()
         outbox = Outbox(1000)
         exchange = await world.pipeline.run(world.call(f"uid-{name}"), outbox)
-        assert outbox._parts == exchange.text_parts
-        assert len(exchange.text_parts) > 1
+        assert outbox._parts == exchange.generation.text_parts
+        assert len(exchange.generation.text_parts) > 1
 
 
 async def test_mutant_that_streams_while_it_judges_shows_a_denied_answer(tmp_path):
-    careless = mutant(pipeline_module, "heard = None if held_back else outbox", "heard = outbox")
+    careless = changed(pipeline_module, "held-back-answers", "heard = outbox")
     world, outbox = world_of(tmp_path, careless.Pipeline), Outbox(1000)
     await failure(world, world.call("uid-deny-out"), outbox)
     assert "".join(outbox._parts) == "hello world"

@@ -9,7 +9,7 @@ from services.common.errors import Reason
 from services.router.request import pipeline as pipeline_module
 from services.router.request import shaping
 from tests.fakes.guarded_tenants import DENY, INPUT, REDACT, asked, failure, rule, said, tenants, world_of
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, replaced
 from tests.fakes.router_config import ConfigWorld
 
 SPLIT = {
@@ -34,22 +34,16 @@ async def test_what_the_model_sees_as_one_is_judged_as_one(tmp_path, split):
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new"),
+    ("name", "careless"),
     [
         (
             "pieces of a message",
-            '"".join(part.text for part in message.content)',
-            '"\\n".join(part.text for part in message.content)',
+            replaced(shaping, "_text", lambda message: "\n".join(part.text for part in message.content)),
         ),
-        (
-            "leading system messages",
-            "(*_system_turn([turn.content for turn in leading]), *said[len(leading) :])",
-            "tuple(said)",
-        ),
+        ("leading system messages", changed(shaping, "one-system-turn", "return tuple(said)")),
     ],
 )
-async def test_that_test_notices_what_is_judged_in_smaller_pieces(tmp_path, monkeypatch, name, old, new):
-    careless = mutant(shaping, old, new)
+async def test_that_test_notices_what_is_judged_in_smaller_pieces(tmp_path, monkeypatch, name, careless):
     monkeypatch.setattr(pipeline_module, "caller_turns", careless.caller_turns)
     world = world_of(tmp_path, configure=split_rules)
     await world.pipeline.run(world.call("uid-deny-in", conversation=SPLIT[name]), None)

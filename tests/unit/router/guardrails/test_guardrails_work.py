@@ -15,7 +15,7 @@ from services.router.guardrails import pattern_sets
 from services.router.guardrails.guardrails import Guardrails
 from services.router.snapshot.model import PriorityRules
 from services.router.snapshot.tenant_rules import guardrail_rules, priority_rules
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 
@@ -147,18 +147,18 @@ async def test_a_tenant_has_one_long_search_at_a_time_even_when_its_callers_leav
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("rule", "instead"),
     [
-        ("await turn.acquire()", "pass"),
+        ("one-search-a-tenant", "pass"),
         (
-            "running.add_done_callback(ended)\n        return await asyncio.wrap_future(running)",
-            "try:\n            return await asyncio.wrap_future(running)\n        finally:\n            turn.release()",
+            "turn-outlasts-its-caller",
+            "try:\n    return await asyncio.wrap_future(running)\nfinally:\n    turn.release()",
         ),
     ],
     ids=["no turns", "turns end with their callers"],
 )
-async def test_that_test_notices_a_tenant_that_takes_more(world, monkeypatch, old, new):
-    careless = mutant(guardrails_module, old, new)
+async def test_that_test_notices_a_tenant_that_takes_more(world, monkeypatch, rule, instead):
+    careless = changed(guardrails_module, rule, instead)
     assert (await running_at_once(world, monkeypatch, careless, 0.2)).count(b"greedy") > 1
 
 
@@ -183,10 +183,10 @@ async def test_slow_searches_of_several_tenants_hold_up_no_short_one(world):
 
 
 async def test_that_test_notices_patterns_that_compile_where_others_search(world):
-    careless = mutant(
+    careless = changed(
         guardrails_module,
-        "run_in_executor(self._compiler, compile_patterns, patterns)",
-        "run_in_executor(self._threads, compile_patterns, patterns)",
+        "thread-for-compiling",
+        "compiling = loop.run_in_executor(self._threads, compile_patterns, patterns)",
     )
     assert not await judged_while_all_threads_search(world, careless, 0.2)
 
@@ -240,5 +240,4 @@ async def test_a_request_is_ranked_within_its_tenants_rules(world, name, wanted,
     exchange = await world.pipeline.run(
         world.call(f"uid-{name}", priority=pb.Priority.ValueType(wanted)), None
     )
-    assert exchange.shape is not None
-    assert exchange.shape.priority == ranked
+    assert exchange.shaped.shape.priority == ranked

@@ -14,7 +14,7 @@ from services.router.guardrails.pattern_sets import compile_patterns
 from services.router.guardrails.redaction import MAX_MATCHES, MAX_SECONDS, find, verdict
 from services.router.snapshot.model import GuardrailRule
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import without
 
 
 def rules(*given_rules: tuple[str, str | None]) -> list[GuardrailRule]:
@@ -62,11 +62,7 @@ def test_a_byte_of_a_character_takes_the_character_along():
 
 def test_mutant_that_replaces_rule_by_rule_leaves_a_part_of_a_match():
     chosen = rules(("abc", "1"), ("cd", "2"))
-    careless = mutant(
-        redaction,
-        "if merged and start < merged[-1][1]:",
-        "if merged and start < merged[-1][1]:\n            continue\n        if False:",
-    )
+    careless = without(redaction, "whole-matches")
     assert "d" in outcome(chosen, "abcd", module=careless).texts[0]
     assert outcome(chosen, "abcd").texts == ("1",)
 
@@ -99,7 +95,7 @@ def test_what_a_replacement_brings_together_is_looked_at_by_rules_that_deny():
 
 
 def test_mutant_that_trusts_what_it_replaced_lets_a_denied_text_through():
-    careless = mutant(redaction, "if denied_by is not None:", "if False:")
+    careless = without(redaction, "replaced-text-is-judged")
     chosen = rules((r"\d+", ""), ("top secret", None))
     assert outcome(chosen, "top 12secret", module=careless).texts == ("top secret",)
 

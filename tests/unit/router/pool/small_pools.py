@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from services.router.pool.fifo import FifoPool
-from services.router.pool.fifo_grant import FifoGrant
-from services.router.pool.pool import Cost
+from services.router.pool.demand import Cost, Demand
+from services.router.pool.fifo_queue import FifoQueue
+from services.router.pool.pool import Grant, Pool
 from services.router.snapshot.model import PoolConfig
 
 CONFIG = PoolConfig(
@@ -28,16 +28,20 @@ CONFIG = PoolConfig(
 COST = Cost(10, 10)
 
 
-def ready_pool(**changes) -> FifoPool:
-    pool = FifoPool(replace(CONFIG, **changes))
+def demand(cost: Cost = COST, lora_id: int | None = None) -> Demand:
+    return Demand("t", cost, lora_id)
+
+
+def ready_pool(**changes) -> Pool:
+    pool = Pool(replace(CONFIG, **changes), FifoQueue())
     for target in pool.targets:
         pool.probed(target, ready=True)
     return pool
 
 
-async def waiting(pool: FifoPool, lora_id: int | None = None, cost: Cost = COST) -> asyncio.Task[FifoGrant]:
+async def waiting(pool: Pool, lora_id: int | None = None, cost: Cost = COST) -> asyncio.Task[Grant]:
     """A request that has joined the queue, or been served."""
-    task = asyncio.create_task(pool.acquire("t", cost, lora_id))
+    task = asyncio.create_task(pool.acquire(demand(cost, lora_id)))
     await asyncio.sleep(0)
     return task
 

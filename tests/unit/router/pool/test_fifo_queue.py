@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from services.router.pool import fifo
-from services.router.pool.pool import Cost
-from tests.unit.router.pool.fifo_pools import ready_pool, settle, waiting
+from services.router.pool import fifo_queue
+from services.router.pool.demand import Cost
+from tests.unit.router.pool.small_pools import demand, ready_pool, settle, waiting
 
 
 async def small_ones_served_before_a_large_one() -> int:
     """A steady stream of small requests beside one that needs most of the KV cache."""
     pool = ready_pool(concurrent_requests=8)
-    running = [await pool.acquire("t", Cost(10, 10), None) for _ in range(5)]
+    running = [await pool.acquire(demand(Cost(10, 10))) for _ in range(5)]
     large = await waiting(pool, cost=Cost(40, 40))
     served = 0
     while not large.done() and served < 200:
@@ -34,20 +34,20 @@ async def small_ones_served_before_a_large_one() -> int:
 
 
 async def test_a_large_request_is_overtaken_a_bounded_number_of_times():
-    assert await small_ones_served_before_a_large_one() <= fifo._MAX_OVERTAKES
+    assert await small_ones_served_before_a_large_one() <= fifo_queue._MAX_OVERTAKES
 
 
 async def test_that_test_notices_a_pool_that_lets_everybody_overtake(monkeypatch):
-    monkeypatch.setattr(fifo, "_MAX_OVERTAKES", 10_000)
+    monkeypatch.setattr(fifo_queue, "_MAX_OVERTAKES", 10_000)
     assert await small_ones_served_before_a_large_one() == 200
 
 
 async def test_an_endpoint_kept_for_one_who_leaves_is_everybodys_again(monkeypatch):
-    monkeypatch.setattr(fifo, "_MAX_OVERTAKES", 1)
+    monkeypatch.setattr(fifo_queue, "_MAX_OVERTAKES", 1)
     pool = ready_pool(concurrent_requests=2)
-    held = await pool.acquire("t", Cost(10, 10), None)
+    held = await pool.acquire(demand(Cost(10, 10)))
     large = await waiting(pool, cost=Cost(45, 45))
-    overtakes = await pool.acquire("t", Cost(10, 10), None)
+    overtakes = await pool.acquire(demand(Cost(10, 10)))
     overtakes.give_back()
     newcomer = await waiting(pool, cost=Cost(10, 10))
     assert not newcomer.done()

@@ -6,8 +6,8 @@ import asyncio
 
 from services.common.errors import Reason, UnavailableError
 from services.router.pool import directory
-from services.router.pool.fifo_grant import FifoGrant
-from services.router.pool.pool import Cost
+from services.router.pool.demand import Cost, Demand
+from services.router.pool.pool import Grant
 from services.router.snapshot.compiler import compile_snapshot
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
@@ -61,7 +61,7 @@ async def test_the_new_owner_is_served_at_once_by_servers_known_to_be_ready(tmp_
     world = PipelineWorld(tmp_path, SimulatedServer([ord("a")]), configure=two_tenants_and_one_place)
     dedicate(world.config)
     world.pools.configure(compile_snapshot(2, world.config.resources, world._loader.load).snapshot)
-    assert await asyncio.wait_for(world.pool().acquire("uid-rival", Cost(1, 1), None), 5)
+    assert await asyncio.wait_for(world.pool().acquire(Demand("uid-rival", Cost(1, 1), None)), 5)
 
 
 async def dispatched_when_granted(folder) -> int:
@@ -86,5 +86,5 @@ async def test_nothing_that_had_a_place_in_the_old_pool_is_sent_to_the_new_one(t
 
 
 async def test_that_test_notices_a_place_that_is_not_withdrawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(FifoGrant, "withdrawn", False)
+    monkeypatch.setattr(Grant, "withdrawn", False)
     assert await dispatched_when_granted(tmp_path) == 1

@@ -9,7 +9,7 @@ from services.router.backends.triton_health import TritonProbe
 from services.router.pool import directory as directory_module
 from services.router.pool import probing
 from services.router.snapshot.compiler import compile_snapshot
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 
@@ -63,7 +63,7 @@ def main_pool(world, directory):
 
 
 def ready_targets(pool) -> list[str]:
-    return [target for target, endpoint in pool._endpoints.items() if endpoint.ready]
+    return [endpoint.target for endpoint in pool._endpoints if endpoint.ready]
 
 
 async def test_a_target_that_cannot_be_asked_ends_nobody_elses_probes(tmp_path, monkeypatch, caplog):
@@ -133,7 +133,7 @@ async def test_a_server_is_asked_once_for_all_its_pools(tmp_path, monkeypatch):
 
 
 async def test_that_test_notices_a_probe_for_every_pool(tmp_path, monkeypatch):
-    one_each = mutant(directory_module, "Served(target, config.server_model)", "Served(target, pool)")
+    one_each = changed(directory_module, "one-probe-a-server", "served = Served(target, pool)")
     assert await shared_by_twenty_pools(tmp_path, monkeypatch, one_each) > 20
 
 

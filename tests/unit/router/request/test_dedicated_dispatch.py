@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from services.common.errors import InternalError
-from services.router.request import dispatch, shaping
+from services.router.backends import dispatch
 from services.router.request import pipeline as pipeline_module
-from tests.fakes.mutants import mutant
+from services.router.request import shaping
+from tests.fakes.mutants import without
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import InstantWeights, PipelineWorld, SimulatedServer
 
@@ -39,8 +40,7 @@ async def test_no_request_leaves_for_another_tenants_pool(misled):
 
 
 async def test_that_test_notices_a_missing_check(misled):
-    check = "if shape.pool.dedicated_to_uid not in {None, tenant.tenant_uid}:"
-    careless = mutant(dispatch, check, "if False:")
+    careless = without(dispatch, "dedicated-pool")
     misled.pipeline._dispatcher = careless.Dispatcher(
         {"TRTLLM_ENGINE": misled.server}, InstantWeights(), misled.clock, misled.pipeline._metrics
     )

@@ -7,12 +7,14 @@ import pytest
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.audit.writer import EntryKind
-from services.router.pool.pool import Cost
+from services.router.audit.audit_trail import AuditTrail
+from services.router.pool.demand import Cost, Demand
+from services.router.pool.pool import Grant
 from services.router.request import pipeline as pipeline_module
+from services.router.request.limits import TenantLimiter
 from services.router.request.outbox import Outbox
-from tests.fakes.mutants import mutant
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
+from tests.fakes.router_pipeline import MemoryQuotas, PipelineWorld, SimulatedServer
 
 QUOTA = tenant_pb2.Quota(window=tenant_pb2.QUOTA_WINDOW_DAY, tokens=1_000_000)
 LIMITS = tenant_pb2.Limits(tokens_per_minute=1000)
@@ -30,7 +32,7 @@ def world_of(folder, pipeline_class=pipeline_module.Pipeline) -> PipelineWorld:
     server = SimulatedServer([ord("a")] * 6)
     # A stale belief: the first attempt is a miss, so that sending again is cancelled at every step too.
     world = PipelineWorld(folder, server, pipeline_class=pipeline_class, configure=one_tenant_with_an_adapter)
-    endpoint = next(iter(world.pool()._endpoints.values()))
+    endpoint = next(iter(world.pool()._endpoints))
     endpoint.ledger.use((7 << 40) | 1)
     endpoint.ledger.loaded((7 << 40) | 1, endpoint.ledger.epoch)
     endpoint.ledger.release((7 << 40) | 1, endpoint.ledger.epoch)
@@ -40,7 +42,7 @@ def world_of(folder, pipeline_class=pipeline_module.Pipeline) -> PipelineWorld:
 async def cancelled_at(world: PipelineWorld, step: int, *, queued: bool) -> bool:
     """Run one request and cancel it after so many turns of the loop; whether it was still running."""
     outbox = Outbox(1000)
-    held = await world.pool().acquire("x", Cost(1, 1), None) if queued else None
+    held = await world.pool().acquire(Demand("x", Cost(1, 1), None)) if queued else None
     running = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), outbox))
     for turn in range(step):
         if held is not None and turn == 8:
@@ -99,32 +101,32 @@ async def test_a_request_cancelled_at_any_step_leaves_nothing_behind(tmp_path, q
     assert await every_step(tmp_path, queued=queued) == {}
 
 
+async def returns_none(*given):
+    return None
+
+
+def only_of_errors(fail):
+    """An audit trail that writes no outcome for requests that are cancelled."""
+
+    def failing(trail, reached, status, ended_at):
+        if status not in {"CANCELLED_BY_CALLER", "DEADLINE_PASSED"}:
+            fail(trail, reached, status, ended_at)
+
+    return failing
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "fault"),
+    ("owner", "name", "broken", "fault"),
     [
-        ("async with grant:", "if True:", "in flight: 1"),
-        (
-            "with self._admission.entered(tenant):\n                check_fields",
-            (
-                "self._kept = self._admission.entered(tenant)\n            if not self._kept.__enter__():\n"
-                "                check_fields"
-            ),
-            "concurrent: 1",
-        ),
-        (
-            "async with self._admission.reserved(tenant, exchange.cost) as reservation:",
-            (
-                "self._held = self._admission.reserved(tenant, exchange.cost)\n"
-                "                if reservation := await self._held.__aenter__():"
-            ),
-            "quota tokens: ",
-        ),
-        ("except BaseException as error:", "except Error as error:", "an admit without its outcome"),
+        (Grant, "__aexit__", returns_none, "in flight: 1"),
+        (TenantLimiter, "leave", lambda limiter, tenant_uid: None, "concurrent: 1"),
+        (MemoryQuotas, "settle", lambda quotas, reservation, used_tokens: None, "quota tokens: "),
+        (AuditTrail, "fail", only_of_errors(AuditTrail.fail), "an admit without its outcome"),
     ],
 )
-async def test_that_test_notices_what_is_not_given_back(tmp_path, old, new, fault):
-    broken = mutant(pipeline_module, old, new)
-    found = await every_step(tmp_path, broken.Pipeline, queued=False)
+async def test_that_test_notices_what_is_not_given_back(tmp_path, monkeypatch, owner, name, broken, fault):
+    monkeypatch.setattr(owner, name, broken)
+    found = await every_step(tmp_path, queued=False)
     assert any(problem.startswith(fault) for problems in found.values() for problem in problems)
 
 

@@ -9,8 +9,8 @@ from services.common.errors import InvalidArgumentError
 from services.common.rpc.status import to_status, trailing_details
 from services.common.text.templates import ChatTemplate, Turn
 from services.router.request.request_fields import check_fields
-from services.router.request.shaping import Prompt
 from services.router.text import prompt_encoding
+from services.router.text.prompt import Prompt
 from services.router.text.prompt_encoding import PromptEncoder
 from services.router.text.text_model import TextModel
 from tests.fakes.tiny_text import CHAT_TEMPLATE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 import pytest
 from google.rpc import error_details_pb2
@@ -21,7 +22,7 @@ from services.common.rpc.status import to_status
 from services.router.quota.ledger import Window
 from services.router.request import admission
 from services.router.snapshot.tenant_rules import quota_windows
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import replaced
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 
@@ -56,9 +57,8 @@ async def test_the_most_it_can_come_to_is_held_and_what_it_used_is_charged(world
     world.server.generate = watched
     parameters = pb.SamplingParameters(max_output_tokens=100)
     exchange = await world.pipeline.run(world.call("uid-metered", parameters=parameters), None)
-    assert exchange.cost is not None
-    assert held == [exchange.cost.input_tokens + 100]
-    assert (world.quotas.held, world.quotas.used) == (0, exchange.cost.input_tokens + 4)
+    assert held == [exchange.shaped.cost.input_tokens + 100]
+    assert (world.quotas.held, world.quotas.used) == (0, exchange.shaped.cost.input_tokens + 4)
     (asked,) = world.quotas.asked
     assert (asked.tenant_uid, asked.name) == ("uid-metered", "tenants/metered")
     assert asked.windows == (Window.HOUR, Window.MONTH)
@@ -130,7 +130,9 @@ async def test_a_refused_quota_gives_the_minutes_tokens_back(world):
 
 
 async def test_mutant_that_asks_for_no_quota_serves_whatever_is_left(world):
-    careless = mutant(admission, "if not tenant.quota_windows:", "if True:")
+    careless = replaced(
+        admission, "Admission._quota_reserved", lambda admitting, tenant, reservation: nullcontext()
+    )
     world.pipeline._admission = careless.Admission(world.limiter, world.quotas, world.clock)
     world.quotas.refusal = UnavailableError("away", reason=Reason.QUOTA_UNAVAILABLE)
     await world.pipeline.run(world.call("uid-metered"), None)

@@ -149,10 +149,9 @@ async def test_tokens_a_minute_are_charged_for_what_was_used(tmp_path):
     for _ in range(5):
         parameters = pb.SamplingParameters(max_output_tokens=200)
         exchange = await world.pipeline.run(world.call("uid-acme", parameters=parameters), None)
-        assert exchange.cost is not None
-        used += exchange.cost.input_tokens + exchange.output_tokens
+        used += exchange.shaped.cost.input_tokens + exchange.generation.output_tokens
     assert 0 < used < 300
-    whole_minute = pb.SamplingParameters(max_output_tokens=300 - exchange.cost.input_tokens)
+    whole_minute = pb.SamplingParameters(max_output_tokens=300 - exchange.shaped.cost.input_tokens)
     await world.pipeline.run(world.call("uid-toned", parameters=whole_minute), None)
     error = await failure(world, world.call("uid-acme", parameters=whole_minute))
     assert isinstance(error, ResourceExhaustedError)
@@ -174,9 +173,9 @@ async def test_what_a_stale_router_does_is_the_tenants_choice(tmp_path):
     world = PipelineWorld(tmp_path, SimulatedServer([]), clock=clock, configure=tenants)
     world.config.tenant("toned", 8, staleness_policy=tenant_pb2.STALENESS_POLICY_REFUSE)
     world.apply(2)
-    assert not (await world.pipeline.run(world.call("uid-acme"), None)).stale
+    assert not (await world.pipeline.run(world.call("uid-acme"), None)).identified.stale
     clock.advance(2.1)
-    assert (await world.pipeline.run(world.call("uid-acme"), None)).stale
+    assert (await world.pipeline.run(world.call("uid-acme"), None)).identified.stale
     assert (await failure(world, world.call("uid-toned"))).reason is Reason.CONFIG_STALE
     world.state.heard()
     await world.pipeline.run(world.call("uid-toned"), None)
@@ -193,8 +192,8 @@ async def test_a_running_request_keeps_the_config_it_came_with(world):
     world.config.tenant("acme", 7, version=2, system_prompt="New.")
     world.apply(2)
     world.server.hold.set()
-    assert (await running).caller.tenant.config_version == 1
-    assert (await world.pipeline.run(world.call("uid-acme"), None)).caller.tenant.config_version == 2
+    assert (await running).tenant.config_version == 1
+    assert (await world.pipeline.run(world.call("uid-acme"), None)).tenant.config_version == 2
 
 
 async def test_the_tenants_words_come_before_the_callers(world):
@@ -206,8 +205,7 @@ async def test_the_tenants_words_come_before_the_callers(world):
     ]
     call = world.call("uid-acme", conversation=pb.Conversation(messages=said))
     exchange = await world.pipeline.run(call, None)
-    assert exchange.shape is not None
-    assert [(turn.role, turn.content) for turn in exchange.shape.prompt.turns] == [
+    assert [(turn.role, turn.content) for turn in exchange.shaped.shape.prompt.turns] == [
         ("system", "Be brief.\n\nBe loud."),
         ("user", "hi"),
     ]

@@ -10,7 +10,7 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 from services.common.known_good.sealed_file import Expected, Kind
 from services.router.snapshot import last_known_good
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.unit.router.snapshot.kept_router import ANOTHER_SIGNER, DAY_SECONDS, Router
 
 pytestmark = pytest.mark.usefixtures("the_config_service_gets_no_time")
@@ -37,16 +37,20 @@ async def test_a_file_of_another_cluster_is_refused(kept_world, kept, manual_clo
 @pytest.mark.parametrize(
     ("record_of", "line", "check", "broken"),
     [
-        ("config-signer", ANOTHER_SIGNER.public_key.hex(), "require_signed(sealed, self._signer, _signed_items)",
-         "replace(sealed, parts=sealed.parts[2:])"),
-        ("etcd-cluster-id", "c2", "self._max_age_seconds, self._cluster)", 'self._max_age_seconds, "")'),
+        (
+            "config-signer",
+            ANOTHER_SIGNER.public_key.hex(),
+            "known-good-signature",
+            "known = replace(sealed, parts=sealed.parts[2:])",
+        ),
+        ("etcd-cluster-id", "c2", "known-good-cluster", 'self._cluster = ""'),
     ],
-)  # fmt: skip
+)
 async def test_mutant_without_a_check_starts_from_it(
     kept_world, kept, manual_clock, record_of, line, check, broken
 ):
     record(kept, record_of, line)
-    unchecked = mutant(last_known_good, check, broken)
+    unchecked = changed(last_known_good, check, broken)
     unchecked.replace = replace
     router = await Router(kept_world, kept, manual_clock, last_known_good=unchecked).starts()
     assert router.state.revision == 9

@@ -16,7 +16,7 @@ from services.router.snapshot.compiler import compile_snapshot
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.last_known_good import open_last_known_good
 from services.router.text.text_model import TextModelLoader
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, without
 from tests.unit.router.snapshot.kept_router import CANARY, DAY_SECONDS, Router
 
 pytestmark = pytest.mark.usefixtures("the_config_service_gets_no_time")
@@ -76,8 +76,7 @@ async def test_a_file_that_is_too_old_is_refused(kept_world, kept, manual_clock,
 
 async def test_mutant_that_takes_any_age_starts_from_it(kept_world, kept, manual_clock):
     manual_clock.advance(DAY_SECONDS + 1)
-    any_age = "max_age_seconds=float('inf')"
-    broken = mutant(last_known_good, "max_age_seconds=settings.known_good_max_age_seconds", any_age)
+    broken = changed(last_known_good, "known-good-age", "self._max_age_seconds = float('inf')")
     router = await Router(kept_world, kept, manual_clock, last_known_good=broken).starts()
     assert router.state.revision == 9
 
@@ -173,7 +172,7 @@ async def test_a_config_that_is_arriving_is_waited_for(kept_world, kept, manual_
 
 
 async def test_that_test_notices_a_file_that_is_preferred(kept_world, kept, manual_clock):
-    hasty = mutant(last_known_good, "await at_rest.wait()", "pass")
+    hasty = without(last_known_good, "arriving-config-comes-first")
     hasty.START_SECONDS = 0.0
     found = await started_while_a_config_arrives(kept_world, kept, manual_clock, hasty)
     assert found == (9, True)

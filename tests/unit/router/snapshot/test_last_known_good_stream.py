@@ -17,14 +17,14 @@ from tenantry.config.v1 import config_discovery_service_pb2_grpc as rpc
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.clock import SystemClock
 from services.common.rpc.channel import open_channel
-from services.router.metrics import RouterMetrics
 from services.router.snapshot import config_client
 from services.router.snapshot.compiler import compile_snapshot
 from services.router.snapshot.config_client import ConfigClient
+from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.outcomes import OutcomeCounts
 from services.router.text.text_model import TextModelLoader
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import without
 from tests.fakes.router_config import ConfigWorld, ScriptedConfigService
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
@@ -64,7 +64,7 @@ class Started:
             on_snapshot=lambda snapshot: None,
             on_held=lambda revision, resources: self.held.append(revision),
             outcomes=OutcomeCounts(),
-            metrics=RouterMetrics(CollectorRegistry()),
+            metrics=ConfigMetrics(CollectorRegistry()),
         )
         client.start_from(
             self.world.resources, compile_snapshot(HELD_REVISION, self.world.resources, self._loader.load)
@@ -130,9 +130,7 @@ async def test_an_older_file_of_the_config_service_does_not_undo_a_revocation(tm
 
 
 async def test_mutant_that_takes_whatever_comes_goes_back_to_the_older_file(tmp_path):
-    broken = mutant(
-        config_client, "if whole.revision < self._state.revision and not follows_etcd:", "if False:"
-    )
+    broken = without(config_client, "older-and-stale")
     async with started(tmp_path, broken) as router:
         await router.hears(etcd=False)
         await router.send(HELD_REVISION - 1)

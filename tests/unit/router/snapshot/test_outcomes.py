@@ -8,9 +8,9 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 from services.common.rpc.channel import open_channel
 from services.common.rpc.server import DEFAULT_MAX_MESSAGE_BYTES
-from services.router.metrics import RouterMetrics
 from services.router.snapshot import outcomes as outcomes_module
 from services.router.snapshot.config_client import ConfigClient
+from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.outcomes import OutcomeCounts
 from tests.fakes.manual_clock import ManualClock
@@ -65,7 +65,7 @@ async def test_a_report_that_is_not_sent_is_kept():
             load_text_model=lambda *_: pytest.fail("nothing is loaded"),
             on_snapshot=lambda snapshot: None,
             outcomes=counts,
-            metrics=RouterMetrics(CollectorRegistry()),
+            metrics=ConfigMetrics(CollectorRegistry()),
         )
         with pytest.raises(ConnectionError):
             await client._report(BrokenCall())

@@ -11,7 +11,7 @@ from services.common.artifacts import DirectoryArtifactStore
 from services.router.snapshot import compiler as snapshot_compiler
 from services.router.snapshot.compiler import SnapshotRefusedError, compile_snapshot
 from services.router.text.text_model import TextModelLoader
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
@@ -109,15 +109,11 @@ def test_deltas_end_where_a_whole_compile_ends(artifacts, batches):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("            del uid_of_ordinal[gone.ordinal]\n", "            pass\n"),
-        ("own | {key} if resource is not None else own - {key}", "own | {key}"),
-        ("            if (known.name if known else None) != now:\n", "            if False:\n"),
-    ],
+    ("mark", "becomes"),
+    [("freed-ordinal", "pass"), ("dropped-adapter", "own = own | {key}"), ("renamed-owner", "pass")],
 )
-def test_mutants_are_found(artifacts, old, new):
-    careless = mutant(snapshot_compiler, old, new)
+def test_mutants_are_found(artifacts, mark, becomes):
+    careless = changed(snapshot_compiler, mark, becomes)
     histories = [
         [[("tenant", "a", 1, "")], [("drop", 2)], [("tenant", "b", 1, "")]],
         [[("tenant", "a", 1, ""), ("adapter", "a", "x", 1)], [("drop", 0)]],

@@ -11,14 +11,15 @@ from tenantry.config.v1 import tenant_pb2
 from services.common.artifacts import ArtifactError
 from services.common.errors import Code, Error, Reason
 from services.common.rpc.health import HealthBoard
-from services.router.metrics import RouterMetrics
+from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.request.limits import TenantLimiter
 from services.router.snapshot import compiler as snapshot_compiler
 from services.router.snapshot.compiler import compile_snapshot
+from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot_follower import SnapshotFollower
 from services.router.text.text_model import TextModelLoader
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 
@@ -75,10 +76,10 @@ async def test_others_config_goes_on(world):
 
 
 def test_that_test_notices_a_model_that_refuses_everybodys_config(tmp_path, monkeypatch):
-    careless = mutant(
+    careless = changed(
         snapshot_compiler,
-        "            unusable[model.name] = str(error)\n",
-        "            raise SnapshotRefusedError([str(error)]) from None\n",
+        "unusable-model-refuses-no-snapshot",
+        "raise SnapshotRefusedError([str(error)]) from None",
     )
     monkeypatch.setattr("tests.fakes.router_pipeline.compile_snapshot", careless.compile_snapshot)
     with pytest.raises(careless.SnapshotRefusedError):
@@ -131,9 +132,8 @@ def test_artifacts_that_are_wrong_are_read_once(world):
 
 def test_it_is_logged_once_and_counted_while_it_lasts(world, caplog):
     registry = CollectorRegistry()
-    follower = SnapshotFollower(
-        PoolDirectory(None), TenantLimiter(), RouterMetrics(registry), None, HealthBoard(["c"]), "c"
-    )
+    metrics = RequestMetrics(registry), ConfigMetrics(registry)
+    follower = SnapshotFollower(PoolDirectory(None), TenantLimiter(), *metrics, None, HealthBoard(["c"]), "c")
     snapshot = world.state.snapshot()
     with caplog.at_level(logging.ERROR):
         follower.follow(snapshot)

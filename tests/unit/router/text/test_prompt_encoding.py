@@ -9,7 +9,7 @@ import pytest
 
 from services.common.text.templates import ChatTemplate
 from services.common.text.tokenisation import Tokeniser
-from services.router.request.shaping import Prompt
+from services.router.text.prompt import Prompt
 from services.router.text.prompt_encoding import PromptEncoder
 from services.router.text.text_model import TextModel
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json

@@ -1,0 +1,29 @@
+"""The id that finds one request in answers, errors, logs and audit entries.
+
+The edge gives it, as an `x-request-id` that no caller can choose; a service mints one for a call that brings none. It
+names a request and authorises nothing: no decision may rest on its being secret or unique.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+
+HEADER = "x-request-id"
+"""The metadata key it travels under, towards a service and back."""
+# Envoy puts its trace sampling into the version digit, so any digit is right there.
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def new_request_id() -> str:
+    """A random UUID."""
+    return str(uuid.uuid4())
+
+
+def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The id that a call brings, if it brings exactly one and that is a UUID; else a new one."""
+    brought = [value for key, value in metadata if key == HEADER]
+    if len(brought) == 1 and isinstance(brought[0], str) and _UUID.fullmatch(brought[0]):
+        return brought[0]
+    return new_request_id()
