@@ -60,7 +60,7 @@ bench-audit: venv ## measure durable audit entries a second, and their acks
 	@$(BIN)/python scripts/bench_audit.py
 
 chaos: venv ## the long versions of the fault tests
-	@$(BIN)/pytest tests/chaos --run-chaos
+	@$(BIN)/pytest tests/chaos --run-chaos --run-limit 14400
 
 fresh-clone: ## `make up` twice in a clone with empty caches, against its bars (slow)
 	@$(PYTHON) scripts/fresh_clone.py

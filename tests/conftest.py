@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from grpc.aio import init_grpc_aio
 from hypothesis import settings
 
+from tests.event_loops import QuietlyClosedLoops
+
+pytest_plugins = ["tests.run_limit"]
+
 # gRPC stops its poller with the last server or channel and starts it again with the next. Held open here, so that
 # a server which a failing test leaves behind cannot make another test wait for that stop.
 init_grpc_aio()
+asyncio.set_event_loop_policy(QuietlyClosedLoops())
 
 # How long an example takes says how busy the machine and its disk are.
 settings.register_profile("tenantry", deadline=None)
