@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from services.audit.bundle import format as bundle
+from services.audit.bundle.counts import Tally
+from services.audit.bundle.files import (
+    CHECKPOINT,
+    MANIFEST,
+    README,
+    RECORDS,
+    SIGNATURE,
+    FileDigest,
+    OpenedEntry,
+    listed_file,
+    readme,
+    record_line,
+    sign_manifest,
+)
 from services.audit.bundle.manifest import SECTION_NAMES, ListedFile, Manifest, Window
 from services.audit.keys.envelope import DataKey, Sections
 from services.audit.keys.keyset import KeyDestroyedError, Keyset
@@ -29,7 +42,7 @@ class LogReader:
         self.shredded: set[bytes] = set()
         """dek_ids met so far whose tenant KEK was destroyed."""
 
-    def entries(self, visible: Callable[[int], bool]) -> Iterator[bundle.OpenedEntry]:
+    def entries(self, visible: Callable[[int], bool]) -> Iterator[OpenedEntry]:
         """Every entry, with content where its time is visible and its key is not destroyed.
 
         Raises:
@@ -44,7 +57,7 @@ class LogReader:
                 key = self._data_key(entry, rest)
             elif key is not None and visible(entry.header.time_ns):
                 sections = key.open(entry, rest)
-            yield bundle.OpenedEntry(entry, sections)
+            yield OpenedEntry(entry, sections)
 
     def _data_key(self, opening: Entry, framed: bytes) -> DataKey | None:
         dek_id = opening.header.dek_id
@@ -85,24 +98,24 @@ def export_bundle(
         EnvelopeError: an entry does not open under its key.
         KeysetError: a data key does not open.
     """
-    digest, tally = bundle.FileDigest(), bundle.Tally()
+    digest, tally = FileDigest(), Tally()
     piece: list[bytes] = []
     piece_bytes = 0
     for opened in reader.entries(window.holds):
         tally.push(opened.entry.header)
-        line = digest.update(bundle.record_line(_disclosed(opened, sections)))
+        line = digest.update(record_line(_disclosed(opened, sections)))
         piece.append(line)
         piece_bytes += len(line)
         if piece_bytes >= PIECE_BYTES:
-            yield from _pieces(bundle.RECORDS, b"".join(piece), last=False)
+            yield from _pieces(RECORDS, b"".join(piece), last=False)
             piece, piece_bytes = [], 0
-    yield from _pieces(bundle.RECORDS, b"".join(piece), last=True)
-    files: dict[str, ListedFile] = {bundle.RECORDS: digest.result()}
+    yield from _pieces(RECORDS, b"".join(piece), last=True)
+    files: dict[str, ListedFile] = {RECORDS: digest.result()}
     for name, data in (
-        (bundle.CHECKPOINT, note),
-        (bundle.README, bundle.readme(tenant_uid, checkpoint.size)),
+        (CHECKPOINT, note),
+        (README, readme(tenant_uid, checkpoint.size)),
     ):
-        files[name] = bundle.listed(data)
+        files[name] = listed_file(data)
         yield name, data, True
     manifest = Manifest(
         tenant_uid=tenant_uid,
@@ -118,11 +131,11 @@ def export_bundle(
         sections=sections,
         shredded=tuple(sorted(reader.shredded)),
     ).encode()
-    yield bundle.MANIFEST, manifest, True
-    yield bundle.SIGNATURE, bundle.sign_manifest(manifest, manifest_signer), True
+    yield MANIFEST, manifest, True
+    yield SIGNATURE, sign_manifest(manifest, manifest_signer), True
 
 
-def _disclosed(opened: bundle.OpenedEntry, sections: tuple[str, ...]) -> bundle.OpenedEntry:
+def _disclosed(opened: OpenedEntry, sections: tuple[str, ...]) -> OpenedEntry:
     """An entry with the sections its reader may see: of the others not even the salt."""
     if opened.sections is None or sections == SECTION_NAMES:
         return opened
@@ -130,7 +143,7 @@ def _disclosed(opened: bundle.OpenedEntry, sections: tuple[str, ...]) -> bundle.
         section if name in sections else None
         for name, section in zip(SECTION_NAMES, opened.sections, strict=True)
     )
-    return bundle.OpenedEntry(opened.entry, (meta, prompt, answer))
+    return OpenedEntry(opened.entry, (meta, prompt, answer))
 
 
 def _pieces(path: str, data: bytes, *, last: bool) -> Iterator[Piece]:

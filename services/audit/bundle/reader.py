@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.audit.bundle.format import RECORDS
+from services.audit.bundle.files import RECORDS
 from services.audit.proofs.entry import Entry, EntryKind
 
 

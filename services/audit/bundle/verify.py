@@ -11,17 +11,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.audit.bundle import format as bundle
+from services.audit.bundle.files import (
+    CHECKPOINT,
+    MANIFEST,
+    README,
+    RECORDS,
+    SIGNATURE,
+    FileDigest,
+    listed_file,
+    manifest_key_name,
+    manifest_note_text,
+)
 from services.audit.bundle.manifest import SECTION_NAMES, ListedFile, Manifest, ManifestError, Window
 from services.audit.bundle.pinned_keys import PinnedKey, PinnedKeys
-from services.audit.bundle.records import RecordCheck
+from services.audit.bundle.record_check import RecordCheck
 from services.audit.proofs.merkle import ProofError, finish_range
 from services.audit.proofs.signed_note import Checkpoint, NoteError, open_note
 
 __all__ = ["Damage", "PinnedKeys", "VerificationReport", "verify_bundle"]
 
-_LISTED = (bundle.RECORDS, bundle.CHECKPOINT, bundle.README)
-_ALL = (*_LISTED, bundle.MANIFEST, bundle.SIGNATURE)
+_LISTED = (RECORDS, CHECKPOINT, README)
+_ALL = (*_LISTED, MANIFEST, SIGNATURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +82,9 @@ def verify_bundle(directory: Path, keys: PinnedKeys) -> VerificationReport:
     checkpoint = _checkpoint(plain, keys, report)
     origin = checkpoint.origin if checkpoint is not None else manifest.origin if manifest is not None else ""
     check = RecordCheck(manifest, origin.rpartition("/")[2])
-    found = {name: bundle.listed(path.read_bytes()) for name, path in plain.items() if name in _LISTED[1:]}
-    if bundle.RECORDS in plain:
-        found[bundle.RECORDS] = _records(plain[bundle.RECORDS], check, report)
+    found = {name: listed_file(path.read_bytes()) for name, path in plain.items() if name in _LISTED[1:]}
+    if RECORDS in plain:
+        found[RECORDS] = _records(plain[RECORDS], check, report)
     if manifest is not None:
         _listing(manifest, found, report)
         if checkpoint is not None:
@@ -104,25 +114,25 @@ def _opened(note: bytes, keys: Iterable[PinnedKey]) -> tuple[str, PinnedKey]:
 
 
 def _manifest(plain: dict[str, Path], keys: PinnedKeys, report: VerificationReport) -> Manifest | None:
-    if bundle.MANIFEST not in plain or bundle.SIGNATURE not in plain:
+    if MANIFEST not in plain or SIGNATURE not in plain:
         return None
-    data = plain[bundle.MANIFEST].read_bytes()
+    data = plain[MANIFEST].read_bytes()
     try:
         manifest: Manifest | None = Manifest.parse(data)
     except ManifestError as error:
-        report.add(bundle.MANIFEST, str(error))
+        report.add(MANIFEST, str(error))
         manifest = None
     try:
-        text, pinned = _opened(plain[bundle.SIGNATURE].read_bytes(), keys.manifest)
-        if text != bundle.manifest_note_text(data):
-            report.add(bundle.MANIFEST, "is not what manifest.sig signs")
+        text, pinned = _opened(plain[SIGNATURE].read_bytes(), keys.manifest)
+        if text != manifest_note_text(data):
+            report.add(MANIFEST, "is not what manifest.sig signs")
         if manifest is not None:
             # The name in a signature line is not signed, and one key pair signs for all logs of a service.
-            if pinned.key.name != bundle.manifest_key_name(manifest.origin):
-                report.add(bundle.MANIFEST, "is of another log than the pinned key")
+            if pinned.key.name != manifest_key_name(manifest.origin):
+                report.add(MANIFEST, "is of another log than the pinned key")
             pinned.require_size(manifest.size)
     except NoteError as error:
-        report.add(bundle.SIGNATURE, str(error))
+        report.add(SIGNATURE, str(error))
     if manifest is not None:
         report.origin, report.tenant_uid, report.size = manifest.origin, manifest.tenant_uid, manifest.size
         report.counts, report.window = manifest.counts, manifest.window
@@ -132,40 +142,40 @@ def _manifest(plain: dict[str, Path], keys: PinnedKeys, report: VerificationRepo
 
 
 def _checkpoint(plain: dict[str, Path], keys: PinnedKeys, report: VerificationReport) -> Checkpoint | None:
-    if bundle.CHECKPOINT not in plain:
+    if CHECKPOINT not in plain:
         return None
     try:
-        text, pinned = _opened(plain[bundle.CHECKPOINT].read_bytes(), keys.log)
+        text, pinned = _opened(plain[CHECKPOINT].read_bytes(), keys.log)
         checkpoint = Checkpoint.parse(text)
         pinned.require_size(checkpoint.size)
     except NoteError as error:
-        report.add(bundle.CHECKPOINT, str(error))
+        report.add(CHECKPOINT, str(error))
         return None
     if pinned.key.name != checkpoint.origin:
-        report.add(bundle.CHECKPOINT, "is of another log than the pinned key")
+        report.add(CHECKPOINT, "is of another log than the pinned key")
     return checkpoint
 
 
 def _records(path: Path, check: RecordCheck, report: VerificationReport) -> ListedFile:
-    digest = bundle.FileDigest()
+    digest = FileDigest()
     with path.open("rb") as lines:
         for line in lines:
             digest.update(line)
             if line.endswith(b"\n"):
                 check.line(line[:-1])
             else:
-                report.add(bundle.RECORDS, "does not end with a whole line")
+                report.add(RECORDS, "does not end with a whole line")
     check.end()
     for what in check.wrong:
-        report.add(bundle.RECORDS, what)
+        report.add(RECORDS, what)
     return digest.result()
 
 
 def _listing(manifest: Manifest, found: dict[str, ListedFile], report: VerificationReport) -> None:
     if set(manifest.files) != set(_LISTED):
-        report.add(bundle.MANIFEST, "lists other files than a bundle has")
-    for name, listed in sorted(found.items()):
-        if manifest.files.get(name, listed) != listed:
+        report.add(MANIFEST, "lists other files than a bundle has")
+    for name, actual in sorted(found.items()):
+        if manifest.files.get(name, actual) != actual:
             report.add(name, "is not the file the manifest lists")
 
 
@@ -174,24 +184,24 @@ def _agreement(
 ) -> None:
     stated = (manifest.origin, manifest.size, manifest.root)
     if stated != (checkpoint.origin, checkpoint.size, checkpoint.root):
-        report.add(bundle.MANIFEST, "states another log, size or root than the checkpoint")
+        report.add(MANIFEST, "states another log, size or root than the checkpoint")
     if manifest.counts != check.tally.counts():
-        report.add(bundle.MANIFEST, "states other counts than the records have")
+        report.add(MANIFEST, "states other counts than the records have")
     first, end = manifest.first_index, manifest.end_index
     if not (first < end <= manifest.size or first == end == manifest.size == 0):
-        report.add(bundle.MANIFEST, "states a range that cannot be")
+        report.add(MANIFEST, "states a range that cannot be")
         return
     if len(manifest.proof.left) != first.bit_count():
-        report.add(bundle.MANIFEST, "proves another range than it states")
+        report.add(MANIFEST, "proves another range than it states")
         return
     held = check.frontier.size - first
     if held != end - first:
-        report.add(bundle.RECORDS, f"holds {held} entries where the manifest says {end - first}")
+        report.add(RECORDS, f"holds {held} entries where the manifest says {end - first}")
         return
     try:
         finish_range(check.frontier, checkpoint.size, manifest.proof.right)
     except ProofError:
-        report.add(bundle.MANIFEST, "proves another range than it states")
+        report.add(MANIFEST, "proves another range than it states")
         return
     if check.frontier.root() != checkpoint.root:
-        report.add(bundle.RECORDS, "does not hash to the checkpoint's root")
+        report.add(RECORDS, "does not hash to the checkpoint's root")

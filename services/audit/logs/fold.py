@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from services.audit.logs.log import LogDamagedError, TenantLog
 from services.audit.logs.open_logs import HELD, OpenLogs
 from services.audit.logs.segments import SegmentDamagedError, fold_log
+from services.audit.logs.tenant_log import LogDamagedError, TenantLog
 from services.common.durable_files import remove_file
 
 SLICE_BYTES = 1 << 20

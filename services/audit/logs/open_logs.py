@@ -18,9 +18,9 @@ from services.audit.keys.keyset import Keyset
 from services.audit.keys.root import KeyProvider
 from services.audit.keys.wrap import KeysetError
 from services.audit.logs.folded_state import STATE, FoldedState
-from services.audit.logs.log import LogDamagedError, TenantLog
+from services.audit.logs.log_registry import LogRegistry
 from services.audit.logs.segments import SegmentDamagedError, check_end
-from services.audit.logs.tenant_logs import TenantLogs
+from services.audit.logs.tenant_log import LogDamagedError, TenantLog
 from services.audit.proofs.entry import ID_BYTES
 from services.audit.storage.frames import PLACE_BYTES, FrameError, Place, decode_frame
 from services.common.durable_files import (
@@ -36,7 +36,7 @@ HELD = "held.seg"
 
 
 def begin_log(root: Path, tenant_uid: str, log_id: bytes, provider: KeyProvider) -> None:
-    """Make a log's files, durably: it exists once `TenantLogs` names it, and may never lack one of them after."""
+    """Make a log's files, durably: it exists once `LogRegistry` names it, and may never lack one of them after."""
     Keyset.create(root / "keyring" / log_id.hex(), tenant_uid, log_id, provider)
     folder = root / "logs" / log_id.hex()
     (folder / "segments").mkdir(parents=True, mode=0o700)
@@ -53,8 +53,8 @@ def origin_of(log_id: bytes) -> str:
 class OpenLogs:
     """Opens, begins, closes and quarantines logs. Single-threaded; `is_open` may be asked from anywhere."""
 
-    def __init__(self, root: Path, tenants: TenantLogs, provider: KeyProvider) -> None:
-        self.tenants = tenants
+    def __init__(self, root: Path, registry: LogRegistry, provider: KeyProvider) -> None:
+        self.registry = registry
         self._root = root
         self._provider = provider
         self._open: OrderedDict[str, TenantLog] = OrderedDict()
@@ -78,7 +78,7 @@ class OpenLogs:
         """What a batch pays before an entry of this tenant: nothing, some reading, or syncs of new files."""
         if self.is_open(tenant_uid):
             return 0
-        return 1 if self.tenants.open_log(tenant_uid) is not None else 8
+        return 1 if self.registry.open_log(tenant_uid) is not None else 8
 
     def folder(self, log_id: bytes) -> Path:
         """Where a log's files are."""
@@ -96,7 +96,7 @@ class OpenLogs:
             return log
         if tenant_uid in self._quarantined:
             raise LogDamagedError(tenant_uid, self._quarantined[tenant_uid])
-        log_id = self.tenants.open_log(tenant_uid)
+        log_id = self.registry.open_log(tenant_uid)
         if log_id is None:
             return None
         try:
@@ -125,13 +125,13 @@ class OpenLogs:
 
     def begin(self, tenant_uids: Iterable[str]) -> None:
         """Begin logs for those tenants that have none."""
-        new = {uid: os.urandom(ID_BYTES) for uid in tenant_uids if self.tenants.open_log(uid) is None}
+        new = {uid: os.urandom(ID_BYTES) for uid in tenant_uids if self.registry.open_log(uid) is None}
         if not new or self._no_new_logs:
             return
         for tenant_uid, log_id in new.items():
             begin_log(self._root, tenant_uid, log_id, self._provider)
         sync_directory(self._root / "logs")
-        self.tenants.add(new)
+        self.registry.add(new)
 
     def begin_no_more(self, why: str) -> None:
         """The list of logs cannot be relied on: tenants without a log get none."""
@@ -141,7 +141,7 @@ class OpenLogs:
     def quarantine(self, tenant_uid: str, why: str) -> None:
         """Append nothing more to a tenant's log until the next start; say why, once."""
         if tenant_uid not in self._quarantined:
-            log_id = self.tenants.open_log(tenant_uid)
+            log_id = self.registry.open_log(tenant_uid)
             named = f"logs/{log_id.hex()}: {why}" if log_id is not None else why
             _log.error("the log of %s is quarantined: %s", tenant_uid, named)
             self._quarantined[tenant_uid] = named
@@ -176,7 +176,7 @@ class OpenLogs:
             raise ValueError(f"{STATE} is another log's")
         remove_scratch_files(folder)
         check_end(folder, state)
-        log = TenantLog(state, origin_of(log_id), keyset, os.urandom, self.tenants.predecessor(tenant_uid))
+        log = TenantLog(state, origin_of(log_id), keyset, os.urandom, self.registry.predecessor(tenant_uid))
         if (folder / "checkpoint").exists():
             log.checkpoint_note = log.folded_note = (folder / "checkpoint").read_bytes()
         if (folder / HELD).exists():

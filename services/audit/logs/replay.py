@@ -10,14 +10,14 @@ from collections.abc import Iterable
 
 from services.audit.keys.envelope import EnvelopeError
 from services.audit.keys.wrap import KeysetError
-from services.audit.logs.log import LogDamagedError, PendingFrame, Receipt, TenantLog
 from services.audit.logs.open_logs import OpenLogs
-from services.audit.logs.record_window import RecordWindow
-from services.audit.logs.search import find_records
+from services.audit.logs.recent_records import RecentRecords
+from services.audit.logs.segment_search import find_records
 from services.audit.logs.segments import SegmentDamagedError
+from services.audit.logs.tenant_log import LogDamagedError, PendingFrame, Receipt, TenantLog
 from services.audit.proofs.entry import ID_BYTES, Entry, EntryKind
 from services.audit.storage.frames import FrameKind, SessionMark, split_entry
-from services.audit.storage.position import Position
+from services.audit.storage.journal_position import JournalPosition
 from services.audit.storage.recovery import PlacedFrame
 from services.audit.storage.state_directory import StateIncompleteError
 
@@ -27,9 +27,9 @@ _log = logging.getLogger(__name__)
 class Replay:
     """One start's reading of the journal."""
 
-    def __init__(self, logs: OpenLogs, window: RecordWindow, position: Position) -> None:
+    def __init__(self, logs: OpenLogs, recent: RecentRecords, position: JournalPosition) -> None:
         self._logs = logs
-        self._window = window
+        self._recent = recent
         self._position = position
         self._openings: dict[bytes, Entry] = {}
         """DEK_OPEN entries by dek_id."""
@@ -58,9 +58,9 @@ class Replay:
 
     def _log(self, log_id: bytes) -> TenantLog | None:
         """None for a log that cannot be opened, and for one that was closed in favour of another."""
-        owner = self._logs.tenants.owner(log_id)
+        owner = self._logs.registry.owner(log_id)
         if owner is None:
-            if self._logs.tenants.is_known(log_id.hex()):
+            if self._logs.registry.is_known(log_id.hex()):
                 return None
             raise StateIncompleteError("logs/tenants.json lacks a log that the journal has entries of")
         try:
@@ -87,7 +87,7 @@ class Replay:
             self._openings[entry.header.dek_id] = entry
         elif taken is not None:
             receipt = Receipt(log.log_id, entry.header.index, taken.leaf)
-            self._window.remember(entry.header.record_id, self._digest(log, taken), receipt)
+            self._recent.remember(entry.header.record_id, self._digest(log, taken), receipt)
         if taken is not None:
             self.touched.add(tenant_uid)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.audit.logs.folded_state import STATE, FoldedState
-from services.audit.logs.log import TenantLog
+from services.audit.logs.tenant_log import TenantLog
 from services.audit.proofs.entry import Entry, EntryFormatError, EntryKind
 from services.audit.proofs.merkle import Frontier
 from services.audit.storage.disk import write_at

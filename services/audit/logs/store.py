@@ -16,8 +16,15 @@ from pathlib import Path
 from services.audit.keys.root import KeyProvider
 from services.audit.keys.signing import SigningKeys
 from services.audit.keys.wrap import KeysetError
+from services.audit.logs.duplicates import DuplicateCheck
 from services.audit.logs.fold import FoldPass, fold_some, has_more, is_changed
-from services.audit.logs.log import (
+from services.audit.logs.log_registry import LogRegistry
+from services.audit.logs.open_logs import OpenLogs, origin_of
+from services.audit.logs.receipt_lookup import LogView
+from services.audit.logs.recent_records import RecentRecords
+from services.audit.logs.replay import Replay
+from services.audit.logs.segments import SegmentDamagedError
+from services.audit.logs.tenant_log import (
     LogDamagedError,
     NewEntry,
     PendingFrame,
@@ -26,17 +33,10 @@ from services.audit.logs.log import (
     RecordForgottenError,
     TenantLog,
 )
-from services.audit.logs.log_view import LogView
-from services.audit.logs.open_logs import OpenLogs, origin_of
-from services.audit.logs.record_window import RecordWindow
-from services.audit.logs.records import BatchRecords
-from services.audit.logs.replay import Replay
-from services.audit.logs.segments import SegmentDamagedError
-from services.audit.logs.tenant_logs import TenantLogs
 from services.audit.proofs.signed_note import NoteSigner
 from services.audit.storage.frames import Frame, FrameKind, SessionMark
 from services.audit.storage.journal import JournalWriter
-from services.audit.storage.position import Position
+from services.audit.storage.journal_position import JournalPosition
 from services.audit.storage.recovery import recover
 from services.audit.storage.state_directory import POSITION, StateDirectory, StateIncompleteError, is_unused
 from services.common.clock import Clock
@@ -81,18 +81,18 @@ class LogStore:
         self._dirty: set[str] = set()
         self._unfolded_bytes = 0
         self._pass: FoldPass | None = None
-        registry = root / "logs" / "tenants.json"
+        registry_path = root / "logs" / "tenants.json"
         unused = is_unused(root)
-        for path in (root / POSITION, registry):
+        for path in (root / POSITION, registry_path):
             if not unused and not path.exists():
                 raise StateIncompleteError(f"{path} is missing: restore it from the volume's copy")
-        tenants = TenantLogs(registry)
+        registry = LogRegistry(registry_path)
         if unused:
-            tenants.save()
-            replace_file(root / POSITION, Position().encode())
-        self._logs = OpenLogs(root, tenants, provider)
-        self._window = RecordWindow()
-        self._position = Position.read(root / POSITION)
+            registry.save()
+            replace_file(root / POSITION, JournalPosition().encode())
+        self._logs = OpenLogs(root, registry, provider)
+        self._recent = RecentRecords()
+        self._position = JournalPosition.read(root / POSITION)
         self._recover()
 
     @property
@@ -107,7 +107,7 @@ class LogStore:
 
     def tenant_uids(self) -> list[str]:
         """Every tenant that has a log."""
-        return self._logs.tenants.tenant_uids()
+        return self._logs.registry.tenant_uids()
 
     def log(self, tenant_uid: str, *, create: bool = False) -> TenantLog | None:
         """A tenant's log, opened when first asked for; None when it has none and `create` is false.
@@ -125,7 +125,7 @@ class LogStore:
 
     def view(self, log_id: str, index: int) -> LogView | None:
         """What tells whether a log, its id in hex, holds the entry of an index; None when there is no such log."""
-        tenant_uid = self._logs.tenants.owner_of(log_id)
+        tenant_uid = self._logs.registry.owner_of(log_id)
         if tenant_uid is None:
             return None
         folder = self._logs.folder(bytes.fromhex(log_id))
@@ -158,7 +158,7 @@ class LogStore:
         now_ns = int(self._clock.wall_seconds() * 1e9)
         made: list[tuple[TenantLog, PendingFrame, Frame]] = []
         results: list[Result] = []
-        known = BatchRecords(self._window, self.folder, entries, settled)
+        known = DuplicateCheck(self._recent, self.folder, entries, settled)
         self._logs.begin({new.tenant_uid for new in entries})
         for place, new in enumerate(entries):
             try:
@@ -167,7 +167,7 @@ class LogStore:
                 if receipt is None:
                     appended, receipt = log.append(new, now_ns)
                     made += [(log, pending, frame) for pending, frame in appended]
-                    self._window.remember(new.record_id, new.content_digest(), receipt)
+                    self._recent.remember(new.record_id, new.content_digest(), receipt)
                     self._dirty.add(new.tenant_uid)
                 results.append(receipt)
             except (RecordConflictError, RecordForgottenError, LogDamagedError) as refusal:
@@ -282,7 +282,7 @@ class LogStore:
         found = recover(
             files, self._keys.log.public_key(), self._position.previous, self._position.next_batch
         )
-        replay = Replay(self._logs, self._window, self._position)
+        replay = Replay(self._logs, self._recent, self._position)
         replay.run(found.frames)
         self._dirty |= replay.touched
         incarnation = max(self._position.incarnation, found.last_incarnation) + 1

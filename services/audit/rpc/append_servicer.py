@@ -10,16 +10,16 @@ from grpc.aio import ServicerContext
 from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import audit_append_service_pb2_grpc, entry_pb2
 
-from services.audit.logs.log import LogDamagedError, Receipt
 from services.audit.logs.sessions import MAX_RANGES, WriterSession
 from services.audit.logs.store import LogStore, Result
+from services.audit.logs.tenant_log import LogDamagedError, Receipt
 from services.audit.metrics import AuditMetrics
 from services.audit.proofs.entry import ID_BYTES, EntryKind
-from services.audit.rpc.acks import AckQueue
+from services.audit.rpc.ack_queue import AckQueue
 from services.audit.rpc.appender import MAX_TENANT_WAITING_BYTES, Appender
 from services.audit.rpc.intake import parse_entry
 from services.audit.rpc.receipt_check import check_receipts
-from services.audit.storage.position import MAX_SESSIONS
+from services.audit.storage.journal_position import MAX_SESSIONS
 from services.common.errors import (
     Error,
     FailedPreconditionError,

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from services.audit.logs.log import NewEntry
 from services.audit.logs.sessions import WriterSession
 from services.audit.logs.store import LogStore, Result
+from services.audit.logs.tenant_log import NewEntry
 from services.audit.storage.disk import die_of_disk
 from services.common.errors import Reason, ResourceExhaustedError
 

@@ -7,7 +7,7 @@ import json
 import rfc8785
 from tenantry.audit.v1 import entry_pb2
 
-from services.audit.logs.log import NewEntry
+from services.audit.logs.tenant_log import NewEntry
 from services.audit.proofs.entry import ID_BYTES, NO_ID, EntryKind
 from services.common.canonical_json import canonical_json
 from services.common.errors import FieldViolation, InvalidArgumentError

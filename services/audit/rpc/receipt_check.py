@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from tenantry.audit.v1 import entry_pb2
 
-from services.audit.logs.log_view import LogView, broken_receipt
+from services.audit.logs.receipt_lookup import LogView, broken_receipt
 from services.audit.logs.store import LogStore
 from services.audit.rpc.appender import Appender
 
@@ -33,7 +33,7 @@ def _look(receipts: Sequence[entry_pb2.Receipt], store: LogStore) -> tuple[list[
     """The logs, and whether there is a receipt of one that nobody knows."""
     return (
         [store.view(receipt.log_id, receipt.index) for receipt in receipts],
-        not all(store.logs.tenants.is_known(receipt.log_id) for receipt in receipts),
+        not all(store.logs.registry.is_known(receipt.log_id) for receipt in receipts),
     )
 
 

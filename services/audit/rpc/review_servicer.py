@@ -15,16 +15,16 @@ from tenantry.audit.v1 import audit_review_service_pb2 as pb
 from tenantry.audit.v1 import audit_review_service_pb2_grpc
 
 from services.audit.bundle.export import LogReader, Piece, export_bundle
-from services.audit.bundle.format import manifest_key_name
+from services.audit.bundle.files import manifest_key_name
 from services.audit.bundle.manifest import Window
 from services.audit.keys.envelope import EnvelopeError
 from services.audit.keys.keyset import Keyset
 from services.audit.keys.signing import SigningKeys
 from services.audit.keys.wrap import KeysetError
 from services.audit.logs.folded_state import FoldedState
-from services.audit.logs.log import LogDamagedError, NewEntry
 from services.audit.logs.segments import SegmentDamagedError
 from services.audit.logs.store import LogStore, origin_of
+from services.audit.logs.tenant_log import LogDamagedError, NewEntry
 from services.audit.proofs.entry import ID_BYTES, EntryKind
 from services.audit.proofs.signed_note import Checkpoint, NoteSigner, open_note
 from services.audit.rpc.appender import Appender

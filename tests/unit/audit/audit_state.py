@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from services.audit.bundle.export import LogReader, export_bundle
-from services.audit.bundle.format import manifest_key_name
+from services.audit.bundle.files import manifest_key_name
 from services.audit.bundle.manifest import Window
 from services.audit.bundle.pinned_keys import PinnedKey, PinnedKeys
 from services.audit.keys.root import FileKeyProvider
 from services.audit.keys.signing import SigningKeys, load_signing_keys
-from services.audit.logs.log import NewEntry
 from services.audit.logs.segments import read_entries
 from services.audit.logs.store import LogStore
+from services.audit.logs.tenant_log import NewEntry
 from services.audit.proofs.entry import Entry, EntryKind
 from services.audit.proofs.signed_note import Checkpoint, NoteSigner, open_note
 from services.audit.storage.state_directory import StateDirectory

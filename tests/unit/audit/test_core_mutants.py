@@ -7,10 +7,9 @@ import os
 
 import pytest
 
-from services.audit.bundle import export as exporting
+from services.audit.bundle import export
 from services.audit.keys.envelope import DataKey, EnvelopeError, dek_open_entry
-from services.audit.logs import log as logs
-from services.audit.logs import segments
+from services.audit.logs import segments, tenant_log
 from services.audit.logs.segments import SegmentDamagedError, segment_path
 from services.audit.proofs.entry import EntryKind
 from services.audit.proofs.merkle import leaf_hash
@@ -32,7 +31,7 @@ def read_with(module, store, tenant_uid) -> list:
 def with_another_commitment(tmp_path, monkeypatch):
     """A log whose DEK_OPEN entry commits to one key while its entries are under another."""
     committed = DataKey(os.urandom(32), b"L" * 16, b"D" * 16)
-    monkeypatch.setattr(logs, "dek_open_entry", lambda header, _: dek_open_entry(header, committed))
+    monkeypatch.setattr(tenant_log, "dek_open_entry", lambda header, _: dek_open_entry(header, committed))
     store = open_store(tmp_path)
     store.commit([new_entry("a")], [])
     store.fold()
@@ -42,13 +41,13 @@ def with_another_commitment(tmp_path, monkeypatch):
 def test_a_key_that_the_log_did_not_commit_to_decrypts_nothing(tmp_path, monkeypatch):
     store = with_another_commitment(tmp_path, monkeypatch)
     with pytest.raises(EnvelopeError, match="not the one the log committed to"):
-        read_with(exporting, store, "a")
+        read_with(export, store, "a")
     store.close()
 
 
 def test_mutant_that_asks_no_commitment_decrypts_all_the_same(tmp_path, monkeypatch):
     store = with_another_commitment(tmp_path, monkeypatch)
-    believing = mutant(exporting, "key.require(opening.commitments[0])", "pass")
+    believing = mutant(export, "key.require(opening.commitments[0])", "pass")
     assert read_with(believing, store, "a")[-1].sections is not None
     store.close()
 
@@ -141,20 +140,20 @@ def counters_by_key(tmp_path) -> list[list[int]]:
 
 
 def test_a_data_key_encrypts_no_more_entries_than_it_may(tmp_path, monkeypatch):
-    monkeypatch.setattr(logs, "MAX_ENTRIES_PER_SEGMENT", 3)
+    monkeypatch.setattr(tenant_log, "MAX_ENTRIES_PER_SEGMENT", 3)
     assert counters_by_key(tmp_path) == [[1, 2, 3], [1, 2, 3], [1, 2]]
 
 
 def test_a_data_key_encrypts_no_more_bytes_than_it_may(tmp_path, monkeypatch):
-    monkeypatch.setattr(logs, "MAX_SEGMENT_BYTES", 1)
+    monkeypatch.setattr(tenant_log, "MAX_SEGMENT_BYTES", 1)
     assert counters_by_key(tmp_path) == [[1, 2], *[[1]] * 6]
 
 
 @pytest.mark.parametrize("limit", ["MAX_ENTRIES_PER_SEGMENT", "MAX_SEGMENT_BYTES"])
 def test_mutant_that_never_takes_another_key_goes_on_with_one(tmp_path, monkeypatch, limit):
-    endless = mutant(logs, "if key is None or full:", "if key is None:")
+    endless = mutant(tenant_log, "if key is None or full:", "if key is None:")
     monkeypatch.setattr(endless, limit, 1)
-    monkeypatch.setattr(logs.TenantLog, "append", endless.TenantLog.append)
+    monkeypatch.setattr(tenant_log.TenantLog, "append", endless.TenantLog.append)
     assert counters_by_key(tmp_path) == [[1, 2, 3, 4, 5, 6, 7, 8]]
 
 
@@ -162,7 +161,7 @@ def test_a_leaf_is_over_all_of_an_entry(tmp_path, monkeypatch):
     store = open_store(tmp_path)
     (receipt,) = store.commit([new_entry("a")], [])
     store.fold()
-    last = read_with(exporting, store, "a")[-1].entry.encode()
+    last = read_with(export, store, "a")[-1].entry.encode()
     assert leaf_hash(last) == receipt.leaf
     assert (
         len({leaf_hash(last[:at] + bytes([last[at] ^ 1]) + last[at + 1 :]) for at in range(len(last))}) == 266

@@ -19,7 +19,7 @@ from services.audit.bundle.manifest import Window
 from services.audit.keys import envelope
 from services.audit.proofs.entry import EntryKind
 from services.audit.storage.frames import SessionMark
-from tests.unit.audit import documented_log as documented
+from tests.unit.audit import documented_log
 from tests.unit.audit.audit_state import abandon, export, new_entry, open_store
 from tests.unit.audit.bundle.forgery import a_log, write
 
@@ -63,20 +63,20 @@ def log_of(state: Path) -> bytes:
 
 
 def entries_of(frames, log_id: bytes) -> list[bytes]:
-    bodies = [body for kind, body, _ in frames if kind in (documented.DATA, documented.DEK_OPEN)]
+    bodies = [body for kind, body, _ in frames if kind in (documented_log.DATA, documented_log.DEK_OPEN)]
     return [body for body in bodies if body[2:18] == log_id]
 
 
 def test_a_journal_reads_as_documented(state):
     (path,) = (state / "wal").iterdir()
-    frames = documented.read_journal(path)
-    assert documented.check_batches(frames, log_key(state).public_key()) == 2
-    assert [body for kind, body, _ in frames if kind == documented.SESSION] == [
+    frames = documented_log.read_journal(path)
+    assert documented_log.check_batches(frames, log_key(state).public_key()) == 2
+    assert [body for kind, body, _ in frames if kind == documented_log.SESSION] == [
         b"s" * 16 + b"\0" * 7 + b"\x02"
     ]
     log_id = log_of(state)
     bodies = entries_of(frames, log_id)
-    headers = [documented.header(body) for body in bodies]
+    headers = [documented_log.header(body) for body in bodies]
     assert [(one["version"], one["kind"], one["index"], one["counter"]) for one in headers] == [
         (1, 10, 0, 0),
         (1, 11, 1, 1),
@@ -95,11 +95,11 @@ def test_a_journal_reads_as_documented(state):
     assert opening["record_id"] == opening["dek_id"] == admit["dek_id"]
     assert admit["key_digest"] == hashlib.sha256(b"key-1").digest()[:16]
     assert outcome["admit_record_id"] == b"1" * 16
-    (checkpoint,) = [body for kind, body, _ in frames if kind == documented.CHECKPOINT]
+    (checkpoint,) = [body for kind, body, _ in frames if kind == documented_log.CHECKPOINT]
     assert checkpoint[:16] == log_id
     origin = f"tenantry/audit/{log_id.hex()}"
-    lines = documented.open_note(checkpoint[16:], verifier_key(origin, log_key(state)))
-    root = documented.root_of([documented.leaf(body[:266]) for body in bodies])
+    lines = documented_log.open_note(checkpoint[16:], verifier_key(origin, log_key(state)))
+    root = documented_log.root_of([documented_log.leaf(body[:266]) for body in bodies])
     assert lines == [origin, "4", base64.b64encode(root).decode()]
 
 
@@ -109,18 +109,18 @@ def opened_all(state: Path) -> dict[bytes, list]:
     root_file = (state / "keys" / "root.kek").read_bytes()
     keys: dict[bytes, bytes] = {}
     opened: dict[bytes, list] = {}
-    for kind, body, _ in documented.read_journal(path):
-        if kind not in (documented.DATA, documented.DEK_OPEN):
+    for kind, body, _ in documented_log.read_journal(path):
+        if kind not in (documented_log.DATA, documented_log.DEK_OPEN):
             continue
-        header = documented.header(body)
+        header = documented_log.header(body)
         log_id, dek_id = header["log_id"], header["dek_id"]
-        if kind == documented.DEK_OPEN:
+        if kind == documented_log.DEK_OPEN:
             keyring = (state / "keyring" / log_id.hex()).read_bytes()
-            keys[dek_id], commitment = documented.derived_keys(root_file, keyring, dek_id, body[266:])
+            keys[dek_id], commitment = documented_log.derived_keys(root_file, keyring, dek_id, body[266:])
             assert len(body) == 266 + 64
             assert body[138:266] == hashlib.sha256(b"").digest() + commitment + bytes(64)
         else:
-            opened.setdefault(log_id, []).append(documented.open_content(keys[dek_id], body))
+            opened.setdefault(log_id, []).append(documented_log.open_content(keys[dek_id], body))
     return opened
 
 
@@ -148,18 +148,18 @@ def test_mutant_that_uses_one_nonce_for_all_does_not_open(tmp_path, monkeypatch)
 def test_segments_read_as_documented(state):
     (path,) = (state / "wal").iterdir()
     log_id = log_of(state)
-    before = entries_of(documented.read_journal(path), log_id)
+    before = entries_of(documented_log.read_journal(path), log_id)
     store = open_store(state)  # folds what it finds
     store.commit([new_entry("a", "four")], [])
     store.close()
     segments = state / "logs" / log_id.hex() / "segments"
-    frames = [documented.read_segment(segments / f"{number:08d}.seg") for number in (1, 2)]
-    assert [kind for kind, _, _ in frames[0]] == [documented.DEK_OPEN, *[documented.DATA] * 3]
-    assert [kind for kind, _, _ in frames[1]] == [documented.DEK_OPEN, documented.DATA]
+    frames = [documented_log.read_segment(segments / f"{number:08d}.seg") for number in (1, 2)]
+    assert [kind for kind, _, _ in frames[0]] == [documented_log.DEK_OPEN, *[documented_log.DATA] * 3]
+    assert [kind for kind, _, _ in frames[1]] == [documented_log.DEK_OPEN, documented_log.DATA]
     assert entries_of(frames[0], log_id) == before
     deks = json.loads((state / "keyring" / log_id.hex()).read_bytes())["deks"]
     for (_, opening, _), *_ in frames:
-        listed = deks[documented.header(opening)["dek_id"].hex()]
+        listed = deks[documented_log.header(opening)["dek_id"].hex()]
         assert opening[266:].hex() == f"{listed['kek_version']:08x}" + listed["wrapped"]
 
 
@@ -170,7 +170,7 @@ def test_a_bundle_reads_as_documented(tmp_path):
     store.close()
     files = {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
     manifest = json.loads(files["manifest.json"])
-    signed = documented.open_note(files["manifest.sig"], str(keys.manifest[0]))
+    signed = documented_log.open_note(files["manifest.sig"], str(keys.manifest[0]))
     assert signed == ["tenantry/audit-bundle/v1", hashlib.sha256(files["manifest.json"]).hexdigest()]
     assert set(files) - set(manifest["files"]) == {"manifest.json", "manifest.sig"}
     for name, listed in manifest["files"].items():
@@ -180,15 +180,15 @@ def test_a_bundle_reads_as_documented(tmp_path):
         record = json.loads(line)
         assert line.decode() == json.dumps(record, sort_keys=True, separators=(",", ":"))
         entry = bytes.fromhex(record["entry"])
-        leaves.append(documented.leaf(entry))
-        assert record["index"] == documented.header(entry)["index"] == number
+        leaves.append(documented_log.leaf(entry))
+        assert record["index"] == documented_log.header(entry)["index"] == number
         for place, name in enumerate(("meta", "prompt", "answer")):
             if name in record:
                 payload = json.dumps(record[name]["payload"], sort_keys=True, separators=(",", ":")).encode()
                 expected = hmac.new(bytes.fromhex(record[name]["salt"]), payload, "sha256").digest()
                 assert entry[170 + 32 * place :][:32] == expected
-    root = documented.root_of(leaves)
-    lines = documented.open_note(files["checkpoint"], str(keys.log[0]))
+    root = documented_log.root_of(leaves)
+    lines = documented_log.open_note(files["checkpoint"], str(keys.log[0]))
     assert lines == [manifest["origin"], "4", base64.b64encode(root).decode()]
     assert manifest["root"] == root.hex()
 
@@ -202,19 +202,19 @@ def test_a_part_of_a_log_reads_as_documented(tmp_path, part):
     )
     manifest = json.loads((folder / "manifest.json").read_bytes())
     lines = (folder / "records.jsonl").read_bytes().splitlines()
-    leaves = [documented.leaf(bytes.fromhex(json.loads(line)["entry"])) for line in lines]
+    leaves = [documented_log.leaf(bytes.fromhex(json.loads(line)["entry"])) for line in lines]
     assert len(leaves) == manifest["end_index"] - manifest["first_index"]
-    root = documented.root_of_part(manifest["size"], manifest["first_index"], leaves, manifest["proof"])
-    whole = [documented.leaf(opened.entry.encode()) for opened in log]
-    assert manifest["root"] == root.hex() == documented.root_of(whole).hex()
+    root = documented_log.root_of_part(manifest["size"], manifest["first_index"], leaves, manifest["proof"])
+    whole = [documented_log.leaf(opened.entry.encode()) for opened in log]
+    assert manifest["root"] == root.hex() == documented_log.root_of(whole).hex()
 
 
 def test_the_reader_knows_nothing_of_the_service():
-    source = Path(documented.__file__).read_text()
+    source = Path(documented_log.__file__).read_text()
     assert not re.search(
         r"^\s*(from|import) (services|tenantry|tests|google_crc32c|rfc8785)", source, re.MULTILINE
     )
-    assert documented.crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C
+    assert documented_log.crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C
 
 
 def texts_of(module: str) -> set[str]:
@@ -236,7 +236,7 @@ def test_every_damage_the_verifier_names_is_documented():
         module: texts_of(module)
         for module in (
             "bundle/verify",
-            "bundle/records",
+            "bundle/record_check",
             "bundle/manifest",
             "bundle/pinned_keys",
             "proofs/signed_note",

@@ -12,7 +12,19 @@ from pathlib import Path
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.audit.bundle import format as bundle
+from services.audit.bundle.counts import Tally
+from services.audit.bundle.files import (
+    CHECKPOINT,
+    MANIFEST,
+    README,
+    RECORDS,
+    SIGNATURE,
+    OpenedEntry,
+    listed_file,
+    manifest_key_name,
+    record_line,
+    sign_manifest,
+)
 from services.audit.bundle.manifest import SECTION_NAMES, Manifest
 from services.audit.bundle.pinned_keys import PinnedKey, PinnedKeys
 from services.audit.bundle.verify import verify_bundle
@@ -23,7 +35,7 @@ from services.audit.proofs.signed_note import Checkpoint, NoteSigner
 
 LOG_ID, DEK_ID = b"L" * 16, b"D" * 16
 LOG_KEY, MANIFEST_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2))
-Opened = bundle.OpenedEntry
+Opened = OpenedEntry
 Change = Callable[[Manifest], Manifest]
 
 
@@ -36,7 +48,7 @@ def log_signer(log_id: bytes = LOG_ID) -> NoteSigner:
 
 
 def manifest_signer(log_id: bytes = LOG_ID) -> NoteSigner:
-    return NoteSigner(bundle.manifest_key_name(origin_of(log_id)), MANIFEST_KEY)
+    return NoteSigner(manifest_key_name(origin_of(log_id)), MANIFEST_KEY)
 
 
 def pinned(log_id: bytes = LOG_ID) -> PinnedKeys:
@@ -131,7 +143,7 @@ def write(
     first, end = part or (0, len(log))
     leaves = [leaf_hash(opened.entry.encode()) for opened in log]
     checkpoint = Checkpoint(origin_of(log_id), len(log), root or root_of(leaves))
-    tally = bundle.Tally()
+    tally = Tally()
     for opened in log[first:end]:
         tally.push(opened.entry.header)
     manifest = Manifest(
@@ -148,12 +160,12 @@ def write(
     )
     manifest = change(manifest)
     files = {
-        bundle.RECORDS: b"".join(edit([bundle.record_line(one) for one in shown(log[first:end], manifest)])),
-        bundle.CHECKPOINT: log_signer(log_id).sign(checkpoint.text()),
-        bundle.README: b"A bundle.\n",
+        RECORDS: b"".join(edit([record_line(one) for one in shown(log[first:end], manifest)])),
+        CHECKPOINT: log_signer(log_id).sign(checkpoint.text()),
+        README: b"A bundle.\n",
     }
     if not manifest.files:
-        listed = {name: bundle.listed(data) for name, data in files.items()}
+        listed = {name: listed_file(data) for name, data in files.items()}
         manifest = dataclasses.replace(manifest, files=listed)
     put(folder, files, manifest.encode(), manifest_signer(log_id))
     return folder
@@ -162,8 +174,8 @@ def write(
 def put(folder: Path, files: dict[str, bytes], manifest: bytes, signer: NoteSigner) -> None:
     """Write files, manifest and signature."""
     folder.mkdir(exist_ok=True)
-    signature = bundle.sign_manifest(manifest, signer)
-    for name, data in {**files, bundle.MANIFEST: manifest, bundle.SIGNATURE: signature}.items():
+    signature = sign_manifest(manifest, signer)
+    for name, data in {**files, MANIFEST: manifest, SIGNATURE: signature}.items():
         (folder / name).write_bytes(data)
 
 
@@ -188,4 +200,4 @@ def edited(number: int, **names):
 
 def shown_of(opened: Opened, name: str) -> dict:
     """A section as a line of records.jsonl shows it."""
-    return dict(json.loads(bundle.record_line(opened))[name])
+    return dict(json.loads(record_line(opened))[name])

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from services.audit.bundle import format as bundle
+from services.audit.bundle.files import CHECKPOINT, MANIFEST, README, RECORDS, SIGNATURE
 from services.audit.bundle.manifest import Window
 from services.audit.bundle.pinned_keys import PinnedKey, PinnedKeys
 from services.audit.bundle.verify import verify_bundle
@@ -69,21 +69,21 @@ def test_a_cut_or_lengthened_file_is_named(whole):
 
 @pytest.mark.parametrize("edit", ["drop", "swap", "repeat", "cut"])
 def test_other_tampering_with_records_is_named(whole, edit):
-    lines = (whole / bundle.RECORDS).read_bytes().splitlines(keepends=True)
+    lines = (whole / RECORDS).read_bytes().splitlines(keepends=True)
     changed = {
         "drop": lines[:1] + lines[2:],
         "swap": [lines[1], lines[0], *lines[2:]],
         "repeat": [*lines, lines[-1]],
         "cut": lines[:-1],
     }[edit]
-    assert named(whole, bundle.RECORDS, b"".join(changed))
+    assert named(whole, RECORDS, b"".join(changed))
 
 
 def test_nothing_but_the_five_plain_files_may_be_there(whole, tmp_path):
     for make in (
         lambda path: path.write_text("hello"),
         lambda path: path.mkdir(),
-        lambda path: path.symlink_to(whole / bundle.README),
+        lambda path: path.symlink_to(whole / README),
         lambda path: path.symlink_to(tmp_path / "nowhere"),
     ):
         copy = shutil.copytree(whole, tmp_path / "copy")
@@ -94,9 +94,7 @@ def test_nothing_but_the_five_plain_files_may_be_there(whole, tmp_path):
         shutil.rmtree(copy)
 
 
-@pytest.mark.parametrize(
-    "name", [bundle.RECORDS, bundle.CHECKPOINT, bundle.README, bundle.MANIFEST, bundle.SIGNATURE]
-)
+@pytest.mark.parametrize("name", [RECORDS, CHECKPOINT, README, MANIFEST, SIGNATURE])
 @pytest.mark.parametrize("instead", ["nothing", "folder", "link"])
 def test_a_file_that_is_no_plain_file_is_named(whole, tmp_path, name, instead):
     (whole / name).rename(tmp_path / "elsewhere")
@@ -128,7 +126,7 @@ def test_a_part_of_a_log_with_its_neighbours_verifies(tmp_path, part):
     report = verify_bundle(folder, pinned())
     assert report.good, report.damages
     assert (report.first_index, report.end_index, report.size) == (first, end, 7)
-    assert len((folder / bundle.RECORDS).read_bytes().splitlines()) == end - first
+    assert len((folder / RECORDS).read_bytes().splitlines()) == end - first
 
 
 @pytest.mark.parametrize("size", range(2, 18))
@@ -149,7 +147,7 @@ def test_a_reader_of_some_sections_gets_those_and_no_salt_of_others(tmp_path, se
     report = verify_bundle(folder, pinned())
     assert report.good, report.damages
     assert report.sections == sections
-    records = (folder / bundle.RECORDS).read_bytes()
+    records = (folder / RECORDS).read_bytes()
     for name, opened in zip(("meta", "prompt"), LOG[2].sections, strict=False):
         assert (opened.salt.hex().encode() in records) is (name in sections)
 
@@ -164,7 +162,7 @@ def test_content_under_a_destroyed_key_is_not_there_and_the_proofs_hold(tmp_path
     report = verify_bundle(folder, pinned())
     assert report.good, report.damages
     assert report.shredded == (b"D" * 16,)
-    records = (folder / bundle.RECORDS).read_text()
+    records = (folder / RECORDS).read_text()
     assert '"text":"one"' not in records
     assert '"text":"three"' in records
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import rfc8785
 
-from services.audit.bundle import format as bundle
+from services.audit.bundle.files import CHECKPOINT, MANIFEST, README, RECORDS, record_line
 from services.audit.bundle.manifest import Manifest, Window
 from services.audit.bundle.verify import verify_bundle
 from services.audit.proofs.entry import EntryKind, name_digest
@@ -34,7 +34,7 @@ LOG = a_log("one", "two", "two!")
 def resigned(folder, change) -> list[str]:
     """What a verifier says of a bundle whose manifest is changed as JSON and signed again."""
     write(folder, LOG)
-    document = json.loads((folder / bundle.MANIFEST).read_bytes())
+    document = json.loads((folder / MANIFEST).read_bytes())
     change(document)
     put(folder, {}, rfc8785.dumps(document) + b"\n", manifest_signer())
     return damages(folder)
@@ -44,7 +44,7 @@ def resigned(folder, change) -> list[str]:
     "change",
     [
         {"files": 5},
-        {"files": [bundle.RECORDS, bundle.CHECKPOINT, bundle.README]},
+        {"files": [RECORDS, CHECKPOINT, README]},
         {"files": {}},
         {"filters": None},
         {"filters": ["start_ns"]},
@@ -193,7 +193,7 @@ def test_a_part_may_hold_outcomes_of_admits_before_it(tmp_path):
 )
 @pytest.mark.parametrize("where", ["entry", "salt"])
 def test_hex_has_one_spelling(tmp_path, spell, where):
-    line = json.loads(bundle.record_line(LOG[2]))
+    line = json.loads(record_line(LOG[2]))
     if where == "entry":
         edit = edited(2, entry=spell(line["entry"]))
     else:
@@ -226,9 +226,9 @@ def test_any_line_of_records_is_a_finding_and_never_an_exception(tmp_path, line)
 @pytest.mark.parametrize("size", ["9" * 5000, "-1", "05", "٣", "1e3"])
 def test_any_size_in_a_checkpoint_is_a_finding_and_never_an_exception(tmp_path, size):
     folder = write(tmp_path / "b", LOG)
-    text = (folder / bundle.CHECKPOINT).read_text().partition("\n\n")[0] + "\n"
+    text = (folder / CHECKPOINT).read_text().partition("\n\n")[0] + "\n"
     origin, _, root = text.splitlines()
-    (folder / bundle.CHECKPOINT).write_bytes(forgery.log_signer().sign(f"{origin}\n{size}\n{root}\n"))
+    (folder / CHECKPOINT).write_bytes(forgery.log_signer().sign(f"{origin}\n{size}\n{root}\n"))
     assert any(one.startswith("checkpoint: ") for one in damages(folder))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.audit.logs import fold, open_logs
-from services.audit.logs.log import Receipt
 from services.audit.logs.segments import fold_log, read_entries, segment_path
+from services.audit.logs.tenant_log import Receipt
 from services.audit.proofs.entry import EntryKind
 from services.common import durable_files
 from tests.fakes.manual_clock import ManualClock

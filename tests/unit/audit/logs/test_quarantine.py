@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.audit.logs.log import LogDamagedError, Receipt
 from services.audit.logs.open_logs import HELD
+from services.audit.logs.tenant_log import LogDamagedError, Receipt
 from services.audit.proofs.entry import EntryKind
 from services.audit.storage.state_directory import StateIncompleteError
 from tests.unit.audit.audit_state import abandon, entries_of, new_entry, open_store

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.audit.logs.log import Receipt, RecordConflictError
 from services.audit.logs.segments import fold_log
 from services.audit.logs.store import LogStore
+from services.audit.logs.tenant_log import Receipt, RecordConflictError
 from services.audit.storage.frames import Frame, Place, SessionMark, decode_frame
 from services.audit.storage.journal import COMMIT_FRAME_BYTES, parse_file_name
 from services.audit.storage.recovery import JournalDamagedError, recover

@@ -8,8 +8,7 @@ import pytest
 from tenantry.audit.v1 import entry_pb2
 
 from services.audit.proofs.entry import EntryKind
-from services.audit.rpc import acks as ack_queue
-from services.audit.rpc import append_servicer, appender
+from services.audit.rpc import ack_queue, append_servicer, appender
 from services.common.errors import Reason
 from services.common.rpc.status import from_status
 from tests.fakes.audit_service import append_entry

@@ -8,10 +8,10 @@ import pytest
 from tenantry.audit.v1 import entry_pb2
 
 from services.audit.keys.root import FileKeyProvider
-from services.audit.logs.log import LogDamagedError, Receipt
-from services.audit.logs.log_view import broken_receipt
+from services.audit.logs.log_registry import LogRegistry
 from services.audit.logs.open_logs import HELD, begin_log
-from services.audit.logs.tenant_logs import TenantLogs
+from services.audit.logs.receipt_lookup import broken_receipt
+from services.audit.logs.tenant_log import LogDamagedError, Receipt
 from services.audit.rpc.receipt_check import check_receipts
 from tests.unit.audit.audit_state import new_entry, open_store
 from tests.unit.audit.rpc.append_streams import service_on
@@ -84,7 +84,7 @@ async def test_a_receipt_of_a_closed_log_says_nothing_of_the_one_that_continues_
     async with service_on(tmp_path) as service:
         (closed,) = put(service.store, "a")
     begin_log(tmp_path, "a", b"n" * 16, FileKeyProvider(tmp_path / "keys" / "root.kek"))
-    TenantLogs(tmp_path / "logs" / "tenants.json").add({"a": b"n" * 16})
+    LogRegistry(tmp_path / "logs" / "tenants.json").add({"a": b"n" * 16})
     async with service_on(
         tmp_path
     ) as service:  # the journal still has the closed log's entries: they are held

@@ -12,7 +12,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tenantry.audit.v1.audit_review_service_pb2 import ExportLogResponse
 
-from services.audit.bundle import format as bundle
+from services.audit.bundle.counts import Tally
+from services.audit.bundle.files import (
+    CHECKPOINT,
+    MANIFEST,
+    README,
+    RECORDS,
+    SIGNATURE,
+    listed_file,
+    manifest_key_name,
+    readme,
+    sign_manifest,
+)
 from services.audit.bundle.manifest import Manifest
 from services.audit.keys.signing import load_signing_keys
 from services.audit.proofs.merkle import EMPTY_ROOT
@@ -37,12 +48,12 @@ def review(mesh, tmp_path):
     """A service that exports a real, empty log of tenant uid-acme; a grant for it is in `acme.grant`."""
     log_key, manifest_key = (Ed25519PrivateKey.from_private_bytes(bytes([n] * 32)) for n in (1, 2))
     log_signer = NoteSigner(ORIGIN, log_key)
-    manifest_signer = NoteSigner(bundle.manifest_key_name(ORIGIN), manifest_key)
+    manifest_signer = NoteSigner(manifest_key_name(ORIGIN), manifest_key)
     checkpoint = Checkpoint(ORIGIN, 0, EMPTY_ROOT)
     files = {
-        bundle.RECORDS: b"",
-        bundle.CHECKPOINT: log_signer.sign(checkpoint.text()),
-        bundle.README: bundle.readme("uid-acme", 0),
+        RECORDS: b"",
+        CHECKPOINT: log_signer.sign(checkpoint.text()),
+        README: readme("uid-acme", 0),
     }
     manifest = Manifest(
         tenant_uid="uid-acme",
@@ -52,10 +63,10 @@ def review(mesh, tmp_path):
         first_index=0,
         end_index=0,
         created_ns=1,
-        counts=bundle.Tally().counts(),
-        files={name: bundle.listed(data) for name, data in files.items()},
+        counts=Tally().counts(),
+        files={name: listed_file(data) for name, data in files.items()},
     ).encode()
-    files |= {bundle.MANIFEST: manifest, bundle.SIGNATURE: bundle.sign_manifest(manifest, manifest_signer)}
+    files |= {MANIFEST: manifest, SIGNATURE: sign_manifest(manifest, manifest_signer)}
     service = mesh.review
     service.grant = a_grant("uid-acme")
     service.log_keys, service.manifest_keys = (
@@ -97,7 +108,7 @@ def test_an_export_is_private_and_verifies_with_the_pinned_keys(shell, review, t
 
 def test_damage_is_named_and_exits_1(shell, review, tmp_path):
     export(shell, tmp_path)
-    damaged = tmp_path / "bundle" / bundle.README
+    damaged = tmp_path / "bundle" / README
     damaged.write_bytes(damaged.read_bytes().replace(b"0 entries", b"1 entries"))
     pin = str(tmp_path / "state" / "pins" / "uid-acme.json")
     result = shell("audit", "verify", str(tmp_path / "bundle"), "--keys", pin)

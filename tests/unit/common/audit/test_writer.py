@@ -10,7 +10,7 @@ from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import audit_append_service_pb2_grpc as rpc
 from tenantry.audit.v1 import entry_pb2
 
-from services.common.audit import writer as audit_writer
+from services.common.audit import writer as writer_module
 from services.common.audit.writer import AuditEntry, AuditUnavailableError, AuditWriter, EntryKind
 from services.common.errors import FailedPreconditionError, Reason, ResourceExhaustedError
 from services.common.rpc.channel import open_channel
@@ -170,7 +170,7 @@ async def test_a_writer_says_from_which_sequence_on_it_may_send_again(service, c
 @pytest.mark.parametrize("waits", [True, False])
 async def test_entries_there_was_no_room_for_are_told_of_as_a_gap(service, channel, monkeypatch, waits):
     """A BLOCKING tenant's request goes on without its entry: the log has to show that one is missing."""
-    monkeypatch.setattr(audit_writer, "MAX_KEPT_ENTRIES", 2)
+    monkeypatch.setattr(writer_module, "MAX_KEPT_ENTRIES", 2)
     async with AuditWriter(channel, "w") as writer:
         waiters = [append(writer, number) for number in range(2)]
         sent = await service.take(2)
@@ -254,7 +254,7 @@ async def test_the_end_of_the_writers_task_is_every_waiters_typed_error(service,
 
 
 async def test_that_test_notices_waiters_that_are_forgotten(service, channel):
-    silent = mutant(audit_writer, "kept.done.set_exception(_stopped())", "pass")
+    silent = mutant(writer_module, "kept.done.set_exception(_stopped())", "pass")
     assert len(await hung_waiters(silent.AuditWriter(channel, "w"), service, cancel)) == 3
 
 
@@ -276,6 +276,6 @@ async def test_acks_that_came_before_a_failed_write_still_count(channel):
     writer = AuditWriter(channel, "w")
     kept = [writer._keep(entry(number)) for number in range(3)]
     receipt = entry_pb2.Receipt(log_id="log", index=7)
-    with pytest.raises(audit_writer._StreamEndedError):
+    with pytest.raises(writer_module._StreamEndedError):
         await writer._exchange(EndedCall([pb.Ack(sequence=n, receipt=receipt) for n in (1, 2, 3)]))
     assert [one.done.result().index for one in kept] == [7, 7, 7]

@@ -8,7 +8,7 @@ import pytest
 from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import entry_pb2
 
-from services.common.audit import writer as audit_writer
+from services.common.audit import writer as writer_module
 from services.common.audit.writer import AuditEntry, AuditWriter, EntryKind
 from services.common.errors import Reason, ResourceExhaustedError
 from services.common.rpc.channel import open_channel
@@ -95,7 +95,7 @@ async def touched_by_a_batch(writer_type, waiting: int) -> int:
         sender.cancel()
         await asyncio.gather(sender, return_exceptions=True)
         assert call.sequences == list(range(1, waiting + BATCH + 1))
-        assert max(len(message) for message in call.messages) <= audit_writer.MAX_MESSAGE_ENTRIES
+        assert max(len(message) for message in call.messages) <= writer_module.MAX_MESSAGE_ENTRIES
         return counting.touched
 
 
@@ -106,7 +106,7 @@ async def test_a_batch_touches_its_own_entries_only():
 
 async def test_that_count_notices_a_look_at_everything_kept():
     looking = mutant(
-        audit_writer, "self._unsent.clear()", "self._unsent.clear(); list(self._kept.values())"
+        writer_module, "self._unsent.clear()", "self._unsent.clear(); list(self._kept.values())"
     ).AuditWriter
     few, many = [await touched_by_a_batch(looking, waiting) for waiting in (10, 1000)]
     assert many > few + 900

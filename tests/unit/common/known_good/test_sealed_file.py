@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.known_good import sealed_file as known_good
+from services.common.known_good import sealed_file
 from services.common.known_good.sealed_file import (
     AnotherClusterError,
     AnotherKindError,
@@ -155,12 +155,12 @@ def test_what_is_ours_and_recent_is_taken(seconds):
     ],
 )
 def test_mutant_without_a_check_takes_what_is_too_old_or_of_another_cluster(check, header):
-    broken = mutant(known_good, f"if {check}:", "if False:")
+    broken = mutant(sealed_file, f"if {check}:", "if False:")
     broken.require(EXPECTED, unseal(KEY, PATH, sealed(header)), NOW)
 
 
 def test_mutant_without_the_key_commitment_leaves_it_to_the_seal_alone():
     refusal = 'raise ForeignKeyError(path, "was sealed under another key")'
-    broken = mutant(known_good, refusal, "pass")
+    broken = mutant(sealed_file, refusal, "pass")
     with pytest.raises(broken.DamagedError, match="without its key"):
         broken.unseal(OTHER_KEY, PATH, sealed())

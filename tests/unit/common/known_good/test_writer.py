@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.common.known_good import writer as known_good_writer
+from services.common.known_good import writer as writer_module
 from services.common.known_good.generations import Generations
 from services.common.known_good.sealed_file import Expected, Header, Kind
 from services.common.known_good.writer import Content, KnownGoodWriter
@@ -150,7 +150,7 @@ async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_a_clean_stop(tmp_
 
 
 async def test_what_nobody_confirmed_since_is_not_made_to_look_newer(tmp_path, monkeypatch):
-    monkeypatch.setattr(known_good_writer, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(writer_module, "REFRESH_SECONDS", 0.01)
     async with Kept(tmp_path, every_seconds=0.01).running() as kept:
         kept.change()
         await kept.reaches(1)

@@ -10,12 +10,11 @@ manifest.sig      a signed note over the manifest's SHA-256
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 
 from services.audit.bundle.manifest import FORMAT, SECTION_NAMES, ListedFile
 from services.audit.keys.envelope import Sections
-from services.audit.proofs.entry import Entry, EntryKind, Header
+from services.audit.proofs.entry import Entry
 from services.audit.proofs.signed_note import NoteSigner
 
 RECORDS, CHECKPOINT, README = "records.jsonl", "checkpoint", "README.txt"
@@ -47,39 +46,6 @@ def record_line(opened: OpenedEntry) -> bytes:
             )
     # RFC 8785 sorts names by UTF-16 code units; ours are ASCII, so bytes sort alike.
     return b"{" + b",".join(sorted(parts)) + b"}\n"
-
-
-class Tally:
-    """Counts entries as they go by; holds no more than the admits that are open.
-
-    `open` are admits without an outcome behind them, `unmatched` outcomes without an open admit before them. So
-    admit + unmatched = outcome + outcome_unknown + open, always.
-    """
-
-    def __init__(self) -> None:
-        self._kinds: Counter[str] = Counter()
-        self._open: set[bytes] = set()
-        self._unmatched = 0
-
-    def push(self, header: Header) -> None:
-        """Count one entry."""
-        self._kinds[header.kind.name.lower()] += 1
-        if header.kind is EntryKind.ADMIT:
-            self._open.add(header.record_id)
-        elif header.kind in (EntryKind.OUTCOME, EntryKind.OUTCOME_UNKNOWN):
-            if header.admit_record_id in self._open:
-                self._open.remove(header.admit_record_id)
-            else:
-                self._unmatched += 1
-
-    @property
-    def unexplained(self) -> bool:
-        """Whether outcomes lack their admits though no gap tells of entries that were dropped."""
-        return self._unmatched > 0 and not self._kinds["gap"]
-
-    def counts(self) -> dict[str, int]:
-        """How many entries there are of each kind, `open` and `unmatched`."""
-        return {**dict(sorted(self._kinds.items())), "open": len(self._open), "unmatched": self._unmatched}
 
 
 def sign_manifest(data: bytes, signer: NoteSigner) -> bytes:
@@ -129,7 +95,7 @@ class FileDigest:
         return ListedFile(self._digest.hexdigest(), self._length)
 
 
-def listed(data: bytes) -> ListedFile:
+def listed_file(data: bytes) -> ListedFile:
     """A whole file as the manifest lists it."""
     digest = FileDigest()
     digest.update(data)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.audit.logs.folded_state import STATE, FoldedState
-from services.audit.logs.search import find_index
+from services.audit.logs.segment_search import find_index
 from services.audit.logs.segments import SegmentDamagedError
 from services.audit.proofs.merkle import leaf_hash
 from services.audit.storage.state_files import StateFileError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.audit.logs.log import LogDamagedError, Receipt, RecordConflictError, RecordForgottenError
-from services.audit.logs.record_window import RecordWindow
-from services.audit.logs.records import BatchRecords
-from services.audit.logs.search import find_records
+from services.audit.logs.duplicates import DuplicateCheck
+from services.audit.logs.recent_records import RecentRecords
+from services.audit.logs.segment_search import find_records
+from services.audit.logs.tenant_log import LogDamagedError, Receipt, RecordConflictError, RecordForgottenError
 from services.audit.proofs.entry import EntryKind
 from tests.unit.audit.audit_state import abandon, entries_of, new_entry, open_store
 
@@ -70,7 +70,7 @@ def test_a_batch_of_settled_records_searches_its_log_once(tmp_path, monkeypatch)
     store = stopped(tmp_path, store, "cleanly")
     searches = []
     monkeypatch.setattr(
-        "services.audit.logs.records.find_records",
+        "services.audit.logs.duplicates.find_records",
         lambda *arguments: searches.append(arguments) or find_records(*arguments),
     )
     again = store.commit([*sent, new_entry("a")], [], settled=range(21))
@@ -104,7 +104,7 @@ def test_a_segment_damaged_where_it_is_read_quarantines_its_log(tmp_path):
 
 
 def test_a_small_window_forgets_the_oldest_of_all_logs():
-    window = RecordWindow(2)
+    window = RecentRecords(2)
     for place, log_id in enumerate((b"a", b"b", b"c")):
         window.remember(RECORD, b"digest", Receipt(log_id, place, b"leaf"))
     assert window.get(b"a", RECORD) is None
@@ -116,9 +116,9 @@ def test_that_test_notices_a_service_that_takes_the_record_id_for_the_content(tm
     first = again(store)
     store = stopped(tmp_path, store, "killed")
     monkeypatch.setattr(
-        BatchRecords,
+        DuplicateCheck,
         "known",
-        lambda self, log, place: self._window.get(log.log_id, self._entries[place].record_id).receipt,
+        lambda self, log, place: self._recent.get(log.log_id, self._entries[place].record_id).receipt,
     )
     assert again(store, "other").index == first.index
     store.close()

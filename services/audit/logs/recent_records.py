@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from services.audit.logs.log import Receipt
+from services.audit.logs.tenant_log import Receipt
 
 REMEMBERED_RECORDS = 65_536
 
@@ -23,7 +23,7 @@ class KnownRecord:
     """Of its content; None where the content cannot be read any more."""
 
 
-class RecordWindow:
+class RecentRecords:
     """The newest records; the oldest are forgotten when there are too many."""
 
     def __init__(self, size: int = REMEMBERED_RECORDS) -> None:

@@ -6,23 +6,29 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from services.audit.keys.envelope import EnvelopeError
-from services.audit.logs.log import NewEntry, Receipt, RecordConflictError, RecordForgottenError, TenantLog
-from services.audit.logs.record_window import KnownRecord, RecordWindow
-from services.audit.logs.search import FoundEntry, find_index, find_records
+from services.audit.logs.recent_records import KnownRecord, RecentRecords
+from services.audit.logs.segment_search import FoundEntry, find_index, find_records
+from services.audit.logs.tenant_log import (
+    NewEntry,
+    Receipt,
+    RecordConflictError,
+    RecordForgottenError,
+    TenantLog,
+)
 from services.audit.proofs.merkle import leaf_hash
 
 
-class BatchRecords:
+class DuplicateCheck:
     """Judges the entries of one batch; a log's segments are searched once for all of them."""
 
     def __init__(
         self,
-        window: RecordWindow,
+        recent: RecentRecords,
         folder_of: Callable[[bytes], Path],
         entries: Sequence[NewEntry],
         settled: Collection[int],
     ) -> None:
-        self._window = window
+        self._recent = recent
         self._folder_of = folder_of
         self._entries = entries
         self._settled = settled
@@ -39,12 +45,12 @@ class BatchRecords:
             SegmentDamagedError: what was folded is not what is there.
         """
         new = self._entries[place]
-        known = self._window.get(log.log_id, new.record_id)
+        known = self._recent.get(log.log_id, new.record_id)
         if known is None:
             if place not in self._settled and new.record_id not in log.recurring:
                 return None
             known = self._opened(log, self._find(log, new.record_id))
-            self._window.remember(new.record_id, known.digest, known.receipt)
+            self._recent.remember(new.record_id, known.digest, known.receipt)
         if known.digest != new.content_digest():
             raise RecordConflictError
         return known.receipt

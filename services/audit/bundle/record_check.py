@@ -10,7 +10,7 @@ from typing import Any
 
 import rfc8785
 
-from services.audit.bundle.format import Tally
+from services.audit.bundle.counts import Tally
 from services.audit.bundle.manifest import SECTION_NAMES, Manifest
 from services.audit.keys.envelope import Section
 from services.audit.proofs.entry import (

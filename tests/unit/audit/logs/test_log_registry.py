@@ -10,9 +10,9 @@ import pytest
 from tenantry.audit.v1 import entry_pb2
 
 from services.audit.keys.root import FileKeyProvider
-from services.audit.logs.log import Receipt
+from services.audit.logs.log_registry import LogRegistry
 from services.audit.logs.open_logs import begin_log
-from services.audit.logs.tenant_logs import TenantLogs
+from services.audit.logs.tenant_log import Receipt
 from services.audit.proofs.entry import EntryKind
 from services.audit.rpc.intake import parse_entry
 from services.audit.storage.state_files import StateFileError
@@ -42,12 +42,12 @@ def test_a_successor_names_the_log_it_continues(tmp_path):
     store = open_store(tmp_path)
     store.commit([new_entry("a", "one")], [])
     store.close()
-    registry = TenantLogs(tmp_path / "logs" / "tenants.json")
+    registry = LogRegistry(tmp_path / "logs" / "tenants.json")
     before, after = registry.open_log("a"), os.urandom(16)
     registry.add({"a": after})
     assert (registry.open_log("a"), registry.predecessor("a")) == (after, before)
     assert (registry.owner(after), registry.owner(before)) == ("a", None)
-    again = TenantLogs(tmp_path / "logs" / "tenants.json")
+    again = LogRegistry(tmp_path / "logs" / "tenants.json")
     assert (again.open_log("a"), again.predecessor("a"), again.tenant_uids()) == (after, before, ["a"])
     (tmp_path / "keyring" / before.hex()).rename(tmp_path / "old-ring")
     store = open_store(tmp_path)
@@ -78,7 +78,7 @@ def test_a_list_of_logs_that_cannot_be_is_refused(tmp_path, tenants):
     path = tmp_path / "tenants.json"
     path.write_text(json.dumps({"version": 1, "tenants": tenants}))
     with pytest.raises(StateFileError):
-        TenantLogs(path)
+        LogRegistry(path)
 
 
 def test_a_list_of_logs_of_another_version_is_refused(tmp_path):

@@ -9,9 +9,15 @@ import dataclasses
 
 import pytest
 
-from services.audit.bundle import format as bundle
-from services.audit.bundle import records as bundle_records
-from services.audit.bundle import verify
+from services.audit.bundle import record_check, verify
+from services.audit.bundle.files import (
+    CHECKPOINT,
+    MANIFEST,
+    README,
+    SIGNATURE,
+    listed_file,
+    sign_manifest,
+)
 from services.audit.bundle.manifest import Manifest, Window
 from services.audit.proofs.entry import EntryKind
 from services.audit.proofs.merkle import leaf_hash, root_of
@@ -47,11 +53,11 @@ def relabelled_checkpoint(folder, tenant_uid="a"):
     """Another log whose checkpoint's signature line has the pinned name: it is not signed, one key signs for all."""
     other = b"M" * 16
     write(folder, a_log("one", tenant_uid=tenant_uid, log_id=other), tenant_uid=tenant_uid, log_id=other)
-    note = (folder / bundle.CHECKPOINT).read_text().partition("\n\n")[0] + "\n"
-    (folder / bundle.CHECKPOINT).write_bytes(forgery.log_signer().sign(note))
-    manifest = Manifest.parse((folder / bundle.MANIFEST).read_bytes())
+    note = (folder / CHECKPOINT).read_text().partition("\n\n")[0] + "\n"
+    (folder / CHECKPOINT).write_bytes(forgery.log_signer().sign(note))
+    manifest = Manifest.parse((folder / MANIFEST).read_bytes())
     files = {one: (folder / one).read_bytes() for one in manifest.files}
-    listed = {one: bundle.listed(data) for one, data in files.items()}
+    listed = {one: listed_file(data) for one, data in files.items()}
     put(folder, files, dataclasses.replace(manifest, files=listed).encode(), manifest_signer(other))
     return folder, dataclasses.replace(pinned(), manifest=pinned(other).manifest)
 
@@ -60,14 +66,14 @@ def relabelled_manifest(folder):
     """The same with the manifest's."""
     other = b"M" * 16
     write(folder, a_log("one", log_id=other), log_id=other)
-    note = (folder / bundle.SIGNATURE).read_text().partition("\n\n")[0] + "\n"
-    (folder / bundle.SIGNATURE).write_bytes(manifest_signer().sign(note))
+    note = (folder / SIGNATURE).read_text().partition("\n\n")[0] + "\n"
+    (folder / SIGNATURE).write_bytes(manifest_signer().sign(note))
     return folder, dataclasses.replace(pinned(), log=pinned(other).log)
 
 
 def signed_another(folder):
     write(folder, LOG)
-    (folder / bundle.SIGNATURE).write_bytes(bundle.sign_manifest(b"another", manifest_signer()))
+    (folder / SIGNATURE).write_bytes(sign_manifest(b"another", manifest_signer()))
     return folder
 
 
@@ -79,7 +85,7 @@ def rewritten(folder, name):
 
 def unlisted(folder, name):
     write(folder, LOG)
-    manifest = Manifest.parse((folder / bundle.MANIFEST).read_bytes())
+    manifest = Manifest.parse((folder / MANIFEST).read_bytes())
     files = {one: listed for one, listed in manifest.files.items() if one != name}
     put(folder, {}, dataclasses.replace(manifest, files=files).encode(), manifest_signer())
     return folder
@@ -88,7 +94,7 @@ def unlisted(folder, name):
 def relabelled(folder):
     """Tenant b's log, told as a's in all that the manifest's key signs."""
     relabelled_checkpoint(folder, tenant_uid="b")
-    manifest = Manifest.parse((folder / bundle.MANIFEST).read_bytes())
+    manifest = Manifest.parse((folder / MANIFEST).read_bytes())
     put(folder, {}, dataclasses.replace(manifest, tenant_uid="a").encode(), manifest_signer())
     return folder
 
@@ -206,21 +212,21 @@ VERIFY_CHECKS = {
     ),
     "the manifest's log": (
         relabelled_manifest,
-        "pinned.key.name != bundle.manifest_key_name(manifest.origin)",
+        "pinned.key.name != manifest_key_name(manifest.origin)",
         "manifest.json: is of another log than the pinned key",
     ),
     "what is signed": (
         signed_another,
-        "text != bundle.manifest_note_text(data)",
+        "text != manifest_note_text(data)",
         "manifest.json: is not what manifest.sig signs",
     ),
     "what is listed": (
-        lambda folder: rewritten(folder, bundle.README),
-        "manifest.files.get(name, listed) != listed",
+        lambda folder: rewritten(folder, README),
+        "manifest.files.get(name, actual) != actual",
         "README.txt: is not the file the manifest lists",
     ),
     "that all is listed": (
-        lambda folder: unlisted(folder, bundle.README),
+        lambda folder: unlisted(folder, README),
         "set(manifest.files) != set(_LISTED)",
         "manifest.json: lists other files than a bundle has",
     ),
@@ -249,7 +255,7 @@ def test_each_check_names_what_only_it_sees(tmp_path, check):
 def test_mutant_without_a_check_of_records_finds_nothing(tmp_path, monkeypatch, check):
     make, condition, _ = RECORDS_CHECKS[check]
     folder, keys = forged(make, tmp_path)
-    monkeypatch.setattr(verify, "RecordCheck", mutant(bundle_records, condition, "False").RecordCheck)
+    monkeypatch.setattr(verify, "RecordCheck", mutant(record_check, condition, "False").RecordCheck)
     assert damages(folder, keys) == []
 
 

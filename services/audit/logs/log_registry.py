@@ -15,7 +15,7 @@ from services.audit.storage.state_files import STATE_VERSION, StateFileError, re
 from services.common.durable_files import replace_file
 
 
-class TenantLogs:
+class LogRegistry:
     """The file's content; every change is durable when it returns.
 
     Raises:

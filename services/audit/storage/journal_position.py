@@ -14,7 +14,7 @@ MAX_SESSIONS = 1024
 
 
 @dataclass(slots=True)
-class Position:
+class JournalPosition:
     """The file's content."""
 
     incarnation: int = 0
@@ -41,7 +41,7 @@ class Position:
         return json.dumps(document, indent=1).encode()
 
     @classmethod
-    def read(cls, path: Path) -> Position:
+    def read(cls, path: Path) -> JournalPosition:
         """Parse the file.
 
         Raises:
