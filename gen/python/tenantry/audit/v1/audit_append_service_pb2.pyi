@@ -30,7 +30,7 @@ class AppendRequest(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___SessionHello:
-        """Opens the session; exactly once, first."""
+        """Opens the session: exactly once, first."""
 
     @_builtins.property
     def batch(self) -> Global___EntryBatch:
@@ -54,7 +54,7 @@ Global___AppendRequest: _TypeAlias = AppendRequest  # noqa: Y015
 
 @_typing.final
 class SessionHello(_message.Message):
-    """A writer introduces itself."""
+    """Introduces a writer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -63,15 +63,17 @@ class SessionHello(_message.Message):
     NEWEST_RECEIPTS_FIELD_NUMBER: _builtins.int
     LOWEST_UNSETTLED_SEQUENCE_FIELD_NUMBER: _builtins.int
     writer: _builtins.str
-    """Names the writer process, for example `router-1`."""
+    """The name of the writer process, for example `router-1`."""
     session_id: _builtins.bytes
-    """16 random bytes, new at every start of the writer; kept over reconnects, so that resent sequences are recognised."""
+    """16 random bytes, new at every start of the writer. A reconnect keeps them, so that resent sequences are
+    recognised.
+    """
     lowest_unsettled_sequence: _builtins.int
-    """Every sequence below it is settled as far as the writer is concerned: it will never be sent again."""
+    """The writer has settled every lower sequence, and will never send one of them again."""
     @_builtins.property
     def newest_receipts(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.Receipt]:
-        """The newest receipts the writer holds, one a log: the service appends nothing to a log that does not hold its
-        receipt's entry any more.
+        """The newest receipts that the writer holds, one for each log. The service appends nothing to a log that no longer
+        holds the entry of its receipt.
         """
 
     def __init__(
@@ -99,7 +101,7 @@ class EntryBatch(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.AppendEntry]:
-        """At most 256 entries, together under 4 MiB."""
+        """At most 256 entries, together below 4 MiB."""
 
     def __init__(
         self,
@@ -148,16 +150,16 @@ Global___AppendResponse: _TypeAlias = AppendResponse  # noqa: Y015
 
 @_typing.final
 class SessionWelcome(_message.Message):
-    """The session is open."""
+    """Says that the session is open."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DURABLE_SEQUENCE_FIELD_NUMBER: _builtins.int
     MAX_OUTSTANDING_BYTES_FIELD_NUMBER: _builtins.int
     durable_sequence: _builtins.int
-    """The highest sequence of this session that is already durable; resend from the next one."""
+    """The highest sequence of this session that is already durable. The writer resends from the next one."""
     max_outstanding_bytes: _builtins.int
-    """Bytes the writer may have unacknowledged."""
+    """The bytes that the writer may have unacknowledged."""
     def __init__(
         self,
         *,
@@ -181,7 +183,7 @@ class AckBatch(_message.Message):
     ACKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def acks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ack]:
-        """One for each entry settled."""
+        """One ack for each settled entry."""
 
     def __init__(
         self,
@@ -209,11 +211,11 @@ class Ack(_message.Message):
     """The entry's sequence."""
     @_builtins.property
     def receipt(self) -> _entry_pb2.Receipt:
-        """Durable, here."""
+        """The entry is durable, at this place."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Refused for good; nothing was written."""
+        """The entry was refused for good, and nothing was written."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuditAppendServiceStub:
-    """Appends entries durably. Reachable by the mesh's own services only.
+    """Appends entries durably. Only the mesh's own services can reach it.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class AuditAppendServiceStub:
 
 
 class AuditAppendServiceServicer:
-    """Appends entries durably. Reachable by the mesh's own services only.
+    """Appends entries durably. Only the mesh's own services can reach it.
     """
 
     def Append(self, request_iterator, context):
-        """Append batches for as long as the writer lives; an ack means durable.
+        """Append batches for as long as the writer lives. An ack means that the entry is durable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +70,7 @@ def add_AuditAppendServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditAppendService:
-    """Appends entries durably. Reachable by the mesh's own services only.
+    """Appends entries durably. Only the mesh's own services can reach it.
     """
 
     @staticmethod

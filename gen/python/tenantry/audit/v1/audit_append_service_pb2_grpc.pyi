@@ -27,25 +27,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditAppendServiceStub:
-    """Appends entries durably. Reachable by the mesh's own services only."""
+    """Appends entries durably. Only the mesh's own services can reach it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditAppendServiceAsyncStub: ...
     Append: _grpc.StreamStreamMultiCallable[_audit_append_service_pb2.AppendRequest, _audit_append_service_pb2.AppendResponse]
-    """Append batches for as long as the writer lives; an ack means durable."""
+    """Append batches for as long as the writer lives. An ack means that the entry is durable."""
 
 @_typing.type_check_only
 class AuditAppendServiceAsyncStub(AuditAppendServiceStub):
-    """Appends entries durably. Reachable by the mesh's own services only."""
+    """Appends entries durably. Only the mesh's own services can reach it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Append: _aio.StreamStreamMultiCallable[_audit_append_service_pb2.AppendRequest, _audit_append_service_pb2.AppendResponse]  # type: ignore[assignment]
-    """Append batches for as long as the writer lives; an ack means durable."""
+    """Append batches for as long as the writer lives. An ack means that the entry is durable."""
 
 class AuditAppendServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Appends entries durably. Reachable by the mesh's own services only."""
+    """Appends entries durably. Only the mesh's own services can reach it."""
 
     @_abc_1.abstractmethod
     def Append(
@@ -53,6 +53,6 @@ class AuditAppendServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_audit_append_service_pb2.AppendRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_append_service_pb2.AppendResponse], _abc.AsyncIterator[_audit_append_service_pb2.AppendResponse]]:
-        """Append batches for as long as the writer lives; an ack means durable."""
+        """Append batches for as long as the writer lives. An ack means that the entry is durable."""
 
 def add_AuditAppendServiceServicer_to_server(servicer: AuditAppendServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

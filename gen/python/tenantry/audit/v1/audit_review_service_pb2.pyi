@@ -21,13 +21,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetCheckpointRequest(_message.Message):
-    """Asks for the newest checkpoint."""
+    """Asks GetCheckpoint for the newest checkpoint."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant_uid}/auditLog`."""
+    """The resource name, `tenants/{tenant_uid}/auditLog`."""
     def __init__(
         self,
         *,
@@ -53,13 +53,13 @@ class Checkpoint(_message.Message):
     ROOT_HASH_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant_uid}/auditLog`."""
+    """The resource name, `tenants/{tenant_uid}/auditLog`."""
     origin: _builtins.str
     """The log's origin line."""
     size: _builtins.int
-    """Entries covered."""
+    """The number of entries that it covers."""
     root_hash: _builtins.bytes
-    """RFC 6962 root hash, 32 bytes."""
+    """The RFC 6962 root hash, 32 bytes."""
     note: _builtins.bytes
     """The C2SP tlog-checkpoint note, byte for byte."""
     def __init__(
@@ -81,7 +81,7 @@ Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class ExportLogRequest(_message.Message):
-    """Asks for an export."""
+    """Asks ExportLog for a bundle."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,14 +89,14 @@ class ExportLogRequest(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant_uid}/auditLog`."""
+    """The resource name, `tenants/{tenant_uid}/auditLog`."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Only the content of entries at or after this time."""
+        """Include the content of entries at or after this time only."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only the content of entries before this time."""
+        """Include the content of entries before this time only."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ Global___ExportLogRequest: _TypeAlias = ExportLogRequest  # noqa: Y015
 
 @_typing.final
 class ExportLogResponse(_message.Message):
-    """A piece of one file of the bundle; files come one after another."""
+    """A piece of one file of the bundle. The files come one after another."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -125,7 +125,7 @@ class ExportLogResponse(_message.Message):
     path: _builtins.str
     """The file's path inside the bundle."""
     data: _builtins.bytes
-    """The next bytes of it; at most 1 MiB."""
+    """The next bytes of the file, at most 1 MiB."""
     last: _builtins.bool
     """Whether this piece ends the file."""
     def __init__(
@@ -145,13 +145,13 @@ Global___ExportLogResponse: _TypeAlias = ExportLogResponse  # noqa: Y015
 
 @_typing.final
 class GetVerificationKeysRequest(_message.Message):
-    """Asks for the public keys."""
+    """Asks GetVerificationKeys for the public keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant_uid}/auditLog`."""
+    """The resource name, `tenants/{tenant_uid}/auditLog`."""
     def __init__(
         self,
         *,
@@ -167,7 +167,7 @@ Global___GetVerificationKeysRequest: _TypeAlias = GetVerificationKeysRequest  # 
 
 @_typing.final
 class VerificationKeys(_message.Message):
-    """The public keys a verifier pins."""
+    """The public keys that a verifier pins."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -175,11 +175,11 @@ class VerificationKeys(_message.Message):
     LOG_KEYS_FIELD_NUMBER: _builtins.int
     MANIFEST_KEYS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant_uid}/auditLog`."""
+    """The resource name, `tenants/{tenant_uid}/auditLog`."""
     @_builtins.property
     def log_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The log's own verifier keys, C2SP signed-note format; behind one that was replaced a space and the sizes of the log
-        it may sign for, `<first>-<last>`.
+        """The log's own verifier keys, in the C2SP signed-note format. A key that was replaced is followed by a space and
+        the sizes of the log that it may sign for, `<first>-<last>`.
         """
 
     @_builtins.property

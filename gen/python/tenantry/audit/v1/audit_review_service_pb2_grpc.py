@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AuditReviewServiceStub:
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
-    an entry of the log it reads.
+    """Reads audit logs. Every call needs a reviewer's grant, which the audit service signs and which names one tenant.
+    Every call becomes an entry of the log that it reads.
     """
 
     def __init__(self, channel):
@@ -54,8 +54,8 @@ class AuditReviewServiceStub:
 
 
 class AuditReviewServiceServicer:
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
-    an entry of the log it reads.
+    """Reads audit logs. Every call needs a reviewer's grant, which the audit service signs and which names one tenant.
+    Every call becomes an entry of the log that it reads.
     """
 
     def GetCheckpoint(self, request, context):
@@ -73,7 +73,7 @@ class AuditReviewServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetVerificationKeys(self, request, context):
-        """Get the public keys to pin, outside any bundle.
+        """Get the public keys to pin, separately from any bundle.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,8 +106,8 @@ def add_AuditReviewServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditReviewService:
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
-    an entry of the log it reads.
+    """Reads audit logs. Every call needs a reviewer's grant, which the audit service signs and which names one tenant.
+    Every call becomes an entry of the log that it reads.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditReviewServiceStub:
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
-    an entry of the log it reads.
+    """Reads audit logs. Every call needs a reviewer's grant, which the audit service signs and which names one tenant.
+    Every call becomes an entry of the log that it reads.
     """
 
     @_typing.overload
@@ -40,12 +40,12 @@ class AuditReviewServiceStub:
     ExportLog: _grpc.UnaryStreamMultiCallable[_audit_review_service_pb2.ExportLogRequest, _audit_review_service_pb2.ExportLogResponse]
     """Export one tenant's whole log, decrypted, as the files of a bundle that verifies offline."""
     GetVerificationKeys: _grpc.UnaryUnaryMultiCallable[_audit_review_service_pb2.GetVerificationKeysRequest, _audit_review_service_pb2.VerificationKeys]
-    """Get the public keys to pin, outside any bundle."""
+    """Get the public keys to pin, separately from any bundle."""
 
 @_typing.type_check_only
 class AuditReviewServiceAsyncStub(AuditReviewServiceStub):
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
-    an entry of the log it reads.
+    """Reads audit logs. Every call needs a reviewer's grant, which the audit service signs and which names one tenant.
+    Every call becomes an entry of the log that it reads.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -54,11 +54,11 @@ class AuditReviewServiceAsyncStub(AuditReviewServiceStub):
     ExportLog: _aio.UnaryStreamMultiCallable[_audit_review_service_pb2.ExportLogRequest, _audit_review_service_pb2.ExportLogResponse]  # type: ignore[assignment]
     """Export one tenant's whole log, decrypted, as the files of a bundle that verifies offline."""
     GetVerificationKeys: _aio.UnaryUnaryMultiCallable[_audit_review_service_pb2.GetVerificationKeysRequest, _audit_review_service_pb2.VerificationKeys]  # type: ignore[assignment]
-    """Get the public keys to pin, outside any bundle."""
+    """Get the public keys to pin, separately from any bundle."""
 
 class AuditReviewServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads audit logs. Asks for a reviewer's grant, signed by the audit service itself and naming one tenant. Every call is
-    an entry of the log it reads.
+    """Reads audit logs. Every call needs a reviewer's grant, which the audit service signs and which names one tenant.
+    Every call becomes an entry of the log that it reads.
     """
 
     @_abc_1.abstractmethod
@@ -83,6 +83,6 @@ class AuditReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_review_service_pb2.GetVerificationKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_review_service_pb2.VerificationKeys, _abc.Awaitable[_audit_review_service_pb2.VerificationKeys]]:
-        """Get the public keys to pin, outside any bundle."""
+        """Get the public keys to pin, separately from any bundle."""
 
 def add_AuditReviewServiceServicer_to_server(servicer: AuditReviewServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

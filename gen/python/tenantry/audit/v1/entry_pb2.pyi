@@ -28,25 +28,27 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     ENTRY_KIND_ADMIT: _EntryKind.ValueType  # 1
     """A request was admitted and is about to be dispatched."""
     ENTRY_KIND_OUTCOME: _EntryKind.ValueType  # 2
-    """A request ended; names its admit."""
+    """A request ended. The entry names its admit."""
     ENTRY_KIND_OUTCOME_UNKNOWN: _EntryKind.ValueType  # 3
-    """The writer of an admit died before its outcome; written by the audit service."""
+    """The writer of an admit died before the outcome. The audit service writes it."""
     ENTRY_KIND_GAP: _EntryKind.ValueType  # 4
-    """Entries were lost under a BATCH policy; says how many."""
+    """Entries were lost under a BATCH policy. The entry says how many."""
     ENTRY_KIND_CONFIG_VERSION: _EntryKind.ValueType  # 5
     """A version of the tenant's config was applied."""
     ENTRY_KIND_ADMIN_INTENT: _EntryKind.ValueType  # 6
-    """An operator changed something; kept in the operator log."""
+    """An operator is about to change something. The operator log holds it."""
     ENTRY_KIND_ADMIN_OUTCOME: _EntryKind.ValueType  # 7
-    """How an operator's change ended; kept in the operator log."""
+    """An operator's change ended. The operator log holds it."""
     ENTRY_KIND_REFUSED: _EntryKind.ValueType  # 8
-    """Requests refused or shed, counted by key, reason and second."""
+    """Requests were refused or shed. They are counted by key, reason and second."""
     ENTRY_KIND_REVIEW: _EntryKind.ValueType  # 9
-    """Somebody read the log."""
+    """A reviewer read the log."""
     ENTRY_KIND_DEK_OPEN: _EntryKind.ValueType  # 10
-    """A data key was opened; its commitment is in the entry. Written by the audit service."""
+    """A data key came into use. The entry holds its commitment. The audit service writes it."""
     ENTRY_KIND_LOG_OPENED: _EntryKind.ValueType  # 11
-    """The log was opened: whose it is and which log it continues; its second entry. Written by the audit service."""
+    """The log was opened. The entry names its tenant and the log that it continues. It is the second entry. The audit
+    service writes it.
+    """
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
     """What an entry records."""
@@ -56,30 +58,32 @@ ENTRY_KIND_UNSPECIFIED: EntryKind.ValueType  # 0
 ENTRY_KIND_ADMIT: EntryKind.ValueType  # 1
 """A request was admitted and is about to be dispatched."""
 ENTRY_KIND_OUTCOME: EntryKind.ValueType  # 2
-"""A request ended; names its admit."""
+"""A request ended. The entry names its admit."""
 ENTRY_KIND_OUTCOME_UNKNOWN: EntryKind.ValueType  # 3
-"""The writer of an admit died before its outcome; written by the audit service."""
+"""The writer of an admit died before the outcome. The audit service writes it."""
 ENTRY_KIND_GAP: EntryKind.ValueType  # 4
-"""Entries were lost under a BATCH policy; says how many."""
+"""Entries were lost under a BATCH policy. The entry says how many."""
 ENTRY_KIND_CONFIG_VERSION: EntryKind.ValueType  # 5
 """A version of the tenant's config was applied."""
 ENTRY_KIND_ADMIN_INTENT: EntryKind.ValueType  # 6
-"""An operator changed something; kept in the operator log."""
+"""An operator is about to change something. The operator log holds it."""
 ENTRY_KIND_ADMIN_OUTCOME: EntryKind.ValueType  # 7
-"""How an operator's change ended; kept in the operator log."""
+"""An operator's change ended. The operator log holds it."""
 ENTRY_KIND_REFUSED: EntryKind.ValueType  # 8
-"""Requests refused or shed, counted by key, reason and second."""
+"""Requests were refused or shed. They are counted by key, reason and second."""
 ENTRY_KIND_REVIEW: EntryKind.ValueType  # 9
-"""Somebody read the log."""
+"""A reviewer read the log."""
 ENTRY_KIND_DEK_OPEN: EntryKind.ValueType  # 10
-"""A data key was opened; its commitment is in the entry. Written by the audit service."""
+"""A data key came into use. The entry holds its commitment. The audit service writes it."""
 ENTRY_KIND_LOG_OPENED: EntryKind.ValueType  # 11
-"""The log was opened: whose it is and which log it continues; its second entry. Written by the audit service."""
+"""The log was opened. The entry names its tenant and the log that it continues. It is the second entry. The audit
+service writes it.
+"""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
 
 @_typing.final
 class AppendEntry(_message.Message):
-    """An entry to append. The sections are canonical JSON (RFC 8785); empty means the section is absent."""
+    """An entry to append. The sections are canonical JSON (RFC 8785). An empty section is absent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,23 +97,23 @@ class AppendEntry(_message.Message):
     ADMIT_RECORD_ID_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Counts up from 1 within a writer's session, without holes."""
+    """The number of the entry in its writer's session: counted from 1, without holes."""
     tenant_uid: _builtins.str
-    """The tenant whose log it goes to."""
+    """The uid of the tenant whose log the entry goes to."""
     record_id: _builtins.bytes
-    """16 bytes, unique within the log: the same id with the same content is the same entry."""
+    """16 bytes, unique within the log. The same id with the same content is the same entry."""
     kind: Global___EntryKind.ValueType
-    """What it records."""
+    """What the entry records."""
     meta_json: _builtins.bytes
-    """Who, when, which versions, counts; at most 64 KiB."""
+    """Principal, times, versions and counts; at most 64 KiB."""
     prompt_json: _builtins.bytes
-    """What was asked; at most 1 MiB."""
+    """The text that was asked; at most 1 MiB."""
     answer_json: _builtins.bytes
-    """What was answered; at most 1 MiB."""
+    """The text that was answered; at most 1 MiB."""
     admit_record_id: _builtins.bytes
-    """The admit's record id; required for an outcome."""
+    """The record id of the admit. An outcome needs it."""
     key_id: _builtins.str
-    """The caller's key; the clear header holds a digest of it."""
+    """The id of the caller's key. The clear header holds a digest of it."""
     def __init__(
         self,
         *,
@@ -133,7 +137,7 @@ Global___AppendEntry: _TypeAlias = AppendEntry  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
-    """A durable entry's place."""
+    """The place of a durable entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -142,13 +146,13 @@ class Receipt(_message.Message):
     LEAF_HASH_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     log_id: _builtins.str
-    """The log."""
+    """The id of the log."""
     index: _builtins.int
-    """The index in the log."""
+    """The entry's index in the log."""
     leaf_hash: _builtins.bytes
-    """RFC 6962 leaf hash, 32 bytes."""
+    """The entry's RFC 6962 leaf hash, 32 bytes."""
     batch: _builtins.int
-    """The journal batch whose signed COMMIT made it durable."""
+    """The journal batch whose signed COMMIT made the entry durable."""
     def __init__(
         self,
         *,

@@ -36,7 +36,7 @@ class _DialectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dialect.Value
     """Triton's vLLM backend."""
 
 class Dialect(_Dialect, metaclass=_DialectEnumTypeWrapper):
-    """How a request is put to a model server."""
+    """The protocol of a pool's model servers."""
 
 DIALECT_UNSPECIFIED: Dialect.ValueType  # 0
 """Never stored."""
@@ -59,16 +59,16 @@ class Adapter(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant}/adapters/{adapter}`."""
+    """The resource name, `tenants/{tenant}/adapters/{adapter}`."""
     etag: _builtins.str
-    """Quoted; changes with every change of the adapter."""
+    """Changes with every change of the adapter; the quotes are part of it."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterVersion]:
-        """Every version registered, oldest first."""
+        """Every registered version, oldest first."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When its first version was registered."""
+        """When the first version was registered."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
 
 @_typing.final
 class AdapterVersion(_message.Message):
-    """One set of weights; immutable."""
+    """One set of adapter weights. A version never changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -99,20 +99,20 @@ class AdapterVersion(_message.Message):
     RENDITIONS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """Counted from 1."""
+    """The number of the version, counted from 1."""
     base_model: _builtins.str
-    """`models/{model}`: the base model it was trained on."""
+    """The base model that the weights were trained on, `models/{model}`."""
     source_sha256: _builtins.str
-    """SHA-256 of the safetensors file as registered, lowercase hex."""
+    """SHA-256 of the safetensors file as it was registered, in lowercase hex."""
     rank: _builtins.int
-    """The LoRA rank, the largest over its modules."""
+    """The LoRA rank: the largest rank of the adapter's modules."""
     @_builtins.property
     def renditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rendition]:
-        """What model servers are sent, one for each dialect."""
+        """The forms that model servers are sent, one for each dialect and engine."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was registered."""
+        """When the version was registered."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ Global___AdapterVersion: _TypeAlias = AdapterVersion  # noqa: Y015
 
 @_typing.final
 class Rendition(_message.Message):
-    """An adapter version in the form one dialect, base model and engine need."""
+    """An adapter version in the form that one dialect, base model and engine need."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -147,21 +147,27 @@ class Rendition(_message.Message):
     CONFIG_COLUMNS_FIELD_NUMBER: _builtins.int
     ENGINE_SHA256_FIELD_NUMBER: _builtins.int
     dialect: Global___Dialect.ValueType
-    """The form."""
+    """The protocol that the rendition is made for."""
     lora_id: _builtins.int
-    """63 bits, never reused: tenant ordinal (23), restore epoch (8), serial (32)."""
+    """The id that the model server knows the weights by. It has 63 bits and is never reused: tenant ordinal (23),
+    restore epoch (8), serial (32).
+    """
     sha256: _builtins.str
-    """SHA-256 of the rendered tensors, lowercase hex."""
+    """SHA-256 of the rendered tensors, in lowercase hex."""
     artifact_sha256: _builtins.str
-    """The sealed tensors, in the artifact store, by the SHA-256 of the sealed bytes, lowercase hex."""
+    """SHA-256 of the sealed tensors in the artifact store, in lowercase hex."""
     size_bytes: _builtins.int
     """Bytes of the rendered tensors."""
     dtype: _builtins.str
-    """The element type of the weights: `float16`, `bfloat16` or `float32`."""
+    """The element type of the weights.
+    Choices: float16, bfloat16, float32
+    """
     config_columns: _builtins.int
-    """Columns of lora_config: 3 or 4."""
+    """The columns of the lora_config tensor.
+    Choices: 3, 4
+    """
     engine_sha256: _builtins.str
-    """SHA-256 of the engine the rendition was made for, lowercase hex."""
+    """SHA-256 of the engine that the rendition was made for, in lowercase hex."""
     def __init__(
         self,
         *,

@@ -31,7 +31,8 @@ if _version_not_supported:
 
 
 class ConfigAdminServiceStub:
-    """Edits config. Asks for an operator's key; a tenant-admin sees and edits its own tenant only.
+    """Edits config. Every call needs an operator's key. A tenant-admin sees and edits its own tenant only. Calls that say
+    `Role: platform-admin` refuse a tenant-admin.
     """
 
     def __init__(self, channel):
@@ -178,11 +179,13 @@ class ConfigAdminServiceStub:
 
 
 class ConfigAdminServiceServicer:
-    """Edits config. Asks for an operator's key; a tenant-admin sees and edits its own tenant only.
+    """Edits config. Every call needs an operator's key. A tenant-admin sees and edits its own tenant only. Calls that say
+    `Role: platform-admin` refuse a tenant-admin.
     """
 
     def CreateTenant(self, request, context):
         """Create a tenant with its first config version.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,7 +206,7 @@ class ConfigAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTenant(self, request, context):
-        """Update a tenant; a changed config becomes the next version.
+        """Update a tenant. A changed config becomes the next version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,13 +221,15 @@ class ConfigAdminServiceServicer:
 
     def ResumeTenant(self, request, context):
         """Serve a suspended tenant again.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTenant(self, request, context):
-        """Delete a suspended tenant with its keys and adapters; its uid and ordinal are never given out again.
+        """Delete a suspended tenant with its keys and adapters. Its uid and ordinal are never given out again.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,7 +250,7 @@ class ConfigAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DiffTenantVersions(self, request, context):
-        """Say how two config versions differ.
+        """List the fields in which two config versions differ.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,35 +264,36 @@ class ConfigAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WaitForPropagation(self, request, context):
-        """Wait until every live router has applied a revision, or say which has not.
+        """Wait until every live router has applied a revision, and name those that have not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRouters(self, request, context):
-        """List the routers the config service knows.
+        """List the routers that the config service knows.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateKey(self, request, context):
-        """Issue a key; its secret is in this one answer and nowhere else.
+        """Issue a key. Its secret is in this one answer and nowhere else. Keys of operators need the role platform-admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """List a principal's keys.
+        """List the keys of a tenant or an operator. Keys of operators need the role platform-admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Revoke a key for good.
+        """Revoke a key for good. Keys of operators need the role platform-admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -316,6 +322,7 @@ class ConfigAdminServiceServicer:
 
     def CreateBaseModel(self, request, context):
         """Register a base model whose artifacts are in the artifact store.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -336,7 +343,8 @@ class ConfigAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBaseModel(self, request, context):
-        """Delete a base model that no tenant, adapter or pool refers to; FAILED_PRECONDITION names those that do.
+        """Delete a base model that no tenant, adapter or pool refers to. FAILED_PRECONDITION names those that do.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -344,6 +352,7 @@ class ConfigAdminServiceServicer:
 
     def CreatePool(self, request, context):
         """Register a pool of endpoints.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -351,6 +360,7 @@ class ConfigAdminServiceServicer:
 
     def GetPool(self, request, context):
         """Get a pool.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -358,6 +368,7 @@ class ConfigAdminServiceServicer:
 
     def ListPools(self, request, context):
         """List pools.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -365,6 +376,7 @@ class ConfigAdminServiceServicer:
 
     def UpdatePool(self, request, context):
         """Update a pool, for example its endpoints.
+        Role: platform-admin
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -517,7 +529,8 @@ def add_ConfigAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ConfigAdminService:
-    """Edits config. Asks for an operator's key; a tenant-admin sees and edits its own tenant only.
+    """Edits config. Every call needs an operator's key. A tenant-admin sees and edits its own tenant only. Calls that say
+    `Role: platform-admin` refuse a tenant-admin.
     """
 
     @staticmethod

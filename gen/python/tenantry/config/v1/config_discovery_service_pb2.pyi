@@ -32,9 +32,9 @@ class _SnapshotKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Snapshot
     SNAPSHOT_KIND_UNSPECIFIED: _SnapshotKind.ValueType  # 0
     """Never sent."""
     SNAPSHOT_KIND_FULL: _SnapshotKind.ValueType  # 1
-    """Everything: what it does not hold is gone."""
+    """Everything. A resource that it does not hold is gone."""
     SNAPSHOT_KIND_DELTA: _SnapshotKind.ValueType  # 2
-    """What changed since base_revision."""
+    """The resources that changed since base_revision."""
 
 class SnapshotKind(_SnapshotKind, metaclass=_SnapshotKindEnumTypeWrapper):
     """What a snapshot replaces."""
@@ -42,14 +42,14 @@ class SnapshotKind(_SnapshotKind, metaclass=_SnapshotKindEnumTypeWrapper):
 SNAPSHOT_KIND_UNSPECIFIED: SnapshotKind.ValueType  # 0
 """Never sent."""
 SNAPSHOT_KIND_FULL: SnapshotKind.ValueType  # 1
-"""Everything: what it does not hold is gone."""
+"""Everything. A resource that it does not hold is gone."""
 SNAPSHOT_KIND_DELTA: SnapshotKind.ValueType  # 2
-"""What changed since base_revision."""
+"""The resources that changed since base_revision."""
 Global___SnapshotKind: _TypeAlias = SnapshotKind  # noqa: Y015
 
 @_typing.final
 class StreamSnapshotsRequest(_message.Message):
-    """What a router sends: a hello first."""
+    """What a router sends: a hello first, then acknowledgements and reports."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -59,15 +59,15 @@ class StreamSnapshotsRequest(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___RouterHello:
-        """Opens the stream; exactly once, first."""
+        """Opens the stream: exactly once, first."""
 
     @_builtins.property
     def ack(self) -> Global___SnapshotAck:
-        """The snapshot of a nonce is in force."""
+        """The snapshot with this nonce is in force."""
 
     @_builtins.property
     def nack(self) -> Global___SnapshotNack:
-        """The snapshot of a nonce was refused whole; the last one stays in force."""
+        """The snapshot with this nonce was refused whole. The one before stays in force."""
 
     @_builtins.property
     def outcomes(self) -> Global___OutcomeReport:
@@ -93,16 +93,16 @@ Global___StreamSnapshotsRequest: _TypeAlias = StreamSnapshotsRequest  # noqa: Y0
 
 @_typing.final
 class RouterHello(_message.Message):
-    """A router introduces itself."""
+    """Introduces a router."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUTER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     router: _builtins.str
-    """Names the router process, for example `router-1`."""
+    """The name of the router process, for example `router-1`."""
     revision: _builtins.int
-    """The revision it holds from an earlier connection or a file; 0 for none."""
+    """The revision that the router holds from an earlier connection or a file. 0 means none."""
     def __init__(
         self,
         *,
@@ -119,7 +119,7 @@ Global___RouterHello: _TypeAlias = RouterHello  # noqa: Y015
 
 @_typing.final
 class SnapshotAck(_message.Message):
-    """A snapshot is in force."""
+    """Says that a snapshot is in force."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -145,7 +145,7 @@ Global___SnapshotAck: _TypeAlias = SnapshotAck  # noqa: Y015
 
 @_typing.final
 class SnapshotNack(_message.Message):
-    """A snapshot was refused."""
+    """Says that a snapshot was refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -158,7 +158,7 @@ class SnapshotNack(_message.Message):
     """The snapshot's revision."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which resources, and why; names no tenant text."""
+        """The resources that the router could not use, and why. They hold no text of a tenant's."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ Global___OutcomeReport: _TypeAlias = OutcomeReport  # noqa: Y015
 
 @_typing.final
 class OutcomeCount(_message.Message):
-    """One count."""
+    """The number of requests of one tenant that ended in one way."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -210,13 +210,13 @@ class OutcomeCount(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
-    """The tenant."""
+    """The tenant's uid."""
     config_version: _builtins.int
-    """The config version that was in force."""
+    """The config version that the requests were served with."""
     outcome: _builtins.str
     """`ok`, or the reason of the error."""
     requests: _builtins.int
-    """How many requests."""
+    """The number of requests."""
     def __init__(
         self,
         *,
@@ -248,11 +248,13 @@ class StreamSnapshotsResponse(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat:
-        """Sent every 500 ms, between snapshots too."""
+        """A sign of life, every 500 ms, also between the pieces of a snapshot."""
 
     @_builtins.property
     def statement(self) -> Global___SnapshotStatement:
-        """About a snapshot that was sent whole: behind it, and again from time to time while it is the newest."""
+        """A signed statement on a snapshot that was sent whole. It follows the snapshot, and is repeated from time to
+        time while the snapshot is the newest.
+        """
 
     def __init__(
         self,
@@ -273,7 +275,7 @@ Global___StreamSnapshotsResponse: _TypeAlias = StreamSnapshotsResponse  # noqa: 
 
 @_typing.final
 class SnapshotChunk(_message.Message):
-    """A piece of a snapshot, at most 1 MiB; nothing applies before the last piece."""
+    """A piece of a snapshot, at most 1 MiB. A snapshot applies only with its last piece."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -286,24 +288,24 @@ class SnapshotChunk(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     nonce: _builtins.str
-    """The same for all pieces of a snapshot; new for each snapshot."""
+    """Names the snapshot. All pieces of a snapshot have the same nonce, and no two snapshots do."""
     revision: _builtins.int
-    """The etcd revision the snapshot shows."""
+    """The etcd revision that the snapshot shows."""
     kind: Global___SnapshotKind.ValueType
-    """What it replaces."""
+    """What the snapshot replaces."""
     base_revision: _builtins.int
-    """For a delta: the revision it builds on."""
+    """For a delta: the revision that it builds on."""
     chunk: _builtins.int
-    """Counted from 0."""
+    """The number of the piece, counted from 0."""
     last: _builtins.bool
     """Whether this is the last piece."""
     @_builtins.property
     def resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resource]:
-        """Resources to put."""
+        """The resources to put."""
 
     @_builtins.property
     def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """For a delta: etcd keys, below the live prefix, to remove."""
+        """For a delta: the etcd keys, below the live prefix, of the resources to remove."""
 
     def __init__(
         self,
@@ -327,7 +329,7 @@ Global___SnapshotChunk: _TypeAlias = SnapshotChunk  # noqa: Y015
 
 @_typing.final
 class Resource(_message.Message):
-    """One resource, as a router needs it."""
+    """One resource, in the form that a router needs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -341,10 +343,10 @@ class Resource(_message.Message):
     key: _builtins.str
     """The etcd key below the live prefix, for example `tenants/{tenant_uid}`."""
     mod_revision: _builtins.int
-    """The etcd revision that last changed it."""
+    """The etcd revision that last changed the resource."""
     @_builtins.property
     def tenant(self) -> _tenant_pb2.Tenant:
-        """A tenant with the config in force, in the clear."""
+        """A tenant with the config in force, not sealed."""
 
     @_builtins.property
     def adapter(self) -> Global___AdapterResource:
@@ -352,7 +354,7 @@ class Resource(_message.Message):
 
     @_builtins.property
     def credential(self) -> Global___CredentialResource:
-        """A key's record."""
+        """The record of a key."""
 
     @_builtins.property
     def pool(self) -> _pool_pb2.Pool:
@@ -385,7 +387,7 @@ Global___Resource: _TypeAlias = Resource  # noqa: Y015
 
 @_typing.final
 class AdapterResource(_message.Message):
-    """An adapter, with what opens its sealed tensors."""
+    """An adapter, with the key that opens its sealed tensors."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,7 +397,9 @@ class AdapterResource(_message.Message):
     tenant_uid: _builtins.str
     """The tenant's uid."""
     artifact_key: _builtins.bytes
-    """32 bytes that open the sealed renditions; stored only sealed, never logged or shown to operators."""
+    """The 32-byte key that opens the sealed renditions. It is stored only sealed, and never logged or shown to
+    operators.
+    """
     @_builtins.property
     def adapter(self) -> _adapter_pb2.Adapter:
         """The adapter."""
@@ -417,17 +421,17 @@ Global___AdapterResource: _TypeAlias = AdapterResource  # noqa: Y015
 
 @_typing.final
 class CredentialResource(_message.Message):
-    """A key's record, with whose it is."""
+    """The record of a key, with its holder."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     TENANT_UID_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
-    """The tenant's uid; empty for an operator's key."""
+    """The tenant's uid. Empty for an operator's key."""
     @_builtins.property
     def key(self) -> _credential_pb2.Key:
-        """The key's record."""
+        """The record of the key."""
 
     def __init__(
         self,
@@ -445,7 +449,7 @@ Global___CredentialResource: _TypeAlias = CredentialResource  # noqa: Y015
 
 @_typing.final
 class SnapshotStatement(_message.Message):
-    """What the config service signs of a snapshot, for the router to keep beside it."""
+    """What the config service signs about a snapshot. A router keeps it beside the snapshot."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -453,11 +457,13 @@ class SnapshotStatement(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     SIGNER_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     statement: _builtins.bytes
-    """Canonical JSON: etcd cluster, revision, digest of all resources, when it was current; docs/formats/last-known-good.md."""
+    """Canonical JSON with the etcd cluster, the revision, the digest of all resources, and the time at which they were
+    current; see docs/formats/last-known-good.md.
+    """
     signature: _builtins.bytes
-    """Ed25519, over a prefix and the statement."""
+    """The Ed25519 signature over a prefix and the statement."""
     signer_public_key: _builtins.bytes
-    """What it verifies with: a router keeps the first it sees, and takes no other."""
+    """The public key that the signature verifies with. A router keeps the first one it sees, and accepts no other."""
     def __init__(
         self,
         *,
@@ -475,7 +481,7 @@ Global___SnapshotStatement: _TypeAlias = SnapshotStatement  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
-    """The config service lives."""
+    """A sign of life of the config service."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -483,11 +489,11 @@ class Heartbeat(_message.Message):
     ETCD_CONNECTED_FIELD_NUMBER: _builtins.int
     ETCD_SILENCE_MS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The newest revision it has applied."""
+    """The newest revision that the config service has applied."""
     etcd_connected: _builtins.bool
-    """Whether it follows etcd right now."""
+    """Whether the config service follows etcd at this moment."""
     etcd_silence_ms: _builtins.int
-    """Milliseconds since it last heard from etcd."""
+    """Milliseconds since the config service last heard from etcd."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ConfigDiscoveryServiceStub:
-    """Delivers config to routers. Reachable by the mesh's own services only.
+    """Delivers config to routers. Only the mesh's own services can reach it.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class ConfigDiscoveryServiceStub:
 
 
 class ConfigDiscoveryServiceServicer:
-    """Delivers config to routers. Reachable by the mesh's own services only.
+    """Delivers config to routers. Only the mesh's own services can reach it.
     """
 
     def StreamSnapshots(self, request_iterator, context):
@@ -70,7 +70,7 @@ def add_ConfigDiscoveryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ConfigDiscoveryService:
-    """Delivers config to routers. Reachable by the mesh's own services only.
+    """Delivers config to routers. Only the mesh's own services can reach it.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ConfigDiscoveryServiceStub:
-    """Delivers config to routers. Reachable by the mesh's own services only."""
+    """Delivers config to routers. Only the mesh's own services can reach it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,14 +38,14 @@ class ConfigDiscoveryServiceStub:
 
 @_typing.type_check_only
 class ConfigDiscoveryServiceAsyncStub(ConfigDiscoveryServiceStub):
-    """Delivers config to routers. Reachable by the mesh's own services only."""
+    """Delivers config to routers. Only the mesh's own services can reach it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamSnapshots: _aio.StreamStreamMultiCallable[_config_discovery_service_pb2.StreamSnapshotsRequest, _config_discovery_service_pb2.StreamSnapshotsResponse]  # type: ignore[assignment]
     """Follow the config for as long as the router lives."""
 
 class ConfigDiscoveryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Delivers config to routers. Reachable by the mesh's own services only."""
+    """Delivers config to routers. Only the mesh's own services can reach it."""
 
     @_abc_1.abstractmethod
     def StreamSnapshots(

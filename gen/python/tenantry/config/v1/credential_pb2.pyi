@@ -34,7 +34,7 @@ class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.Val
     """Refused for good."""
 
 class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
-    """Whether a key opens anything."""
+    """Whether a key is accepted."""
 
 KEY_STATE_UNSPECIFIED: KeyState.ValueType  # 0
 """Never stored."""
@@ -53,9 +53,9 @@ class _OperatorRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operator
     OPERATOR_ROLE_UNSPECIFIED: _OperatorRole.ValueType  # 0
     """Never stored."""
     OPERATOR_ROLE_PLATFORM_ADMIN: _OperatorRole.ValueType  # 1
-    """Everything but reading tenants' audit content."""
+    """Everything except reading the content of tenants' audit logs."""
     OPERATOR_ROLE_TENANT_ADMIN: _OperatorRole.ValueType  # 2
-    """One tenant's config, keys and adapters."""
+    """The config, keys and adapters of one tenant."""
 
 class OperatorRole(_OperatorRole, metaclass=_OperatorRoleEnumTypeWrapper):
     """What an operator may do."""
@@ -63,14 +63,14 @@ class OperatorRole(_OperatorRole, metaclass=_OperatorRoleEnumTypeWrapper):
 OPERATOR_ROLE_UNSPECIFIED: OperatorRole.ValueType  # 0
 """Never stored."""
 OPERATOR_ROLE_PLATFORM_ADMIN: OperatorRole.ValueType  # 1
-"""Everything but reading tenants' audit content."""
+"""Everything except reading the content of tenants' audit logs."""
 OPERATOR_ROLE_TENANT_ADMIN: OperatorRole.ValueType  # 2
-"""One tenant's config, keys and adapters."""
+"""The config, keys and adapters of one tenant."""
 Global___OperatorRole: _TypeAlias = OperatorRole  # noqa: Y015
 
 @_typing.final
 class Key(_message.Message):
-    """A key: its record, never its secret."""
+    """The record of a key of a tenant's caller or of an operator. It never holds the secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -85,32 +85,46 @@ class Key(_message.Message):
     ROLE_TENANT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant}/keys/{key}` or `operators/{operator}/keys/{key}`; the key id is the server's choice."""
+    """The resource name, `tenants/{tenant}/keys/{key}` or `operators/{operator}/keys/{key}`. The config service chooses
+    the key id.
+    """
     display_name: _builtins.str
-    """What people call it."""
+    """The name that people read.
+    Characters: 0 to 128
+    """
     state: Global___KeyState.ValueType
-    """Whether it works."""
+    """Whether the key is accepted. RevokeKey changes it."""
     role: Global___OperatorRole.ValueType
-    """For an operator's key: the role."""
+    """For an operator's key, which needs one: what the operator may do. A tenant's key has none.
+    Role: platform-admin
+    """
     role_tenant: _builtins.str
-    """For a tenant-admin's key: `tenants/{tenant}`."""
+    """For a tenant-admin's key, which needs it: the tenant that it may administer, `tenants/{tenant}`.
+    Role: platform-admin
+    """
     revision: _builtins.int
-    """The revision that last changed it: what `WaitForPropagation` waits for."""
+    """The revision that last changed the key. WaitForPropagation waits for it."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it may be used for; for a tenant's key `inference`; empty means all its kind of principal may do."""
+        """What the key may be used for. A tenant's key may have the scope `inference`; an operator's key has no scopes.
+        Default: everything that its kind of principal may do
+        Choices: inference
+        Items: 0 to 1
+        """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it stops working; unset means 90 days from now, at most 366 days."""
+        """When the key stops working. At most 366 days from now.
+        Default: 90 days from now
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was issued."""
+        """When the key was issued."""
 
     @_builtins.property
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was revoked."""
+        """When the key was revoked."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class BaseModel(_message.Message):
-    """A base model: what every tenant's aliases and adapters build on."""
+    """A base model, which tenants' aliases and adapters build on. It never changes; delete it and register another."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -36,24 +36,38 @@ class BaseModel(_message.Message):
     ARCHITECTURE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`models/{model}`."""
+    """The resource name, `models/{model}`.
+    Form: models/[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?
+    """
     weights_sha256: _builtins.str
-    """SHA-256 of the weights, lowercase hex."""
+    """SHA-256 of the weights, in lowercase hex. Every answer names it.
+    Form: [0-9a-f]{64}
+    """
     tokenizer_sha256: _builtins.str
-    """tokenizer.json in the artifact store, by SHA-256, lowercase hex."""
+    """SHA-256 of tokenizer.json, in lowercase hex. The artifact store holds the file under it.
+    Form: [0-9a-f]{64}
+    """
     chat_template_sha256: _builtins.str
-    """The chat template in the artifact store, by SHA-256, lowercase hex."""
+    """SHA-256 of the chat template, in lowercase hex. The artifact store holds the template under it.
+    Form: [0-9a-f]{64}
+    """
     context_tokens: _builtins.int
-    """Prompt and answer together, in tokens."""
+    """The tokens of prompt and answer together.
+    Minimum: 1
+    """
     end_token_id: _builtins.int
-    """The token that ends an answer."""
+    """The token that ends an answer. It is below architecture.vocabulary.
+    Minimum: 0
+    """
     pad_token_id: _builtins.int
-    """The token that pads."""
+    """The token that pads. It is below architecture.vocabulary.
+    Minimum: 0
+    """
     etag: _builtins.str
-    """Quoted; changes with every change of the model."""
+    """Changes with every change of the model; the quotes are part of it."""
     @_builtins.property
     def architecture(self) -> Global___Architecture:
-        """The shape adapters must fit."""
+        """The shape that adapters must fit."""
 
     def __init__(
         self,
@@ -90,19 +104,33 @@ class Architecture(_message.Message):
     MLP_FIELD_NUMBER: _builtins.int
     VOCABULARY_FIELD_NUMBER: _builtins.int
     layers: _builtins.int
-    """Layers."""
+    """The number of decoder layers.
+    Minimum: 1
+    """
     hidden: _builtins.int
-    """Width of the residual stream."""
+    """The width of the residual stream.
+    Minimum: 1
+    """
     heads: _builtins.int
-    """Query heads."""
+    """The number of query heads.
+    Minimum: 1
+    """
     kv_heads: _builtins.int
-    """Key and value heads."""
+    """The number of key and value heads.
+    Minimum: 1
+    """
     head_dim: _builtins.int
-    """Width of one head."""
+    """The width of one head.
+    Minimum: 1
+    """
     mlp: _builtins.int
-    """Width of the MLP."""
+    """The width of the MLP.
+    Minimum: 1
+    """
     vocabulary: _builtins.int
-    """Tokens in the vocabulary."""
+    """The number of tokens in the vocabulary.
+    Minimum: 1
+    """
     def __init__(
         self,
         *,
@@ -124,7 +152,7 @@ Global___Architecture: _TypeAlias = Architecture  # noqa: Y015
 
 @_typing.final
 class Pool(_message.Message):
-    """Endpoints that serve the same base model the same way."""
+    """Model servers that serve the same base model in the same way."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -141,35 +169,51 @@ class Pool(_message.Message):
     ADAPTER_CONFIG_COLUMNS_FIELD_NUMBER: _builtins.int
     AVAILABLE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`pools/{pool}`."""
+    """The resource name, `pools/{pool}`.
+    Form: pools/[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?
+    """
     base_model: _builtins.str
-    """`models/{model}`."""
+    """The base model that its servers run, `models/{model}`."""
     dialect: _adapter_pb2.Dialect.ValueType
-    """How its servers are spoken to."""
+    """The protocol that its servers speak."""
     server_model: _builtins.str
-    """The model's name at the servers."""
+    """The name of the model at the servers.
+    Characters: 1 to 128
+    """
     dedicated_to: _builtins.str
-    """`tenants/{tenant}`: the only tenant ever dispatched to it; empty for a shared pool."""
+    """The only tenant that the pool ever serves, `tenants/{tenant}`.
+    Default: none; the pool is shared
+    """
     etag: _builtins.str
-    """Quoted; changes with every change of the pool."""
+    """Changes with every change of the pool; the quotes are part of it. An update sends the etag of the state it was
+    read in, and is refused if the pool has changed since.
+    """
     engine_sha256: _builtins.str
-    """The engine its servers run, by SHA-256, lowercase hex; adapters are rendered for it."""
+    """SHA-256 of the engine that its servers run, in lowercase hex. Adapters are rendered for it.
+    Form: [0-9a-f]{64}
+    """
     adapter_dtype: _builtins.str
-    """The element type adapters are sent in: `float16`, `bfloat16` or `float32`."""
+    """The element type that adapters are sent in.
+    Choices: float16, bfloat16, float32
+    """
     adapter_config_columns: _builtins.int
-    """Columns of lora_config the servers declare: 3 or 4."""
+    """The columns of the lora_config tensor that its servers declare.
+    Choices: 3, 4
+    """
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]:
-        """Its servers; at least one."""
+        """Its model servers.
+        Items: 1 to 1024
+        """
 
     @_builtins.property
     def capacity(self) -> Global___Capacity:
-        """What each endpoint carries."""
+        """What each of its endpoints carries."""
 
     @_builtins.property
     def available_time(self) -> _timestamp_pb2.Timestamp:
-        """Since when it serves this base model to those it serves. A tenant that names no pool is served by the one of its
-        base model that has been available longest, so that adding a pool moves nobody.
+        """Since when the pool serves this base model to the tenants that it serves. The longest available pool of a base
+        model serves tenants that name no pool, so that adding a pool moves no tenant.
         """
 
     def __init__(
@@ -204,7 +248,7 @@ class Endpoint(_message.Message):
 
     TARGET_FIELD_NUMBER: _builtins.int
     target: _builtins.str
-    """A gRPC target: `unix:/path` or `host:port`."""
+    """The server's gRPC target: `unix:/path` or `host:port`."""
     def __init__(
         self,
         *,
@@ -230,15 +274,25 @@ class Capacity(_message.Message):
     KV_TOKENS_FIELD_NUMBER: _builtins.int
     QUEUED_REQUESTS_FIELD_NUMBER: _builtins.int
     concurrent_requests: _builtins.int
-    """Requests in flight."""
+    """Requests in flight at one endpoint.
+    Minimum: 1
+    """
     adapters: _builtins.int
-    """Adapters resident."""
+    """Adapters that one endpoint keeps loaded.
+    Minimum: 1
+    """
     adapter_rank: _builtins.int
-    """The largest adapter rank."""
+    """The largest adapter rank that an endpoint takes.
+    Minimum: 1
+    """
     kv_tokens: _builtins.int
-    """Tokens of KV cache."""
+    """Tokens of KV cache of one endpoint.
+    Minimum: 1
+    """
     queued_requests: _builtins.int
-    """Requests waiting for the pool at most, over all its endpoints."""
+    """The most requests that wait for the pool, over all its endpoints.
+    Minimum: 1
+    """
     def __init__(
         self,
         *,

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class LeaseQuotasRequest(_message.Message):
-    """What one router wants."""
+    """What one router used and wants."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,14 +31,16 @@ class LeaseQuotasRequest(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     DEMANDS_FIELD_NUMBER: _builtins.int
     router: _builtins.str
-    """The router process, for example `router-1`."""
+    """The name of the router process, for example `router-1`."""
     session_id: _builtins.str
-    """Minted at the process's start; a new one takes back what an older process of this router left."""
+    """An id made at the process's start. A new session takes back what an older process of this router left."""
     sequence: _builtins.int
-    """Counted from 1 a session; a request that is sent again with its number changes nothing twice."""
+    """The number of the request in its session, counted from 1. A repeated request with the same number changes nothing
+    again.
+    """
     @_builtins.property
     def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaDemand]:
-        """One a tenant and window; at most 1000."""
+        """One demand for each tenant and window, at most 1000."""
 
     def __init__(
         self,
@@ -69,18 +71,18 @@ class QuotaDemand(_message.Message):
     RETURNED_TOKENS_FIELD_NUMBER: _builtins.int
     WANTED_TOKENS_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
-    """The tenant."""
+    """The tenant's uid."""
     window: _tenant_pb2.QuotaWindow.ValueType
     """The window."""
     used_tokens: _builtins.int
-    """Leased tokens used for good since the last request."""
+    """Leased tokens used since the last request."""
     returned_tokens: _builtins.int
-    """Leased tokens given back."""
+    """Leased tokens that are given back."""
     wanted_tokens: _builtins.int
-    """Tokens wanted on top of what is still held."""
+    """Tokens wanted in addition to those still held."""
     @_builtins.property
     def window_start(self) -> _timestamp_pb2.Timestamp:
-        """The start of the window the tokens below belong to."""
+        """The start of the window that the tokens below belong to."""
 
     def __init__(
         self,
@@ -102,14 +104,14 @@ Global___QuotaDemand: _TypeAlias = QuotaDemand  # noqa: Y015
 
 @_typing.final
 class LeaseQuotasResponse(_message.Message):
-    """What one router got."""
+    """What one router was granted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     GRANTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaGrant]:
-        """In the order of the demands."""
+        """The grants, in the order of the demands."""
 
     def __init__(
         self,
@@ -138,24 +140,24 @@ class QuotaGrant(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     FREE_TOKENS_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
-    """The tenant."""
+    """The tenant's uid."""
     window: _tenant_pb2.QuotaWindow.ValueType
     """The window."""
     granted_tokens: _builtins.int
-    """Tokens granted now: at most those wanted, 0 when none is left."""
+    """Tokens granted now: at most those wanted, and 0 if none is left."""
     free_tokens: _builtins.int
-    """Tokens nobody holds, when this was answered."""
+    """Tokens that no router held when the request was answered."""
     @_builtins.property
     def window_start(self) -> _timestamp_pb2.Timestamp:
         """The start of the window in force, which may be a new one."""
 
     @_builtins.property
     def window_end(self) -> _timestamp_pb2.Timestamp:
-        """When the window ends; the slice is worth nothing after it."""
+        """When the window ends. The slice is worth nothing after it."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the slice must be renewed; afterwards it counts as used."""
+        """When the slice must be renewed. After that it counts as used."""
 
     def __init__(
         self,

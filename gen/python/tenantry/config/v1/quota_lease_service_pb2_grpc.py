@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class QuotaLeaseServiceStub:
-    """Leases quota to routers: debited durably before it is handed out, so that it is never overshot. Reachable by the
-    mesh's own services only.
+    """Leases quota to routers. A slice is debited durably before it is handed out, so that a quota is never exceeded.
+    Only the mesh's own services can reach it.
     """
 
     def __init__(self, channel):
@@ -44,12 +44,12 @@ class QuotaLeaseServiceStub:
 
 
 class QuotaLeaseServiceServicer:
-    """Leases quota to routers: debited durably before it is handed out, so that it is never overshot. Reachable by the
-    mesh's own services only.
+    """Leases quota to routers. A slice is debited durably before it is handed out, so that a quota is never exceeded.
+    Only the mesh's own services can reach it.
     """
 
     def LeaseQuotas(self, request, context):
-        """Take, renew and give back slices; all of one router at once.
+        """Take, renew and give back slices, all of one router at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,8 +72,8 @@ def add_QuotaLeaseServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QuotaLeaseService:
-    """Leases quota to routers: debited durably before it is handed out, so that it is never overshot. Reachable by the
-    mesh's own services only.
+    """Leases quota to routers. A slice is debited durably before it is handed out, so that a quota is never exceeded.
+    Only the mesh's own services can reach it.
     """
 
     @staticmethod

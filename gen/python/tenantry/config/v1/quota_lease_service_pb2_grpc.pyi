@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QuotaLeaseServiceStub:
-    """Leases quota to routers: debited durably before it is handed out, so that it is never overshot. Reachable by the
-    mesh's own services only.
+    """Leases quota to routers. A slice is debited durably before it is handed out, so that a quota is never exceeded.
+    Only the mesh's own services can reach it.
     """
 
     @_typing.overload
@@ -36,21 +36,21 @@ class QuotaLeaseServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QuotaLeaseServiceAsyncStub: ...
     LeaseQuotas: _grpc.UnaryUnaryMultiCallable[_quota_lease_service_pb2.LeaseQuotasRequest, _quota_lease_service_pb2.LeaseQuotasResponse]
-    """Take, renew and give back slices; all of one router at once."""
+    """Take, renew and give back slices, all of one router at once."""
 
 @_typing.type_check_only
 class QuotaLeaseServiceAsyncStub(QuotaLeaseServiceStub):
-    """Leases quota to routers: debited durably before it is handed out, so that it is never overshot. Reachable by the
-    mesh's own services only.
+    """Leases quota to routers. A slice is debited durably before it is handed out, so that a quota is never exceeded.
+    Only the mesh's own services can reach it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     LeaseQuotas: _aio.UnaryUnaryMultiCallable[_quota_lease_service_pb2.LeaseQuotasRequest, _quota_lease_service_pb2.LeaseQuotasResponse]  # type: ignore[assignment]
-    """Take, renew and give back slices; all of one router at once."""
+    """Take, renew and give back slices, all of one router at once."""
 
 class QuotaLeaseServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Leases quota to routers: debited durably before it is handed out, so that it is never overshot. Reachable by the
-    mesh's own services only.
+    """Leases quota to routers. A slice is debited durably before it is handed out, so that a quota is never exceeded.
+    Only the mesh's own services can reach it.
     """
 
     @_abc_1.abstractmethod
@@ -59,6 +59,6 @@ class QuotaLeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_lease_service_pb2.LeaseQuotasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_lease_service_pb2.LeaseQuotasResponse, _abc.Awaitable[_quota_lease_service_pb2.LeaseQuotasResponse]]:
-        """Take, renew and give back slices; all of one router at once."""
+        """Take, renew and give back slices, all of one router at once."""
 
 def add_QuotaLeaseServiceServicer_to_server(servicer: QuotaLeaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

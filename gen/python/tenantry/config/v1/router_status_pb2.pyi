@@ -29,27 +29,27 @@ class _RouterStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RouterSta
     ROUTER_STATE_UNSPECIFIED: _RouterState.ValueType  # 0
     """Never sent."""
     ROUTER_STATE_CURRENT: _RouterState.ValueType  # 1
-    """Connected, and owes no answer."""
+    """Connected, and has answered every snapshot."""
     ROUTER_STATE_APPLYING: _RouterState.ValueType  # 2
-    """Connected, and has yet to answer the newest snapshot."""
+    """Connected, and has not answered the newest snapshot yet."""
     ROUTER_STATE_REFUSED: _RouterState.ValueType  # 3
-    """Connected, and refused the newest snapshot; serves the one before."""
+    """Connected, and refused the newest snapshot. It serves the one before."""
     ROUTER_STATE_UNREACHABLE: _RouterState.ValueType  # 4
-    """Was connected and is not now; it may still serve what it had."""
+    """Disconnected. It may still serve the config it had."""
 
 class RouterState(_RouterState, metaclass=_RouterStateEnumTypeWrapper):
-    """Where a router stands."""
+    """How far a router has applied the config."""
 
 ROUTER_STATE_UNSPECIFIED: RouterState.ValueType  # 0
 """Never sent."""
 ROUTER_STATE_CURRENT: RouterState.ValueType  # 1
-"""Connected, and owes no answer."""
+"""Connected, and has answered every snapshot."""
 ROUTER_STATE_APPLYING: RouterState.ValueType  # 2
-"""Connected, and has yet to answer the newest snapshot."""
+"""Connected, and has not answered the newest snapshot yet."""
 ROUTER_STATE_REFUSED: RouterState.ValueType  # 3
-"""Connected, and refused the newest snapshot; serves the one before."""
+"""Connected, and refused the newest snapshot. It serves the one before."""
 ROUTER_STATE_UNREACHABLE: RouterState.ValueType  # 4
-"""Was connected and is not now; it may still serve what it had."""
+"""Disconnected. It may still serve the config it had."""
 Global___RouterState: _TypeAlias = RouterState  # noqa: Y015
 
 @_typing.final
@@ -65,20 +65,20 @@ class RouterStatus(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     HEARD_TIME_FIELD_NUMBER: _builtins.int
     router: _builtins.str
-    """As it names itself, for example `router-1`."""
+    """The name that the router gives itself, for example `router-1`."""
     state: Global___RouterState.ValueType
-    """Where it stands."""
+    """How far the router has applied the config."""
     applied_revision: _builtins.int
-    """The newest revision it applied."""
+    """The newest revision that the router applied."""
     refused_revision: _builtins.int
-    """For REFUSED: the revision it refused."""
+    """In the state REFUSED: the revision that the router refused."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """For REFUSED: which resources, and why."""
+        """In the state REFUSED: the resources that the router could not use, and why."""
 
     @_builtins.property
     def heard_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last heard."""
+        """When the config service last heard from the router."""
 
     def __init__(
         self,

@@ -30,9 +30,9 @@ class _TenantStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TenantSta
     TENANT_STATE_UNSPECIFIED: _TenantState.ValueType  # 0
     """Never stored."""
     TENANT_STATE_ACTIVE: _TenantState.ValueType  # 1
-    """Served."""
+    """Routers serve the tenant."""
     TENANT_STATE_SUSPENDED: _TenantState.ValueType  # 2
-    """Refused with FAILED_PRECONDITION at every router."""
+    """Every router refuses the tenant's requests with FAILED_PRECONDITION."""
 
 class TenantState(_TenantState, metaclass=_TenantStateEnumTypeWrapper):
     """Whether a tenant is served."""
@@ -40,9 +40,9 @@ class TenantState(_TenantState, metaclass=_TenantStateEnumTypeWrapper):
 TENANT_STATE_UNSPECIFIED: TenantState.ValueType  # 0
 """Never stored."""
 TENANT_STATE_ACTIVE: TenantState.ValueType  # 1
-"""Served."""
+"""Routers serve the tenant."""
 TENANT_STATE_SUSPENDED: TenantState.ValueType  # 2
-"""Refused with FAILED_PRECONDITION at every router."""
+"""Every router refuses the tenant's requests with FAILED_PRECONDITION."""
 Global___TenantState: _TypeAlias = TenantState  # noqa: Y015
 
 class _GuardrailAction:
@@ -56,17 +56,17 @@ class _GuardrailActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guard
     GUARDRAIL_ACTION_DENY: _GuardrailAction.ValueType  # 1
     """Refuse the request, or withhold the answer."""
     GUARDRAIL_ACTION_REDACT: _GuardrailAction.ValueType  # 2
-    """Put the replacement in the match's place."""
+    """Put the replacement in place of the match."""
 
 class GuardrailAction(_GuardrailAction, metaclass=_GuardrailActionEnumTypeWrapper):
-    """What a guardrail does with a match."""
+    """What a guardrail does where its pattern matches."""
 
 GUARDRAIL_ACTION_UNSPECIFIED: GuardrailAction.ValueType  # 0
 """Never stored."""
 GUARDRAIL_ACTION_DENY: GuardrailAction.ValueType  # 1
 """Refuse the request, or withhold the answer."""
 GUARDRAIL_ACTION_REDACT: GuardrailAction.ValueType  # 2
-"""Put the replacement in the match's place."""
+"""Put the replacement in place of the match."""
 Global___GuardrailAction: _TypeAlias = GuardrailAction  # noqa: Y015
 
 class _GuardrailStage:
@@ -78,19 +78,19 @@ class _GuardrailStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guardr
     GUARDRAIL_STAGE_UNSPECIFIED: _GuardrailStage.ValueType  # 0
     """Not set: both."""
     GUARDRAIL_STAGE_INPUT: _GuardrailStage.ValueType  # 1
-    """The caller's text, before the model sees it."""
+    """The caller's text, before the model gets it."""
     GUARDRAIL_STAGE_OUTPUT: _GuardrailStage.ValueType  # 2
-    """The model's answer, whole, before the caller sees it."""
+    """The model's whole answer, before the caller gets it."""
 
 class GuardrailStage(_GuardrailStage, metaclass=_GuardrailStageEnumTypeWrapper):
-    """What a guardrail looks at."""
+    """Which text a guardrail examines."""
 
 GUARDRAIL_STAGE_UNSPECIFIED: GuardrailStage.ValueType  # 0
 """Not set: both."""
 GUARDRAIL_STAGE_INPUT: GuardrailStage.ValueType  # 1
-"""The caller's text, before the model sees it."""
+"""The caller's text, before the model gets it."""
 GUARDRAIL_STAGE_OUTPUT: GuardrailStage.ValueType  # 2
-"""The model's answer, whole, before the caller sees it."""
+"""The model's whole answer, before the caller gets it."""
 Global___GuardrailStage: _TypeAlias = GuardrailStage  # noqa: Y015
 
 class _QuotaWindow:
@@ -106,7 +106,7 @@ class _QuotaWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QuotaWind
     QUOTA_WINDOW_DAY: _QuotaWindow.ValueType  # 2
     """From midnight to midnight."""
     QUOTA_WINDOW_MONTH: _QuotaWindow.ValueType  # 3
-    """From the first of a month to the next."""
+    """From the first of a month to the first of the next."""
 
 class QuotaWindow(_QuotaWindow, metaclass=_QuotaWindowEnumTypeWrapper):
     """A long window, in UTC."""
@@ -118,7 +118,7 @@ QUOTA_WINDOW_HOUR: QuotaWindow.ValueType  # 1
 QUOTA_WINDOW_DAY: QuotaWindow.ValueType  # 2
 """From midnight to midnight."""
 QUOTA_WINDOW_MONTH: QuotaWindow.ValueType  # 3
-"""From the first of a month to the next."""
+"""From the first of a month to the first of the next."""
 Global___QuotaWindow: _TypeAlias = QuotaWindow  # noqa: Y015
 
 class _IsolationTier:
@@ -130,23 +130,23 @@ class _IsolationTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Isolati
     ISOLATION_TIER_UNSPECIFIED: _IsolationTier.ValueType  # 0
     """Not set: ISOLATED."""
     ISOLATION_TIER_SHARED: _IsolationTier.ValueType  # 1
-    """The base model only, on a shared pool."""
+    """A shared pool, and the base model only."""
     ISOLATION_TIER_ISOLATED: _IsolationTier.ValueType  # 2
-    """Own adapters on a shared pool; own cache namespace."""
+    """A shared pool, with adapters and a cache namespace of the tenant's own."""
     ISOLATION_TIER_DEDICATED: _IsolationTier.ValueType  # 3
-    """Own pool, which nobody else is ever dispatched to."""
+    """A pool of the tenant's own, which serves no other tenant."""
 
 class IsolationTier(_IsolationTier, metaclass=_IsolationTierEnumTypeWrapper):
-    """How far apart from other tenants a tenant's work is kept; see docs/isolation.md."""
+    """How far a tenant's work is kept apart from other tenants' work; see docs/isolation.md."""
 
 ISOLATION_TIER_UNSPECIFIED: IsolationTier.ValueType  # 0
 """Not set: ISOLATED."""
 ISOLATION_TIER_SHARED: IsolationTier.ValueType  # 1
-"""The base model only, on a shared pool."""
+"""A shared pool, and the base model only."""
 ISOLATION_TIER_ISOLATED: IsolationTier.ValueType  # 2
-"""Own adapters on a shared pool; own cache namespace."""
+"""A shared pool, with adapters and a cache namespace of the tenant's own."""
 ISOLATION_TIER_DEDICATED: IsolationTier.ValueType  # 3
-"""Own pool, which nobody else is ever dispatched to."""
+"""A pool of the tenant's own, which serves no other tenant."""
 Global___IsolationTier: _TypeAlias = IsolationTier  # noqa: Y015
 
 class _AuditPolicy:
@@ -158,23 +158,23 @@ class _AuditPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditPoli
     AUDIT_POLICY_UNSPECIFIED: _AuditPolicy.ValueType  # 0
     """Not set: BLOCKING_STRICT."""
     AUDIT_POLICY_BATCH: _AuditPolicy.ValueType  # 1
-    """Entries are sent in the background; what cannot be kept is counted in a gap entry."""
+    """Entries are sent in the background. A gap entry counts those that were lost."""
     AUDIT_POLICY_BLOCKING: _AuditPolicy.ValueType  # 2
     """The answer waits for its entries, but is given even if the audit service is down."""
     AUDIT_POLICY_BLOCKING_STRICT: _AuditPolicy.ValueType  # 3
-    """No durable admit entry, no dispatch; no durable outcome entry, no last byte."""
+    """Nothing is dispatched before its admit entry is durable, and the last byte waits for the outcome entry."""
 
 class AuditPolicy(_AuditPolicy, metaclass=_AuditPolicyEnumTypeWrapper):
-    """When an answer waits for its audit entries. The names are Kubernetes' own."""
+    """When an answer waits for its audit entries. The names are those of Kubernetes' audit backends."""
 
 AUDIT_POLICY_UNSPECIFIED: AuditPolicy.ValueType  # 0
 """Not set: BLOCKING_STRICT."""
 AUDIT_POLICY_BATCH: AuditPolicy.ValueType  # 1
-"""Entries are sent in the background; what cannot be kept is counted in a gap entry."""
+"""Entries are sent in the background. A gap entry counts those that were lost."""
 AUDIT_POLICY_BLOCKING: AuditPolicy.ValueType  # 2
 """The answer waits for its entries, but is given even if the audit service is down."""
 AUDIT_POLICY_BLOCKING_STRICT: AuditPolicy.ValueType  # 3
-"""No durable admit entry, no dispatch; no durable outcome entry, no last byte."""
+"""Nothing is dispatched before its admit entry is durable, and the last byte waits for the outcome entry."""
 Global___AuditPolicy: _TypeAlias = AuditPolicy  # noqa: Y015
 
 class _StalenessPolicy:
@@ -186,24 +186,24 @@ class _StalenessPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stale
     STALENESS_POLICY_UNSPECIFIED: _StalenessPolicy.ValueType  # 0
     """Not set: SERVE."""
     STALENESS_POLICY_SERVE: _StalenessPolicy.ValueType  # 1
-    """Serve with the last known config and flag the answers."""
+    """Serve with the last known config, and flag the answers as stale."""
     STALENESS_POLICY_REFUSE: _StalenessPolicy.ValueType  # 2
-    """Refuse with UNAVAILABLE."""
+    """Refuse requests with UNAVAILABLE."""
 
 class StalenessPolicy(_StalenessPolicy, metaclass=_StalenessPolicyEnumTypeWrapper):
-    """What a router does for a tenant once it has heard nothing from the config service for 2 s."""
+    """What a router does for a tenant while it has had no sign of life of etcd for 2 s."""
 
 STALENESS_POLICY_UNSPECIFIED: StalenessPolicy.ValueType  # 0
 """Not set: SERVE."""
 STALENESS_POLICY_SERVE: StalenessPolicy.ValueType  # 1
-"""Serve with the last known config and flag the answers."""
+"""Serve with the last known config, and flag the answers as stale."""
 STALENESS_POLICY_REFUSE: StalenessPolicy.ValueType  # 2
-"""Refuse with UNAVAILABLE."""
+"""Refuse requests with UNAVAILABLE."""
 Global___StalenessPolicy: _TypeAlias = StalenessPolicy  # noqa: Y015
 
 @_typing.final
 class Tenant(_message.Message):
-    """A customer: the boundary nothing crosses."""
+    """A customer of the platform. Nothing of one tenant's is visible to another."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -220,34 +220,46 @@ class Tenant(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant}`; a lowercase DNS label of at most 63 characters. The name may change hands; the uid never."""
+    """The resource name, `tenants/{tenant}`. The last part is a lowercase DNS label. The name may be given to another
+    tenant later; the uid may not.
+    Form: tenants/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?
+    """
     tenant_uid: _builtins.str
-    """Immutable and never reused."""
+    """The tenant's permanent id. It never changes and is never reused."""
     ordinal: _builtins.int
-    """1 to 2^23 - 1, immutable and never reused; the high bits of every adapter id of the tenant."""
+    """The tenant's permanent number. It never changes and is never reused. It is the high bits of every adapter id of
+    the tenant.
+    Minimum: 1
+    Maximum: 8388607
+    """
     display_name: _builtins.str
-    """What people call it."""
+    """The name that people read.
+    Characters: 0 to 128
+    Example: "Acme Corp"
+    """
     state: Global___TenantState.ValueType
-    """Whether it is served."""
+    """Whether the tenant is served. SuspendTenant and ResumeTenant change it."""
     config_version: _builtins.int
-    """The number of those rules: 1 at creation, one more at each change of the config."""
+    """The number of the config in force. It is 1 at creation and rises by 1 with each change of the config."""
     config_sha256: _builtins.str
-    """SHA-256 of those rules, lowercase hex."""
+    """SHA-256 of the config in force, in lowercase hex."""
     etag: _builtins.str
-    """Quoted; changes with every change of the tenant."""
+    """Changes with every change of the tenant; the quotes are part of it. An update sends the etag of the state it was
+    read in, and is refused if the tenant has changed since.
+    """
     revision: _builtins.int
-    """The revision that last changed it: what `WaitForPropagation` waits for."""
+    """The revision that last changed the tenant. WaitForPropagation waits for it."""
     @_builtins.property
     def config(self) -> Global___TenantConfig:
-        """The rules in force."""
+        """The tenant's rules in force."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """When the tenant was created."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last changed."""
+        """When the tenant last changed."""
 
     def __init__(
         self,
@@ -275,8 +287,8 @@ Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
 
 @_typing.final
 class TenantConfig(_message.Message):
-    """A tenant's rules: hot, versioned, applied whole or not at all. Only platform-admins change `audit_policy`,
-    `isolation_tier`, `limits`, `pool`, `quotas` and `weight`; the rest is its tenant-admins', too.
+    """A tenant's rules. Routers apply a config whole or not at all, without a restart. Each change is a new version. A
+    tenant's own admins may change every field that does not say `Role: platform-admin`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -297,48 +309,86 @@ class TenantConfig(_message.Message):
     QUOTAS_FIELD_NUMBER: _builtins.int
     PRIORITIES_FIELD_NUMBER: _builtins.int
     default_model: _builtins.str
-    """The alias for requests that name none; empty means the first."""
+    """The alias that answers requests that name no model. It is one of the aliases in `models`.
+    Default: the first alias in `models`
+    Example: assistant
+    """
     system_prompt: _builtins.str
-    """Placed before every conversation; an alias may have its own; at most 16 KiB."""
+    """Text that is placed before every conversation. An alias may have its own instead. It may not hold control
+    characters other than tabs and line ends, and it must leave room in the model's context.
+    Default: ""
+    Bytes: 0 to 16384
+    Sensitive: yes
+    Example: "You are Acme's assistant. Answer briefly."
+    """
     weight: _builtins.int
-    """The share of contended capacity against other tenants; 1 to 1000, unset means 100."""
+    """The tenant's share of contended capacity, relative to other tenants' weights.
+    Default: 100
+    Minimum: 1
+    Maximum: 1000
+    Role: platform-admin
+    Example: 200
+    """
     isolation_tier: Global___IsolationTier.ValueType
-    """How far apart from other tenants its work is kept."""
+    """How far the tenant's work is kept apart from other tenants' work.
+    Default: ISOLATION_TIER_ISOLATED
+    Role: platform-admin
+    Example: ISOLATION_TIER_ISOLATED
+    """
     pool: _builtins.str
-    """The pool that serves it; `pools/{pool}`; empty means the pool of each base model that it may use and that has
-    been available longest.
+    """The pool that serves the tenant, `pools/{pool}`. The tier DEDICATED needs a pool that is dedicated to the tenant.
+    Default: for each base model, the pool that has been available longest among those the tenant may use
+    Role: platform-admin
     """
     audit_policy: Global___AuditPolicy.ValueType
-    """When an answer waits for its audit entries."""
+    """When an answer waits for its audit entries.
+    Default: AUDIT_POLICY_BLOCKING_STRICT
+    Role: platform-admin
+    Example: AUDIT_POLICY_BLOCKING_STRICT
+    """
     staleness_policy: Global___StalenessPolicy.ValueType
-    """What a router does that has lost touch with the config service."""
+    """What a router does for the tenant while it has no sign of life of etcd.
+    Default: STALENESS_POLICY_SERVE
+    Example: STALENESS_POLICY_SERVE
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelAlias]:
-        """What callers may ask for; at least one, at most 64, aliases unique."""
+        """The models that callers may ask for. Each alias occurs once.
+        Items: 1 to 64
+        """
 
     @_builtins.property
     def parameter_defaults(self) -> Global___ParameterDefaults:
-        """Values for what a request leaves unset."""
+        """Sampling values for what a request leaves unset."""
 
     @_builtins.property
     def parameter_bounds(self) -> Global___ParameterBounds:
-        """Bounds every request's values are clamped to."""
+        """Bounds that every request's sampling values are clamped to."""
 
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """Rates, sizes and concurrency."""
+        """Rates, sizes and concurrency.
+        Role: platform-admin
+        """
 
     @_builtins.property
     def deadlines(self) -> Global___Deadlines:
-        """The deadline for requests that bring none, and the longest one granted."""
+        """How long a request may take."""
 
     @_builtins.property
     def guardrails(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuardrailRule]:
-        """Patterns on what comes in and what goes out; rule ids unique, at most 100."""
+        """Patterns that deny or redact text on its way in or out. Rule ids are unique. All patterns together may need 5000
+        RE2 instructions.
+        Items: 0 to 100
+        """
 
     @_builtins.property
     def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quota]:
-        """What may be used in a long window, over all routers; at most one a window."""
+        """The tokens that the tenant may use in a long window, counted over all routers. Each window occurs once. No quota
+        is larger than the quota of a longer window.
+        Items: 0 to 3
+        Role: platform-admin
+        """
 
     @_builtins.property
     def priorities(self) -> Global___PriorityRules:
@@ -385,15 +435,33 @@ class GuardrailRule(_message.Message):
     PATTERN_FIELD_NUMBER: _builtins.int
     REPLACEMENT_FIELD_NUMBER: _builtins.int
     rule_id: _builtins.str
-    """Names the rule in errors and in the audit log: 1 to 64 of a-z, 0-9, '.', '_' and '-'."""
+    """Names the rule in errors and in the audit log. Unique within the tenant.
+    Form: [a-z0-9._-]{1,64}
+    Example: no-card-numbers
+    """
     action: Global___GuardrailAction.ValueType
-    """What to do with a match."""
+    """What to do with a match.
+    Example: GUARDRAIL_ACTION_REDACT
+    """
     stage: Global___GuardrailStage.ValueType
-    """What to look at."""
+    """Which text to examine.
+    Default: both stages
+    Example: GUARDRAIL_STAGE_OUTPUT
+    """
     pattern: _builtins.str
-    """In RE2 syntax; at most 1024 bytes and 32 Unicode classes, and must not match the empty text."""
+    """A regular expression in RE2 syntax. It may name 32 Unicode classes and need 2000 RE2 instructions. It must not
+    match the empty text.
+    Bytes: 1 to 1024
+    Sensitive: yes
+    Example: "[0-9]{4}([ -]?[0-9]{4}){3}"
+    """
     replacement: _builtins.str
-    """For REDACT: takes the match's place as it is; unset means `[redacted]`; at most 256 bytes."""
+    """For the action REDACT only: the literal text that takes the place of the match. It holds no control characters.
+    Default: "[redacted]"
+    Bytes: 0 to 256
+    Sensitive: yes
+    Example: "[card number]"
+    """
     def __init__(
         self,
         *,
@@ -415,16 +483,22 @@ Global___GuardrailRule: _TypeAlias = GuardrailRule  # noqa: Y015
 
 @_typing.final
 class Quota(_message.Message):
-    """What may be used in one window."""
+    """The tokens that may be used in one window."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WINDOW_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     window: Global___QuotaWindow.ValueType
-    """The window; it ends for every tenant at the same moment."""
+    """The window. It ends for every tenant at the same moment.
+    Example: QUOTA_WINDOW_DAY
+    """
     tokens: _builtins.int
-    """Input and output tokens together; at least 1."""
+    """Input and output tokens together.
+    Minimum: 1
+    Maximum: 1125899906842624
+    Example: 5000000
+    """
     def __init__(
         self,
         *,
@@ -441,16 +515,28 @@ Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
 @_typing.final
 class PriorityRules(_message.Message):
-    """How callers may rank their own requests; the numbers are those of `tenantry.inference.v1.Priority`."""
+    """How callers may rank their own requests. The numbers are those of `tenantry.inference.v1.Priority`: 1 is low, 2 is
+    normal, 3 is high.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEFAULT_PRIORITY_FIELD_NUMBER: _builtins.int
     MAX_PRIORITY_FIELD_NUMBER: _builtins.int
     default_priority: _builtins.int
-    """For requests that name none; unset means normal."""
+    """The priority of requests that name none. A default that is set is not above max_priority.
+    Default: 2
+    Minimum: 1
+    Maximum: 3
+    Example: 2
+    """
     max_priority: _builtins.int
-    """A request that asks for more is ranked here; unset means high."""
+    """The highest priority granted. A request that asks for more gets this one.
+    Default: 3
+    Minimum: 1
+    Maximum: 3
+    Example: 3
+    """
     def __init__(
         self,
         *,
@@ -474,7 +560,7 @@ Global___PriorityRules: _TypeAlias = PriorityRules  # noqa: Y015
 
 @_typing.final
 class ModelAlias(_message.Message):
-    """What a caller's model name stands for."""
+    """What a model name of the callers' stands for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -484,15 +570,29 @@ class ModelAlias(_message.Message):
     ADAPTER_VERSION_FIELD_NUMBER: _builtins.int
     SYSTEM_PROMPT_FIELD_NUMBER: _builtins.int
     alias: _builtins.str
-    """The name callers use: 1 to 64 of a-z 0-9 . _ -."""
+    """The name that callers use. Unique within the tenant.
+    Form: [a-z0-9._-]{1,64}
+    Example: assistant
+    """
     base_model: _builtins.str
-    """`models/{model}`."""
+    """The base model behind the alias, `models/{model}`. A pool that the tenant may use must serve it.
+    Example: models/smollm2
+    """
     adapter: _builtins.str
-    """The id of one of the tenant's adapters; empty for the bare base model."""
+    """The id of one of the tenant's adapters, made for this base model. The tier SHARED has no adapters.
+    Default: none; the base model answers as it is
+    """
     adapter_version: _builtins.int
-    """That adapter's version; 0 means its newest for this base model."""
+    """The version of that adapter.
+    Default: the newest version for this base model
+    """
     system_prompt: _builtins.str
-    """In place of the tenant's system prompt; unset means the tenant's."""
+    """The system prompt of this alias, in place of the tenant's. An empty text means no system prompt.
+    Default: the tenant's `system_prompt`
+    Bytes: 0 to 16384
+    Sensitive: yes
+    Example: "You are Acme's assistant. Answer briefly and cite your sources."
+    """
     def __init__(
         self,
         *,
@@ -514,7 +614,9 @@ Global___ModelAlias: _TypeAlias = ModelAlias  # noqa: Y015
 
 @_typing.final
 class ParameterDefaults(_message.Message):
-    """Sampling values for what a request leaves unset."""
+    """Sampling values for what a request leaves unset. A default that is set lies within the bounds in force. One that is
+    unset is clamped to them.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -523,13 +625,33 @@ class ParameterDefaults(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     max_output_tokens: _builtins.int
-    """Unset means 256."""
+    """The most tokens of an answer.
+    Default: 256
+    Minimum: 1
+    Maximum: 1048576
+    Example: 512
+    """
     temperature: _builtins.float
-    """Unset means 0: greedy."""
+    """The sampling temperature. 0 always takes the most probable token.
+    Default: 0
+    Minimum: 0
+    Maximum: 2
+    Example: 0.5
+    """
     top_p: _builtins.float
-    """Unset means 1."""
+    """Sampling keeps the smallest set of tokens with this probability mass.
+    Default: 1
+    Above: 0
+    Maximum: 1
+    Example: 0.9
+    """
     top_k: _builtins.int
-    """Unset means 0: all tokens."""
+    """Sampling keeps this many of the most probable tokens. 0 keeps all.
+    Default: 0
+    Minimum: 0
+    Maximum: 1048576
+    Example: 50
+    """
     def __init__(
         self,
         *,
@@ -563,7 +685,7 @@ Global___ParameterDefaults: _TypeAlias = ParameterDefaults  # noqa: Y015
 
 @_typing.final
 class ParameterBounds(_message.Message):
-    """Bounds a request's sampling values are clamped to."""
+    """Bounds that a request's sampling values are clamped to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -571,11 +693,26 @@ class ParameterBounds(_message.Message):
     MIN_TEMPERATURE_FIELD_NUMBER: _builtins.int
     MAX_TEMPERATURE_FIELD_NUMBER: _builtins.int
     max_output_tokens: _builtins.int
-    """Unset means 1024."""
+    """The most output tokens that a request gets.
+    Default: 1024
+    Minimum: 1
+    Maximum: 1048576
+    Example: 1024
+    """
     min_temperature: _builtins.float
-    """Unset means 0."""
+    """The lowest temperature that a request gets. It is not above max_temperature.
+    Default: 0
+    Minimum: 0
+    Maximum: 2
+    Example: 0
+    """
     max_temperature: _builtins.float
-    """Unset means 2."""
+    """The highest temperature that a request gets.
+    Default: 2
+    Minimum: 0
+    Maximum: 2
+    Example: 1
+    """
     def __init__(
         self,
         *,
@@ -604,7 +741,7 @@ Global___ParameterBounds: _TypeAlias = ParameterBounds  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """What one tenant may use at once. Unset means the stated default; 0 means none at all."""
+    """What one tenant may use at once. 0 is a value: it allows nothing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -615,17 +752,47 @@ class Limits(_message.Message):
     INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     requests_per_second: _builtins.float
-    """Sustained requests a second; unset means 100."""
+    """The requests a second that callers may sustain.
+    Default: 100
+    Minimum: 0
+    Maximum: 1000000
+    Example: 50
+    """
     request_burst: _builtins.int
-    """Requests above the sustained rate that may come at once; unset means 100."""
+    """The requests above the sustained rate that may arrive at once.
+    Default: 100
+    Minimum: 0
+    Maximum: 1000000
+    Example: 20
+    """
     concurrent_requests: _builtins.int
-    """Requests in the mesh at once, queued ones included; unset means 64."""
+    """The requests in the mesh at once, queued ones included.
+    Default: 64
+    Minimum: 0
+    Maximum: 100000
+    Example: 32
+    """
     input_bytes: _builtins.int
-    """Bytes of one request's text; unset means 262144."""
+    """The bytes of one request's text.
+    Default: 262144
+    Minimum: 0
+    Maximum: 67108864
+    Example: 65536
+    """
     input_tokens: _builtins.int
-    """Tokens of one rendered prompt; unset means what the model's context leaves."""
+    """The tokens of one rendered prompt. At most the longest context among the tenant's models.
+    Default: what the model's context leaves
+    Minimum: 0
+    Maximum: 16777216
+    Example: 1024
+    """
     tokens_per_minute: _builtins.int
-    """Input and output tokens a minute together; unset means no limit."""
+    """Input and output tokens a minute, together.
+    Default: no limit
+    Minimum: 0
+    Maximum: 1125899906842624
+    Example: 100000
+    """
     def __init__(
         self,
         *,
@@ -677,11 +844,21 @@ class Deadlines(_message.Message):
     MAX_TIMEOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def default_timeout(self) -> _duration_pb2.Duration:
-        """For requests that bring no deadline; unset means 60 s."""
+        """The timeout of requests that bring no deadline. A timeout that is set is not above max_timeout.
+        Default: 60s
+        Above: 0s
+        Maximum: 3600s
+        Example: 30s
+        """
 
     @_builtins.property
     def max_timeout(self) -> _duration_pb2.Duration:
-        """The longest granted; unset means 600 s."""
+        """The longest timeout granted.
+        Default: 600s
+        Above: 0s
+        Maximum: 3600s
+        Example: 120s
+        """
 
     def __init__(
         self,

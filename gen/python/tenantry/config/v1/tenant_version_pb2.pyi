@@ -28,11 +28,11 @@ class _DifferenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Differ
     DIFFERENCE_KIND_UNSPECIFIED: _DifferenceKind.ValueType  # 0
     """Never sent."""
     DIFFERENCE_KIND_ADDED: _DifferenceKind.ValueType  # 1
-    """Only the newer has it."""
+    """Only the newer config has the field."""
     DIFFERENCE_KIND_REMOVED: _DifferenceKind.ValueType  # 2
-    """Only the older has it."""
+    """Only the older config has the field."""
     DIFFERENCE_KIND_CHANGED: _DifferenceKind.ValueType  # 3
-    """Both have it, with other values."""
+    """Both configs have the field, with different values."""
 
 class DifferenceKind(_DifferenceKind, metaclass=_DifferenceKindEnumTypeWrapper):
     """How a field of two configs differs."""
@@ -40,16 +40,16 @@ class DifferenceKind(_DifferenceKind, metaclass=_DifferenceKindEnumTypeWrapper):
 DIFFERENCE_KIND_UNSPECIFIED: DifferenceKind.ValueType  # 0
 """Never sent."""
 DIFFERENCE_KIND_ADDED: DifferenceKind.ValueType  # 1
-"""Only the newer has it."""
+"""Only the newer config has the field."""
 DIFFERENCE_KIND_REMOVED: DifferenceKind.ValueType  # 2
-"""Only the older has it."""
+"""Only the older config has the field."""
 DIFFERENCE_KIND_CHANGED: DifferenceKind.ValueType  # 3
-"""Both have it, with other values."""
+"""Both configs have the field, with different values."""
 Global___DifferenceKind: _TypeAlias = DifferenceKind  # noqa: Y015
 
 @_typing.final
 class TenantVersion(_message.Message):
-    """One immutable version of a tenant's config."""
+    """One version of a tenant's config. A version never changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -64,28 +64,28 @@ class TenantVersion(_message.Message):
     ROLLBACK_OF_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{tenant}/versions/{version}`."""
+    """The resource name, `tenants/{tenant}/versions/{version}`."""
     version: _builtins.int
-    """The number: 1 at creation."""
+    """The number of the version. It is 1 at the tenant's creation."""
     config_sha256: _builtins.str
-    """SHA-256 of the config, lowercase hex."""
+    """SHA-256 of the config, in lowercase hex."""
     operator: _builtins.str
-    """Who wrote it: `operators/{operator}`."""
+    """The operator who wrote it, `operators/{operator}`."""
     operator_key_id: _builtins.str
-    """With which key."""
+    """The id of the key that the operator used."""
     reason: _builtins.str
     """Why, in the operator's words."""
     rollback_of: _builtins.int
-    """For a rollback: the version it equals; 0 otherwise."""
+    """For a rollback: the version that it equals. 0 for any other version."""
     active: _builtins.bool
-    """Whether it is in force."""
+    """Whether the version is in force."""
     @_builtins.property
     def config(self) -> _tenant_pb2.TenantConfig:
-        """The config; left out of lists."""
+        """The config. Lists leave it out."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was written."""
+        """When the version was written."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ Global___TenantVersion: _TypeAlias = TenantVersion  # noqa: Y015
 
 @_typing.final
 class Difference(_message.Message):
-    """One field that differs."""
+    """One field that differs between two configs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -120,13 +120,13 @@ class Difference(_message.Message):
     BEFORE_JSON_FIELD_NUMBER: _builtins.int
     AFTER_JSON_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """The path, for example `models[0].adapter`."""
+    """The path of the field, for example `models[0].adapter`."""
     kind: Global___DifferenceKind.ValueType
     """How it differs."""
     before_json: _builtins.str
-    """The older value in protobuf's JSON form; empty for none."""
+    """The older value in protobuf's JSON form. Empty if the older config lacks the field."""
     after_json: _builtins.str
-    """The newer value in protobuf's JSON form; empty for none."""
+    """The newer value in protobuf's JSON form. Empty if the newer config lacks the field."""
     def __init__(
         self,
         *,

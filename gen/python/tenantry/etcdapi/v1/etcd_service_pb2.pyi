@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ResponseHeader(_message.Message):
-    """Says where a member stands, in every response."""
+    """Names the member that answered and its store's revision. Every response has one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,9 +32,9 @@ class ResponseHeader(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     RAFT_TERM_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.int
-    """The cluster."""
+    """The id of the cluster."""
     member_id: _builtins.int
-    """The member."""
+    """The id of the member."""
     revision: _builtins.int
     """The store's revision when the response was made."""
     raft_term: _builtins.int
@@ -70,15 +70,15 @@ class KeyValue(_message.Message):
     key: _builtins.bytes
     """The key."""
     create_revision: _builtins.int
-    """The revision that created it."""
+    """The revision that created the key."""
     mod_revision: _builtins.int
-    """The revision that last changed it."""
+    """The revision that last changed the key."""
     version: _builtins.int
-    """How often it changed since its creation."""
+    """The number of changes since the key was created."""
     value: _builtins.bytes
     """The value."""
     lease: _builtins.int
-    """The lease it lives by; 0 for none."""
+    """The lease that the key belongs to. 0 means none."""
     def __init__(
         self,
         *,
@@ -115,7 +115,7 @@ class Event(_message.Message):
         """The key was deleted."""
 
     class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
-        """What happened."""
+        """The kind of change."""
 
     PUT: Event.EventType.ValueType  # 0
     """The key was written."""
@@ -125,10 +125,10 @@ class Event(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     KV_FIELD_NUMBER: _builtins.int
     type: Global___Event.EventType.ValueType
-    """What happened."""
+    """The kind of change."""
     @_builtins.property
     def kv(self) -> Global___KeyValue:
-        """The key after it."""
+        """The key after the change."""
 
     def __init__(
         self,
@@ -157,11 +157,11 @@ class RangeRequest(_message.Message):
     key: _builtins.bytes
     """The first key."""
     range_end: _builtins.bytes
-    """The end, exclusive; empty for the one key."""
+    """The end of the range, exclusive. Empty means `key` alone."""
     limit: _builtins.int
-    """At most this many; 0 for all."""
+    """The most keys in the answer. 0 means all."""
     revision: _builtins.int
-    """At this revision; 0 for the newest."""
+    """The revision to read at. 0 means the newest."""
     def __init__(
         self,
         *,
@@ -180,7 +180,7 @@ Global___RangeRequest: _TypeAlias = RangeRequest  # noqa: Y015
 
 @_typing.final
 class RangeResponse(_message.Message):
-    """Keys."""
+    """The keys that were read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -189,12 +189,12 @@ class RangeResponse(_message.Message):
     MORE_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
-    """Whether the limit left some out."""
+    """Whether the limit left keys out."""
     count: _builtins.int
-    """How many keys the range has."""
+    """The number of keys in the range."""
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
-        """Where the member stands."""
+        """The member and its revision."""
 
     @_builtins.property
     def kvs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValue]:
@@ -230,7 +230,7 @@ class PutRequest(_message.Message):
     value: _builtins.bytes
     """The value."""
     lease: _builtins.int
-    """The lease it lives by."""
+    """The lease that the key belongs to."""
     def __init__(
         self,
         *,
@@ -248,14 +248,14 @@ Global___PutRequest: _TypeAlias = PutRequest  # noqa: Y015
 
 @_typing.final
 class PutResponse(_message.Message):
-    """A key was written."""
+    """Confirms that a key was written."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
-        """Where the member stands."""
+        """The member and its revision."""
 
     def __init__(
         self,
@@ -281,7 +281,7 @@ class DeleteRangeRequest(_message.Message):
     key: _builtins.bytes
     """The first key."""
     range_end: _builtins.bytes
-    """The end, exclusive; empty for the one key."""
+    """The end of the range, exclusive. Empty means `key` alone."""
     def __init__(
         self,
         *,
@@ -298,17 +298,17 @@ Global___DeleteRangeRequest: _TypeAlias = DeleteRangeRequest  # noqa: Y015
 
 @_typing.final
 class DeleteRangeResponse(_message.Message):
-    """Keys were deleted."""
+    """Confirms that keys were deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
-    """How many."""
+    """The number of deleted keys."""
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
-        """Where the member stands."""
+        """The member and its revision."""
 
     def __init__(
         self,
@@ -373,15 +373,15 @@ class ResponseOp(_message.Message):
     RESPONSE_DELETE_RANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def response_range(self) -> Global___RangeResponse:
-        """Of a read."""
+        """The result of a read."""
 
     @_builtins.property
     def response_put(self) -> Global___PutResponse:
-        """Of a write."""
+        """The result of a write."""
 
     @_builtins.property
     def response_delete_range(self) -> Global___DeleteRangeResponse:
-        """Of a delete."""
+        """The result of a delete."""
 
     def __init__(
         self,
@@ -440,25 +440,25 @@ class Compare(_message.Message):
     class _CompareTargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Compare._CompareTarget.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         VERSION: Compare._CompareTarget.ValueType  # 0
-        """How often the key changed."""
+        """The number of changes since the key was created."""
         CREATE: Compare._CompareTarget.ValueType  # 1
-        """The revision that created it."""
+        """The revision that created the key."""
         MOD: Compare._CompareTarget.ValueType  # 2
-        """The revision that last changed it; 0 for a key that is not there."""
+        """The revision that last changed the key. It is 0 for a key that does not exist."""
         VALUE: Compare._CompareTarget.ValueType  # 3
-        """Its value."""
+        """The value."""
 
     class CompareTarget(_CompareTarget, metaclass=_CompareTargetEnumTypeWrapper):
-        """What to compare."""
+        """The property of a key that is compared."""
 
     VERSION: Compare.CompareTarget.ValueType  # 0
-    """How often the key changed."""
+    """The number of changes since the key was created."""
     CREATE: Compare.CompareTarget.ValueType  # 1
-    """The revision that created it."""
+    """The revision that created the key."""
     MOD: Compare.CompareTarget.ValueType  # 2
-    """The revision that last changed it; 0 for a key that is not there."""
+    """The revision that last changed the key. It is 0 for a key that does not exist."""
     VALUE: Compare.CompareTarget.ValueType  # 3
-    """Its value."""
+    """The value."""
 
     RESULT_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
@@ -471,19 +471,19 @@ class Compare(_message.Message):
     result: Global___Compare.CompareResult.ValueType
     """How to compare."""
     target: Global___Compare.CompareTarget.ValueType
-    """What to compare."""
+    """The property of the key that is compared."""
     key: _builtins.bytes
-    """Which key's."""
+    """The key."""
     version: _builtins.int
-    """A version."""
+    """The expected version."""
     create_revision: _builtins.int
-    """A revision of creation."""
+    """The expected revision of creation."""
     mod_revision: _builtins.int
-    """A revision of change."""
+    """The expected revision of change."""
     value: _builtins.bytes
-    """A value."""
+    """The expected value."""
     range_end: _builtins.bytes
-    """The end, exclusive, when a range of keys is compared: every key of it has to hold."""
+    """The end of the range, exclusive, if a range of keys is compared. The condition must hold for every key of it."""
     def __init__(
         self,
         *,
@@ -508,7 +508,7 @@ Global___Compare: _TypeAlias = Compare  # noqa: Y015
 
 @_typing.final
 class TxnRequest(_message.Message):
-    """Compares, then does one of two lists of operations, as one revision."""
+    """Compares, then runs one of two lists of operations, as one revision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -517,15 +517,15 @@ class TxnRequest(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def compare(self) -> _containers.RepeatedCompositeFieldContainer[Global___Compare]:
-        """All of them have to hold."""
+        """The conditions. All of them must hold."""
 
     @_builtins.property
     def success(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestOp]:
-        """Done when they do."""
+        """The operations that run if they hold."""
 
     @_builtins.property
     def failure(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestOp]:
-        """Done when they do not."""
+        """The operations that run if they do not."""
 
     def __init__(
         self,
@@ -544,7 +544,7 @@ Global___TxnRequest: _TypeAlias = TxnRequest  # noqa: Y015
 
 @_typing.final
 class TxnResponse(_message.Message):
-    """What a transaction did."""
+    """The result of a transaction."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -552,10 +552,10 @@ class TxnResponse(_message.Message):
     SUCCEEDED_FIELD_NUMBER: _builtins.int
     RESPONSES_FIELD_NUMBER: _builtins.int
     succeeded: _builtins.bool
-    """Whether the comparisons held."""
+    """Whether the conditions held."""
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
-        """Where the member stands."""
+        """The member and its revision."""
 
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResponseOp]:
@@ -578,7 +578,7 @@ Global___TxnResponse: _TypeAlias = TxnResponse  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):
-    """Asks something of a watch stream."""
+    """A request on a watch stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -587,15 +587,15 @@ class WatchRequest(_message.Message):
     PROGRESS_REQUEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create_request(self) -> Global___WatchCreateRequest:
-        """A new watch."""
+        """Begin a watch."""
 
     @_builtins.property
     def cancel_request(self) -> Global___WatchCancelRequest:
-        """The end of a watch."""
+        """End a watch."""
 
     @_builtins.property
     def progress_request(self) -> Global___WatchProgressRequest:
-        """A sign of life."""
+        """Ask for a sign of life."""
 
     def __init__(
         self,
@@ -616,7 +616,7 @@ Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
 
 @_typing.final
 class WatchCreateRequest(_message.Message):
-    """Asks for a watch."""
+    """Begins a watch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -628,13 +628,13 @@ class WatchCreateRequest(_message.Message):
     key: _builtins.bytes
     """The first key."""
     range_end: _builtins.bytes
-    """The end, exclusive."""
+    """The end of the range, exclusive."""
     start_revision: _builtins.int
-    """The first revision wanted."""
+    """The first revision to report."""
     progress_notify: _builtins.bool
-    """Whether to send progress when nothing happens."""
+    """Whether to send progress while nothing happens."""
     fragment: _builtins.bool
-    """Whether large revisions may come in fragments."""
+    """Whether large revisions may arrive in fragments."""
     def __init__(
         self,
         *,
@@ -660,7 +660,7 @@ class WatchCancelRequest(_message.Message):
 
     WATCH_ID_FIELD_NUMBER: _builtins.int
     watch_id: _builtins.int
-    """Which."""
+    """The id of the watch."""
     def __init__(
         self,
         *,
@@ -693,7 +693,7 @@ Global___WatchProgressRequest: _TypeAlias = WatchProgressRequest  # noqa: Y015
 
 @_typing.final
 class WatchResponse(_message.Message):
-    """Events, or news of the watch itself."""
+    """Events of a watch, or a change of the watch itself."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -706,20 +706,20 @@ class WatchResponse(_message.Message):
     FRAGMENT_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     watch_id: _builtins.int
-    """Which watch."""
+    """The id of the watch."""
     created: _builtins.bool
-    """Whether this answers the request for a watch."""
+    """Whether this answers the request for the watch."""
     canceled: _builtins.bool
     """Whether the watch has ended, or never began."""
     compact_revision: _builtins.int
-    """Above 0: revisions below are gone, list again."""
+    """If above 0: lower revisions are gone, so list the keys again."""
     cancel_reason: _builtins.str
-    """Why it was canceled."""
+    """Why the watch was canceled."""
     fragment: _builtins.bool
     """Whether more of the same revision follows."""
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
-        """Where the member stands."""
+        """The member and its revision."""
 
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
@@ -754,9 +754,9 @@ class LeaseGrantRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     ttl: _builtins.int
-    """Seconds it lives."""
+    """The seconds that the lease lasts."""
     id: _builtins.int
-    """Its id; 0 lets the member choose."""
+    """The id of the lease. 0 lets the member choose."""
     def __init__(
         self,
         *,
@@ -782,14 +782,14 @@ class LeaseGrantResponse(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Its id."""
+    """The id of the lease."""
     ttl: _builtins.int
-    """Seconds it lives: at least what was asked for."""
+    """The seconds that the lease lasts: at least those that were asked for."""
     error: _builtins.str
-    """Why there is none."""
+    """Why there is no lease."""
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
-        """Where the member stands."""
+        """The member and its revision."""
 
     def __init__(
         self,

@@ -167,7 +167,7 @@ class WatchServicer:
     """
 
     def Watch(self, request_iterator, context):
-        """Follow ranges of keys from a revision on.
+        """Follow ranges of keys, starting at a revision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,7 +222,7 @@ class Watch:
 
 
 class LeaseStub:
-    """Lets keys die with their writer.
+    """Deletes keys when their writer is gone.
     """
 
     def __init__(self, channel):
@@ -239,11 +239,11 @@ class LeaseStub:
 
 
 class LeaseServicer:
-    """Lets keys die with their writer.
+    """Deletes keys when their writer is gone.
     """
 
     def LeaseGrant(self, request, context):
-        """Begin a lease: keys put under it are deleted when its time is over.
+        """Begin a lease. The keys put under it are deleted when it ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -266,7 +266,7 @@ def add_LeaseServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Lease:
-    """Lets keys die with their writer.
+    """Deletes keys when their writer is gone.
     """
 
     @staticmethod

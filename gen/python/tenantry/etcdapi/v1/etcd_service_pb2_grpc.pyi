@@ -79,7 +79,7 @@ class WatchStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WatchAsyncStub: ...
     Watch: _grpc.StreamStreamMultiCallable[_etcd_service_pb2.WatchRequest, _etcd_service_pb2.WatchResponse]
-    """Follow ranges of keys from a revision on."""
+    """Follow ranges of keys, starting at a revision."""
 
 @_typing.type_check_only
 class WatchAsyncStub(WatchStub):
@@ -87,7 +87,7 @@ class WatchAsyncStub(WatchStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Watch: _aio.StreamStreamMultiCallable[_etcd_service_pb2.WatchRequest, _etcd_service_pb2.WatchResponse]  # type: ignore[assignment]
-    """Follow ranges of keys from a revision on."""
+    """Follow ranges of keys, starting at a revision."""
 
 class WatchServicer(metaclass=_abc_1.ABCMeta):
     """Follows changes."""
@@ -98,30 +98,30 @@ class WatchServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_etcd_service_pb2.WatchRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_etcd_service_pb2.WatchResponse], _abc.AsyncIterator[_etcd_service_pb2.WatchResponse]]:
-        """Follow ranges of keys from a revision on."""
+        """Follow ranges of keys, starting at a revision."""
 
 def add_WatchServicer_to_server(servicer: WatchServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class LeaseStub:
-    """Lets keys die with their writer."""
+    """Deletes keys when their writer is gone."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LeaseAsyncStub: ...
     LeaseGrant: _grpc.UnaryUnaryMultiCallable[_etcd_service_pb2.LeaseGrantRequest, _etcd_service_pb2.LeaseGrantResponse]
-    """Begin a lease: keys put under it are deleted when its time is over."""
+    """Begin a lease. The keys put under it are deleted when it ends."""
 
 @_typing.type_check_only
 class LeaseAsyncStub(LeaseStub):
-    """Lets keys die with their writer."""
+    """Deletes keys when their writer is gone."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     LeaseGrant: _aio.UnaryUnaryMultiCallable[_etcd_service_pb2.LeaseGrantRequest, _etcd_service_pb2.LeaseGrantResponse]  # type: ignore[assignment]
-    """Begin a lease: keys put under it are deleted when its time is over."""
+    """Begin a lease. The keys put under it are deleted when it ends."""
 
 class LeaseServicer(metaclass=_abc_1.ABCMeta):
-    """Lets keys die with their writer."""
+    """Deletes keys when their writer is gone."""
 
     @_abc_1.abstractmethod
     def LeaseGrant(
@@ -129,6 +129,6 @@ class LeaseServicer(metaclass=_abc_1.ABCMeta):
         request: _etcd_service_pb2.LeaseGrantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_etcd_service_pb2.LeaseGrantResponse, _abc.Awaitable[_etcd_service_pb2.LeaseGrantResponse]]:
-        """Begin a lease: keys put under it are deleted when its time is over."""
+        """Begin a lease. The keys put under it are deleted when it ends."""
 
 def add_LeaseServicer_to_server(servicer: LeaseServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

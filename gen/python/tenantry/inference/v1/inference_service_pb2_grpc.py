@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Answers prompts with the caller's own models. The tenant is the key's, never a field's.
+    """Answers prompts with the models of the caller's tenant. The caller's key names the tenant; no field does.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """Answers prompts with the caller's own models. The tenant is the key's, never a field's.
+    """Answers prompts with the models of the caller's tenant. The caller's key names the tenant; no field does.
     """
 
     def Generate(self, request, context):
@@ -71,7 +71,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """List the models the caller's tenant may ask.
+        """List the models that the caller's tenant may use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +104,7 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Answers prompts with the caller's own models. The tenant is the key's, never a field's.
+    """Answers prompts with the models of the caller's tenant. The caller's key names the tenant; no field does.
     """
 
     @staticmethod
