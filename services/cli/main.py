@@ -20,6 +20,10 @@ from services.common.errors import Error
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "up": ("services.cli.commands.up:up", "Run the whole mesh here, demo tenants included."),
     "chat": ("services.cli.commands.chat:chat", "Ask a tenant's model, once or in a conversation."),
+    "explain": (
+        "services.cli.commands.explain:explain",
+        "Explain config fields; print a schema or an example.",
+    ),
     "tenant": ("services.cli.commands.tenant:app", "Create, show and change tenants."),
     "key": ("services.cli.commands.key:app", "Issue, list and revoke keys."),
     "adapter": ("services.cli.commands.adapter:app", "Register and show a tenant's LoRA adapters."),

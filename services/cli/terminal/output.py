@@ -118,6 +118,26 @@ class Output:
             table.add_row(*(_cell_text(cell) for cell in row))
         self._stdout.print(table)
 
+    def terms(self, terms: Iterable[tuple[str, str, str]]) -> None:
+        """Terms and what they mean, aligned, for people.
+
+        Args:
+            terms: a term, its meaning, and a second, dim line below that; empty for none.
+        """
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column(overflow="fold")
+        for term, meaning, beside in terms:
+            text = Text(printable(meaning))
+            if beside:
+                text.append(f"\n{printable(beside)}", style="dim")
+            table.add_row(Text(printable(term)), text)
+        self._stdout.print(table)
+
+    def paragraph(self, text: str) -> None:
+        """A text, wrapped between words on a terminal."""
+        self._stdout.print(Text(printable(text)))
+
     def text(self, text: str) -> None:
         """A piece of an answer, at once, as it came."""
         sys.stdout.write(printable(text) if self._stdout.is_terminal else text)

@@ -901,9 +901,7 @@ class FileChunk(_message.Message):
     Choices: adapter_config.json, adapter_model.safetensors
     """
     data: _builtins.bytes
-    """The next bytes of the file, at most 1 MiB.
-    Bytes: 0 to 1048576
-    """
+    """The next bytes of the file, at most 1 MiB."""
     def __init__(
         self,
         *,

@@ -173,12 +173,17 @@ class Pool(_message.Message):
     Form: pools/[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?
     """
     base_model: _builtins.str
-    """The base model that its servers run, `models/{model}`."""
+    """The base model that its servers run, `models/{model}`.
+    Example: models/smollm2
+    """
     dialect: _adapter_pb2.Dialect.ValueType
-    """The protocol that its servers speak."""
+    """The protocol that its servers speak.
+    Example: DIALECT_TRTLLM_ENGINE
+    """
     server_model: _builtins.str
     """The name of the model at the servers.
     Characters: 1 to 128
+    Example: tensorrt_llm
     """
     dedicated_to: _builtins.str
     """The only tenant that the pool ever serves, `tenants/{tenant}`.
@@ -191,14 +196,17 @@ class Pool(_message.Message):
     engine_sha256: _builtins.str
     """SHA-256 of the engine that its servers run, in lowercase hex. Adapters are rendered for it.
     Form: [0-9a-f]{64}
+    Example: 5f1dc3fb1f3b4c1a7d6a4c3e0b9f8e7d6c5b4a39281706f5e4d3c2b1a0918273
     """
     adapter_dtype: _builtins.str
     """The element type that adapters are sent in.
     Choices: float16, bfloat16, float32
+    Example: float16
     """
     adapter_config_columns: _builtins.int
     """The columns of the lora_config tensor that its servers declare.
     Choices: 3, 4
+    Example: 4
     """
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]:
@@ -248,7 +256,9 @@ class Endpoint(_message.Message):
 
     TARGET_FIELD_NUMBER: _builtins.int
     target: _builtins.str
-    """The server's gRPC target: `unix:/path` or `host:port`."""
+    """The server's gRPC target: `unix:/path`, of at most 112 characters, or `host:port`.
+    Example: "10.0.0.7:8001"
+    """
     def __init__(
         self,
         *,
@@ -276,22 +286,27 @@ class Capacity(_message.Message):
     concurrent_requests: _builtins.int
     """Requests in flight at one endpoint.
     Minimum: 1
+    Example: 64
     """
     adapters: _builtins.int
     """Adapters that one endpoint keeps loaded.
     Minimum: 1
+    Example: 16
     """
     adapter_rank: _builtins.int
     """The largest adapter rank that an endpoint takes.
     Minimum: 1
+    Example: 64
     """
     kv_tokens: _builtins.int
     """Tokens of KV cache of one endpoint.
     Minimum: 1
+    Example: 262144
     """
     queued_requests: _builtins.int
     """The most requests that wait for the pool, over all its endpoints.
     Minimum: 1
+    Example: 256
     """
     def __init__(
         self,

@@ -287,8 +287,9 @@ Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
 
 @_typing.final
 class TenantConfig(_message.Message):
-    """A tenant's rules. Routers apply a config whole or not at all, without a restart. Each change is a new version. A
-    tenant's own admins may change every field that does not say `Role: platform-admin`.
+    """A tenant's rules. Routers apply a config whole or not at all, without a restart. Each change is a new version. Only
+    platform-admins change `audit_policy`, `isolation_tier`, `limits`, `pool`, `quotas` and `weight`. The tenant's own
+    admins change the rest, too.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
