@@ -131,7 +131,9 @@ async def serve(settings: ConfigSettings) -> None:  # noqa: PLR0915 - a composit
                 await asyncio.gather(admin_server.stop(STOP_SECONDS), discovery_server.stop(STOP_SECONDS))
                 await intents.finish(STOP_SECONDS)
                 flushed = [audit.flush(STOP_SECONDS)] if audit else []
-                await asyncio.gather(known_good.finish(KNOWN_GOOD_SECONDS), *flushed)
+                await asyncio.gather(
+                    known_good.finish(KNOWN_GOOD_SECONDS), keeper.finish(STOP_SECONDS), *flushed
+                )
     await asyncio.gather(*(channel.close() for channel in (etcd_channel, audit_channel) if channel))
 
 

@@ -53,6 +53,7 @@ _AUDIT_DRAIN_SECONDS = 1.0
 _ANSWER_SECONDS = 0.5
 _KNOWN_GOOD_SECONDS = 3.0
 _GIVE_BACK_SECONDS = 1.0
+_GOODBYE_SECONDS = 0.5
 
 
 def main() -> None:
@@ -134,6 +135,7 @@ async def serve(settings: RouterSettings) -> None:
         lifetime = await stack.enter_async_context(Lifetime())
         await health.publish()
         await server.start()
+        stopped_cleanly = False
         try:
             lifetime.own(config.run(), "follow config")
             if known_good:
@@ -144,6 +146,7 @@ async def serve(settings: RouterSettings) -> None:
             lifetime.own(refusals.run(), "count refusals")
             _log.info("router %s listens on %s", settings.router, settings.listen)
             await lifetime.wait()
+            stopped_cleanly = True
         finally:
             await health.set(_CONFIG, ready=False)
             # The listener refuses what is new at once; it waits a little longer than the requests may take, so that
@@ -152,6 +155,8 @@ async def serve(settings: RouterSettings) -> None:
                 server.stop(settings.drain_seconds + _ANSWER_SECONDS), pipeline.stop(settings.drain_seconds)
             )
             endings = [_settle_up(leasing, quotas, refusals, recorder)]
+            if stopped_cleanly:
+                endings.append(config.leave(_GOODBYE_SECONDS))
             if known_good:
                 endings.append(known_good.finish(_KNOWN_GOOD_SECONDS))
             await asyncio.gather(*endings)

@@ -261,3 +261,33 @@ async def test_a_refused_snapshot_and_messages_nobody_knows_are_nothing_on_its_w
     )
     await until(lambda: followed.service.acks)
     assert followed.at_rest.is_set()
+
+
+async def test_a_router_that_leaves_says_goodbye_once_and_does_not_connect_again(tmp_path):
+    followed = Followed(tmp_path)
+    server = await followed.start()
+    async with open_channel(followed.target) as channel:
+        client = followed.client(channel)
+        running = asyncio.create_task(client.run())
+        try:
+            await followed.service.push(followed.world.resources)
+            await until(lambda: followed.service.acks)
+            await asyncio.wait_for(client.leave(5.0), 5)
+            assert (followed.service.goodbyes, len(followed.service.hellos)) == (1, 1)
+            await asyncio.wait([running], timeout=3 * config_client._BACKOFF_BASE_SECONDS)
+            assert not running.done()
+            assert len(followed.service.hellos) == 1
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await server.stop(0)
+
+
+async def test_a_router_without_a_config_service_leaves_at_once(tmp_path):
+    followed = Followed(tmp_path)
+    async with open_channel(followed.target) as channel:
+        client = followed.client(channel)
+        running = asyncio.create_task(client.run())
+        await asyncio.wait_for(client.leave(0.2), 5)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -49,5 +49,14 @@ class Stream:
             )
         )
 
+    async def goodbye(self) -> None:
+        await self.requests.put(pb.StreamSnapshotsRequest(goodbye=pb.RouterGoodbye()))
+
+    async def ends(self) -> None:
+        """Wait for the end of the stream; messages before it are skipped."""
+        async with asyncio.timeout(5):
+            async for _ in self.answers:
+                pass
+
     async def report(self, *counts: pb.OutcomeCount) -> None:
         await self.requests.put(pb.StreamSnapshotsRequest(outcomes=pb.OutcomeReport(counts=counts)))

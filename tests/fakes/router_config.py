@@ -187,7 +187,7 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
         self.silent = False
         self.etcd_connected = True
         self.etcd_silence_ms = 0
-        self.reports = self.heartbeats = 0
+        self.reports = self.heartbeats = self.goodbyes = 0
         self._to_send: list[pb.StreamSnapshotsResponse] = []
         self._revision = 0
         self._pushed = asyncio.Condition()
@@ -228,7 +228,7 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
         reading = asyncio.create_task(self._read(request_iterator))
         sent: list[pb.StreamSnapshotsResponse] = []
         try:
-            while True:
+            while not reading.done():
                 if self._to_send is not sent and self._to_send:
                     sent = self._to_send
                     for message in sent:
@@ -264,3 +264,5 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
             elif kind == "outcomes":
                 self.reports += 1
                 self.outcomes.extend(request.outcomes.counts)
+            elif kind == "goodbye":
+                self.goodbyes += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import grpc
 import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import config_discovery_service_pb2 as discovery_pb
@@ -27,6 +28,7 @@ class Router:
     def __init__(self, plane: ConfigServicePlane, name: str) -> None:
         self._call = plane.discovery.StreamSnapshots(wait_for_ready=True)
         self._name = name
+        self._left = False
         self._task = asyncio.create_task(self._follow())
 
     async def _follow(self) -> None:
@@ -34,6 +36,10 @@ class Router:
         await self._call.write(discovery_pb.StreamSnapshotsRequest(hello=hello))
         while True:
             message = await self._call.read()
+            if self._left:
+                if message is grpc.aio.EOF:
+                    return
+                continue
             answer = discovery_pb.StreamSnapshotsRequest(outcomes=discovery_pb.OutcomeReport())
             if message.WhichOneof("message") == "chunk":
                 if not message.chunk.last:
@@ -41,6 +47,13 @@ class Router:
                 ack = discovery_pb.SnapshotAck(nonce=message.chunk.nonce, revision=message.chunk.revision)
                 answer = discovery_pb.StreamSnapshotsRequest(ack=ack)
             await self._call.write(answer)
+
+    async def leave(self) -> None:
+        """Stop cleanly."""
+        self._left = True
+        await self._call.write(discovery_pb.StreamSnapshotsRequest(goodbye=discovery_pb.RouterGoodbye()))
+        await self._call.done_writing()
+        await self._task
 
     async def cut(self) -> None:
         self._call.cancel()
@@ -97,6 +110,17 @@ async def test_a_restarted_service_names_the_router_that_does_not_come_back_and_
     await until(lambda: remembered(plane), {"here"})
     assert (await plane.call("WaitForPropagation", admin_pb.WaitForPropagationRequest())).complete
     await here.cut()
+
+
+async def test_routers_that_stop_cleanly_are_missed_by_nobody_after_a_restart(plane):
+    here, stopping = Router(plane, "here"), Router(plane, "router")
+    await until(lambda: remembered(plane), {"here", "router"})
+    await here.cut()
+    await stopping.leave()
+    await until(lambda: listed(plane), {"here": status_pb.ROUTER_STATE_UNREACHABLE})
+    await plane.service.end()
+    await plane.service.start()
+    assert set(await listed(plane)) == {"here"}
 
 
 async def test_nothing_is_left_of_routers_and_service_once_their_leases_end(plane):

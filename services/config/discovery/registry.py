@@ -100,6 +100,12 @@ class RouterRegistry:
             router.session = None
             self._changed(router)
 
+    def leave(self, session: Session) -> None:
+        """Forget a router that stopped cleanly."""
+        if self._of(session) is not None:
+            del self._routers[session.router]  # proven: goodbye-forgets
+            self._tell()
+
     def newest(self, revision: int, content: object, history: int = 0) -> None:
         """The config in force moved; whoever holds the same content has the newer revision as well.
 

@@ -121,6 +121,8 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
                         await changed.wait()
                 changed.clear()
+                if answers.done():
+                    break
                 await self._require_newest(session)
                 state = self._current.state
                 self._routers.newest(state.revision, state.records, state.history)
@@ -210,6 +212,10 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         async for request in requests:
             self._routers.heard(session)
             kind = request.WhichOneof("message")
+            if kind == "goodbye":
+                self._routers.leave(session)
+                _log.info("%s stopped", session.router)
+                return
             if kind == "ack":
                 applied = delivery.settle(request.ack.nonce, accepted=True)
                 if applied is not None:

@@ -7,6 +7,7 @@ a few times within the expiry, and what goes wrong costs the memory of routers o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +69,7 @@ class RouterStatusKeeper:
         self._granted_at_seconds = 0.0
         self._written: dict[str, int] = {}
         """The routers whose keys may exist, with the count of changes that was written."""
+        self._one_at_a_time = asyncio.Lock()
         self._listed = False
         self._failing = False
         self.recalled = asyncio.Event()
@@ -79,8 +81,18 @@ class RouterStatusKeeper:
             await self.step()
             await asyncio.sleep(WRITE_SECONDS)
 
+    async def finish(self, within_seconds: float) -> None:
+        """Write once more, on a clean stop: routers that stopped before this service must not be recalled."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_seconds):
+                await self.step()
+
     async def step(self) -> None:
-        """One round; what did not succeed is tried again in the next."""
+        """Run one round; what did not succeed is tried again in the next."""
+        async with self._one_at_a_time:
+            await self._step()
+
+    async def _step(self) -> None:
         try:
             if not self._listed:
                 await self._recall()

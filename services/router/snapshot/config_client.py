@@ -8,6 +8,7 @@ on under the last snapshot.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,12 @@ class ConfigClient:
         self._held: Mapping[str, pb.Resource] = {}
         self._compiled: Compiled | None = None
         self._write = asyncio.Lock()
+        self._call: Any = None
+        """The open stream; None between two."""
+        self._leaving = False
+        self._ended = asyncio.Event()
+        """Set while no stream is open."""
+        self._ended.set()
         self.at_rest = asyncio.Event()
         """Clear while a snapshot is on its way into force: some of it came, and it is not refused either."""
         self.at_rest.set()
@@ -88,12 +95,16 @@ class ConfigClient:
         """Follow, for as long as the process lives."""
         backoff = Backoff(_BACKOFF_BASE_SECONDS, _BACKOFF_CAP_SECONDS)
         with ThreadPoolExecutor(1, thread_name_prefix="compile") as compiler:
-            while True:
+            # Connecting again after a goodbye would announce the router anew.
+            while not self._leaving:
                 try:
                     await self._follow(compiler, backoff)
                 except (grpc.aio.AioRpcError, _SilentError, asyncio.InvalidStateError) as broken:
-                    _log.warning("config stream ended: %s", _cause(broken))
+                    if not self._leaving:
+                        _log.warning("config stream ended: %s", _cause(broken))
                 await asyncio.sleep(backoff.next_delay_seconds())
+            await asyncio.Event().wait()
+            raise AssertionError("a fresh event is never set")
 
     def start_from(self, resources: Mapping[str, pb.Resource], compiled: Compiled) -> None:
         """Put in force what a file held, until the config service sends something."""
@@ -102,8 +113,25 @@ class ConfigClient:
         self._on_snapshot(snapshot)
         self._metrics.snapshot_applied(snapshot.revision)
 
+    async def leave(self, within_seconds: float) -> None:
+        """Say goodbye on a clean stop, after the last request, so that the config service forgets this router at once.
+
+        `run` has to be running; it connects no more. Where no stream is open, or the config service does not take the
+        goodbye in time, the router is forgotten when it expires.
+        """
+        self._leaving = True
+        if self._call is None:
+            return
+        with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            async with asyncio.timeout(within_seconds):
+                await self._send(self._call, pb.StreamSnapshotsRequest(goodbye=pb.RouterGoodbye()))
+                await self._call.done_writing()
+                # The service ends the stream once it has read the goodbye.
+                await self._ended.wait()
+
     async def _follow(self, compiler: ThreadPoolExecutor, backoff: Backoff) -> None:
-        call = self._stub.StreamSnapshots()
+        self._call = call = self._stub.StreamSnapshots()
+        self._ended.clear()
         # One waits while another is compiled; a third holds up the stream, which only delays heartbeats.
         assembled: asyncio.Queue[Assembled] = asyncio.Queue(maxsize=1)
         tasks: list[asyncio.Task[NoReturn]] = []
@@ -120,6 +148,8 @@ class ConfigClient:
                     task.result()
             raise _SilentError
         finally:
+            self._call = None
+            self._ended.set()
             self.at_rest.set()
             for task in tasks:
                 task.cancel()

@@ -115,7 +115,7 @@ async def plane(tmp_path):
 async def stream(plane):
     metrics = ConfigMetrics(plane.current)
     stream = Stream(DiscoveryServicer(plane.current, metrics, plane.routers))
-    stream.metrics = metrics
+    stream.metrics, stream.routers = metrics, plane.routers
     await stream.hello()
     yield stream
     await stream.answers.aclose()
@@ -127,6 +127,21 @@ async def test_a_stream_without_a_hello_is_ended(plane, monkeypatch):
     with pytest.raises(DeadlineExceededError):
         await mute.next("heartbeat")
     assert plane.routers.routers() == []
+
+
+async def test_a_goodbye_ends_the_stream_and_the_router_is_forgotten(plane, stream):
+    await stream.ack(await stream.next("chunk"))
+    await stream.next("heartbeat")
+    assert [router.name for router in stream.routers.routers()] == ["r1"]
+    await stream.goodbye()
+    await stream.ends()
+    assert stream.routers.routers() == []
+
+
+async def test_a_stream_that_ends_without_a_goodbye_leaves_its_router_known(plane, stream):
+    await stream.ack(await stream.next("chunk"))
+    await stream.answers.aclose()
+    assert [router.name for router in stream.routers.routers()] == ["r1"]
 
 
 async def test_a_slow_router_gets_the_newest_state_and_nothing_between(plane, stream):

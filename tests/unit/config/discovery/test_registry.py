@@ -9,7 +9,7 @@ from services.config.discovery import registry as registry_module
 from services.config.discovery.registry import MAX_REASON_CHARACTERS, MAX_REASONS, RouterRegistry
 from services.config.discovery.router_status import RETURNS_WITHIN_SECONDS, SILENT_AFTER_SECONDS, RouterStatus
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import mutant, without
 
 FIRST, SECOND, THIRD = object(), object(), object()
 
@@ -48,6 +48,32 @@ def test_a_router_is_current_once_it_applied_the_newest_content(world):
     world.registry.applied(session, 10, FIRST)
     assert world.status("r1") is RouterStatus.CURRENT
     assert world.registry.progress(10).complete
+
+
+def missing_after_a_clean_stop(module):
+    world = World(module)
+    world.current("stays")
+    session = world.current("stops")
+    world.registry.leave(session)
+    world.registry.disconnect(session)
+    world.registry.newest(11, SECOND)
+    return set(world.missing(11))
+
+
+def test_a_router_that_stops_cleanly_is_forgotten_at_once():
+    assert missing_after_a_clean_stop(registry_module) == {"stays"}
+
+
+def test_that_test_notices_a_goodbye_that_is_not_heard():
+    deaf = without(registry_module, "goodbye-forgets")
+    assert missing_after_a_clean_stop(deaf) == {"stays", "stops"}
+
+
+def test_an_older_stream_says_no_goodbye_for_a_newer_one(world):
+    older = world.current("r1")
+    world.current("r1")
+    world.registry.leave(older)
+    assert world.status("r1") is RouterStatus.CURRENT
 
 
 def test_revisions_that_change_nothing_a_router_needs_are_applied_by_themselves(world):

@@ -120,6 +120,18 @@ async def test_a_router_is_remembered_for_its_expiry_and_not_much_longer(world):
     assert await world.remembered() == {}
 
 
+async def test_a_router_that_stopped_before_the_service_is_not_recalled(world):
+    session = world.registry.connect("r1")
+    world.registry.connect("r2")
+    await world.pass_seconds(1)
+    world.registry.leave(session)
+    await world.keeper.finish(1.0)
+    assert list(await world.remembered()) == ["r2"]
+    world.restart()
+    await world.keeper.step()
+    assert world.names() == ["r2"]
+
+
 async def test_signs_of_life_and_revisions_alone_are_not_written(world):
     session = world.registry.connect("r1")
     await world.keeper.step()

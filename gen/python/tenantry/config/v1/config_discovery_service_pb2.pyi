@@ -57,6 +57,7 @@ class StreamSnapshotsRequest(_message.Message):
     ACK_FIELD_NUMBER: _builtins.int
     NACK_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    GOODBYE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___RouterHello:
         """Opens the stream: exactly once, first."""
@@ -73,6 +74,10 @@ class StreamSnapshotsRequest(_message.Message):
     def outcomes(self) -> Global___OutcomeReport:
         """How requests ended since the last report."""
 
+    @_builtins.property
+    def goodbye(self) -> Global___RouterGoodbye:
+        """The router stops cleanly; the last message of the stream."""
+
     def __init__(
         self,
         *,
@@ -80,12 +85,13 @@ class StreamSnapshotsRequest(_message.Message):
         ack: Global___SnapshotAck | None = ...,
         nack: Global___SnapshotNack | None = ...,
         outcomes: Global___OutcomeReport | None = ...,
+        goodbye: Global___RouterGoodbye | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "hello", b"hello", "message", b"message", "nack", b"nack", "outcomes", b"outcomes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "goodbye", b"goodbye", "hello", b"hello", "message", b"message", "nack", b"nack", "outcomes", b"outcomes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "hello", b"hello", "message", b"message", "nack", b"nack", "outcomes", b"outcomes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "goodbye", b"goodbye", "hello", b"hello", "message", b"message", "nack", b"nack", "outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ack", "nack", "outcomes"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ack", "nack", "outcomes", "goodbye"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -116,6 +122,25 @@ class RouterHello(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouterHello: _TypeAlias = RouterHello  # noqa: Y015
+
+@_typing.final
+class RouterGoodbye(_message.Message):
+    """Says that a router stops cleanly, after its last request. The config service forgets it at once, and no wait for
+    propagation names it as missing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouterGoodbye: _TypeAlias = RouterGoodbye  # noqa: Y015
 
 @_typing.final
 class SnapshotAck(_message.Message):
