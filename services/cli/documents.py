@@ -7,8 +7,7 @@ people edit these documents. The only module that knows YAML.
 from __future__ import annotations
 
 import json
-import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +16,8 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from services.cli.given_text import STDIN, read_bytes
+from services.cli.visible_text import has_invisible, json_escaped, one_line, yaml_escaped
 from services.common.command_errors import UsageError
 
 Plain = dict[str, Any]
@@ -29,6 +30,9 @@ _WIDE = {
     FieldDescriptor.TYPE_SFIXED64,
 }
 MAX_FILE_BYTES = 1 << 26
+MAX_DEPTH = 64
+"""More than any message has levels; protobuf itself stops at 100."""
+MAX_VALUES = 4_000_000
 
 
 def to_plain(message: Message) -> Plain:
@@ -61,12 +65,8 @@ def _is_special(field: FieldDescriptor) -> bool:
 
 
 def to_json(value: object) -> str:
-    """One line of JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-# Line breaks to YAML and to nobody else: unquoted they would come back as spaces.
-_ODD_BREAK = re.compile("[\r\x85\u2028\u2029\ufeff]")
+    """One line of JSON, invisible characters escaped."""
+    return json_escaped(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # its base is untyped
@@ -75,7 +75,8 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # its base is untyped
 
 def _represent_text(dumper: Any, text: str) -> Any:
     style = "|" if "\n" in text else None
-    if _ODD_BREAK.search(text):
+    # Only there YAML has escapes; unquoted, U+2028 would come back as a space.
+    if has_invisible(text):
         style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -84,9 +85,9 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(value: object) -> str:
-    """A YAML document, keys in the contract's order; control characters are escaped."""
+    """A YAML document, keys in the contract's order, invisible characters escaped."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=96)
-    return text
+    return yaml_escaped(text)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # its base is untyped
@@ -136,23 +137,59 @@ def read_documents(path: Path) -> list[Plain]:
 
 
 def _values(path: Path) -> list[Any]:
+    data = read_bytes(path, "a document", MAX_FILE_BYTES)
+    name = "stdin" if path == STDIN else str(path)
     try:
-        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}.") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise UsageError(f"{path} has more than {MAX_FILE_BYTES} bytes.")
-    try:
-        return list(yaml.load_all(data, Loader=_Loader))
+        values = list(yaml.load_all(data, Loader=_Loader))
+    except RecursionError:
+        raise UsageError(f"{name} is nested more than {MAX_DEPTH} levels deep.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = (
-            getattr(error, "problem", "") or ""
-            if isinstance(error, yaml.constructor.ConstructorError)
-            else ""
-        )
-        raise UsageError(f"{path} is not YAML{where}{': ' if problem else ''}{problem}.") from None
+        raise UsageError(f"{name} is not YAML{_position(error)}.") from None
+    except (ValueError, OverflowError) as error:
+        # Of a value that looks like a date or a number and is none, such as 2026-13-45.
+        raise UsageError(f"{name} holds a value that YAML cannot read: {error}.") from None
+    for problem in _unusable(values):
+        raise UsageError(f"{name} {problem}.")
+    return values
+
+
+def _position(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """Where a document is wrong and how, as far as the parser says."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f": character {error.position + 1} is 0x{_code(error.character):02x}, {error.reason}"
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
+    return (f", line {mark.line + 1}" if mark else "") + (f": {problem}" if problem else "")
+
+
+def _code(character: str | int | bytes) -> int:
+    """PyYAML names a wrong character by its code, its byte or itself."""
+    return character if isinstance(character, int) else ord(character[:1])
+
+
+def _unusable(values: list[Any]) -> Iterator[str]:
+    """Why values cannot become a message; anchors count as often as they are used."""
+    left = [(value, 0) for value in values]
+    seen = 0
+    while left:
+        value, depth = left.pop()
+        seen += 1
+        if depth > MAX_DEPTH:
+            yield f"is nested more than {MAX_DEPTH} levels deep"
+            return
+        if seen > MAX_VALUES:
+            yield f"holds more than {MAX_VALUES} values"
+            return
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                yield f"holds half of a surrogate pair, which is no character: {one_line(value)}"
+        elif isinstance(value, dict):
+            left += [(key, depth + 1) for key in value]
+            left += [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            left += [(inner, depth + 1) for inner in value]
 
 
 def to_message(plain: Plain, message: AnyMessage, source: str) -> AnyMessage:
@@ -169,7 +206,9 @@ def to_message(plain: Plain, message: AnyMessage, source: str) -> AnyMessage:
     try:
         return json_format.ParseDict(plain, message)
     except json_format.ParseError as error:
+        # Its later lines list every field in another spelling than ours.
+        problem = str(error).splitlines()[0].rstrip(".")
         raise UsageError(
-            f"{source} is not a {message.DESCRIPTOR.name}: {error}",
+            f"{source} is not a {message.DESCRIPTOR.name}: {problem}.",
             "`tenantry tenant get NAME -o yaml` shows the form.",
         ) from None

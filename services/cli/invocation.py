@@ -15,8 +15,9 @@ from typing import Annotated, Any, Concatenate, ParamSpec, get_type_hints
 
 import typer
 
+from services.cli.given_text import expanded
 from services.cli.mesh import Mesh
-from services.cli.settings import CliSettings
+from services.cli.settings import read_settings
 from services.cli.terminal.output import Output
 
 P = ParamSpec("P")
@@ -28,18 +29,13 @@ def _mesh_option(metavar: str, text: str) -> Any:
 
 def _output(
     *,
-    ctx: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")] = False,
 ) -> tuple[Output]:
-    output = Output(json=json)
-    # Whoever reports a failure of the command must know how the caller reads.
-    ctx.find_root().obj = output
-    return (output,)
+    return (Output(json=json),)
 
 
 def _mesh_and_output(
     *,
-    ctx: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")] = False,
     key_file: Annotated[
         Path | None, _mesh_option("FILE", "Holds the key to call with; - reads stdin.")
@@ -48,15 +44,15 @@ def _mesh_and_output(
     ca_file: Annotated[Path | None, _mesh_option("FILE", "PEM of the CA that signed the listener's.")] = None,
     state_dir: Annotated[Path | None, _mesh_option("DIR", "The local mesh's state directory.")] = None,
 ) -> tuple[Mesh, Output]:
-    settings = CliSettings()
+    settings = read_settings()
     mesh = Mesh(
         settings=settings,
-        state_dir=state_dir.expanduser() if state_dir else settings.state_path,
+        state_dir=expanded(state_dir) if state_dir else settings.state_path,
         address=address,
         ca_file=ca_file,
         key_file=key_file,
     )
-    return mesh, *_output(ctx=ctx, json=json)
+    return mesh, *_output(json=json)
 
 
 def _group_options(group: type[Any]) -> Iterator[inspect.Parameter]:

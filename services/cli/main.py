@@ -5,16 +5,18 @@ Exit status: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from services.common.command_errors import CommandError
-from services.common.errors import Error
+from services.cli.given_text import readable_arguments
+from services.cli.terminal.settings import settle_width
+from services.cli.terminal.standard_streams import drop_output, flush_streams, prepare_streams
+from services.common.command_errors import FAILURE_STATUS, UsageError
 
 # Name to where it is and what `--help` says; the module is imported only when the command is called.
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
@@ -49,34 +51,29 @@ class SubcommandGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         return (name, _load(name), rest) if name else (name, command, rest)
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the subcommand; an error of ours becomes text and an exit status."""
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **attributes: Any) -> Any:
+        """Run the command line to its end: every failure becomes a message and an exit status."""
+        given = sys.argv[1:] if args is None else list(args)
+        json = "--json" in given[: given.index("--")] if "--" in given else "--json" in given
         try:
-            return super().invoke(ctx)
-        except (Error, CommandError) as error:
-            raise typer.Exit(_report(ctx, error)) from None
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                # Whoever read the output has seen enough; typer ends quietly.
-                raise
-            raise typer.Exit(_report(ctx, _refused_by_the_system(error))) from None
+            settle_width()
+            status = super().main(
+                readable_arguments(given), *rest, **{**attributes, "standalone_mode": False}
+            )
+            flush_streams()
+        except BrokenPipeError:
+            # The reader of the output has seen enough.
+            drop_output(sys.stdout)
+            sys.exit(FAILURE_STATUS)
+        except Exception as error:  # noqa: BLE001  # the outermost place: nothing is above it
+            sys.exit(_report(error, json=json))
+        sys.exit(status if isinstance(status, int) else 0)
 
 
-def _report(ctx: Any, error: Error | CommandError) -> int:
-    from services.cli.terminal.failure import exit_status, report  # noqa: PLC0415  # --help stays fast
-    from services.cli.terminal.output import Output  # noqa: PLC0415  # as above
+def _report(error: BaseException, *, json: bool) -> int:
+    from services.cli.terminal.ending import report_ending  # noqa: PLC0415  # --help stays fast
 
-    report(error, ctx.obj or Output(json=False))
-    return exit_status(error)
-
-
-def _refused_by_the_system(error: OSError) -> CommandError:
-    """Full disks, missing rights and the like, wherever they were met."""
-    where = f"{error.filename}: " if error.filename else ""
-    what = error.strerror or str(error) or "it took too long"
-    return CommandError(
-        f"the system did not do what it was asked: {where}{what}.", "Put that right, then repeat."
-    )
+    return report_ending(error, json=json)
 
 
 def _load(name: str) -> Any:
@@ -124,4 +121,8 @@ def _root(
 
 def main() -> None:
     """Run the command named on the command line."""
+    try:
+        prepare_streams()
+    except UsageError as error:
+        sys.exit(_report(error, json=False))
     app(prog_name="tenantry")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import ssl
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,14 @@ from services.cli.clients.inference import InferenceClient
 from services.cli.clients.listener import Listener
 from services.cli.clients.names import short
 from services.cli.clients.review import ReviewClient
+from services.cli.given_text import read_bytes
 from services.cli.settings import CliSettings
 from services.common.command_errors import CommandError, UsageError
+from services.common.rpc.targets import UNIX_PREFIX
 from services.local.profile import Endpoints, load_endpoints
 
 _MAX_KEY_BYTES = 4096
+_MAX_CA_BYTES = 1 << 20
 _START = "Start a mesh with `make up`; for one elsewhere set --address, --ca-file and --key-file."
 
 
@@ -61,13 +64,14 @@ class Mesh:
     def _listener(self, address: str | None, local: Endpoints | None) -> Listener:
         if not address:
             raise CommandError(f"no mesh is running: nothing in {self.state_dir} says where one is.", _START)
+        require_address(address)
         ca_path = self.ca_file or self.settings.ca_file
         known = (local.tenant_address, local.operations_address) if local else ()
         # The local CA vouches for the local mesh only.
         if ca_path is None and local is not None and address in known:
             ca_path = local.ca_path
-        if ca_path is not None and not ca_path.is_file():
-            raise CommandError(f"there is no CA certificate at {ca_path}.", _START)
+        if ca_path is not None:
+            require_ca(ca_path)
         return Listener(address, ca_path)
 
     def _tenant_key(self, tenant: str | None) -> str:
@@ -110,15 +114,34 @@ def read_secret(source: Path, what: str) -> str:
     Raises:
         UsageError: not readable, or not one line of printable ASCII.
     """
-    if str(source) == "-":
-        data = sys.stdin.buffer.read(_MAX_KEY_BYTES + 1)
-    else:
-        try:
-            with source.expanduser().open("rb") as file:
-                data = file.read(_MAX_KEY_BYTES + 1)
-        except OSError as error:
-            raise UsageError(f"cannot read the {what} from {source}: {error.strerror}.") from None
-    secret = data.strip()
-    if not secret or len(data) > _MAX_KEY_BYTES or not all(0x21 <= byte <= 0x7E for byte in secret):
+    secret = read_bytes(source, f"the {what}", _MAX_KEY_BYTES).strip()
+    if not secret or not all(0x21 <= byte <= 0x7E for byte in secret):
         raise UsageError(f"{source} does not hold a {what}: it is one line of letters, digits and marks.")
     return secret.decode("ascii")
+
+
+def require_address(address: str) -> None:
+    """Refuse what gRPC would take for a name that no server answers to.
+
+    Raises:
+        UsageError: it is neither `host:port` nor `unix:/path`.
+    """
+    if address.startswith(UNIX_PREFIX):
+        return
+    host, _, port = address.rpartition(":")
+    usable = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16
+    if not host or not usable or any(not character.isprintable() or character == " " for character in host):
+        raise UsageError(f"{address} is not the address of a listener.", "Give HOST:PORT or unix:/PATH.")
+
+
+def require_ca(path: Path) -> None:
+    """Refuse a file from which gRPC could take no certificate, which it would only log.
+
+    Raises:
+        UsageError: not readable, or without a certificate.
+    """
+    data = read_bytes(path, "the CA certificate", _MAX_CA_BYTES)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise UsageError(f"{path} does not hold a CA certificate in PEM form.") from None

@@ -8,6 +8,9 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.cli.given_text import expanded, require_text
+from services.common.command_errors import UsageError
+
 
 def silence_grpc() -> None:
     """Keep gRPC's own notes, such as a peer's goodbye, off the terminal. To be called before grpc is imported.
@@ -41,10 +44,35 @@ class CliSettings(BaseSettings):
 
     @property
     def state_path(self) -> Path:
-        """The state directory: the one set, else `tenantry` under the XDG state directory."""
+        """The state directory: the one set, else `tenantry` under the XDG state directory.
+
+        Raises:
+            UsageError: there is no home directory to keep it in, or its name is not UTF-8.
+        """
         if self.state_dir:
-            return self.state_dir.expanduser()
+            return expanded(self.state_dir)
         # The specification says that a relative path is to be ignored.
         if self.xdg_state_home and self.xdg_state_home.is_absolute():
             return self.xdg_state_home / "tenantry"
-        return Path.home() / ".local" / "state" / "tenantry"
+        try:
+            home = Path.home()
+        except RuntimeError:
+            raise UsageError(
+                "this user has no home directory to keep the mesh's state in.",
+                "Give --state-dir, or set TENANTRY_STATE_DIR.",
+            ) from None
+        require_text(str(home), "the home directory's name")
+        return home / ".local" / "state" / "tenantry"
+
+
+def read_settings() -> CliSettings:
+    """The settings in the environment.
+
+    Raises:
+        UsageError: names a variable that is not UTF-8.
+    """
+    settings = CliSettings()
+    for name, field in CliSettings.model_fields.items():
+        variable = str(field.validation_alias or f"TENANTRY_{name.upper()}")
+        require_text(str(getattr(settings, name)), f"the environment variable {variable}")
+    return settings

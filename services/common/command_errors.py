@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 FAILURE_STATUS = 1
 USAGE_STATUS = 2
+INTERRUPTED_STATUS = 130
 
 
 class CommandError(Exception):
@@ -28,3 +29,9 @@ class UsageError(CommandError):
     """The command was asked wrongly: options that contradict each other, a malformed file."""
 
     exit_status = USAGE_STATUS
+
+
+class InterruptionError(CommandError):
+    """A person pressed Ctrl-C at a question."""
+
+    exit_status = INTERRUPTED_STATUS

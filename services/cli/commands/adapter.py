@@ -11,6 +11,7 @@ from tenantry.config.v1.adapter_pb2 import Adapter
 from services.cli.clients.names import short
 from services.cli.commands.change_options import Reason, TenantId, Waiting
 from services.cli.commands.propagation import NEWEST_REVISION, await_routers
+from services.cli.given_text import read_bytes
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.terminal.output import Output, quoted
@@ -22,6 +23,8 @@ app = typer.Typer(
 )
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+# Above what the service takes: it knows the limit, this only ends the reading of a device.
+_MAX_ADAPTER_BYTES = 1 << 30
 AdapterId = Annotated[str, typer.Argument(metavar="ADAPTER", help="The adapter's name within the tenant.")]
 
 
@@ -103,11 +106,10 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for name in ADAPTER_FILES:
         try:
-            files[name] = (folder / name).read_bytes()
-        except OSError as error:
+            files[name] = read_bytes(folder / name, "an adapter", _MAX_ADAPTER_BYTES)
+        except UsageError as error:
             raise UsageError(
-                f"cannot read {folder / name}: {error.strerror}.",
-                f"A PEFT adapter is a directory with {' and '.join(ADAPTER_FILES)}.",
+                error.message, f"A PEFT adapter is a directory with {' and '.join(ADAPTER_FILES)}."
             ) from None
         if not files[name]:
             raise UsageError(f"{folder / name} is empty.")

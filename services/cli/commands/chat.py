@@ -14,6 +14,7 @@ import typer
 from services.cli.clients.inference import InferenceClient
 from services.cli.clients.names import short
 from services.cli.documents import to_plain
+from services.cli.given_text import STDIN, as_text, read_bytes, require_text
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.terminal.conversation import AskingOptions, Conversation
@@ -21,9 +22,12 @@ from services.cli.terminal.failure import report
 from services.cli.terminal.interruption import run_interruptibly
 from services.cli.terminal.output import Output
 from services.cli.terminal.provenance import summary
+from services.cli.visible_text import one_line
 from services.common.command_errors import CommandError, UsageError
 from services.common.errors import Error, InternalError
 
+# As much as gRPC takes in one message; a tenant's own limit is lower.
+_MAX_QUESTION_BYTES = 1 << 22
 _HELP = "/new starts over, /quit or Ctrl-D leaves, Ctrl-C cancels an answer."
 
 
@@ -40,7 +44,9 @@ def chat(
     tenant: Annotated[
         str | None, typer.Option("--tenant", "-t", metavar="TENANT", help="Whose local key to call with.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For one answer.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400, metavar="SECONDS", help="For one answer.")
+    ] = 60.0,
     models: Annotated[bool, typer.Option("--models", help="List the models to choose from.")] = False,
 ) -> None:
     """Ask a tenant's model, once or in a conversation. A question can be piped in."""
@@ -50,7 +56,7 @@ def chat(
         return
     text = " ".join(question) if question else None
     if text is None and not sys.stdin.isatty():
-        text = sys.stdin.read().strip()
+        text = as_text(read_bytes(STDIN, "a question", _MAX_QUESTION_BYTES), "the question on stdin").strip()
         if not text:
             raise UsageError("there is no question.", 'Give one: tenantry chat --tenant acme "Who are you?"')
     if text is None and output.json:
@@ -61,7 +67,7 @@ def chat(
             session.once(text)
         else:
             _load_line_editing()
-            session.converse(f"{short(tenant) if tenant else 'you'}> ", input)
+            session.converse(f"{one_line(short(tenant)) if tenant else 'you'}> ", input)
 
 
 def _load_line_editing() -> None:
@@ -119,7 +125,10 @@ class Session:
     def _next_question(self, prompt: str, read_line: Callable[[str], str]) -> str | None:
         while True:
             try:
-                line = read_line(prompt).strip()
+                line = require_text(read_line(prompt).strip(), "what was typed")
+            except UsageError as error:
+                report(error, self._output)
+                continue
             except EOFError:
                 self._output.line("")
                 return None

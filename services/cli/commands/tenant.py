@@ -15,6 +15,7 @@ from services.cli.commands.change_options import DryRun, Reason, TenantId, Waiti
 from services.cli.commands.propagation import await_routers
 from services.cli.declarative.tenant_changes import TenantChanges
 from services.cli.documents import read_document, to_message
+from services.cli.given_text import as_text, read_bytes
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.terminal.output import Output
@@ -23,6 +24,8 @@ from services.common.command_errors import UsageError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, show and change tenants.")
 
+# Above what the service takes: it knows the limit, this only ends the reading of a device.
+_MAX_PROMPT_BYTES = 1 << 22
 File = Annotated[Path | None, typer.Option(metavar="YAML", help="A tenant as `tenant get` prints it.")]
 
 
@@ -181,10 +184,8 @@ def _complete(changes: TenantChanges) -> TenantChanges:
     prompt = changes.system_prompt
     if prompt is None or not prompt.startswith("@"):
         return changes
-    try:
-        return replace(changes, system_prompt=Path(prompt[1:]).read_text().rstrip("\n"))
-    except (OSError, UnicodeDecodeError):
-        raise UsageError(f"cannot read a text from {prompt[1:]}.") from None
+    data = read_bytes(Path(prompt[1:]), "the system prompt", _MAX_PROMPT_BYTES)
+    return replace(changes, system_prompt=as_text(data, prompt[1:]).rstrip("\n"))
 
 
 def _model_words(tenant: Tenant) -> list[str]:

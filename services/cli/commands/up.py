@@ -13,19 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli.settings import CliSettings
+from services.cli.given_text import expanded
+from services.cli.settings import read_settings
 from services.cli.terminal.lasting_streams import lasting_streams
 from services.cli.terminal.output import Output
-from services.common.command_errors import CommandError
+from services.common.command_errors import INTERRUPTED_STATUS, CommandError
 from services.local.layout import open_layout
 from services.local.needs import missing_needs
-
-_INTERRUPTED_STATUS = 130
 
 
 def up(
     *,
-    ctx: typer.Context,
     state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything is kept.")] = None,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep nothing.")] = False,
     once: Annotated[
@@ -39,14 +37,13 @@ def up(
     # A mesh others use does not end because `| head` has seen enough, or a terminal was closed.
     with lasting_streams():
         output = Output(json=json)
-        ctx.find_root().obj = output
-        settings = CliSettings()
+        settings = read_settings()
         _require_needs(output, settings.etcd_binary)
         # Only now: these import what was just looked for.
         from services.cli.demo.narration import Narration  # noqa: PLC0415
         from services.cli.demo.run import RunOptions, run  # noqa: PLC0415
 
-        settled = state_dir.expanduser() if state_dir else settings.state_path
+        settled = expanded(state_dir) if state_dir else settings.state_path
         with (
             _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir),
             open_layout(folder, models_dir) as layout,
@@ -55,7 +52,7 @@ def up(
             narration = Narration(output, verbose=verbose)
             interrupted = asyncio.run(_until_signal(lambda hurry: run(layout, options, narration, hurry)))
     if interrupted and once:
-        raise typer.Exit(_INTERRUPTED_STATUS)
+        raise typer.Exit(INTERRUPTED_STATUS)
 
 
 def _require_needs(output: Output, etcd_binary: Path | None) -> None:
@@ -63,7 +60,9 @@ def _require_needs(output: Output, etcd_binary: Path | None) -> None:
     if output.json:
         output.record({"step": "needs", "ok": not missing, "missing": missing})
     if missing:
-        raise CommandError("this machine lacks:\n  " + "\n  ".join(missing))
+        raise CommandError(
+            "this machine cannot run the mesh: something is missing.", details=[("", one) for one in missing]
+        )
 
 
 @contextmanager

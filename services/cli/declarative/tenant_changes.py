@@ -51,15 +51,21 @@ class TenantChanges:
         Auditing | None, typer.Option(metavar="POLICY", help="batch, blocking or blocking-strict.")
     ] = None
     pool: Annotated[str | None, typer.Option(metavar="POOL", help="The pool that serves it.")] = None
-    weight: Annotated[int | None, typer.Option(metavar="1-1000", help="Share of contended capacity.")] = None
+    weight: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, metavar="1-1000", help="Share of contended capacity.")
+    ] = None
     requests_per_second: Annotated[
         float | None, typer.Option("--rate", metavar="N", help="Requests a second, sustained.")
     ] = None
     concurrent_requests: Annotated[
-        int | None, typer.Option("--concurrency", metavar="N", help="Requests in the mesh at once.")
+        int | None,
+        typer.Option(
+            "--concurrency", min=0, max=2**31 - 1, metavar="N", help="Requests in the mesh at once."
+        ),
     ] = None
     tokens_per_minute: Annotated[
-        int | None, typer.Option("--token-rate", metavar="N", help="Tokens a minute, in and out.")
+        int | None,
+        typer.Option("--token-rate", min=0, max=2**63 - 1, metavar="N", help="Tokens a minute, in and out."),
     ] = None
 
     def apply(self, tenant: Tenant) -> None:

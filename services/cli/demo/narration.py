@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli.demo.answer import Answer, NoAnswer
-from services.cli.terminal.output import Output, printable
+from services.cli.terminal.output import Output
+from services.cli.visible_text import one_line
 from services.common.command_errors import CommandError
 from services.common.errors import Error
 from services.local.profile import Endpoints
@@ -53,7 +54,7 @@ class Narration:
         """A process's line, beside the results."""
         if self._verbose or name not in _QUIET:
             colour = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
-            text = Text.assemble((f"{name:>8} ", colour), printable(line))
+            text = Text.assemble((f"{name:>8} ", colour), one_line(line))
             self._output.progress_console.print(text, soft_wrap=True)
 
     def bar(self) -> Progress:
@@ -116,11 +117,11 @@ class Narration:
 
 def _cells(answer: Answer | NoAnswer) -> tuple[str | Text, ...]:
     if isinstance(answer, NoAnswer):
-        return "", "", "", "", Text(printable(f"none: {answer.message}"), style="yellow")
+        return "", "", "", "", Text(one_line(f"none: {answer.message}"), style="yellow")
     return (
         answer.adapter or "(base)",
         str(answer.config_version),
         f"{answer.first_token_ms:.0f} ms",
         f"{answer.tokens_per_second:.1f}",
-        Text(printable(answer.text)),
+        Text(one_line(answer.text)),
     )

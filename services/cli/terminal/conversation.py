@@ -27,11 +27,13 @@ class AskingOptions:
         str | None, typer.Option(metavar="TEXT", help="Instructions, after the tenant's own.")
     ] = None
     max_output_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, metavar="N", help="Tokens at most.")
+        int | None, typer.Option("--max-tokens", min=1, max=2**31 - 1, metavar="N", help="Tokens at most.")
     ] = None
     temperature: Annotated[float | None, typer.Option(metavar="0-2", help="0 is greedy.")] = None
     top_p: Annotated[float | None, typer.Option(metavar="0-1", help="Sample within this mass.")] = None
-    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Repeat a sample.")] = None
+    seed: Annotated[int | None, typer.Option(min=0, max=2**64 - 1, metavar="N", help="Repeat a sample.")] = (
+        None
+    )
 
     def parameters(self) -> SamplingParameters:
         """The sampling parameters; what is None stays unset."""

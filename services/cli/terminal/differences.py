@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from tenantry.config.v1.tenant_version_pb2 import Difference, DifferenceKind
 
 from services.cli.terminal.output import Styled
+from services.cli.visible_text import one_line
 
 COLUMNS = ("FIELD", "BEFORE", "AFTER")
 UNSET = Styled("(unset)", "dim")
 # A text this long is shown from a little before to a little after what differs.
 _LONG = 60
 _AROUND = 16
-_ON_ONE_LINE = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 def difference_cells(difference: Difference) -> tuple[str, Styled, Styled]:
@@ -44,10 +44,10 @@ def _words(value_json: str) -> str:
     """A value on one line: texts without their quotes, unless nothing would be left."""
     value = json.loads(value_json)
     if isinstance(value, str) and value:
-        return value.translate(_ON_ONE_LINE)
+        return one_line(value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return value_json
+    return one_line(value_json)
 
 
 def _apart(before: str, after: str) -> tuple[str, str]:

@@ -1,23 +1,24 @@
-"""Ctrl-C while something is awaited."""
+"""Makes Ctrl-C end what it should end, at once: an answer that is awaited, a question that is read."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 def run_interruptibly(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; Ctrl-C cancels the work at once, every time, and a second one ends what does not wait.
+    """Run a coroutine to its end; Ctrl-C cancels it at once, and a second one ends code that does not await.
 
-    That is what `asyncio.Runner` is for, but its way only sets a flag: a signal that comes as the loop goes to wait,
-    or that another thread is given, is noticed with the next event, which may be the deadline. Here it wakes the loop.
+    `asyncio.Runner` alone only sets a flag. A signal that arrives as the loop begins to wait, or in another thread,
+    would then be noticed with the next event, which may be the deadline. Here the signal wakes the loop.
 
     Raises:
-        KeyboardInterrupt: it was cancelled so.
+        KeyboardInterrupt: Ctrl-C cancelled it.
     """
     return runner.run(_woken(work))
 
@@ -25,7 +26,7 @@ def run_interruptibly(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T
 async def _woken(work: Coroutine[Any, Any, T]) -> T:
     runners = signal.getsignal(signal.SIGINT)
     if not callable(runners):
-        # Ignored, as in the background of a shell: that stays so.
+        # Ignored, as in the background of a shell: keep it ignored.
         return await work
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, lambda: None)
@@ -35,3 +36,20 @@ async def _woken(work: Coroutine[Any, Any, T]) -> T:
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, runners)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a blocking read inside a coroutine.
+
+    asyncio's own handler cancels the task, which a blocking read does not notice: Python would go on reading (PEP 475).
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,16 +1,17 @@
-"""Output that may lose its reader: whoever reads a pipe or a terminal can go, what is written goes on."""
+"""Output that outlives its reader: after the reader of a pipe or a terminal is gone, the program goes on."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
+from services.cli.terminal.standard_streams import drop_output
+
 
 class LastingStream:
-    """A text stream whose writes never fail: without a reader they go nowhere."""
+    """A text stream whose writes never fail: without a reader the text is dropped."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -24,7 +25,7 @@ class LastingStream:
         try:
             return self._stream.write(text)
         except OSError:
-            self._let_go()
+            drop_output(self._stream)
             return len(text)
 
     def flush(self) -> None:
@@ -32,15 +33,7 @@ class LastingStream:
         try:
             self._stream.flush()
         except OSError:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        # Python's own flush at the end would fail as well.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, self._stream.fileno())
-        finally:
-            os.close(nowhere)
+            drop_output(self._stream)
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """What commands print: results on stdout, everything said beside them on stderr.
 
-Colours appear on terminals only. What a server sent is never interpreted: control characters are taken out
-before a terminal sees them, and rich's markup is off.
+Colours appear on terminals only. What a server sent is never interpreted: invisible characters are escaped
+(`visible_text`), and rich's markup is off.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import sys
@@ -20,16 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli.documents import to_json, to_plain, to_yaml
+from services.cli.terminal.interruption import interruptible
+from services.cli.visible_text import one_line, prose
 
-# C0 without newline and tab, DEL, C1: what could move a cursor or rename a window.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Wide enough for any row: what is piped into another program must not be cut.
 _PIPE_WIDTH = 4096
-
-
-def printable(text: str) -> str:
-    """The text without control characters."""
-    return _CONTROL.sub("", text)
 
 
 def quoted(value: object) -> str:
@@ -61,9 +55,14 @@ class Output:
         return not self.json and self._stderr.is_terminal and sys.stdin.isatty()
 
     def ask(self, question: str) -> str:
-        """What a person answers, without the spaces around it; empty for nothing."""
-        self._stderr.print(Text(printable(question), style="bold"), end=" ", soft_wrap=True)
-        return sys.stdin.readline().strip()
+        """Ask a person; returns the answer without the spaces around it.
+
+        Raises:
+            KeyboardInterrupt: the answer was Ctrl-C.
+        """
+        with interruptible():
+            self._stderr.print(Text(one_line(question), style="bold"), end=" ", soft_wrap=True)
+            return sys.stdin.readline().strip()
 
     @property
     def progress_console(self) -> Console:
@@ -140,12 +139,12 @@ class Output:
 
     def text(self, text: str) -> None:
         """A piece of an answer, at once, as it came."""
-        sys.stdout.write(printable(text) if self._stdout.is_terminal else text)
+        sys.stdout.write(prose(text))
         sys.stdout.flush()
 
     def line(self, text: str, style: str = "") -> None:
         """One line of a result."""
-        self._stdout.print(Text(printable(text), style=style), soft_wrap=True)
+        self._stdout.print(Text(one_line(text), style=style), soft_wrap=True)
 
     def secret(self, secret: str) -> None:
         """A secret alone on stdout, so that it can be redirected."""
@@ -155,7 +154,7 @@ class Output:
     def note(self, text: str, style: str = "dim") -> None:
         """Something said beside the result; silent for machines."""
         if not self.json:
-            self._stderr.print(Text(printable(text), style=style))
+            self._stderr.print(Text(one_line(text), style=style))
 
     def suggest(self, why: str, command: str) -> None:
         """A command to run next, on one line however long, so that it can be copied.
@@ -166,17 +165,17 @@ class Output:
         """
         if not self.json:
             command = command.replace("tenantry", quoted(_as_called()), 1)
-            self._stderr.print(Text(f"{why}: {printable(command)}", style="dim"), soft_wrap=True)
+            self._stderr.print(Text(f"{why}: {one_line(command)}", style="dim"), soft_wrap=True)
 
     def failure(self, text: str, style: str = "") -> None:
         """Something said about a failure, to people and machines alike."""
-        self._stderr.print(Text(printable(text), style=style), soft_wrap=self.json)
+        self._stderr.print(Text(one_line(text), style=style), soft_wrap=self.json)
 
 
 def _cell_text(cell: Cell) -> Text:
     if isinstance(cell, Styled):
-        return Text(printable(cell.text), style=cell.style)
-    return Text(printable(cell))
+        return Text(one_line(cell.text), style=cell.style)
+    return Text(one_line(cell))
 
 
 def _as_called() -> str:

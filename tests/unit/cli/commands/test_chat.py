@@ -15,7 +15,7 @@ from services.cli.clients.inference import InferenceClient
 from services.cli.clients.listener import Listener
 from services.cli.commands.chat import Session
 from services.cli.terminal.conversation import AskingOptions, Conversation
-from services.cli.terminal.output import Output, printable
+from services.cli.terminal.output import Output
 from services.cli.terminal.provenance import summary
 from services.common.errors import QuotaViolation, ResourceExhaustedError, UnavailableError
 from tests.fakes.cli_calls import TENANT_KEY
@@ -80,10 +80,6 @@ def test_a_limit_is_named_for_people_and_for_machines(shell, inference):
     failure = json.loads(shell("chat", "--json", "Q").stderr)["error"]
     assert (failure["code"], failure["reason"]) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
     assert failure["retry_after_seconds"] == pytest.approx(0.4)
-
-
-def test_a_terminal_never_sees_control_characters():
-    assert printable("a\x1b]0;owned\x07b\x9b31mc\r\nd\te") == "a]0;ownedb31mc\nd\te"
 
 
 def converse(mesh, lines, capsys) -> tuple[str, str]:
@@ -156,6 +152,13 @@ def test_interrupting_the_prompt_asks_again(mesh, capsys):
     out, err = converse(mesh, [interrupted, "one"], capsys)
     assert err.count("/quit or Ctrl-D leaves") == 2
     assert "Ahoy, matey" in out
+
+
+@pytest.mark.parametrize("code", [0xD800, 0xDCE9])
+def test_a_lone_surrogate_typed_at_the_prompt_is_asked_for_again(mesh, capsys, code):
+    out, err = converse(mesh, [f"caf{chr(code)}", "one"], capsys)
+    assert "Error: what was typed is not " in err
+    assert out.strip() == "Ahoy, matey"
 
 
 def test_the_summary_leaves_out_what_does_not_apply():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ class Terminal:
 
     environment: dict[str, str]
 
-    def __call__(self, *arguments: str, question: str, answer: str) -> tuple[int, str]:
+    def __call__(self, *arguments: str, question: str, answer: str | signal.Signals) -> tuple[int, str]:
         ours, theirs = pty.openpty()
         program = [sys.executable, "-c", "from services.cli.main import main; main()", *arguments]
         process = subprocess.Popen(
@@ -31,7 +32,9 @@ class Terminal:
         os.close(theirs)
         try:
             shown = self._read(ours, question)
-            if question in shown:
+            if isinstance(answer, signal.Signals):
+                process.send_signal(answer)
+            elif question in shown:
                 os.write(ours, answer.encode() + b"\n")
             shown += self._read(ours, "\x00")
             return process.wait(DEADLINE_SECONDS), shown
@@ -90,3 +93,12 @@ def test_a_tenant_is_deleted_only_by_who_types_its_name(terminal, shell, admin):
     status, _ = terminal(*arguments, question="Type acme to go on:", answer="acme")
     assert status == 0
     assert not admin.tenants
+
+
+def test_ctrl_c_at_a_question_ends_the_command_and_changes_nothing(terminal, shell, admin):
+    admin.add_tenant("acme")
+    shell("tenant", "suspend", "acme")
+    status, shown = terminal("tenant", "delete", "acme", question="Type acme to go on:", answer=signal.SIGINT)
+    assert status == 130
+    assert shown.splitlines()[-1] == "\x1b[1;31mError: nothing was changed.\x1b[0m"
+    assert "tenants/acme" in admin.tenants
