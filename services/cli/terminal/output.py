@@ -127,15 +127,15 @@ class Output:
         table.add_column(no_wrap=True, style="bold")
         table.add_column(overflow="fold")
         for term, meaning, beside in terms:
-            text = Text(printable(meaning))
+            text = Text(one_line(meaning))
             if beside:
-                text.append(f"\n{printable(beside)}", style="dim")
-            table.add_row(Text(printable(term)), text)
+                text.append(f"\n{one_line(beside)}", style="dim")
+            table.add_row(Text(one_line(term)), text)
         self._stdout.print(table)
 
     def paragraph(self, text: str) -> None:
         """A text, wrapped between words on a terminal."""
-        self._stdout.print(Text(printable(text)))
+        self._stdout.print(Text(one_line(text)))
 
     def text(self, text: str) -> None:
         """A piece of an answer, at once, as it came."""
