@@ -8,7 +8,8 @@ from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.audit.rpc import intake
 from services.common.audit.writer import AuditEntry, AuditWriter, EntryKind
-from services.common.errors import InvalidArgumentError
+from services.common.errors import InvalidArgumentError, Reason, ResourceExhaustedError
+from services.common.request_ids import new_request_id
 from services.common.rpc.channel import open_channel
 from services.router.audit import audit_entries
 from services.router.audit import audit_trail as audit
@@ -107,8 +108,12 @@ async def test_an_answer_too_large_for_the_log_is_cut_there(world):
 async def test_refusals_of_any_number_of_keys_are_taken():
     sink = MemoryAudit()
     log = RefusalLog(sink, ManualClock())
+    longest = ResourceExhaustedError(
+        "", reason=Reason.CONCURRENCY_LIMITED, metadata={"rule_id": "r" * 63, "limit": "l" * 63}
+    )
     for key in range(3000):
-        log.count("uid-acme", f"{key:064}", "CONCURRENCY_LIMITED")
+        for _ in range(20):
+            log.count("uid-acme", f"{key:064}", new_request_id(), longest)
     log.flush()
     assert all(taken(entry) for entry in sink.entries)
     assert sum(len(entry.meta["refused"]) for entry in sink.entries) == 3000

@@ -173,6 +173,9 @@ async def test_a_failure_that_nobody_stayed_for_is_not_logged_by_asyncio(tmp_pat
             def time_remaining(self) -> float:
                 return 5.0
 
+            async def send_initial_metadata(self, metadata):
+                pass
+
         answers: Any = InferenceServicer(world.pipeline).StreamGenerate(request, cast("Any", Context()))
         await anext(answers)
         await until(lambda: outcomes(world) == ["MODEL_SERVER_FAILED"])

@@ -33,13 +33,17 @@ class Failure:
     code: grpc.StatusCode
     reason: str
     status: status_pb2.Status
+    """Without the request's id, in which any two failures differ."""
+    request_id: str
 
     @classmethod
     def of(cls, error: grpc.RpcError) -> Failure:
         status = rpc_status.from_call(error) or status_pb2.Status(message=error.details() or "")
-        info = error_details_pb2.ErrorInfo()
+        info, request = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo()
         reason = next((info.reason for detail in status.details if detail.Unpack(info)), "")
-        return cls(error.code(), reason, status)
+        for detail in [detail for detail in status.details if detail.Unpack(request)]:
+            status.details.remove(detail)
+        return cls(error.code(), reason, status, request.request_id)
 
     def detail(self, kind: type[Any]) -> Any:
         wanted = kind()

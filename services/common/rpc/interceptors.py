@@ -27,18 +27,28 @@ from services.common.errors import (
     ResourceExhaustedError,
     UnimplementedError,
 )
+from services.common.request_ids import (
+    REQUEST_ID_KEY,
+    current_request_id,
+    request_id_of,
+    set_request_id,
+)
 from services.common.rpc.status import GRPC_CODES, to_status, trailing_details
 
 _log = logging.getLogger(__name__)
 
 
 async def abort_with(context: ServicerContext[Any, Any], error: Error) -> NoReturn:
-    """End the call with the error's status; never returns."""
+    """End the call with the error's status, which names the current request's id; never returns."""
+    error.request_id = current_request_id()
     status = to_status(error)
     await context.abort(
         GRPC_CODES[status.code],
         status.message,
-        trailing_metadata=(("grpc-status-details-bin", trailing_details(status)),),
+        trailing_metadata=(
+            ("grpc-status-details-bin", trailing_details(status)),
+            (REQUEST_ID_KEY, error.request_id),
+        ),
     )
     raise AssertionError("abort returned")
 
@@ -51,8 +61,15 @@ def where(error: BaseException) -> str:
     )
 
 
+def _name_request(context: ServicerContext[Any, Any]) -> None:
+    """Take or mint the call's request id, and send it back whatever the answer is."""
+    request_id = request_id_of(context.invocation_metadata() or ())
+    set_request_id(request_id)
+    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Maps errors to statuses for every method of the server it is given to."""
+    """Maps errors to statuses, and gives each call its request id, for every method of its server."""
 
     def __init__(self, max_calls: int | None = None) -> None:
         """Take at most `max_calls` at once; any number for None."""
@@ -147,13 +164,20 @@ async def _fail(context: ServicerContext[Any, Any], method: str, error: Exceptio
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, Error):
-        _log.error("unexpected %s in %s at %s", type(error).__name__, method, where(error))
+        _log.error(
+            "request %s: unexpected %s in %s at %s",
+            current_request_id(),
+            type(error).__name__,
+            method,
+            where(error),
+        )
         error = InternalError()
     await abort_with(context, error)
 
 
 def _answering(behaviour: Callable[..., Any], method: str, calls: _Calls) -> Callable[..., Any]:
     async def call(request: object, context: ServicerContext[Any, Any]) -> object:
+        _name_request(context)
         try:
             with calls.one_more():
                 _require_readable(request)
@@ -167,6 +191,7 @@ def _answering(behaviour: Callable[..., Any], method: str, calls: _Calls) -> Cal
 
 def _streaming(behaviour: Callable[..., Any], method: str, calls: _Calls) -> Callable[..., Any]:
     async def call(request: object, context: ServicerContext[Any, Any]) -> AsyncIterator[object]:
+        _name_request(context)
         try:
             with calls.one_more():
                 _require_readable(request)

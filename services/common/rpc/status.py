@@ -35,6 +35,7 @@ from services.common.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from services.common.request_ids import REQUEST_ID_KEY
 
 GRPC_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _BY_CODE: dict[int, type[Error]] = {
@@ -54,8 +55,6 @@ _BY_CODE: dict[int, type[Error]] = {
 # The trailer is base64, and holds the message too.
 _DETAIL_BYTES = 4_600
 _OVERHEAD_BYTES = 6
-REQUEST_ID_KEY = "x-request-id"
-"""Response metadata with the request's id, of services and of the edge."""
 _MAX_REQUEST_ID_CHARACTERS = 128
 
 

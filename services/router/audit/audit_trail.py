@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from services.common.audit.entry import RECORD_ID_BYTES, AuditEntry, AuditReceipt, EntryKind
@@ -73,23 +74,30 @@ class AuditRecorder:
         prompt_json = check_entry_sizes(shaped)
         if len(self._pending) >= _MAX_PENDING:
             raise UnavailableError("too many audit entries are waiting", reason=Reason.AUDIT_UNAVAILABLE)
-        return AuditTrail(self._sink, self._own, shaped, prompt_json)
+        own = partial(self._own, shaped.identified.request_id)
+        return AuditTrail(self._sink, own, shaped, prompt_json)
 
-    def _own(self, write: Coroutine[Any, Any, AuditReceipt | None]) -> asyncio.Task[AuditReceipt | None]:
+    def _own(
+        self, request_id: str, write: Coroutine[Any, Any, AuditReceipt | None]
+    ) -> asyncio.Task[AuditReceipt | None]:
         task = asyncio.create_task(write, name="audit entry")
         self._pending.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, request_id))
         return task
 
-    def _ended(self, task: asyncio.Task[AuditReceipt | None]) -> None:
+    def _ended(self, request_id: str, task: asyncio.Task[AuditReceipt | None]) -> None:
         self._pending.discard(task)
         if task.cancelled():
             return
         cause = task.exception()
         if isinstance(cause, Error):
-            _log.warning("an audit entry is not known to be durable: %s", cause.reason)
+            _log.warning(
+                "request %s: an audit entry is not known to be durable: %s", request_id, cause.reason
+            )
         elif cause is not None:
-            _log.error("an audit entry failed: %s at %s", type(cause).__name__, where(cause))
+            _log.error(
+                "request %s: an audit entry failed: %s at %s", request_id, type(cause).__name__, where(cause)
+            )
 
     async def drain(self, timeout_seconds: float) -> int:
         """Wait for the entries being written; returns how many are not done in time."""

@@ -1,46 +1,77 @@
 """Counts refused and shed requests for the audit log: one entry a tenant and interval, not one a request.
 
-A durable write for each refusal would let a flood of refusals become a flood of writes.
+A durable write for each refusal would let a flood of refusals become a flood of writes. Of each count the entry names
+the first requests by their ids, so that a refusal that stands alone, or among a few, is found by the id its caller was
+given; how many there were is exact.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from typing import NoReturn
+from dataclasses import dataclass, field
+from typing import NamedTuple, NoReturn
 
 from services.common.audit.entry import AuditEntry, EntryKind
 from services.common.clock import Clock
+from services.common.errors import Error
 from services.router.audit.audit_trail import AuditSink
 
 _INTERVAL_SECONDS = 1.0
 _MAX_COUNTS = 10_000
-# About 40 KiB: the audit service takes 64 KiB of an entry.
-_MAX_ENTRY_COUNTS = 256
+_MAX_REQUEST_IDS = 16
+# At most 60 KiB: the audit service takes 64 KiB of an entry.
+_MAX_ENTRY_COUNTS = 64
+# What errors say of the rule that refused: a guardrail's id, or the config field of a limit or quota.
+_RULE_KEYS = ("rule_id", "limit")
+
+
+class _Key(NamedTuple):
+    tenant_uid: str
+    key_id: str
+    reason: str
+    rule: tuple[tuple[str, str], ...]
+    second: int
+
+
+@dataclass(slots=True)
+class _Refused:
+    requests: int = 0
+    request_ids: list[str] = field(default_factory=list)
 
 
 class RefusalLog:
-    """Counts by tenant, key, reason and second."""
+    """Counts by tenant, key, reason, rule and second."""
 
     def __init__(self, sink: AuditSink, clock: Clock) -> None:
         self._sink = sink
         self._clock = clock
-        self._counts: Counter[tuple[str, str, str, int]] = Counter()
+        self._counts: dict[_Key, _Refused] = {}
 
-    def count(self, tenant_uid: str, key_id: str, reason: str) -> None:
+    def count(self, tenant_uid: str, key_id: str, request_id: str, error: Error) -> None:
         """Count one refusal."""
         second = int(self._clock.wall_seconds())
-        self._counts[tenant_uid, key_id, reason, second] += 1
+        rule = tuple((name, error.metadata[name]) for name in _RULE_KEYS if name in error.metadata)
+        refused = self._counts.setdefault(_Key(tenant_uid, key_id, error.reason, rule, second), _Refused())
+        refused.requests += 1
+        if len(refused.request_ids) < _MAX_REQUEST_IDS:
+            refused.request_ids.append(request_id)
         if len(self._counts) > _MAX_COUNTS:
             self.flush()
 
     def flush(self) -> None:
         """Queue an entry for each tenant with refusals, or several where one would be too large."""
-        counts, self._counts = self._counts, Counter()
+        counts, self._counts = self._counts, {}
         by_tenant: dict[str, list[dict[str, object]]] = {}
-        for (tenant_uid, key_id, reason, second), requests in sorted(counts.items()):
-            by_tenant.setdefault(tenant_uid, []).append(
-                {"key_id": key_id, "reason": reason, "unix_seconds": second, "requests": requests}
+        for key in sorted(counts):
+            by_tenant.setdefault(key.tenant_uid, []).append(
+                {
+                    "key_id": key.key_id,
+                    "reason": key.reason,
+                    **dict(key.rule),
+                    "unix_seconds": key.second,
+                    "requests": counts[key].requests,
+                    "request_ids": counts[key].request_ids,
+                }
             )
         for tenant_uid, refused in by_tenant.items():
             for start in range(0, len(refused), _MAX_ENTRY_COUNTS):

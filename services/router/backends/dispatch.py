@@ -76,7 +76,11 @@ class Dispatcher:
         pool = shaped.shape.pool
         backend = self._backends.get(pool.dialect)
         if backend is None:
-            _log.error("pool %s speaks a dialect this router does not", pool.name)
+            _log.error(
+                "request %s: pool %s speaks a dialect this router does not",
+                shaped.identified.request_id,
+                pool.name,
+            )
             raise InternalError
         misses, full = 0, Backoff(_CACHE_FULL_BASE_SECONDS, _CACHE_FULL_CAP_SECONDS)
         tries_when_full = 0
@@ -99,15 +103,15 @@ class Dispatcher:
                 self._metrics.adapter_miss()
                 misses += 1
                 if begun or grant.send_weights or misses > _MAX_MISSES:
-                    raise self._failed(shaped, grant, error) from None  # proven: one-resend
+                    raise _failure(grant, error) from error  # proven: one-resend
             except AdapterCacheFullError as error:
                 tries_when_full += 1
                 if begun or tries_when_full > _MAX_CACHE_FULL:
-                    raise self._failed(shaped, grant, error) from None
+                    raise _failure(grant, error) from error
                 await asyncio.sleep(full.next_delay_seconds())
                 continue
             except BackendError as error:
-                raise self._failed(shaped, grant, error) from None
+                raise _failure(grant, error) from error
             else:
                 return
             await grant.adapter_missed()
@@ -115,7 +119,7 @@ class Dispatcher:
     async def _request(self, shaped: Shaped, grant: Grant) -> DispatchRequest:
         shape, tenant = shaped.shape, shaped.tenant
         if shape.pool.dedicated_to_uid not in {None, tenant.tenant_uid}:
-            _log.error("a request was about to reach another tenant's pool")
+            _log.error("request %s was about to reach another tenant's pool", shaped.identified.request_id)
             raise InternalError  # proven: dedicated-pool
         adapter = None
         if shape.binding is not None:
@@ -124,7 +128,12 @@ class Dispatcher:
                 try:
                     weights = await self._weights.load(tenant.tenant_uid, shape.binding)
                 except AdapterWeightsError as error:
-                    _log.error("adapter of %s cannot be sent: %s", tenant.tenant_uid, error)
+                    _log.error(
+                        "request %s: an adapter of tenant %s cannot be sent: %s",
+                        shaped.identified.request_id,
+                        tenant.tenant_uid,
+                        error,
+                    )
                     raise InternalError from None
                 self._metrics.adapter_sent(len(weights))
             adapter = AdapterUse(shape.binding.rendition.lora_id, tenant.ordinal, weights)
@@ -139,12 +148,13 @@ class Dispatcher:
             adapter=adapter,
         )
 
-    def _failed(self, shaped: Shaped, grant: Grant, error: BackendError) -> Error:
-        _log.warning("request %s failed at its server: %s", shaped.identified.request_id, error)
-        if isinstance(error, AdapterCacheFullError | AdapterMissError):
-            return UnavailableError("every adapter slot is in use", reason=Reason.ADAPTERS_BUSY)
-        if isinstance(error, BackendUnavailableError) and error.broken:
-            grant.endpoint_failed()
-        return UnavailableError(
-            "the model server ended the request without an answer", reason=Reason.MODEL_SERVER_FAILED
-        )
+
+def _failure(grant: Grant, error: BackendError) -> Error:
+    """What the caller is answered; the server's failure is its cause, for the log."""
+    if isinstance(error, AdapterCacheFullError | AdapterMissError):
+        return UnavailableError("every adapter slot is in use", reason=Reason.ADAPTERS_BUSY)
+    if isinstance(error, BackendUnavailableError) and error.broken:
+        grant.endpoint_failed()
+    return UnavailableError(
+        "the model server ended the request without an answer", reason=Reason.MODEL_SERVER_FAILED
+    )

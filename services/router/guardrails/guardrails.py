@@ -9,7 +9,6 @@ and whoever has a short one for none, since compiling has a thread of its own.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,8 +21,6 @@ from services.common.errors import FailedPreconditionError, Reason
 from services.router.guardrails.pattern_sets import PatternSet, compile_patterns
 from services.router.guardrails.redaction import CLEAN, Verdict, find, redact, verdict
 from services.router.snapshot.model import StageRules, Tenant
-
-_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -62,7 +59,7 @@ class Guardrails:
         """
         found = await self._judge(tenant, tenant.guardrails.input, texts)
         if tenant.guardrails.output.rules:
-            await self._patterns(tenant, tenant.guardrails.output)
+            await self._patterns(tenant.guardrails.output)
         if found.texts is not None and not any(text.strip() for text in found.texts):
             # Nothing is left to ask.
             return Verdict(None, found.rule_ids, found.rule_ids[0])
@@ -79,7 +76,7 @@ class Guardrails:
     async def _judge(self, tenant: Tenant, stage: StageRules, texts: Sequence[str]) -> Verdict:
         if not stage.rules:
             return CLEAN
-        patterns = await self._patterns(tenant, stage)
+        patterns = await self._patterns(stage)
         raw = [text.encode() for text in texts]
         steps = (sum(map(len, raw)) + _TEXT_BYTES * len(raw)) * patterns.program_size
         if steps <= _IN_PLACE_STEPS:
@@ -95,7 +92,7 @@ class Guardrails:
             tenant, lambda: redact(stage.rules, patterns, raw, found, self._clock.monotonic_seconds)
         )
 
-    async def _patterns(self, tenant: Tenant, stage: StageRules) -> PatternSet:
+    async def _patterns(self, stage: StageRules) -> PatternSet:
         """The compiled patterns, if all of them are good."""
         key = stage.patterns_sha256
         patterns = self._compiled.get(key)
@@ -105,9 +102,8 @@ class Guardrails:
             self._compiled.move_to_end(key)
         if patterns.broken:
             rule_id = stage.rules[patterns.broken[0]].rule_id
-            _log.error("tenant %s: guardrail %s does not compile here", tenant.tenant_uid, rule_id)
             raise FailedPreconditionError(
-                "a guardrail of the tenant cannot be used",
+                f"the tenant's guardrail {rule_id} cannot be used",
                 reason=Reason.GUARDRAIL_UNUSABLE,
                 metadata={"rule_id": rule_id},
             )
@@ -150,9 +146,9 @@ class Guardrails:
 
 
 def denied(rule_id: str) -> FailedPreconditionError:
-    """What a caller is told: the rule, and nothing of what it matched."""
+    """The refusal: names the rule, and nothing of what it matched."""
     return FailedPreconditionError(
-        "a guardrail of the tenant denies this",
+        f"the tenant's guardrail {rule_id} denies this",
         reason=Reason.GUARDRAIL_DENIED,
         metadata={"rule_id": rule_id},
     )

@@ -264,6 +264,7 @@ def _exhausted(tenant: QuotaTenant, window: Window, retry_seconds: float) -> Res
         description,
         reason=Reason.QUOTA_EXHAUSTED,
         violations=[QuotaViolation(tenant.name, description)],
+        metadata={"limit": f"quotas.{window.name.lower()}"},
         retry_after_seconds=retry_seconds,
     )
 

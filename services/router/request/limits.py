@@ -70,6 +70,7 @@ class TenantLimiter:
         if usage.concurrent >= limits.concurrent_requests:
             raise _exhausted(
                 tenant_name,
+                "concurrent_requests",
                 f"at most {limits.concurrent_requests} requests at once",
                 Reason.CONCURRENCY_LIMITED,
                 _CONCURRENCY_RETRY_SECONDS if limits.concurrent_requests > 0 else None,
@@ -80,6 +81,7 @@ class TenantLimiter:
         if wait:
             raise _exhausted(
                 tenant_name,
+                "requests_per_second",
                 f"at most {limits.requests_per_second:g} requests a second",
                 Reason.RATE_LIMITED,
                 wait,
@@ -107,7 +109,7 @@ class TenantLimiter:
         wait = limiter.wait_seconds(per_minute / 60.0, per_minute, tokens, now_seconds)
         if wait:
             description = f"at most {per_minute} tokens a minute; this request may use {tokens}"
-            raise _exhausted(tenant_name, description, Reason.RATE_LIMITED, wait)
+            raise _exhausted(tenant_name, "tokens_per_minute", description, Reason.RATE_LIMITED, wait)
 
     def settle_tokens(self, tenant_uid: str, limits: Limits, reserved: int, used: int) -> None:
         """Give back what was reserved and not used; what was used beyond it is a debt."""
@@ -144,12 +146,13 @@ def check_input_bytes(field_path: str, actual_bytes: int, limits: Limits) -> Non
 
 
 def _exhausted(
-    tenant_name: str, description: str, reason: Reason, retry_seconds: float | None
+    tenant_name: str, limit: str, description: str, reason: Reason, retry_seconds: float | None
 ) -> ResourceExhaustedError:
     finite = retry_seconds if retry_seconds is not None and retry_seconds < float("inf") else None
     return ResourceExhaustedError(
         f"limit reached: {description}",
         reason=reason,
         violations=[QuotaViolation(tenant_name, description)],
+        metadata={"limit": f"limits.{limit}"},
         retry_after_seconds=finite,
     )

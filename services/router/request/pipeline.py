@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
@@ -34,7 +34,8 @@ from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.pool.pool import Grant
 from services.router.request.admission import Admission, Reservation, cost_of
-from services.router.request.drain import Drain
+from services.router.request.drain import Drain, shutting_down
+from services.router.request.failure_log import FailureLog
 from services.router.request.identity import identify
 from services.router.request.limits import check_input_bytes
 from services.router.request.model_listing import list_models
@@ -105,6 +106,7 @@ class Pipeline:
         self._clock = clock
         self._rng = rng
         self._drain = Drain()
+        self._failures = FailureLog(clock)
         self._guardrails = Guardrails(clock)
 
     async def run(self, call: Call[pb.GenerateRequest], outbox: Outbox | None) -> Answered:
@@ -134,7 +136,8 @@ class Pipeline:
                 outcome = OK
             except Error as error:
                 outcome = error.reason
-                self._refused(identified, error.reason)
+                self._refused(identified, error)
+                self._failed(identified, error)
                 raise
             finally:
                 self._metrics.listed(identified.tenant.tenant_uid, outcome)
@@ -153,6 +156,7 @@ class Pipeline:
             caller = identify(self._verifier, snapshot, call.authorization, arrived_wall_seconds)
         except Error as error:
             self._metrics.unidentified(error.reason)
+            self._failures.failed(call.request_id, error)
             raise
         tenant = caller.tenant
         wanted = tenant.default_timeout_seconds if call.timeout_seconds is None else call.timeout_seconds
@@ -275,28 +279,43 @@ class Pipeline:
 
     @contextmanager
     def _recorded(self, identified: Identified, progress: _Progress) -> Iterator[None]:
-        """Count how the request ends, by the stage it reached."""
-        tenant, outcome = identified.tenant, str(Reason.INTERNAL)
+        """Record how the request ends, by the stage it reached."""
+        outcome: str = Reason.INTERNAL
+        failure: Error | None = None
         try:
             yield
             outcome = OK
         except TimeoutError:
-            outcome = Reason.DEADLINE_PASSED
-            raise DeadlineExceededError("the deadline passed first") from None
+            failure = _deadline_passed()
+            raise failure from None
         except asyncio.CancelledError:
             outcome = self._cancelled_as(identified.deadline)
+            # The caller hears of neither from here: its own deadline cancels, and the drain answers what it cancels.
+            failure = _CANCELLATIONS[outcome]() if outcome in _CANCELLATIONS else None
             raise
         except Error as error:
-            outcome = error.reason
-            if progress.trail is None or not progress.trail.begun:
-                self._refused(identified, error.reason)
+            failure = error
             raise
         finally:
+            if failure is not None:
+                outcome = failure.reason
+                self._failed(identified, failure)
+                if progress.trail is None or not progress.trail.begun:
+                    self._refused(identified, failure)
+            tenant = identified.tenant
             self._metrics.ended(progress.stage, outcome)
             self._outcomes.count(tenant.tenant_uid, tenant.config_version, outcome)
 
-    def _refused(self, identified: Identified, reason: str) -> None:
-        self._refusals.count(identified.tenant.tenant_uid, identified.key_id, reason)
+    def _refused(self, identified: Identified, error: Error) -> None:
+        self._refusals.count(identified.tenant.tenant_uid, identified.key_id, identified.request_id, error)
+
+    def _failed(self, identified: Identified, error: Error) -> None:
+        self._failures.failed(
+            identified.request_id,
+            error,
+            tenant_uid=identified.tenant.tenant_uid,
+            key_id=identified.key_id,
+        )
 
     def _status(self, error: BaseException, deadline: float) -> str:
         if isinstance(error, Error):
@@ -312,3 +331,14 @@ class Pipeline:
         if self._clock.monotonic_seconds() >= deadline - _DEADLINE_SLACK_SECONDS:
             return Reason.DEADLINE_PASSED
         return Reason.CANCELLED_BY_CALLER
+
+
+def _deadline_passed() -> DeadlineExceededError:
+    return DeadlineExceededError("the deadline passed first")
+
+
+_CANCELLATIONS: Mapping[str, Callable[[], Error]] = {
+    Reason.DEADLINE_PASSED: _deadline_passed,
+    Reason.SHUTTING_DOWN: shutting_down,
+}
+"""What cancels a request other than its caller's leaving."""

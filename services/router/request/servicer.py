@@ -12,6 +12,7 @@ from tenantry.inference.v1 import inference_service_pb2 as pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
 from services.common.audit.entry import AuditReceipt
+from services.common.request_ids import REQUEST_ID_KEY, current_request_id
 from services.router.request.outbox import Outbox
 from services.router.request.pipeline import Call, Pipeline
 from services.router.stages import Answered, FinishReason
@@ -51,13 +52,16 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         self, request: pb.GenerateRequest, context: ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Generate an answer piece by piece."""
-        outbox = Outbox(_MAX_UNREAD_CHARACTERS)
-        running = asyncio.create_task(
-            self._pipeline.run(_call(request, context), outbox), name="stream generate"
-        )
+        outbox, call = Outbox(_MAX_UNREAD_CHARACTERS), _call(request, context)
+        running = asyncio.create_task(self._pipeline.run(call, outbox), name="stream generate")
         running.add_done_callback(lambda done: _close(outbox, done))
         try:
+            named = False
             while (delta := await outbox.get()) is not None:
+                if not named:
+                    # A stream may break before its final message, which names the request too.
+                    await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
+                    named = True
                 yield pb.StreamGenerateResponse(
                     delta=pb.Delta(text=delta.text, output_tokens=delta.output_tokens)
                 )
@@ -72,7 +76,11 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         self, request: pb.ListModelsRequest, context: ServicerContext[Any, Any]
     ) -> pb.ListModelsResponse:
         """List the models the caller's tenant may ask."""
-        return await self._pipeline.list_models(_call(request, context))
+        call = _call(request, context)
+        listed = await self._pipeline.list_models(call)
+        # The message has no field for it.
+        await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
+        return listed
 
 
 def _close(outbox: Outbox, done: asyncio.Task[Answered]) -> None:
@@ -83,7 +91,7 @@ def _close(outbox: Outbox, done: asyncio.Task[Answered]) -> None:
 
 
 def _call(request: Request, context: ServicerContext[Any, Any]) -> Call[Request]:
-    return Call(request, _authorization(context), context.time_remaining())
+    return Call(request, _authorization(context), context.time_remaining(), current_request_id())
 
 
 def _authorization(context: ServicerContext[Any, Any]) -> str | None:

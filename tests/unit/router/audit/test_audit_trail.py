@@ -7,9 +7,10 @@ import rfc8785
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.audit.writer import AuditEntry, EntryKind
-from services.common.errors import Error, Reason, UnavailableError
+from services.common.errors import Error, Reason, ResourceExhaustedError, UnavailableError
 from services.router.audit import audit_trail as audit
 from services.router.audit.refusals import RefusalLog
+from services.router.guardrails.guardrails import denied
 from services.router.request.pipeline import Call
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
@@ -185,14 +186,31 @@ async def test_an_unknown_caller_writes_into_nobodys_log(world):
     assert world.audit.entries == []
 
 
+RATE_LIMITED = ResourceExhaustedError("", metadata={"limit": "limits.requests_per_second"})
+
+
+def test_a_refusal_is_found_by_its_request_id_and_a_flood_of_them_is_bounded():
+    sink = MemoryAudit()
+    log = RefusalLog(sink, ManualClock())
+    for number in range(1000):
+        log.count("a", "k", f"id-{number}", RATE_LIMITED)
+    log.count("a", "k", "by-a-rule", denied("no-secrets"))
+    log.flush()
+    (entry,) = sink.entries
+    by_rule, flood = entry.meta["refused"]
+    assert (by_rule["rule_id"], by_rule["request_ids"]) == ("no-secrets", ["by-a-rule"])
+    assert (flood["limit"], flood["requests"]) == ("limits.requests_per_second", 1000)
+    assert flood["request_ids"] == [f"id-{number}" for number in range(16)]
+
+
 def test_refusals_are_one_entry_a_tenant_and_bounded(monkeypatch):
     monkeypatch.setattr("services.router.audit.refusals._MAX_COUNTS", 3)
     clock, sink = ManualClock(), MemoryAudit()
     log = RefusalLog(sink, clock)
     for tenant_uid, key_id in (("a", "1"), ("a", "1"), ("a", "2"), ("b", "3")):
-        log.count(tenant_uid, key_id, "RATE_LIMITED")
+        log.count(tenant_uid, key_id, "id", RATE_LIMITED)
     assert sink.entries == []
     clock.advance(1)
-    log.count("b", "3", "RATE_LIMITED")
+    log.count("b", "3", "id", RATE_LIMITED)
     assert [entry.tenant_uid for entry in sink.entries] == ["a", "b"]
     assert [count["requests"] for count in sink.entries[0].meta["refused"]] == [2, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -193,6 +194,9 @@ class StreamCall:
     def time_remaining(self) -> float:
         return 5.0
 
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        pass
+
 
 async def test_a_caller_that_leaves_while_its_answer_is_held_back_cancels_the_work(world):
     world.server.hold.clear()
@@ -209,11 +213,12 @@ async def test_a_caller_that_leaves_while_its_answer_is_held_back_cancels_the_wo
 
 
 async def test_a_rule_that_does_not_compile_stops_its_tenant_and_nobody_else(world, caplog):
+    caplog.set_level(logging.INFO)
     for _ in range(2):
         error = await failure(world, world.call("uid-broken"))
         assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, Reason.GUARDRAIL_UNUSABLE)
         assert error.metadata == {"rule_id": "bad"}
-    assert "uid-broken: guardrail bad" in caplog.text
+    assert "GUARDRAIL_UNUSABLE tenant=uid-broken key=key-uid-broken rule_id=bad" in caplog.text
     assert r"(a)\1" not in caplog.text
     assert world.server.requests == []
     await world.pipeline.run(world.call("uid-plain"), None)

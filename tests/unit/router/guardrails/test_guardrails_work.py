@@ -77,7 +77,7 @@ async def test_the_ones_used_last_are_kept(world, monkeypatch):
     third = rules("x3")
     for tenant in (a, other, a):
         await guards.check_input(tenant, ["hello"])
-    await guards._patterns(a, guardrail_rules(tenant_pb2.TenantConfig(guardrails=third)).input)
+    await guards._patterns(guardrail_rules(tenant_pb2.TenantConfig(guardrails=third)).input)
     await guards.check_input(a, ["hello"])
     assert len(made) == 3
     await guards.check_input(other, ["hello"])

@@ -1,0 +1,79 @@
+"""Writes one line to the process log for each request that failed, under the id its caller was given.
+
+Lines hold ids, reasons and names from the config, never a caller's or a model's text. One tenant that is refused again
+and again must not fill the log: of each tenant and reason, ten lines come at once and then one a second, which says how
+many were left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from services.common.clock import Clock
+from services.common.errors import Code, Error
+from services.router.backends.backend import BackendError
+from services.router.request.limits import RateLimiter
+
+_log = logging.getLogger(__name__)
+
+_LINES_PER_SECOND = 1.0
+_BURST_LINES = 10
+_MAX_KNOWN = 10_000
+# What callers bring about themselves; the rest is for whoever runs the mesh.
+_CALLERS_FAULT = {
+    Code.INVALID_ARGUMENT,
+    Code.NOT_FOUND,
+    Code.UNAUTHENTICATED,
+    Code.FAILED_PRECONDITION,
+    Code.RESOURCE_EXHAUSTED,
+}
+
+
+@dataclass(slots=True)
+class _Written:
+    rate: RateLimiter = field(default_factory=RateLimiter)
+    left_out: int = 0
+
+
+class FailureLog:
+    """The failures of one router process; remembers the tenants and reasons that came last."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._written: OrderedDict[tuple[str, str], _Written] = OrderedDict()
+
+    def failed(self, request_id: str, error: Error, *, tenant_uid: str = "", key_id: str = "") -> None:
+        """Write a line, unless this tenant's failures of this reason have had theirs.
+
+        Args:
+            request_id: as the caller was given it.
+            error: as the caller was given it; a model server's failure as its cause is named too.
+            tenant_uid: empty for a caller that is not known: these share one allowance.
+            key_id: the caller's key.
+        """
+        left_out = self._admit(tenant_uid, error.reason)
+        if left_out is None:
+            return
+        facts = [f"tenant={tenant_uid}", f"key={key_id}"] if tenant_uid else []
+        facts += [f"{name}={value}" for name, value in sorted(error.metadata.items())]
+        if isinstance(error.__cause__, BackendError):
+            facts.append(f"cause={error.__cause__}")
+        if left_out:
+            facts.append(f"({left_out} more of this reason were left out)")
+        level = logging.INFO if error.code in _CALLERS_FAULT else logging.WARNING
+        _log.log(level, "request %s failed: %s %s", request_id, error.reason, " ".join(facts))
+
+    def _admit(self, tenant_uid: str, reason: str) -> int | None:
+        """How many failures were left out since the last line; None to leave out this one too."""
+        written = self._written.setdefault((tenant_uid, reason), _Written())
+        self._written.move_to_end((tenant_uid, reason))
+        if len(self._written) > _MAX_KNOWN:
+            self._written.popitem(last=False)
+        now = self._clock.monotonic_seconds()
+        if written.rate.wait_seconds(_LINES_PER_SECOND, _BURST_LINES, 1, now):
+            written.left_out += 1
+            return None
+        left_out, written.left_out = written.left_out, 0
+        return left_out
