@@ -148,7 +148,7 @@ class Output:
 
     def secret(self, secret: str) -> None:
         """A secret alone on stdout, so that it can be redirected."""
-        sys.stdout.write(secret + "\n")
+        sys.stdout.write(one_line(secret) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str, style: str = "dim") -> None:
