@@ -1,13 +1,12 @@
 """Contract messages as plain values, JSON and YAML, and back.
 
 Field names are the protos' own. 64-bit integers are numbers, not the strings of the proto JSON mapping, since
-people edit these documents. The only module that knows YAML.
+people edit these documents.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +15,10 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from services.cli.document_fields import field_problems
 from services.cli.given_text import STDIN, read_bytes
-from services.cli.visible_text import has_invisible, json_escaped, one_line, yaml_escaped
+from services.cli.visible_text import has_invisible, json_escaped, yaml_escaped
+from services.cli.yaml_reading import YamlError, read_yaml
 from services.common.command_errors import UsageError
 
 Plain = dict[str, Any]
@@ -30,9 +31,6 @@ _WIDE = {
     FieldDescriptor.TYPE_SFIXED64,
 }
 MAX_FILE_BYTES = 1 << 26
-MAX_DEPTH = 64
-"""More than any message has levels; protobuf itself stops at 100."""
-MAX_VALUES = 4_000_000
 
 
 def to_plain(message: Message) -> Plain:
@@ -90,28 +88,6 @@ def to_yaml(value: object) -> str:
     return yaml_escaped(text)
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # its base is untyped
-    """Refuses a field that is there twice, of which YAML itself would silently drop the first."""
-
-
-def _construct_mapping(loader: Any, node: Any) -> Plain:
-    seen: set[object] = set()
-    for key_node, _ in node.value:
-        key = getattr(key_node, "value", None)
-        if isinstance(key, str) and key_node.tag != "tag:yaml.org,2002:merge":
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the field {key} is there twice", key_node.start_mark
-                )
-            seen.add(key)
-    loader.flatten_mapping(node)
-    mapping: Plain = loader.construct_mapping(node, deep=True)
-    return mapping
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
-
-
 def read_document(path: Path) -> Plain:
     """A YAML or JSON file holding one mapping.
 
@@ -140,60 +116,14 @@ def _values(path: Path) -> list[Any]:
     data = read_bytes(path, "a document", MAX_FILE_BYTES)
     name = "stdin" if path == STDIN else str(path)
     try:
-        values = list(yaml.load_all(data, Loader=_Loader))
-    except RecursionError:
-        raise UsageError(f"{name} is nested more than {MAX_DEPTH} levels deep.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name} is not YAML{_position(error)}.") from None
-    except (ValueError, OverflowError) as error:
-        # Of a value that looks like a date or a number and is none, such as 2026-13-45.
-        raise UsageError(f"{name} holds a value that YAML cannot read: {error}.") from None
-    for problem in _unusable(values):
-        raise UsageError(f"{name} {problem}.")
-    return values
-
-
-def _position(error: yaml.YAMLError | UnicodeDecodeError) -> str:
-    """Where a document is wrong and how, as far as the parser says."""
-    if isinstance(error, yaml.reader.ReaderError):
-        return f": character {error.position + 1} is 0x{_code(error.character):02x}, {error.reason}"
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None)
-    return (f", line {mark.line + 1}" if mark else "") + (f": {problem}" if problem else "")
-
-
-def _code(character: str | int | bytes) -> int:
-    """PyYAML names a wrong character by its code, its byte or itself."""
-    return character if isinstance(character, int) else ord(character[:1])
-
-
-def _unusable(values: list[Any]) -> Iterator[str]:
-    """Why values cannot become a message; anchors count as often as they are used."""
-    left = [(value, 0) for value in values]
-    seen = 0
-    while left:
-        value, depth = left.pop()
-        seen += 1
-        if depth > MAX_DEPTH:
-            yield f"is nested more than {MAX_DEPTH} levels deep"
-            return
-        if seen > MAX_VALUES:
-            yield f"holds more than {MAX_VALUES} values"
-            return
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                yield f"holds half of a surrogate pair, which is no character: {one_line(value)}"
-        elif isinstance(value, dict):
-            left += [(key, depth + 1) for key in value]
-            left += [(inner, depth + 1) for inner in value.values()]
-        elif isinstance(value, (list, tuple, set)):
-            left += [(inner, depth + 1) for inner in value]
+        return read_yaml(data)
+    except YamlError as error:
+        where = f"line {error.line}, column {error.column}"
+        raise UsageError(f"{name} is not YAML, {where}: {error.problem}.") from None
 
 
 def to_message(plain: Plain, message: AnyMessage, source: str) -> AnyMessage:
-    """Fill a message from JSON values; unknown fields and wrong types are refused.
+    """Fill a message from JSON values; unknown fields, wrong types and unknown choices are refused.
 
     Args:
         plain: what to fill it from.
@@ -201,14 +131,16 @@ def to_message(plain: Plain, message: AnyMessage, source: str) -> AnyMessage:
         source: named in the error.
 
     Raises:
-        UsageError: says which field.
+        UsageError: names every field that is wrong.
     """
+    kind = message.DESCRIPTOR.name
+    hint = "`tenantry explain` says what each field takes."
+    wrong = list(field_problems(plain, message.DESCRIPTOR))
+    if wrong:
+        raise UsageError(f"{source} is not a {kind}.", hint, wrong)
     try:
         return json_format.ParseDict(plain, message)
     except json_format.ParseError as error:
         # Its later lines list every field in another spelling than ours.
         problem = str(error).splitlines()[0].rstrip(".")
-        raise UsageError(
-            f"{source} is not a {message.DESCRIPTOR.name}: {problem}.",
-            "`tenantry tenant get NAME -o yaml` shows the form.",
-        ) from None
+        raise UsageError(f"{source} is not a {kind}: {problem}.", hint) from None

@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-from google.protobuf.descriptor import Descriptor
 from tenantry.config.v1.tenant_pb2 import Tenant
 
 from services.cli.clients.names import short
+from services.cli.document_fields import field_problems, not_a_field
 from services.cli.documents import Plain, read_documents, to_message, to_plain
 from services.common.command_errors import CommandError, UsageError
 
@@ -102,7 +100,7 @@ def read_declared(path: Path) -> list[Declared]:
     return found
 
 
-_FORM = "`tenantry tenant export` shows the form."
+_FORM = "`tenantry explain --example tenant` shows the form, `tenantry explain PATH` what a field takes."
 
 
 def _files(path: Path) -> list[Path]:
@@ -127,42 +125,15 @@ def _twice(found: Iterable[Declared]) -> Iterator[tuple[str, str]]:
 
 
 def _problems(plain: Plain) -> Iterator[tuple[str, str]]:
-    """Fields that do not exist, and a missing or malformed name."""
+    """A missing or malformed name, and everything that keeps the rest from being a tenant."""
     for key in plain:
         if key not in _KEYS:
-            yield str(key), _unknown(key, _KEYS)
+            yield str(key), not_a_field(key, _KEYS)
     name = plain.get("tenant")
     if name is None:
         yield "tenant", "is missing"
     elif not (isinstance(name, str) and _TENANT_ID.fullmatch(name)):
         yield "tenant", "is not a tenant's name: 1 to 63 of a-z, 0-9 and -; quote one that is all digits"
-    if not isinstance(plain.get("config"), dict):
-        yield "config", "is missing" if plain.get("config") is None else "is not a mapping"
-    else:
-        config = Tenant.DESCRIPTOR.fields_by_name["config"].message_type
-        assert config is not None
-        yield from _unknown_fields(plain["config"], config, "config")
-
-
-def _unknown_fields(value: Any, kind: Descriptor, path: str) -> Iterator[tuple[str, str]]:
-    """Of a value meant to be a message, the fields its type does not have."""
-    if not isinstance(value, dict):
-        return  # a wrong type; what fills the message says so
-    for key, inner in value.items():
-        field = kind.fields_by_name.get(key) if isinstance(key, str) else None
-        where = f"{path}.{key}"
-        if field is None:
-            yield where, _unknown(key, kind.fields_by_name)
-            continue
-        if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
-            continue
-        if field.is_repeated and isinstance(inner, list):
-            for place, item in enumerate(inner):
-                yield from _unknown_fields(item, field.message_type, f"{where}[{place}]")
-        else:
-            yield from _unknown_fields(inner, field.message_type, where)
-
-
-def _unknown(key: object, known: Iterable[str]) -> str:
-    near = get_close_matches(str(key), list(known), n=1)
-    return "is not a field" + (f"; did you mean {near[0]}?" if near else "")
+    if plain.get("config") is None:
+        yield "config", "is missing"
+    yield from field_problems({field: plain[field] for field in FIELDS if field in plain}, Tenant.DESCRIPTOR)
