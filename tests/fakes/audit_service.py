@@ -16,7 +16,9 @@ from tenantry.audit.v1 import audit_review_service_pb2 as review_pb
 from tenantry.audit.v1 import audit_review_service_pb2_grpc as review_rpc
 from tenantry.audit.v1 import entry_pb2
 
-from services.audit.bundle.verify import PinnedKeys, VerificationReport, verify_bundle
+from services.audit.bundle.pinned_keys import PinnedKeys
+from services.audit.bundle.report import VerificationReport
+from services.audit.bundle.verify import verify_bundle
 from services.common.rpc.channel import open_channel
 from tests.fakes.service_process import REPOSITORY, ServiceProcess
 

@@ -13,7 +13,8 @@ from tenantry.audit.v1 import audit_review_service_pb2 as pb
 from tenantry.audit.v1 import audit_review_service_pb2_grpc as rpc
 from tenantry.audit.v1 import entry_pb2
 
-from services.audit.bundle.verify import PinnedKeys, verify_bundle
+from services.audit.bundle.pinned_keys import PinnedKeys
+from services.audit.bundle.verify import verify_bundle
 from services.audit.proofs.entry import NO_ID, Entry, EntryKind, name_digest
 from services.audit.rpc import grants
 from services.common.clock import SystemClock

@@ -47,57 +47,60 @@ class RecordCheck:
         self.lines = 0
         self._first_time_ns: int | None = None
         self._last_time_ns = 0
+        self._next_index = self._first_index
         self._record_ids: set[bytes] = set()
         self._key: tuple[bytes, int] | None = None
         """Data key and counter of the last entry."""
 
     def line(self, line: bytes) -> None:
-        """Check the next line, given without its newline."""
+        """Check the next line, given without its newline.
+
+        A line with an entry that can be read counts with it, whatever else is wrong with the line. So one damage is
+        not reported again by all that is checked afterwards.
+        """
         self.lines += 1
         try:
-            entry = self._entry(line)
+            record = json.loads(line)
+            entry = Entry.decode(_bytes(record["entry"]))
         except _UNREADABLE as error:
-            what = str(error) if isinstance(error, EntryFormatError) else "is not a canonical record"
-            self.wrong.append(f"line {self.lines} {what}")
+            self._name(error)
+            self._next_index += 1
             self._key = None
-        else:
-            self._follow(entry)
+            return
+        try:
+            _check_spelling(record, line)
+            _check_clear(record, entry.header)
+            self._check_sections(record, entry)
+        except _UNREADABLE as error:
+            self._name(error)
+        self._check_index(entry.header.index)
+        self._follow(entry)
+
+    def _name(self, error: Exception) -> None:
+        what = str(error) if isinstance(error, EntryFormatError) else "is not a canonical record"
+        self.wrong.append(f"line {self.lines} {what}")
 
     def end(self) -> None:
         """Check what only the whole shows: that no admit is missing, and that a part reaches over the window's ends."""
         manifest = self._manifest
         # A gap entry counts for the whole log; what lies before a part's first entry is unknown.
-        if self._first_index == 0 and self.tally.unexplained:
+        if self._first_index == 0 and self.tally.unexplained:  # proven: admit-before-outcome
             self.wrong.append("holds an outcome without its admit before it, and no gap tells of one")
         if manifest is None or self._first_time_ns is None:
             return
-        if manifest.first_index > 0 and not manifest.window.begins_after(self._first_time_ns):
+        begins = manifest.window.begins_after(self._first_time_ns)
+        if manifest.first_index > 0 and not begins:  # proven: neighbour-before
             self.wrong.append("does not begin with an entry from before the window")
-        if manifest.end_index < manifest.size and not manifest.window.ended_by(self._last_time_ns):
+        ended = manifest.window.ended_by(self._last_time_ns)
+        if manifest.end_index < manifest.size and not ended:  # proven: neighbour-after
             self.wrong.append("does not end with an entry from after the window")
 
-    def _entry(self, line: bytes) -> Entry:
-        record = json.loads(line)
-        try:
-            canonical = canonical_json(record)
-        except rfc8785.CanonicalizationError:
-            raise EntryFormatError("is not canonical JSON") from None
-        if canonical != line or not set(record) <= _NAMES:
-            raise EntryFormatError("is not canonical JSON of the known names")
-        entry = Entry.decode(_bytes(record["entry"]))
-        header = entry.header
-        shown = (record["index"], record["kind"], record["time_ns"])
-        # A bool is an int to Python, and 1 to a comparison.
-        if type(record["index"]) is not int or shown != (
-            header.index,
-            header.kind.name.lower(),
-            str(header.time_ns),
-        ):
-            raise EntryFormatError("shows another index, kind or time than its entry")
-        if header.index != self._first_index + self.lines - 1:
-            raise EntryFormatError(f"holds entry {header.index}: entries are missing, added or moved")
-        self._check_sections(record, entry)
-        return entry
+    def _check_index(self, index: int) -> None:
+        if index != self._next_index:  # proven: no-entry-is-missing
+            self.wrong.append(f"line {self.lines} holds entry {index}: entries are missing, added or moved")
+            # What the entry has to follow is not there.
+            self._key = None
+        self._next_index = index + 1
 
     def _check_sections(self, record: dict[str, Any], entry: Entry) -> None:
         header = entry.header
@@ -107,15 +110,15 @@ class RecordCheck:
                 self._manifest is None or self._manifest.shows(name, header.time_ns, header.dek_id)
             )
             if name not in record:
-                if due and self._manifest is not None:
+                if due and self._manifest is not None:  # proven: nothing-is-left-out
                     raise EntryFormatError(f"leaves out its {name}, though the manifest says it is shown")
                 continue
             if set(record[name]) != {"payload", "salt"} or not has:
                 raise EntryFormatError(f"shows a {name} the entry does not have")
-            if not due:
+            if not due:  # proven: nothing-hidden-is-shown
                 raise EntryFormatError(f"shows its {name}, though the manifest says it is not shown")
             section = Section(canonical_json(record[name]["payload"]), _bytes(record[name]["salt"]))
-            if section.commitment() != commitment:
+            if section.commitment() != commitment:  # proven: content-is-committed-to
                 raise EntryFormatError(f"shows another {name} than the entry committed to")
 
     def _follow(self, entry: Entry) -> None:
@@ -132,23 +135,22 @@ class RecordCheck:
 
     def _out_of_place(self, header: Header) -> list[str]:
         found = []
-        if self._log_id and header.log_id.hex() != self._log_id:
+        if self._log_id and header.log_id.hex() != self._log_id:  # proven: one-log
             found.append("belongs to another log")
-        if header.time_ns < self._last_time_ns:
+        if header.time_ns < self._last_time_ns:  # proven: times-never-go-back
             found.append("goes back in time")
-        if header.record_id in self._record_ids:
+        if header.record_id in self._record_ids:  # proven: record-ids-are-unique
             found.append("has the record id of one before it")
-        if not self._follows_its_key(header):
+        if not self._follows_its_key(header):  # proven: counters-follow
             found.append("does not follow the one before it under its data key")
-        if (header.kind is EntryKind.LOG_OPENED) is not (header.index == 1):
+        if (header.kind is EntryKind.LOG_OPENED) is not (header.index == 1):  # proven: opened-once
             found.append("opens the log where it must not, or does not where it must")
-        elif (
-            header.index == 1
-            and self._manifest is not None
-            and header.key_digest != name_digest(self._manifest.tenant_uid)
-        ):
+        elif header.index == 1 and not self._is_the_tenants(header):  # proven: opened-for-the-tenant
             found.append("opens the log of another tenant")
         return found
+
+    def _is_the_tenants(self, header: Header) -> bool:
+        return self._manifest is None or header.key_digest == name_digest(self._manifest.tenant_uid)
 
     def _follows_its_key(self, header: Header) -> bool:
         if header.kind is EntryKind.DEK_OPEN:
@@ -156,6 +158,23 @@ class RecordCheck:
         if self._key is None:
             return header.index > 0
         return (header.dek_id, header.counter) == (self._key[0], self._key[1] + 1)
+
+
+def _check_spelling(record: dict[str, Any], line: bytes) -> None:
+    try:
+        canonical = canonical_json(record)
+    except rfc8785.CanonicalizationError:
+        raise EntryFormatError("is not canonical JSON") from None
+    if canonical != line or not set(record) <= _NAMES:  # proven: one-spelling
+        raise EntryFormatError("is not canonical JSON of the known names")
+
+
+def _check_clear(record: dict[str, Any], header: Header) -> None:
+    shown = (record["index"], record["kind"], record["time_ns"])
+    # A bool is an int to Python, and 1 to a comparison.
+    is_number = type(record["index"]) is int  # proven: true-is-no-index
+    if not is_number or shown != (header.index, header.kind.name.lower(), str(header.time_ns)):
+        raise EntryFormatError("shows another index, kind or time than its entry")
 
 
 def _frontier_before(manifest: Manifest | None) -> Frontier:

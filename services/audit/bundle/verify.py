@@ -6,9 +6,9 @@ whose root the checkpoint signs, and all content shown is what its entry committ
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.audit.bundle.files import (
@@ -22,56 +22,19 @@ from services.audit.bundle.files import (
     manifest_key_name,
     manifest_note_text,
 )
-from services.audit.bundle.manifest import SECTION_NAMES, ListedFile, Manifest, ManifestError, Window
+from services.audit.bundle.manifest import ListedFile, Manifest, ManifestError
 from services.audit.bundle.pinned_keys import PinnedKey, PinnedKeys
 from services.audit.bundle.record_check import RecordCheck
+from services.audit.bundle.report import DamageKind, VerificationReport
 from services.audit.proofs.merkle import ProofError, finish_range
 from services.audit.proofs.signed_note import Checkpoint, NoteError, open_note
 
-__all__ = ["Damage", "PinnedKeys", "VerificationReport", "verify_bundle"]
-
 _LISTED = (RECORDS, CHECKPOINT, README)
 _ALL = (*_LISTED, MANIFEST, SIGNATURE)
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """One thing that is wrong."""
-
-    file: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.what}"
-
-
-@dataclass(slots=True)
-class VerificationReport:
-    """What a verification found; good when there is no damage.
-
-    A good bundle may hold a part of a log and show a part of its content: the last five fields say which.
-    """
-
-    origin: str = ""
-    tenant_uid: str = ""
-    size: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    damages: list[Damage] = field(default_factory=list)
-    first_index: int = 0
-    end_index: int = 0
-    window: Window = field(default_factory=Window)
-    sections: tuple[str, ...] = SECTION_NAMES
-    shredded: tuple[bytes, ...] = ()
-    """dek_ids of what can be read by nobody any more: the service's word."""
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.damages
-
-    def add(self, file: str, what: str) -> None:
-        """Name a damage."""
-        self.damages.append(Damage(file, what))
+_LEFTOVERS = frozenset(
+    (".DS_Store", ".directory", "Thumbs.db", "desktop.ini", *(f"._{name}" for name in _ALL))
+)
+"""What file managers of macOS, KDE and Windows put into a folder that is looked at or copied."""
 
 
 def verify_bundle(directory: Path, keys: PinnedKeys) -> VerificationReport:
@@ -89,17 +52,47 @@ def verify_bundle(directory: Path, keys: PinnedKeys) -> VerificationReport:
         _listing(manifest, found, report)
         if checkpoint is not None:
             _agreement(manifest, checkpoint, check, report)
+            if manifest.counts != check.tally.counts():  # proven: counts
+                report.add(DamageKind.CONTRADICTION, MANIFEST, "states other counts than the records have")
     return report
+
+
+def claimed_origins(directory: Path) -> list[str]:
+    """Which log a bundle says it is of, to find the pinned keys by; nothing is checked, and there may be none.
+
+    The checkpoint's first line and the manifest's origin, each once: a damage of one leaves the other.
+    """
+    found = []
+    for name, read in ((CHECKPOINT, _first_line), (MANIFEST, _origin_of)):
+        path = directory / name
+        try:
+            if path.is_file() and not path.is_symlink():
+                found.append(read(path.read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return list(dict.fromkeys(origin for origin in found if origin))
+
+
+def _first_line(data: bytes) -> str:
+    return data.partition(b"\n")[0].decode()
+
+
+def _origin_of(data: bytes) -> str:
+    return str(json.loads(data)["origin"])
 
 
 def _plain_files(directory: Path, report: VerificationReport) -> dict[str, Path]:
     with os.scandir(directory) as entries:
         present = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
     for name in sorted(set(present) - set(_ALL)):
-        report.add(name, "does not belong to the bundle")
+        if name in _LEFTOVERS and present[name]:
+            report.ignored.append(name)
+        else:
+            spelled = name.encode("utf-8", "backslashreplace").decode()
+            report.add(DamageKind.UNLISTED, spelled, "does not belong to the bundle")
     for name in _ALL:
         if not present.get(name, False):
-            report.add(name, "is missing or not a plain file")
+            report.add(DamageKind.FILE, name, "is missing or not a plain file")
     return {name: directory / name for name in _ALL if present.get(name, False)}
 
 
@@ -120,19 +113,19 @@ def _manifest(plain: dict[str, Path], keys: PinnedKeys, report: VerificationRepo
     try:
         manifest: Manifest | None = Manifest.parse(data)
     except ManifestError as error:
-        report.add(MANIFEST, str(error))
+        report.add(DamageKind.FORM, MANIFEST, str(error))
         manifest = None
     try:
         text, pinned = _opened(plain[SIGNATURE].read_bytes(), keys.manifest)
-        if text != manifest_note_text(data):
-            report.add(MANIFEST, "is not what manifest.sig signs")
+        if text != manifest_note_text(data):  # proven: manifest-is-what-is-signed
+            report.add(DamageKind.SIGNATURE, MANIFEST, "is not what manifest.sig signs")
         if manifest is not None:
             # The name in a signature line is not signed, and one key pair signs for all logs of a service.
-            if pinned.key.name != manifest_key_name(manifest.origin):
-                report.add(MANIFEST, "is of another log than the pinned key")
+            if pinned.key.name != manifest_key_name(manifest.origin):  # proven: manifest-is-of-the-pinned-log
+                report.add(DamageKind.SIGNATURE, MANIFEST, "is of another log than the pinned key")
             pinned.require_size(manifest.size)
     except NoteError as error:
-        report.add(SIGNATURE, str(error))
+        report.add(DamageKind.SIGNATURE, SIGNATURE, str(error))
     if manifest is not None:
         report.origin, report.tenant_uid, report.size = manifest.origin, manifest.tenant_uid, manifest.size
         report.counts, report.window = manifest.counts, manifest.window
@@ -149,59 +142,65 @@ def _checkpoint(plain: dict[str, Path], keys: PinnedKeys, report: VerificationRe
         checkpoint = Checkpoint.parse(text)
         pinned.require_size(checkpoint.size)
     except NoteError as error:
-        report.add(CHECKPOINT, str(error))
+        report.add(DamageKind.SIGNATURE, CHECKPOINT, str(error))
         return None
-    if pinned.key.name != checkpoint.origin:
-        report.add(CHECKPOINT, "is of another log than the pinned key")
+    if pinned.key.name != checkpoint.origin:  # proven: checkpoint-is-of-the-pinned-log
+        report.add(DamageKind.SIGNATURE, CHECKPOINT, "is of another log than the pinned key")
     return checkpoint
 
 
 def _records(path: Path, check: RecordCheck, report: VerificationReport) -> ListedFile:
     digest = FileDigest()
+    ends_whole = True
     with path.open("rb") as lines:
         for line in lines:
             digest.update(line)
-            if line.endswith(b"\n"):
+            ends_whole = line.endswith(b"\n")
+            if ends_whole:
                 check.line(line[:-1])
-            else:
-                report.add(RECORDS, "does not end with a whole line")
     check.end()
     for what in check.wrong:
-        report.add(RECORDS, what)
+        report.add(DamageKind.RECORD, RECORDS, what)
+    if not ends_whole:
+        report.add(DamageKind.RECORD, RECORDS, "does not end with a whole line")
     return digest.result()
 
 
 def _listing(manifest: Manifest, found: dict[str, ListedFile], report: VerificationReport) -> None:
-    if set(manifest.files) != set(_LISTED):
-        report.add(MANIFEST, "lists other files than a bundle has")
+    if set(manifest.files) != set(_LISTED):  # proven: all-files-are-listed
+        report.add(DamageKind.CONTRADICTION, MANIFEST, "lists other files than a bundle has")
     for name, actual in sorted(found.items()):
-        if manifest.files.get(name, actual) != actual:
-            report.add(name, "is not the file the manifest lists")
+        if manifest.files.get(name, actual) != actual:  # proven: files-are-as-listed
+            report.add(DamageKind.CHANGED, name, "is not the file the manifest lists")
 
 
 def _agreement(
     manifest: Manifest, checkpoint: Checkpoint, check: RecordCheck, report: VerificationReport
 ) -> None:
     stated = (manifest.origin, manifest.size, manifest.root)
-    if stated != (checkpoint.origin, checkpoint.size, checkpoint.root):
-        report.add(MANIFEST, "states another log, size or root than the checkpoint")
-    if manifest.counts != check.tally.counts():
-        report.add(MANIFEST, "states other counts than the records have")
+    if stated != (
+        checkpoint.origin,
+        checkpoint.size,
+        checkpoint.root,
+    ):  # proven: manifest-and-checkpoint-agree
+        report.add(DamageKind.CONTRADICTION, MANIFEST, "states another log, size or root than the checkpoint")
     first, end = manifest.first_index, manifest.end_index
     if not (first < end <= manifest.size or first == end == manifest.size == 0):
-        report.add(MANIFEST, "states a range that cannot be")
+        report.add(DamageKind.CONTRADICTION, MANIFEST, "states a range that cannot be")
         return
     if len(manifest.proof.left) != first.bit_count():
-        report.add(MANIFEST, "proves another range than it states")
+        report.add(DamageKind.CONTRADICTION, MANIFEST, "proves another range than it states")
         return
     held = check.frontier.size - first
-    if held != end - first:
-        report.add(RECORDS, f"holds {held} entries where the manifest says {end - first}")
+    if held != end - first:  # proven: number-of-entries
+        report.add(
+            DamageKind.CONTRADICTION, RECORDS, f"holds {held} entries where the manifest says {end - first}"
+        )
         return
     try:
         finish_range(check.frontier, checkpoint.size, manifest.proof.right)
     except ProofError:
-        report.add(MANIFEST, "proves another range than it states")
+        report.add(DamageKind.CONTRADICTION, MANIFEST, "proves another range than it states")
         return
-    if check.frontier.root() != checkpoint.root:
-        report.add(RECORDS, "does not hash to the checkpoint's root")
+    if check.frontier.root() != checkpoint.root:  # proven: root
+        report.add(DamageKind.CONTRADICTION, RECORDS, "does not hash to the checkpoint's root")

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from services.audit.bundle.manifest import SECTION_NAMES
-from services.audit.bundle.verify import PinnedKeys, VerificationReport, verify_bundle
+from services.audit.bundle.pinned_keys import PinnedKeys
+from services.audit.bundle.report import VerificationReport
+from services.audit.bundle.verify import claimed_origins, verify_bundle
 from services.audit.proofs.signed_note import NoteError
 from services.cli.clients.names import short
 from services.cli.invocation import offline_options, shared_options
@@ -16,7 +18,8 @@ from services.cli.mesh import Mesh, read_secret
 from services.cli.review.bundle_folder import require_free
 from services.cli.review.fetch import fetch_log
 from services.cli.review.grants import granted_tenant_uid, issue_grant
-from services.cli.review.pins import read_pin
+from services.cli.review.pins import find_pin, read_pin
+from services.cli.settings import CliSettings
 from services.cli.terminal.output import Output, quoted
 from services.cli.terminal.wording import counted, size
 from services.common.command_errors import FAILURE_STATUS, CommandError, UsageError
@@ -63,7 +66,8 @@ async def export(
         output.note(
             f"The log's public keys were pinned in {fetched.pin}: check them once over another channel."
         )
-    output.suggest("Verify it", f"tenantry audit verify {quoted(out)} --keys {quoted(fetched.pin)}")
+    chosen = "" if mesh.state_dir == mesh.settings.state_path else f" --state-dir {quoted(mesh.state_dir)}"
+    output.suggest("Verify it", f"tenantry audit verify {quoted(out)}{chosen}")
 
 
 async def _require_same_tenant(mesh: Mesh, tenant: str, tenant_uid: str) -> None:
@@ -92,12 +96,25 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported bundle.")],
     *,
     keys: Annotated[
-        Path, typer.Option(metavar="FILE", help="The pinned keys; never ones that came with it.")
-    ],
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Pinned keys, never ones that came with it [what `export` pinned]."
+        ),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Show every damage, not only the causes.")] = False,
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where `export` pinned the keys [the local mesh's].")
+    ] = None,
 ) -> None:
-    """Check a bundle offline: every byte, the order, the signatures. Calls nobody."""
+    """Check a bundle offline: every byte, the order, the signatures. Calls nobody.
+
+    Exit status: 0 for a good bundle, 1 for a damaged one or one of another tenant than the keys, 2 where nothing could
+    be checked (no such folder, no keys).
+    """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder.", "Give the folder `tenantry audit export` wrote.")
+    kept = state_dir.expanduser() if state_dir else CliSettings().state_path
+    keys = keys or find_pin(kept, claimed_origins(folder))
     pin = read_pin(keys)
     try:
         pinned = PinnedKeys.parse(pin.log_keys, pin.manifest_keys)
@@ -106,42 +123,64 @@ def verify(
     report = verify_bundle(folder, pinned)
     if report.good and report.tenant_uid != pin.tenant_uid:
         raise CommandError(f"the bundle is of tenant {report.tenant_uid}, the keys are of {pin.tenant_uid}.")
-    _show(output, folder, report)
+    if output.json:
+        output.record({**_record(report), "keys": str(keys)})
+    elif report.good:
+        _show_good(output, folder, report)
+    else:
+        _show_damages(output, folder, report, everything=all_)
+    if report.ignored:
+        output.note(f"Ignored, and no part of the bundle: {', '.join(report.ignored)}.")
+    output.note(f"Checked with the keys pinned in {keys}.")
     if not report.good:
         raise typer.Exit(FAILURE_STATUS)
 
 
-def _show(output: Output, folder: Path, report: VerificationReport) -> None:
-    if output.json:
-        output.record(
-            {
-                "good": report.good,
-                "tenant_uid": report.tenant_uid,
-                "origin": report.origin,
-                "size": report.size,
-                "first_index": report.first_index,
-                "end_index": report.end_index,
-                "filters": report.window.document(),
-                "sections": list(report.sections),
-                "shredded": [dek_id.hex() for dek_id in report.shredded],
-                "counts": report.counts,
-                "damages": [{"file": damage.file, "what": damage.what} for damage in report.damages],
-            }
+def _record(report: VerificationReport) -> dict[str, object]:
+    causes = report.causes()
+    return {
+        "good": report.good,
+        "verdict": report.verdict(),
+        "tenant_uid": report.tenant_uid,
+        "origin": report.origin,
+        "size": report.size,
+        "first_index": report.first_index,
+        "end_index": report.end_index,
+        "filters": report.window.document(),
+        "sections": list(report.sections),
+        "shredded": [dek_id.hex() for dek_id in report.shredded],
+        "counts": report.counts,
+        "damages": [
+            {"file": damage.file, "what": damage.what, "is_cause": damage in causes}
+            for damage in report.damages
+        ],
+        "ignored": report.ignored,
+    }
+
+
+def _show_good(output: Output, folder: Path, report: VerificationReport) -> None:
+    held = f"{report.size} entries"
+    if (report.first_index, report.end_index) != (0, report.size):
+        held = f"entries {report.first_index} to {report.end_index - 1} of {report.size}"
+    output.line(f"{folder}: good. {held} of tenant {report.tenant_uid}, none missing.")
+    hidden = _hidden(report)
+    if hidden:
+        output.note(f"Not all of their content is shown: {', '.join(hidden)}.")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.items() if count)
+    output.note(f"{report.origin}: {kinds}")
+
+
+def _show_damages(output: Output, folder: Path, report: VerificationReport, *, everything: bool) -> None:
+    output.failure(f"{folder}: damaged.", style="bold red")
+    shown = report.damages if everything else report.causes()
+    for damage in shown:
+        output.failure(f"  {damage}")
+    output.failure(report.verdict())
+    left = len(report.damages) - len(shown)
+    if left:
+        output.note(
+            f"{counted(left, 'more finding')} beside {'it' if len(shown) == 1 else 'them'}: see --all."
         )
-    elif report.good:
-        held = f"{report.size} entries"
-        if (report.first_index, report.end_index) != (0, report.size):
-            held = f"entries {report.first_index} to {report.end_index - 1} of {report.size}"
-        output.line(f"{folder}: good. {held} of tenant {report.tenant_uid}, none missing.")
-        hidden = _hidden(report)
-        if hidden:
-            output.note(f"Not all of their content is shown: {', '.join(hidden)}.")
-        kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.items() if count)
-        output.note(f"{report.origin}: {kinds}")
-    else:
-        output.failure(f"{folder}: damaged.", style="bold red")
-        for damage in report.damages:
-            output.failure(f"  {damage}")
 
 
 def _hidden(report: VerificationReport) -> list[str]:

@@ -7,7 +7,9 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 
-from services.audit.bundle.verify import PinnedKeys, VerificationReport, verify_bundle
+from services.audit.bundle.pinned_keys import PinnedKeys
+from services.audit.bundle.report import VerificationReport
+from services.audit.bundle.verify import verify_bundle
 from services.cli.clients.inference import InferenceClient
 from services.cli.clients.listener import Listener
 from services.cli.clients.review import ReviewClient

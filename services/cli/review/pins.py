@@ -6,6 +6,7 @@ other keys is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -44,6 +45,33 @@ def read_pin(path: Path) -> Pin:
         ) from None
     except ValidationError:
         raise UsageError(f"{path} does not hold pinned keys.") from None
+
+
+def find_pin(state_dir: Path, origins: Sequence[str]) -> Path:
+    """The pin of the log with one of these origins.
+
+    An origin that a bundle claims only chooses among keys that were pinned before: it cannot bring its own.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folder = state_dir / "pins"
+    for path in sorted(folder.glob("*.json")):
+        try:
+            pin = read_pin(path)
+        except UsageError:
+            continue
+        if any(key.partition("+")[0] in origins for key in pin.log_keys):
+            return path
+    which = (
+        f"the log {origins[0]}"
+        if origins
+        else "it: neither checkpoint nor manifest.json says which log it is of"
+    )
+    raise UsageError(
+        f"{folder} holds no keys for {which}.",
+        "Give --keys FILE, with keys you have from before and not from the bundle.",
+    )
 
 
 def check_pin(state_dir: Path, tenant_uid: str, shown: VerificationKeys) -> tuple[Path, bool]:

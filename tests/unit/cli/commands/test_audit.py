@@ -94,11 +94,12 @@ def test_an_export_is_private_and_verifies_with_the_pinned_keys(shell, review, t
     result = export(shell, tmp_path)
     assert result.exit_code == 0, result.output
     folder, pin = tmp_path / "bundle", tmp_path / "state" / "pins" / "uid-acme.json"
-    assert f"tenantry audit verify {folder} --keys {pin}" in result.stderr
+    assert f"tenantry audit verify {folder}\n" in result.stderr
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in [pin, *folder.iterdir()]} == {0o600}
-    verified = shell("audit", "verify", str(folder), "--keys", str(pin))
+    verified = shell("audit", "verify", str(folder))
     assert verified.exit_code == 0, verified.output
+    assert f"Checked with the keys pinned in {pin}." in verified.stderr
     assert verified.stdout == f"{folder}: good. 0 entries of tenant uid-acme, none missing.\n"
     assert (
         json.loads(shell("audit", "verify", str(folder), "--keys", str(pin), "--json").stdout)["good"] is True
@@ -115,7 +116,11 @@ def test_damage_is_named_and_exits_1(shell, review, tmp_path):
     assert result.exit_code == 1
     assert "README.txt: is not the file the manifest lists" in result.stderr
     report = json.loads(shell("audit", "verify", str(tmp_path / "bundle"), "--keys", pin, "--json").stdout)
-    assert report["damages"] == [{"file": "README.txt", "what": "is not the file the manifest lists"}]
+    assert report["damages"] == [
+        {"file": "README.txt", "what": "is not the file the manifest lists", "is_cause": True}
+    ]
+    assert report["verdict"].startswith("README.txt changed after the export")
+    assert report["keys"] == pin
 
 
 def test_keys_of_another_log_verify_nothing(shell, review, tmp_path):
@@ -269,4 +274,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(shell, review, tmp_path, monkeyp
 
 def test_what_is_suggested_can_be_pasted_whatever_a_folder_is_called(shell, review, tmp_path):
     result = export(shell, tmp_path, "acme", "my bundle")
-    assert f"audit verify '{tmp_path}/my bundle' --keys" in result.stderr
+    assert f"audit verify '{tmp_path}/my bundle'\n" in result.stderr
+    (tmp_path / "my state").symlink_to(tmp_path / "state")
+    result = export(shell, tmp_path, "acme", "second", "--state-dir", str(tmp_path / "my state"))
+    assert f"audit verify {tmp_path}/second --state-dir '{tmp_path}/my state'\n" in result.stderr
