@@ -68,7 +68,7 @@ class RunLimit:
     def __init__(self, seconds: float, ends_at: float, worker: str | None, *, workers: bool) -> None:
         self._seconds, self._ends_at, self._worker = seconds, ends_at, worker
         self._running: dict[str, float] = {}
-        self._failed: list[str] = []
+        self._failures: list[str] = []
         # A copy from before pytest captures: output goes to the terminal or log of the run.
         self._stderr = os.dup(2)
         faulthandler.register(_PRINTS_STACKS, file=self._stderr, all_threads=True)
@@ -96,7 +96,7 @@ class RunLimit:
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
-            self._failed.append(f"{report.nodeid} ({report.when})")
+            self._failures.append(f"---- failed before: {report.nodeid} ({report.when})\n{report.longreprtext}")
 
     def _watch(self, own_end: float) -> None:
         while (left := own_end - time.monotonic()) > 0:
@@ -112,7 +112,7 @@ class RunLimit:
         lines = [
             "",
             f"==== run limit: not over after {self._seconds:g} s; process {os.getpid()}, {self._worker or 'main'} ====",
-            *(f"failed before: {failed}" for failed in self._failed),
+            *self._failures,
             *(f"running for {now - began:.1f} s: {nodeid}" for nodeid, began in self._running.items()),
         ]
         try:
