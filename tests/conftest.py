@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from grpc.aio import init_grpc_aio
@@ -22,10 +23,17 @@ settings.register_profile("tenantry", deadline=None)
 settings.load_profile("tenantry")
 
 
+_ADDRESS = re.compile(" at 0x[0-9a-f]{6,}")
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Two workers share the run: a module stays whole, and with it its servers; what shares a server stays together."""
     for item in items:
+        if _ADDRESS.search(item.nodeid):
+            raise pytest.UsageError(
+                f"{item.nodeid} is named by an address, so workers would not agree about it"
+            )
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(_shared_server(item) or item.nodeid.partition("::")[0]))
 

@@ -96,7 +96,9 @@ class RunLimit:
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
-            self._failures.append(f"---- failed before: {report.nodeid} ({report.when})\n{report.longreprtext}")
+            self._failures.append(
+                f"---- failed before: {report.nodeid} ({report.when})\n{report.longreprtext}"
+            )
 
     def _watch(self, own_end: float) -> None:
         while (left := own_end - time.monotonic()) > 0:

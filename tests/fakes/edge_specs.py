@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import services.edge
 from services.cli.documents import read_document
 
 EXAMPLE: dict[str, Any] = read_document(Path(services.edge.__file__).with_name("example.yaml"))
-REMOVED = object()
+
+
+class _Marker(Enum):
+    REMOVED = "removed"
+
+
+REMOVED = _Marker.REMOVED
 SECRET = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
 FAR = {"endpoints": ["10.0.0.7:9443"]}
 
