@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,6 +30,9 @@ ALGORITHM = "ES256"
 CONFIG_ISSUER = "tenantry"
 AUDIT_ISSUER = "tenantry-audit"
 MAX_TOKEN_BYTES = 4096
+MALFORMED_AUTHORIZATION = "the authorization header must hold the scheme Bearer, one space and one key"
+# The scheme in any case (RFC 9110, section 11.1), then one b64token (RFC 6750, section 2.1); the edge demands the same.
+_ONE_BEARER = re.compile(r"(?i:bearer) (?P<token>[A-Za-z0-9._~+/-]+=*)")
 _CACHED_SIGNATURES = 16_384
 
 
@@ -132,13 +136,15 @@ class TokenVerifier:
         """Check the value of an `authorization` header.
 
         Raises:
-            UnauthenticatedError: for every cause, with one text.
+            UnauthenticatedError: the header has another form, which is said, or the key is refused, for every cause
+                with one text.
         """
         if authorization is None or len(authorization) > MAX_TOKEN_BYTES:
             raise UnauthenticatedError
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise UnauthenticatedError
+        parts = _ONE_BEARER.fullmatch(authorization)
+        if parts is None:
+            raise UnauthenticatedError(MALFORMED_AUTHORIZATION)
+        token = parts["token"]
         fingerprint = hashlib.sha256(token.encode()).digest()
         claims = self._verified.get(fingerprint)
         if claims is None:

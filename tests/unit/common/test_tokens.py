@@ -66,6 +66,39 @@ def test_malformed(verifier, header):
         verifier.verify(header)
 
 
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEARER"])
+def test_the_scheme_is_read_in_any_case(issuer, verifier, clock, scheme):
+    far = claims(int(clock.wall_seconds()) + 60)
+    assert verifier.verify(f"{scheme} {issuer.issue(Audience.INFERENCE, far, 0)}") == far
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{}",
+        "Bearer{}",
+        "Bearer  {}",
+        "Bearer\t{}",
+        "Bearer \t{}",
+        " Bearer {}",
+        "Bearer {} ",
+        "Bearer {}\t",
+        "Bearer {}\n",
+        "Bearer {}, Bearer {}",
+        "Bearer {} {}",
+        "Basic {}",
+        "Basic Bearer {}",
+        "Bearer\u00a0{}",
+        "Bearer \u00e9{}",
+        'Bearer "{}"',
+    ],
+)
+def test_a_header_of_another_form_is_refused_with_its_reason(issuer, verifier, clock, form):
+    token = issuer.issue(Audience.INFERENCE, claims(int(clock.wall_seconds()) + 60), 0)
+    with pytest.raises(UnauthenticatedError, match="scheme Bearer, one space and one key"):
+        verifier.verify(form.replace("{}", token))
+
+
 def test_another_audience_or_issuer_is_refused(issuer, verifier, clock, tmp_path):
     far = claims(int(clock.wall_seconds()) + 60)
     operator = issuer.issue(Audience.OPERATOR, far, 0)
