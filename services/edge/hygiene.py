@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.edge.messages import core, early, hcm, matcher, mutation, pack, seconds
+from services.edge.messages import core, early, hcm, matcher, mutation, pack, request_ids, seconds
 
 OUR_HEADERS = "x-tenantry-"
 STRIPPED_HEADERS = (
@@ -14,6 +14,8 @@ STRIPPED_HEADERS = (
     "x-envoy-",
 )
 """Prefixes of headers that are never taken from a client."""
+REQUEST_ID = "x-request-id"
+"""Envoy's own, a version 4 UUID: a client's would let two requests share one, or put text into our logs."""
 
 
 def strip_headers() -> core.TypedExtensionConfig:
@@ -21,7 +23,8 @@ def strip_headers() -> core.TypedExtensionConfig:
 
     Only this extension point stops every spelling: a route's own removals run after authentication.
     """
-    removals = [
+    removals = [mutation.HeaderMutation(remove=REQUEST_ID)]
+    removals += [
         mutation.HeaderMutation(
             remove_on_match=mutation.HeaderMutationRemoveOnMatch(
                 key_matcher=matcher.StringMatcher(prefix=prefix, ignore_case=True)
@@ -33,6 +36,12 @@ def strip_headers() -> core.TypedExtensionConfig:
         name="envoy.http.early_header_mutation.header_mutation",
         typed_config=pack(early.HeaderMutation(mutations=removals)),
     )
+
+
+def random_request_ids() -> hcm.RequestIdExtension:
+    """Give every request an id; without a tracer, no digit of it is needed to say what is traced."""
+    config = request_ids.UuidRequestIdConfig(pack_trace_reason=False)
+    return hcm.RequestIdExtension(typed_config=pack(config))
 
 
 def http2_limits() -> core.Http2ProtocolOptions:

@@ -20,11 +20,15 @@ KEY_CHECK = "envoy.filters.http.jwt_authn"
 KEY_HOLDER = "envoy.filters.http.rbac"
 SUBJECT = "sub"
 """The claim that names the key's holder: a tenant_uid, an operator's name."""
+KEY_ID = "jti"
 
 _CLOCK_SKEW_SECONDS = 5
 _CACHED_TOKENS = 10_000
-# RFC 6750's b64token, once: Envoy joins several `authorization` headers with commas.
-_ONE_BEARER = r"Bearer [A-Za-z0-9._~+/-]+=*"
+ONE_BEARER = r"(?i:bearer) [A-Za-z0-9._~+/-]+=*"
+"""One scheme in any case (RFC 9110, section 11.1), one space, one b64token (RFC 6750, section 2.1).
+
+Envoy joins several `authorization` headers with commas, which no token holds.
+"""
 _ANY_HOLDER = r".+"
 
 
@@ -38,8 +42,9 @@ def key_check(routes: Sequence[RouteSpec]) -> hcm.HttpFilter:
             require_expiration=True,
             clock_skew_seconds=_CLOCK_SKEW_SECONDS,
             local_jwks=data(issuer.jwks),
-            # Named, because the default also takes `?access_token=`, and URLs end up in logs.
-            from_headers=[jwt.JwtHeader(name="authorization", value_prefix="Bearer ")],
+            # Named, because the default also takes `?access_token=`, and URLs end up in logs. A prefix is compared
+            # with its case, so only the space is one; the route's own check demands the scheme.
+            from_headers=[jwt.JwtHeader(name="authorization", value_prefix=" ")],
             # The service behind verifies the key again.
             forward=True,
             payload_in_metadata=name,
@@ -80,7 +85,7 @@ def demand_key_holder(issuer: Issuer) -> http_rbac.RbacPerRoute:
     one_token = rbac.Permission(
         header=route.HeaderMatcher(
             name="authorization",
-            string_match=matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=_ONE_BEARER)),
+            string_match=matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=ONE_BEARER)),
         )
     )
     a_holder = rbac.Principal(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from services.edge.access_log import access_log
 from services.edge.filters import chain
 from services.edge.hygiene import (
     NO_CLIENT_CERTIFICATE,
     REFUSE_ESCAPED_SLASHES,
     http2_limits,
     http_limits,
+    random_request_ids,
     strip_headers,
 )
 from services.edge.listener_specs import ListenerSpec
 from services.edge.messages import BUFFER_BYTES, core, data, hcm, listener, pack, port, seconds, tls
-from services.edge.replies import access_log, refusals
+from services.edge.replies import refusals
 from services.edge.routes import route_table
 from services.edge.spec import EdgeSpec, TlsListener
 
@@ -53,6 +55,9 @@ def _manager(spec: EdgeSpec, of: ListenerSpec) -> hcm.HttpConnectionManager:
         early_header_mutation_extensions=[strip_headers()],
         route_config=route_table(of),
         use_remote_address=True,
+        # Also of the edge's own refusals.
+        always_set_request_id_in_response=True,
+        request_id_extension=random_request_ids(),
         forward_client_cert_details=NO_CLIENT_CERTIFICATE,
         normalize_path=True,
         merge_slashes=True,
@@ -64,7 +69,7 @@ def _manager(spec: EdgeSpec, of: ListenerSpec) -> hcm.HttpConnectionManager:
         max_request_headers_kb=_MAX_HEADERS_KIB,
         http2_protocol_options=http2_limits(),
         common_http_protocol_options=http_limits(spec.limits.idle_connection_seconds),
-        access_log=[access_log(spec.access_log, of.name)],
+        access_log=[access_log(spec.access_log, of)],
         local_reply_config=refusals(),
     )
 

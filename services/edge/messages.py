@@ -25,6 +25,7 @@ import envoy_data_plane.envoy.extensions.filters.http.rbac.v3 as http_rbac
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router_filter
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
 import envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 as early
+import envoy_data_plane.envoy.extensions.request_id.uuid.v3 as request_ids
 import envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 as connections
 import envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 as heap
 import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls
@@ -124,6 +125,7 @@ __all__ = [
     "protobuf",
     "ratelimit",
     "rbac",
+    "request_ids",
     "route",
     "router_filter",
     "seconds",

@@ -1,63 +1,66 @@
-"""The edge's own words: its access log, and the statuses of requests it refuses."""
+"""The statuses and texts of requests that the edge refuses itself."""
 
 from __future__ import annotations
 
-from services.edge.messages import accesslog, core, file_log, hcm, pack, protobuf, stream_log
-from services.edge.spec import STDOUT
-
-LOGGED = {
-    "time": "%START_TIME%",
-    "method": "%REQ(:METHOD):16%",
-    # Without its query, which may hold what its sender should not have put there.
-    "path": "%PATH(NQ):256%",
-    "status": "%RESPONSE_CODE%",
-    "grpc_status": "%GRPC_STATUS%",
-    "flags": "%RESPONSE_FLAGS%",
-    "details": "%RESPONSE_CODE_DETAILS%",
-    "duration_ms": "%DURATION%",
-    "received_bytes": "%BYTES_RECEIVED%",
-    "sent_bytes": "%BYTES_SENT%",
-    # A caller may choose it.
-    "request_id": "%REQ(X-REQUEST-ID):64%",
-}
-"""A line a request. What a sender chooses is cut to a length, so that nobody fills the disk with few requests."""
+from services.edge.keys import ONE_BEARER
+from services.edge.messages import accesslog, core, hcm, matcher, route
 
 _UNAUTHENTICATED = 401
 _RESOURCE_EXHAUSTED = "8"
 _DEADLINE_EXCEEDED = "4"
-
-
-def access_log(path: str, listener: str) -> accesslog.AccessLog:
-    """One JSON object a request, appended to a file or written to stdout."""
-    line = core.SubstitutionFormatString(
-        json_format=protobuf.Struct.from_dict({"listener": listener, **LOGGED})
-    )
-    if path == STDOUT:
-        log: object = stream_log.StdoutAccessLog(log_format=line)
-        return accesslog.AccessLog(name="envoy.access_loggers.stdout", typed_config=pack(log))
-    log = file_log.FileAccessLog(path=path, log_format=line)
-    return accesslog.AccessLog(name="envoy.access_loggers.file", typed_config=pack(log))
+_NO_KEY = "no key was sent: send the header `authorization: Bearer KEY`"
+_MALFORMED = "the authorization header must hold the scheme Bearer, one space and one key, and be sent once"
+_UNUSABLE = "the key does not open this method"
 
 
 def refusals() -> hcm.LocalReplyConfig:
-    """The statuses gRPC has for what Envoy refuses, where Envoy's own choice would mislead."""
+    """Statuses where Envoy's own would mislead, and reasons where Envoy gives none; the first match counts."""
+    keyless = _header(route.HeaderMatcher(name="authorization", present_match=False))
+    malformed = _header(
+        route.HeaderMatcher(
+            name="authorization",
+            string_match=matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=ONE_BEARER)),
+            invert_match=True,
+        )
+    )
+    refused_key = _any(_status(_UNAUTHENTICATED), _status(403))
     return hcm.LocalReplyConfig(
         mappers=[
-            # A key for another door is as good as none; Envoy says PERMISSION_DENIED.
-            hcm.ResponseMapper(filter=_when(403), status_code=_UNAUTHENTICATED),
+            _unauthenticated(_all(refused_key, keyless), _NO_KEY),
+            _unauthenticated(_all(refused_key, malformed), _MALFORMED),
+            # A verified key without a holder; Envoy says PERMISSION_DENIED.
+            _unauthenticated(_status(403), _UNUSABLE),
             # Too slow and too large: Envoy says UNKNOWN.
-            hcm.ResponseMapper(filter=_when(408), headers_to_add=[_grpc_status(_DEADLINE_EXCEEDED)]),
-            hcm.ResponseMapper(filter=_when(413), headers_to_add=[_grpc_status(_RESOURCE_EXHAUSTED)]),
+            hcm.ResponseMapper(filter=_status(408), headers_to_add=[_grpc_status(_DEADLINE_EXCEEDED)]),
+            hcm.ResponseMapper(filter=_status(413), headers_to_add=[_grpc_status(_RESOURCE_EXHAUSTED)]),
         ]
     )
 
 
-def _when(status: int) -> accesslog.AccessLogFilter:
+def _unauthenticated(when: accesslog.AccessLogFilter, text: str) -> hcm.ResponseMapper:
+    return hcm.ResponseMapper(
+        filter=when, status_code=_UNAUTHENTICATED, body=core.DataSource(inline_string=text)
+    )
+
+
+def _status(status: int) -> accesslog.AccessLogFilter:
     comparison = accesslog.ComparisonFilter(
         op=accesslog.ComparisonFilterOp.EQ,
         value=core.RuntimeUInt32(default_value=status, runtime_key=f"tenantry.refused_with_{status}"),
     )
     return accesslog.AccessLogFilter(status_code_filter=accesslog.StatusCodeFilter(comparison=comparison))
+
+
+def _header(header: route.HeaderMatcher) -> accesslog.AccessLogFilter:
+    return accesslog.AccessLogFilter(header_filter=accesslog.HeaderFilter(header=header))
+
+
+def _all(*filters: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:
+    return accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=list(filters)))
+
+
+def _any(*filters: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:
+    return accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=list(filters)))
 
 
 def _grpc_status(status: str) -> core.HeaderValueOption:

@@ -12,9 +12,10 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
@@ -81,6 +82,7 @@ class Refusal:
 
     status: int
     grpc_status: int | None
+    text: str | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -159,7 +161,9 @@ class Edge:
             status = int(head.split()[1])
             if grpc_status or status != 200:
                 writer.close()
-                return Refusal(status, int(grpc_status[1]) if grpc_status else None)
+                text = re.search(r"^grpc-message: (.*)\r$", head, re.MULTILINE)
+                said = unquote(text[1]) if text else None
+                return Refusal(status, int(grpc_status[1]) if grpc_status else None, said)
             body = await reader.read()
             writer.close()
         seen = re.search(rb'\{"by".*\}', body)

@@ -19,6 +19,7 @@ from services.edge.messages import hcm
 from tests.integration.edge_process import (
     ASK,
     EDIT,
+    READ,
     Refusal,
     bearer,
     both,
@@ -252,6 +253,57 @@ async def test_a_key_is_shown_once_and_in_its_header(edge):
     assert edge.begun() == []
 
 
+async def test_the_scheme_is_read_in_any_case(edge):
+    good = signed(edge)
+    for scheme in ("bearer", "BEARER", "bEaReR", "Bearer"):
+        seen = await edge.raw(ASK, [("authorization", f"{scheme} {good}")])
+        assert ["authorization", f"{scheme} {good}"] in seen["metadata"]
+    reviewer = edge.token(edge.audit, Audience.REVIEW)
+    operator = edge.token(edge.config, Audience.OPERATOR)
+    assert isinstance(await edge.operations(EDIT, [("authorization", f"bearer {operator}")]), dict)
+    assert isinstance(await edge.operations(READ, [("authorization", f"BEARER {reviewer}")]), dict)
+
+
+MALFORMED = "the authorization header must hold the scheme Bearer, one space and one key, and be sent once"
+
+
+async def test_what_is_wrong_with_the_header_is_said(edge):
+    good = signed(edge)
+    for headers, reason in (
+        ([], "no key was sent: send the header `authorization: Bearer KEY`"),
+        ([("authorization", "")], MALFORMED),
+        ([("authorization", "Bearer")], MALFORMED),
+        ([("authorization", good)], MALFORMED),
+        ([("authorization", f"Basic {good}")], MALFORMED),
+        ([("authorization", f"Bearer  {good}")], MALFORMED),
+        ([("authorization", f"Bearer\t{good}")], MALFORMED),
+        ([("authorization", f"Bearer \t{good}")], MALFORMED),
+        ([("authorization", f"Bearer {good} x")], MALFORMED),
+        ([("authorization", f"Bearer {good},")], MALFORMED),
+        ([("authorization", f"Bearer,{good}")], MALFORMED),
+        ([("authorization", f"Bearer Bearer {good}")], MALFORMED),
+        ([("authorization", f'Bearer "{good}"')], MALFORMED),
+        ([bearer(good), bearer(good)], MALFORMED),
+        ([bearer(signed(edge, sub=None))], "the key does not open this method"),
+        ([bearer(signed(edge, exp=int(time.time()) - 60))], "Jwt is expired"),
+    ):
+        refusal = await edge.raw(ASK, headers)
+        assert refusal == Refusal(200, UNAUTHENTICATED), headers
+        assert refusal.text == reason, headers
+    assert edge.begun() == []
+
+
+async def test_spaces_around_a_header_and_an_empty_one_belong_to_no_key(edge):
+    """HTTP/1.1 takes such spaces away (RFC 9110, section 5.5), and Envoy a header without a value."""
+    good = signed(edge)
+    whole = [
+        [("authorization", text)] for text in (f" Bearer {good}", f"Bearer {good} ", f"\tBearer {good}\t")
+    ]
+    for headers in (*whole, [bearer(good), ("authorization", "")]):
+        seen = await edge.raw(ASK, headers)
+        assert [item for item in seen["metadata"] if item[0] == "authorization"] == [list(bearer(good))]
+
+
 async def test_those_tests_notice_what_is_taken_away(edge):
     """Each of the two checks of a key, and each of the first's rules."""
     good = signed(edge)
@@ -267,8 +319,7 @@ async def test_those_tests_notice_what_is_taken_away(edge):
     unheld = without_filter(KEY_HOLDER)
     for change, path, headers in (
         (unheld, ASK, [bearer(signed(edge, sub=None))]),
-        (unheld, ASK, [("authorization", "Basic eA=="), bearer(good)]),
-        (unheld, ASK, [("authorization", f"Basic Bearer {good}")]),
+        (unheld, ASK, [("authorization", f"Basic {good}")]),
         (both(every_provider(from_headers=[]), unheld), f"{ASK}?access_token={good}", []),
         (every_provider(audiences=[]), ASK, [bearer(signed(edge, aud="tenantry-operator"))]),
         (every_provider(require_expiration=False), ASK, [bearer(signed(edge, exp=None))]),
