@@ -10,7 +10,9 @@ from services.audit.rpc import intake
 from services.common.audit.writer import AuditEntry, AuditWriter, EntryKind
 from services.common.errors import InvalidArgumentError, Reason, ResourceExhaustedError
 from services.common.request_ids import new_request_id
+from services.common.request_sizes import MAX_INPUT_BYTES
 from services.common.rpc.channel import open_channel
+from services.config.rules.models import MAX_PROMPT_BYTES
 from services.router.audit import audit_entries
 from services.router.audit import audit_trail as audit
 from services.router.audit.refusals import RefusalLog
@@ -91,6 +93,34 @@ async def test_the_largest_request_the_contract_names_is_taken(world):
     await world.recorder.drain(1.0)
     assert [entry.kind for entry in world.audit.entries] == [EntryKind.ADMIT, EntryKind.OUTCOME]
     assert all(taken(entry) for entry in world.audit.entries)
+
+
+def longest_request(world: PipelineWorld, text: str):
+    """As much text as a tenant may be allowed, in as many turns as the contract takes, beside the longest prompt."""
+    config = world.config.resources["tenants/uid-acme"].tenant.config
+    config.system_prompt = CONTROL * MAX_PROMPT_BYTES
+    world.apply(2)
+    turns = 4096
+    said = [text[place * len(text) // turns : (place + 1) * len(text) // turns] for place in range(turns)]
+    messages = [pb.Message(role=pb.ROLE_ASSISTANT, content=[pb.ContentPart(text=part)]) for part in said]
+    return world.call("uid-acme", timeout_seconds=60, conversation=pb.Conversation(messages=messages))
+
+
+async def test_the_most_text_that_a_tenant_may_be_allowed_is_taken(world):
+    await world.pipeline.run(longest_request(world, "x" * MAX_INPUT_BYTES), None)
+    await world.recorder.drain(1.0)
+    assert [entry.kind for entry in world.audit.entries] == [EntryKind.ADMIT, EntryKind.OUTCOME]
+    assert all(taken(entry) for entry in world.audit.entries)
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * (MAX_INPUT_BYTES + 1), '"' * MAX_INPUT_BYTES], ids=["longer", "escaped"]
+)
+async def test_what_is_too_long_is_refused_with_one_reason_and_one_field(world, text):
+    with pytest.raises(InvalidArgumentError) as error:
+        await world.pipeline.run(longest_request(world, text), None)
+    assert error.value.reason is Reason.INVALID_FIELD
+    assert [violation.field for violation in error.value.violations] == ["conversation"]
 
 
 async def test_an_answer_too_large_for_the_log_is_cut_there(world):

@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.deadlines import MAX_TIMEOUT_SECONDS
+from services.common.request_sizes import MAX_INPUT_BYTES
 from services.config.rules.report import Report, Surroundings, between
 
 MAX_QUOTA_TOKENS = 1 << 50
@@ -24,7 +25,7 @@ _RANGES = (
     ("requests_per_second", 1e6),
     ("request_burst", 1_000_000),
     ("concurrent_requests", 100_000),
-    ("input_bytes", 64 << 20),
+    ("input_bytes", MAX_INPUT_BYTES),
     ("input_tokens", 1 << 24),
     ("tokens_per_minute", 1 << 50),
 )

@@ -5,12 +5,14 @@ Reasons name resources by key; they never hold tenant text.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tenantry.config.v1 import adapter_pb2, config_discovery_service_pb2, tenant_pb2
 
+from services.common.request_sizes import MAX_INPUT_BYTES
 from services.router.snapshot.model import (
     LORA_SERIAL_BITS,
     AdapterRendition,
@@ -32,6 +34,8 @@ from services.router.snapshot.tenant_rules import (
     tier,
     timeouts,
 )
+
+_log = logging.getLogger(__name__)
 
 DIALECTS = {
     adapter_pb2.DIALECT_TRTLLM_ENGINE: "TRTLLM_ENGINE",
@@ -84,6 +88,14 @@ def compile_tenant(
             system_prompt=alias.system_prompt if own_prompt else config.system_prompt,
         )
     first = config.models[0].alias if config.models else ""
+    if config.limits.input_bytes > MAX_INPUT_BYTES:
+        # Written before the config service knew this bound.
+        _log.warning(
+            "tenant %s: limits.input_bytes is %d; %d is in force, the most that works",
+            tenant.tenant_uid,
+            config.limits.input_bytes,
+            MAX_INPUT_BYTES,
+        )
     default_seconds, max_seconds = timeouts(config)
     return Tenant(
         tenant_uid=sys.intern(tenant.tenant_uid),

@@ -9,6 +9,7 @@ from functools import lru_cache
 from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
 
+from services.common.request_sizes import MAX_INPUT_BYTES
 from services.router.quota.ledger import Window
 from services.router.snapshot.model import (
     Durability,
@@ -56,7 +57,7 @@ def tier(isolation: tenant_pb2.IsolationTier.ValueType) -> Tier:
 
 
 def limits(given: tenant_pb2.Limits) -> Limits:
-    """The effective limits; 0 stays 0, which allows nothing."""
+    """The effective limits; 0 stays 0, which allows nothing, and more than works becomes what works."""
     return _limits(given.SerializeToString())
 
 
@@ -75,7 +76,9 @@ def _limits(serialised: bytes) -> Limits:
             if given.HasField("concurrent_requests")
             else default.concurrent_requests
         ),
-        input_bytes=given.input_bytes if given.HasField("input_bytes") else default.input_bytes,
+        input_bytes=(
+            min(given.input_bytes, MAX_INPUT_BYTES) if given.HasField("input_bytes") else default.input_bytes
+        ),
         input_tokens=given.input_tokens if given.HasField("input_tokens") else None,
         tokens_per_minute=given.tokens_per_minute if given.HasField("tokens_per_minute") else None,
     )

@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
 
+from services.common.request_sizes import MAX_INPUT_BYTES
 from services.config.rules.serving import PoolFacts, VersionFacts
 from services.config.rules.validation import Surroundings, validate_config
 from tests.fakes.bad_configs import good_config
@@ -76,6 +77,11 @@ def test_what_is_set_keeps_to_what_is_in_force_and_what_is_not_gives_way(config,
 def test_no_limit_is_a_value_and_none_at_all_too():
     names = ["request_burst", "concurrent_requests", "input_bytes", "input_tokens", "tokens_per_minute"]
     assert fields(minimal(limits={"requests_per_second": 0.0, **dict.fromkeys(names, 0)})) == set()
+
+
+def test_no_more_text_is_allowed_than_can_be_recorded():
+    assert fields(minimal(limits={"input_bytes": MAX_INPUT_BYTES})) == set()
+    assert fields(minimal(limits={"input_bytes": MAX_INPUT_BYTES + 1})) == {"limits.input_bytes"}
 
 
 def test_input_tokens_fit_the_longest_context_among_the_aliases():

@@ -6,6 +6,7 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.artifacts import DirectoryArtifactStore
+from services.common.request_sizes import MAX_INPUT_BYTES
 from services.router.snapshot.assembly import Assembled, AssemblyError, SnapshotAssembler, apply_to
 from services.router.snapshot.compiler import SnapshotRefusedError, compile_snapshot
 from services.router.snapshot.model import Durability, Limits, ParameterRules, Snapshot, Tier
@@ -76,6 +77,15 @@ def test_set_fields_stand_even_at_zero(world):
     assert tenant.targets["a"].system_prompt == "Be brief."
     assert tenant.targets["b"].system_prompt == ""
     assert (tenant.parameters.default_temperature, tenant.parameters.max_output_tokens) == (0.5, 9)
+
+
+def test_more_text_than_can_be_recorded_is_what_can_be_and_the_log_says_so(world, caplog):
+    most = world.tenant("most", 8, limits=tenant_pb2.Limits(input_bytes=MAX_INPUT_BYTES))
+    old = world.tenant("old", 7, limits=tenant_pb2.Limits(input_bytes=64 << 20))
+    tenants = compiled(world).tenants
+    assert tenants[most].limits.input_bytes == tenants[old].limits.input_bytes == MAX_INPUT_BYTES
+    (line,) = caplog.messages
+    assert line == f"tenant {old}: limits.input_bytes is 67108864; 786432 is in force, the most that works"
 
 
 def test_an_alias_is_bound_to_its_adapter_in_the_pools_form(world):

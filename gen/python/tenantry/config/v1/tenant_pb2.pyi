@@ -777,7 +777,7 @@ class Limits(_message.Message):
     """The bytes of one request's text.
     Default: 262144
     Minimum: 0
-    Maximum: 67108864
+    Maximum: 786432
     Example: 65536
     """
     input_tokens: _builtins.int
