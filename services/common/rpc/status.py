@@ -35,6 +35,7 @@ from services.common.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from services.common.misleading_text import escaped
 from services.common.request_ids import REQUEST_ID_KEY
 
 GRPC_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -84,8 +85,12 @@ def fitting(violations: Sequence[FieldViolation]) -> list[FieldViolation]:
 
 
 def to_status(error: Error) -> status_pb2.Status:
-    """Translate an error; the result holds only what the error means to show."""
-    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=error.metadata)
+    """Translate an error; the result holds only what the error means to show.
+
+    Text in it may quote what a caller sent, so characters that mislead a reader or have no UTF-8 are escaped.
+    """
+    metadata = {key: escaped(value) for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=metadata)
     details: list[
         error_details_pb2.ErrorInfo
         | error_details_pb2.BadRequest
@@ -98,7 +103,7 @@ def to_status(error: Error) -> status_pb2.Status:
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                    for v in fitting(error.violations)
+                    for v in fitting([_escaped(violation) for violation in error.violations])
                 ]
             )
         )
@@ -106,7 +111,9 @@ def to_status(error: Error) -> status_pb2.Status:
         details.append(
             error_details_pb2.QuotaFailure(
                 violations=[
-                    error_details_pb2.QuotaFailure.Violation(subject=v.subject, description=v.description)
+                    error_details_pb2.QuotaFailure.Violation(
+                        subject=escaped(v.subject), description=escaped(v.description)
+                    )
                     for v in error.violations
                 ]
             )
@@ -115,12 +122,16 @@ def to_status(error: Error) -> status_pb2.Status:
         details.append(error_details_pb2.RequestInfo(request_id=error.request_id))
     if error.retry_after_seconds is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_seconds)))
-    status = status_pb2.Status(code=int(error.code), message=error.message)
+    status = status_pb2.Status(code=int(error.code), message=escaped(error.message))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _escaped(violation: FieldViolation) -> FieldViolation:
+    return FieldViolation(escaped(violation.field), escaped(violation.description))
 
 
 def from_status(status: status_pb2.Status) -> Error:

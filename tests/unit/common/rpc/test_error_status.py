@@ -48,6 +48,20 @@ def test_round_trip_keeps_what_a_program_needs(error):
     assert getattr(again, "violations", ()) == getattr(error, "violations", ())
 
 
+def test_text_that_a_caller_sent_is_escaped_wherever_it_stands():
+    hostile = "a\x1b]0;b\u202e\ud800\n"
+    shown = r"a\x1b]0;b\u202e\ud800\x0a"
+    wrong = from_status(to_status(InvalidArgumentError([FieldViolation(hostile, f"is {hostile}")])))
+    assert wrong.message == f"{shown}: is {shown}"
+    assert wrong.violations == (FieldViolation(shown, f"is {shown}"),)
+    slow = errors.ResourceExhaustedError(
+        hostile, violations=[QuotaViolation(hostile, hostile)], metadata={"needed": hostile}
+    )
+    again = from_status(to_status(slow))
+    assert (again.message, again.metadata) == (shown, {"needed": shown})
+    assert again.violations == (QuotaViolation(shown, shown),)
+
+
 def test_the_request_id_travels_as_request_info_and_only_where_there_is_one():
     error = errors.DeadlineExceededError("late")
     assert not from_status(to_status(error)).request_id

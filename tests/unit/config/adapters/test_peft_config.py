@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from services.common.errors import InvalidArgumentError
+from services.common.rpc.status import from_status, to_status
 from services.config.adapters import peft_config
 from services.config.adapters.peft import Shape, parse_peft
 from services.config.adapters.peft_config import CONFIG_FILE, parse_config
@@ -29,6 +30,15 @@ def refused(changes=None, **config):
     with pytest.raises(InvalidArgumentError) as refusal:
         parse(changes, **config)
     return {violation.field: violation.description for violation in refusal.value.violations}
+
+
+def test_a_key_that_has_no_utf_8_is_refused_with_an_error_that_can_be_sent():
+    settings, weights, _ = peft_files()
+    config = settings.rstrip(b"} \n") + rb', "\ud800\u001b": true}'
+    with pytest.raises(InvalidArgumentError) as refusal:
+        parse_peft(config, weights, SHAPE)
+    sent = from_status(to_status(refusal.value))
+    assert [violation.field for violation in sent.violations] == [rf"{CONFIG_FILE}:\ud800\x1b"]
 
 
 def test_what_peft_itself_writes_is_accepted():
