@@ -52,14 +52,14 @@ class PropagationAdmin:
         operator = self._edits.operator(context, request)
         if request.revision < 0:
             raise InvalidArgumentError([FieldViolation("revision", f"is {request.revision}, less than 0")])
-        revision = request.revision or self._edits.state.revision
+        revision = request.revision or self._newest(operator)
         with self._counted(operator):
-            progress = await self._settled(revision, _seconds_to_wait(context))
-        with_reasons = operator.role == PLATFORM_ADMIN
+            progress = await self._settled(operator, revision, _seconds_to_wait(context))
+        of_all_tenants = operator.role == PLATFORM_ADMIN
         return pb.WaitForPropagationResponse(
             revision=revision,
             complete=progress.complete,
-            missing=[_missing(router, with_reasons=with_reasons) for router in progress.missing],
+            missing=[_missing(router, of_all_tenants=of_all_tenants) for router in progress.missing],
             applied_routers=progress.applied_routers,
         )
 
@@ -73,7 +73,14 @@ class PropagationAdmin:
         )
         return pb.ListRoutersResponse(routers=chosen, next_page_token=token)
 
-    async def _settled(self, revision: int, within_seconds: float) -> Progress:
+    def _newest(self, operator: Operator) -> int:
+        """The newest revision that is this operator's to know: other tenants' edits are not a tenant-admin's."""
+        state = self._edits.state
+        if operator.role == PLATFORM_ADMIN:
+            return state.revision
+        return state.revision_by_tenant.get(operator.role_tenant_uid, 0)
+
+    async def _settled(self, operator: Operator, revision: int, within_seconds: float) -> Progress:
         changed = self._edits.current.subscribe()
         stop_listening = self._registry.listen(changed.set)
         loop = asyncio.get_running_loop()
@@ -85,6 +92,9 @@ class PropagationAdmin:
                 changed.clear()
                 self._look()
                 progress = self._registry.progress(revision)
+                if operator.role != PLATFORM_ADMIN and revision > self._newest(operator):
+                    # Routers' progress would tell how often other tenants are edited.
+                    progress = Progress(0, (), complete=False, settled=False)  # proven: own-revisions-only
                 left = until - loop.time()
                 if progress.complete or progress.settled or left <= 0:
                     return progress
@@ -126,14 +136,15 @@ def _seconds_to_wait(context: Context) -> float:
     return MAX_WAIT_SECONDS if left is None else max(min(left - ANSWER_SECONDS, MAX_WAIT_SECONDS), 0.0)
 
 
-def _missing(router: RouterView, *, with_reasons: bool) -> status_pb.RouterStatus:
+def _missing(router: RouterView, *, of_all_tenants: bool) -> status_pb.RouterStatus:
     status = _status(router)
     if status.state == status_pb.ROUTER_STATE_CURRENT:
         # It has answered all there was; what is waited for has not come to this service yet.
         status.state = status_pb.ROUTER_STATE_APPLYING
-    if not with_reasons:
-        # They name resources of every tenant.
-        del status.reasons[:]
+    if not of_all_tenants:
+        # Reasons name resources of every tenant, and revisions count every tenant's edits.
+        status.applied_revision = status.refused_revision = 0
+        del status.reasons[:]  # proven: reasons-for-platform-admins
     return status
 
 

@@ -41,6 +41,8 @@ class ConfigState:
     """The keys of `records`, sorted, by their first part; the same object for as long as no key comes or goes."""
     damaged: frozenset[str] = frozenset()
     """Keys whose values do not parse or open; what they held before stays in force."""
+    revision_by_tenant: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """The newest revision that changed a tenant, its keys, its tenant-admins' keys or its adapters; by tenant uid."""
     history: int = 0
     """One more with every history of etcd that ended: revisions of two histories do not compare."""
 
@@ -117,6 +119,7 @@ class ConfigStateBuilder:
     def _with(self, before: ConfigState, changes: Iterable[KeyChange], revision: int) -> ConfigState:
         # Not dict(...), which asks a proxy for one key after the other: ten times as long, for every change.
         records, names = before.records.copy(), before.uid_by_tenant_id.copy()
+        revisions = dict(before.revision_by_tenant)
         broken = set(before.damaged)
         touched: set[str] = set()
         for change in changes:
@@ -129,6 +132,8 @@ class ConfigStateBuilder:
             if change.stored is None:
                 records.pop(key, None)
                 _forget_name(names, known)
+                if isinstance(known, TenantRecord):
+                    revisions.pop(known.stored.tenant_uid, None)
                 continue
             if known is not None and known.mod_revision == change.stored.mod_revision:
                 continue
@@ -140,6 +145,8 @@ class ConfigStateBuilder:
             if isinstance(record, TenantRecord):
                 _forget_name(names, known)
                 names[record.stored.tenant_id] = record.stored.tenant_uid
+            if tenant_uid := _belongs_to(record):
+                revisions[tenant_uid] = max(revisions.get(tenant_uid, 0), record.mod_revision)
         return ConfigState(
             revision,
             MappingProxyType(records),
@@ -147,6 +154,7 @@ class ConfigStateBuilder:
             before.generation + 1,
             _sorted_keys(before, records, touched),
             frozenset(broken),
+            MappingProxyType(revisions),
             before.history,
         )
 
@@ -191,6 +199,13 @@ def _sorted_keys(
         # What was sorted already costs next to nothing to sort.
         keys[kind] = sorted([*(key for key in keys.get(kind, ()) if key not in lost), *came.get(kind, ())])
     return MappingProxyType(keys)
+
+
+def _belongs_to(record: Record) -> str:
+    """The uid of the tenant that a record is part of; empty for none."""
+    if isinstance(record, CredentialRecord):
+        return record.stored.tenant_uid or record.stored.role_tenant_uid
+    return record.stored.tenant_uid if isinstance(record, TenantRecord | AdapterRecord) else ""
 
 
 def _forget_name(names: dict[str, str], record: Record | None) -> None:

@@ -21,7 +21,7 @@ from services.config.discovery import servicer as discovery_servicer
 from services.config.discovery.servicer import DiscoveryServicer
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.discovery_stream import Stream
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import without
 
 
 class Waiting(Call):
@@ -167,10 +167,49 @@ async def test_a_tenant_admin_may_wait_and_reads_no_reason(mesh):
     assert (shown.state, list(shown.reasons)) == (status_pb.ROUTER_STATE_REFUSED, [])
     (whole,) = (await mesh.ask()).missing
     assert list(whole.reasons) == ["tenants/uid-of-globex: no"]
-    broken = mutant(propagation, "    if not with_reasons:\n", "    if not status.router:\n")
+    broken = without(propagation, "reasons-for-platform-admins")
     careless = broken.PropagationAdmin(mesh.plane.edits, mesh.plane.routers, mesh.plane.recalled)
     (leaked,) = (await careless.wait(pb.WaitForPropagationRequest(), Waiting(key, 5.0))).missing
     assert list(leaked.reasons) == ["tenants/uid-of-globex: no"]
+
+
+async def answers_to_a_tenant_admin(mesh, module, revisions):
+    """To a tenant-admin of acme, after another tenant was edited."""
+    key = await mesh.tenant_admin()
+    own = mesh.plane.current.state.revision
+    await mesh.plane.new_tenant("globex")
+    await mesh.following("r1")
+    admin = module.PropagationAdmin(mesh.plane.edits, mesh.plane.routers, mesh.plane.recalled)
+    found = []
+    for after_own in revisions:
+        request = pb.WaitForPropagationRequest(revision=own + after_own if after_own else 0)
+        found.append(await admin.wait(request, Waiting(key, 0.2)))
+    return own, found
+
+
+async def test_a_tenant_admin_waits_for_its_own_revisions_and_learns_of_no_other(mesh):
+    own, (newest, later) = await answers_to_a_tenant_admin(mesh, propagation, [0, 1])
+    assert (newest.revision, newest.complete, newest.applied_routers) == (own, True, 1)
+    assert (later.complete, later.applied_routers, list(later.missing)) == (False, 0, [])
+    assert (await mesh.ask()).revision > own
+
+
+async def test_that_test_notices_a_tenant_admin_that_can_ask_for_any_revision(mesh):
+    telling = without(propagation, "own-revisions-only")
+    _, (later,) = await answers_to_a_tenant_admin(mesh, telling, [1])
+    assert later.complete
+
+
+async def test_a_tenant_admin_is_shown_no_revision_of_a_router(mesh):
+    key = await mesh.tenant_admin()
+    stream = await mesh.following("r1")
+    await stream.answers.aclose()
+    tenant = await mesh.plane.call("GetTenant", pb.GetTenantRequest(name="tenants/acme"))
+    tenant.config.weight = 7
+    await mesh.plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant))
+    mesh.plane.clock.advance(3.0)
+    (missing,) = (await mesh.ask(key=key)).missing
+    assert (missing.router, missing.applied_revision, missing.refused_revision) == ("r1", 0, 0)
 
 
 async def test_a_router_that_went_is_named_and_one_that_returns_counts_again(mesh):
