@@ -33,7 +33,9 @@ from services.config.admin.uploads import Pieces, UploadPlaces, drain, receive_f
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.change import Change
-from services.config.rules.validation import unknown_fields
+from services.config.rules.catalog_facts import no_base_model
+from services.config.rules.free_text import check_reason
+from services.config.rules.known_fields import unknown_violations
 from services.config.state.allocation import MAX_SERIAL, lora_id, next_number
 from services.config.state.config_state import ConfigState
 from services.config.state.operators import Operator
@@ -115,12 +117,9 @@ class AdapterAdmin:
 
     def _base_model(self, header: pb.AdapterHeader, tenant_name: str) -> tuple[Shape, list[_Target]]:
         model = self._edits.state.model(header.base_model)
-        wrong = [
-            FieldViolation(where, "is not known to this version")
-            for where in unknown_fields(header, "header")
-        ] + self._edits.check_reason(header.reason, "header.reason")
+        wrong = unknown_violations(header, "header") + check_reason(header.reason, "header.reason")
         if model is None:
-            wrong.append(FieldViolation("header.base_model", "names no base model"))
+            wrong.append(FieldViolation("header.base_model", no_base_model(self._edits.state)))
         if model is None or wrong:
             raise InvalidArgumentError(wrong)
         targets = _targets(self._edits.state, header.base_model, tenant_name)

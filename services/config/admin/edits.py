@@ -18,7 +18,7 @@ from services.config.admin.checks import ConfigChecks
 from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
 from services.config.intents.change import Change
 from services.config.intents.intents import Intents
-from services.config.rules.validation import has_unknown_fields
+from services.config.rules.known_fields import has_unknown_fields
 from services.config.state.config_state import ConfigState
 from services.config.state.current_state import CurrentState
 from services.config.state.operators import Operator, OperatorCheck
@@ -26,7 +26,6 @@ from services.config.state.operators import Operator, OperatorCheck
 Context = ServicerContext[Any, Any]
 T = TypeVar("T")
 VISIBLE_SECONDS = 2.0
-MAX_REASON = 512
 MAX_REQUEST_BYTES = 1 << 20
 """Leaves room to name what is wrong with a config that is too large; a larger one is not looked at."""
 _ATTEMPTS = 8
@@ -65,13 +64,6 @@ class Edits:
         if request is not None and has_unknown_fields(request):
             raise InvalidArgumentError([FieldViolation("request", "has a field not known to this version")])
         return operator
-
-    @staticmethod
-    def check_reason(reason: str, path: str = "reason") -> list[FieldViolation]:
-        """A change's reason: at most 512 characters."""
-        if len(reason) <= MAX_REASON:
-            return []
-        return [FieldViolation(path, f"has {len(reason)} characters, more than {MAX_REASON}")]
 
     def now(self) -> Timestamp:
         """The wall clock's time."""

@@ -15,7 +15,8 @@ from services.config.admin.tenant_config import find_tenant, still_there
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect
 from services.config.intents.change import Change
-from services.config.rules.validation import unknown_fields
+from services.config.rules.free_text import check_display_name, check_reason
+from services.config.rules.known_fields import choices, unknown_violations
 from services.config.state.operators import TENANT_ADMIN, Operator, role_name
 from services.config.state.records import CredentialRecord
 from services.config.state.resources import key_resource, parse_name
@@ -120,7 +121,7 @@ class KeyAdmin:
             request.name, "tenants/{tenant}/keys/{key}", "operators/{operator}/keys/{key}", field="name"
         )
         record = self._own(operator, pattern, principal, key_id)
-        wrong = self._edits.check_reason(request.reason)
+        wrong = check_reason(request.reason)
         if wrong:
             raise InvalidArgumentError(wrong)
         if record.stored.key.state == credential_pb2.KEY_STATE_REVOKED:
@@ -153,10 +154,8 @@ class KeyAdmin:
         return record
 
     def _check(self, key: credential_pb2.Key, reason: str, *, for_tenant: bool) -> int:
-        wrong = [
-            FieldViolation(where, "is not known to this version") for where in unknown_fields(key, "key")
-        ]
-        wrong += self._edits.check_reason(reason)
+        wrong = unknown_violations(key, "key")
+        wrong += check_reason(reason)
         now = int(self._edits.clock.wall_seconds())
         expire = key.expire_time.seconds if key.HasField("expire_time") else now + DEFAULT_LIFETIME_SECONDS
         if not now < expire <= now + MAX_LIFETIME_SECONDS:
@@ -167,14 +166,15 @@ class KeyAdmin:
             )
         allowed = {INFERENCE_SCOPE} if for_tenant else set()
         if len(key.scopes) > len(allowed) or not set(key.scopes) <= allowed:
-            wrong.append(FieldViolation("key.scopes", f"holds more than {sorted(allowed)}"))
-        if len(key.display_name) > 128:
-            wrong.append(FieldViolation("key.display_name", "has more than 128 characters"))
+            what = f"may hold {INFERENCE_SCOPE} only" if for_tenant else "is for tenants' keys"
+            wrong.append(FieldViolation("key.scopes", what))
+        wrong += check_display_name(key.display_name, "key.display_name")
         role = role_name(key.role)
         if for_tenant and (key.role or key.role_tenant):
             wrong.append(FieldViolation("key.role", "is for operators' keys"))
         if not for_tenant and not role:
-            wrong.append(FieldViolation("key.role", "is missing"))
+            roles = choices(credential_pb2.OperatorRole.DESCRIPTOR)
+            wrong.append(FieldViolation("key.role", f"is missing: {roles}"))
         if not for_tenant and (role == TENANT_ADMIN) is not bool(key.role_tenant):
             wrong.append(
                 FieldViolation("key.role_tenant", "goes with the role tenant-admin, and only with it")

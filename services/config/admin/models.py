@@ -19,6 +19,7 @@ from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.change import Change
 from services.config.rules.catalog_rules import model_violations
+from services.config.rules.free_text import check_reason
 from services.config.rules.model_text import text_violations
 from services.config.rules.model_users import users_of
 from services.config.state.etag import require_etag
@@ -39,7 +40,7 @@ class ModelAdmin:
         operator = self._edits.operator(context, request)
         operator.require_platform()
         model_id = require_id(request.base_model_id, "base_model_id")
-        wrong = model_violations(request.base_model) + self._edits.check_reason(request.reason)
+        wrong = model_violations(request.base_model) + check_reason(request.reason)
         wrong += await self._edits.checks.run(
             operator, lambda: text_violations(request.base_model, self._artifacts)
         )
@@ -79,7 +80,7 @@ class ModelAdmin:
         operator = self._edits.operator(context, request)
         operator.require_platform()
         _, (model_id,) = parse_name(request.name, "models/{model}", field="name")
-        wrong = self._edits.check_reason(request.reason)
+        wrong = check_reason(request.reason)
         if wrong:
             raise InvalidArgumentError(wrong)
         # Tenants, adapters and pools are written all the time; only those that begin to use the model matter.

@@ -20,8 +20,9 @@ from services.config.admin.update_mask import merged
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.change import Change
-from services.config.rules.catalog_facts import facts_of_pool
+from services.config.rules.catalog_facts import facts_of_pool, no_base_model
 from services.config.rules.catalog_rules import pool_violations
+from services.config.rules.free_text import check_reason
 from services.config.rules.pool_users import left_unserved
 from services.config.state.config_state import ConfigState
 from services.config.state.etag import require_etag
@@ -131,9 +132,9 @@ class PoolAdmin:
         return [model_still_there(state, pool.base_model, "pool.base_model"), *held]
 
     def _require_good(self, pool: pool_pb2.Pool, reason: str, sent: pool_pb2.Pool) -> None:
-        wrong = pool_violations(pool, sent) + self._edits.check_reason(reason)
+        wrong = pool_violations(pool, sent) + check_reason(reason)
         if self._edits.state.model(pool.base_model) is None:
-            wrong.append(FieldViolation("pool.base_model", "names no base model"))
+            wrong.append(FieldViolation("pool.base_model", no_base_model(self._edits.state)))
         if pool.dedicated_to:
             _, (tenant_id,) = parse_name(pool.dedicated_to, "tenants/{tenant}", field="pool.dedicated_to")
             if self._edits.state.tenant(tenant_id) is None:

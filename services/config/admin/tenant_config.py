@@ -8,7 +8,9 @@ from services.common.errors import FieldViolation, InvalidArgumentError, NotFoun
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.version_entries import NewVersion
-from services.config.rules.validation import unknown_fields
+from services.config.rules.catalog_facts import no_base_model
+from services.config.rules.free_text import check_display_name
+from services.config.rules.known_fields import unknown_violations
 from services.config.state.config_state import ConfigState
 from services.config.state.operators import NO_TENANT, Operator
 from services.config.state.records import TenantRecord
@@ -16,7 +18,6 @@ from services.config.state.resources import parse_name
 from services.config.state.sealed_versions import seal_in_force, seal_version
 from services.config.state.sealing import TenantKey
 
-MAX_DISPLAY_NAME = 128
 KEPT_VERSIONS = 100
 """In etcd; the tenant's audit log has them all."""
 
@@ -73,7 +74,7 @@ def model_still_there(state: ConfigState, name: str, field: str) -> Expect:
     """
     record = state.model(name)
     if record is None:
-        raise InvalidArgumentError([FieldViolation(field, "names no base model")])
+        raise InvalidArgumentError([FieldViolation(field, no_base_model(state))])
     return Expect(etcd_keys.model_key(name.removeprefix("models/")), record.mod_revision)
 
 
@@ -115,12 +116,9 @@ def resource_violations(wanted: tenant_pb2.Tenant, sent: tenant_pb2.Tenant) -> l
     shell = tenant_pb2.Tenant()
     shell.CopyFrom(sent)
     shell.ClearField("config")
-    found = [
-        FieldViolation(where, "is not known to this version") for where in unknown_fields(shell, "tenant")
-    ]
-    if len(wanted.display_name) > MAX_DISPLAY_NAME:
-        what = f"has {len(wanted.display_name)} characters, more than {MAX_DISPLAY_NAME}"
-        found.append(FieldViolation("tenant.display_name", what))
+    found = unknown_violations(shell, "tenant") + check_display_name(
+        wanted.display_name, "tenant.display_name"
+    )
     if not wanted.HasField("config"):
         found.append(FieldViolation("tenant.config", "is missing"))
     return found

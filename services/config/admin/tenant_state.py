@@ -11,6 +11,7 @@ from services.config.admin.tenant_config import find_tenant
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.change import Change
+from services.config.rules.free_text import check_reason
 from services.config.state.config_state import ConfigState
 from services.config.state.etag import require_etag
 from services.config.state.operators import NO_TENANT, Operator
@@ -140,7 +141,7 @@ class TenantStateAdmin:
         record = find_tenant(self._edits.state, operator, request.name, "name")
         if request.etag:
             require_etag(request.etag, record.mod_revision, "etag")
-        wrong = self._edits.check_reason(request.reason)
+        wrong = check_reason(request.reason)
         if wrong:
             raise InvalidArgumentError(wrong)
         return operator, record

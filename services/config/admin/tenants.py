@@ -24,6 +24,7 @@ from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.change import Change
 from services.config.intents.version_entries import NewVersion
+from services.config.rules.free_text import check_reason
 from services.config.rules.validation import validate_tenant_id
 from services.config.state.allocation import MAX_ORDINAL, next_number
 from services.config.state.etag import require_etag
@@ -61,7 +62,7 @@ class TenantAdmin:
         operator.require_platform()
         tenant_id, name = request.tenant_id, f"tenants/{request.tenant_id}"
         state, config = self._edits.state, request.tenant.config
-        violations = validate_tenant_id(tenant_id) + self._edits.check_reason(request.reason)
+        violations = validate_tenant_id(tenant_id) + check_reason(request.reason)
         violations += resource_violations(request.tenant, request.tenant)
         violations += await self._edits.checks.violations(operator, state, (name, ""), config)
         if violations:
@@ -161,7 +162,7 @@ class TenantAdmin:
         current = tenant_resource(record)
         wanted = merged(current, request.tenant, request.update_mask.paths, OUTPUT_ONLY)
         require_may_change(operator, record.config, wanted.config, "tenant.config")
-        violations = resource_violations(wanted, request.tenant) + self._edits.check_reason(request.reason)
+        violations = resource_violations(wanted, request.tenant) + check_reason(request.reason)
         violations += await self._edits.checks.violations(
             operator,
             state,

@@ -23,6 +23,7 @@ from services.config.admin.tenant_config import (
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Stored
 from services.config.intents.change import Change
+from services.config.rules.free_text import check_reason
 from services.config.state.etag import require_etag
 from services.config.state.records import TenantRecord
 from services.config.state.resources import parse_name, tenant_resource
@@ -93,7 +94,7 @@ class VersionAdmin:
         require_may_change(operator, record.config, config, "version.config")
         tenant = (record.name, record.stored.tenant_uid)
         violations = await self._edits.checks.violations(operator, state, tenant, config, "version.config")
-        violations += self._edits.check_reason(request.reason)
+        violations += check_reason(request.reason)
         if violations:
             raise InvalidArgumentError(violations)
         if config == record.config:

@@ -21,6 +21,7 @@ from services.common.errors import (
     InvalidArgumentError,
     Reason,
 )
+from services.common.misleading_text import misleading_in
 from services.config.discovery.messages import delta, full
 from services.config.discovery.registry import RouterRegistry, Session
 from services.config.discovery.shared_pieces import SharedPieces
@@ -106,6 +107,8 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             raise InvalidArgumentError(
                 [FieldViolation("hello.router", f"has to have 1 to {MAX_ROUTER_NAME} characters")]
             )
+        if character := misleading_in(first.hello.router):
+            raise InvalidArgumentError([FieldViolation("hello.router", f"holds {character}")])
         session = self._routers.connect(first.hello.router)
         delivery = _Delivery(session)
         changed = self._current.subscribe()

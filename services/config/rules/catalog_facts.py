@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tenantry.config.v1 import adapter_pb2, pool_pb2
 
-from services.config.rules.report import Surroundings
+from services.config.rules.report import Surroundings, listed
 from services.config.rules.serving import AdapterForm, PoolFacts, VersionFacts
 from services.config.state.config_state import ConfigState
 from services.config.state.records import AdapterRecord, ModelRecord, PoolRecord
@@ -18,6 +18,12 @@ def surroundings(state: ConfigState, tenant_name: str, tenant_uid: str) -> Surro
         pool_facts(state),
         adapter_facts(state, tenant_uid),
     )
+
+
+def no_base_model(state: ConfigState) -> str:
+    """What is wrong with a name of a base model that does not exist."""
+    names = (r.model.name for r in state.under("models/") if isinstance(r, ModelRecord))
+    return f"names no base model; {listed(names)}"
 
 
 def pool_facts(state: ConfigState) -> dict[str, PoolFacts]:

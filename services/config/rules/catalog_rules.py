@@ -7,8 +7,9 @@ import re
 from tenantry.config.v1 import adapter_pb2, pool_pb2
 
 from services.common.errors import FieldViolation
+from services.common.misleading_text import misleading_in
 from services.config.adapters.element_types import ELEMENT_TYPES
-from services.config.rules.validation import unknown_fields
+from services.config.rules.known_fields import choices, unknown_violations
 
 MAX_ENDPOINTS = 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -21,17 +22,20 @@ def is_sha256(digest: str) -> bool:
 
 def pool_violations(pool: pool_pb2.Pool, sent: pool_pb2.Pool) -> list[FieldViolation]:
     """Every violation of a pool, as it would be and as it was sent, that shows without looking around it."""
-    unknown = dict.fromkeys(unknown_fields(pool, "pool") + unknown_fields(sent, "pool"))
-    wrong = [FieldViolation(where, "is not known to this version") for where in unknown]
+    wrong = list(dict.fromkeys(unknown_violations(pool, "pool") + unknown_violations(sent, "pool")))
     if pool.dialect == adapter_pb2.DIALECT_UNSPECIFIED:
-        wrong.append(FieldViolation("pool.dialect", "is missing"))
+        wrong.append(FieldViolation("pool.dialect", f"is missing: {choices(adapter_pb2.Dialect.DESCRIPTOR)}"))
     if not 1 <= len(pool.server_model) <= 128:
         wrong.append(FieldViolation("pool.server_model", "has to have 1 to 128 characters"))
+    if character := misleading_in(pool.server_model):
+        wrong.append(FieldViolation("pool.server_model", f"holds {character}"))
     if not 1 <= len(pool.endpoints) <= MAX_ENDPOINTS:
         wrong.append(FieldViolation("pool.endpoints", f"has {len(pool.endpoints)}, not 1 to {MAX_ENDPOINTS}"))
     for number, endpoint in enumerate(pool.endpoints):
-        if not _is_target(endpoint.target):
-            where = f"pool.endpoints[{number}].target"
+        where = f"pool.endpoints[{number}].target"
+        if character := misleading_in(endpoint.target):
+            wrong.append(FieldViolation(where, f"holds {character}"))
+        elif not _is_target(endpoint.target):
             wrong.append(FieldViolation(where, "is neither unix:/path nor host:port"))
     for field in ("concurrent_requests", "adapters", "adapter_rank", "kv_tokens", "queued_requests"):
         if getattr(pool.capacity, field) < 1:
@@ -59,9 +63,7 @@ def _is_target(target: str) -> bool:
 
 def model_violations(model: pool_pb2.BaseModel) -> list[FieldViolation]:
     """Every violation of a base model that shows without looking around it."""
-    wrong = [
-        FieldViolation(where, "is not known to this version") for where in unknown_fields(model, "base_model")
-    ]
+    wrong = unknown_violations(model, "base_model")
     for field in ("weights_sha256", "tokenizer_sha256", "chat_template_sha256"):
         if not is_sha256(getattr(model, field)):
             wrong.append(FieldViolation(f"base_model.{field}", "is not a SHA-256 in lowercase hex"))

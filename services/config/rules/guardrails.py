@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from tenantry.config.v1 import tenant_pb2
 
+from services.common.misleading_text import misleading_in
+from services.config.rules.known_fields import choices
 from services.config.rules.patterns import (
     MAX_PROGRAM_SIZE_TOGETHER,
     MAX_WORK,
@@ -20,7 +21,6 @@ MAX_REPLACEMENT_BYTES = 256
 _NOT_LOOKED_AT = CheckedPattern(
     "was not looked at: those before it took all the work there is for them", 0, 0
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INPUT = frozenset({tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED, tenant_pb2.GUARDRAIL_STAGE_INPUT})
 _OUTPUT = frozenset({tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED, tenant_pb2.GUARDRAIL_STAGE_OUTPUT})
 
@@ -37,13 +37,16 @@ def check_guardrails(rules: Sequence[tenant_pb2.GuardrailRule], report: Report) 
             report(f"{where}.rule_id", "is there twice")
         seen.add(rule.rule_id)
         if rule.action == tenant_pb2.GUARDRAIL_ACTION_UNSPECIFIED:
-            report(f"{where}.action", "is missing")
+            report(f"{where}.action", f"is missing: {choices(tenant_pb2.GuardrailAction.DESCRIPTOR)}")
         checked = check_pattern(rule.pattern) if work <= MAX_WORK else _NOT_LOOKED_AT
         together += checked.program_size
         work += checked.work
         if checked.problem is not None:
             good = False
             report(f"{where}.pattern", checked.problem)
+        elif character := misleading_in(rule.pattern, lines=True):
+            code, _, _ = character.removeprefix("U+").partition(",")
+            report(f"{where}.pattern", f"holds {character}: write it as \\x{{{code}}}")
         _replacement(rule, where, report)
     if together > MAX_PROGRAM_SIZE_TOGETHER:
         what = f"need {together} instructions together, more than {MAX_PROGRAM_SIZE_TOGETHER}"
@@ -62,5 +65,5 @@ def _replacement(rule: tenant_pb2.GuardrailRule, where: str, report: Report) -> 
         report(f"{where}.replacement", "is set, but only REDACT replaces")
     elif size > MAX_REPLACEMENT_BYTES:
         report(f"{where}.replacement", f"has {size} bytes, more than {MAX_REPLACEMENT_BYTES}")
-    elif _CONTROL.search(rule.replacement):
-        report(f"{where}.replacement", "holds a control character")
+    elif character := misleading_in(rule.replacement):
+        report(f"{where}.replacement", f"holds {character}")

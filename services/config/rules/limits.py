@@ -14,6 +14,7 @@ from tenantry.config.v1 import tenant_pb2
 
 from services.common.deadlines import MAX_TIMEOUT_SECONDS
 from services.common.request_sizes import MAX_INPUT_BYTES
+from services.config.rules.known_fields import choices
 from services.config.rules.report import Report, Surroundings, between
 
 MAX_QUOTA_TOKENS = 1 << 50
@@ -50,7 +51,8 @@ def check_quotas(config: tenant_pb2.TenantConfig, report: Report) -> None:
     tokens_of: dict[int, tuple[int, int]] = {}
     for number, quota in enumerate(config.quotas):
         if quota.window == tenant_pb2.QUOTA_WINDOW_UNSPECIFIED:
-            report(f"quotas[{number}].window", "is missing")
+            windows = choices(tenant_pb2.QuotaWindow.DESCRIPTOR)
+            report(f"quotas[{number}].window", f"is missing: {windows}")
         elif quota.window in seen:
             report(f"quotas[{number}].window", "is there twice")
         if not 1 <= quota.tokens <= MAX_QUOTA_TOKENS:

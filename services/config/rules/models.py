@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from tenantry.config.v1 import tenant_pb2
 
-from services.config.rules.report import NAME, NAME_RULE, Report, Surroundings
+from services.common.misleading_text import misleading_in
+from services.config.rules.report import NAME, NAME_RULE, Report, Surroundings, listed
 from services.config.rules.serving import bound_version
 
 MAX_PROMPT_BYTES = 16 << 10
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def check_models(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
@@ -30,13 +28,13 @@ def check_models(config: tenant_pb2.TenantConfig, around: Surroundings, report: 
             report(f"{where}.alias", "is there twice")
         seen.add(alias.alias)
         if alias.base_model not in around.models:
-            report(f"{where}.base_model", "names no base model")
+            report(f"{where}.base_model", f"names no base model; {listed(sorted(around.models))}")
         _adapter(alias, where, config.isolation_tier, around, report)
         if alias.HasField("system_prompt"):
             _prompt(alias.system_prompt, f"{where}.system_prompt", report)
             _fits(alias, alias.system_prompt, f"{where}.system_prompt", around, report)
     if config.default_model and config.default_model not in seen:
-        report("default_model", "is none of the aliases")
+        report("default_model", f"is none of the aliases; {listed(sorted(filter(NAME.fullmatch, seen)))}")
     _prompt(config.system_prompt, "system_prompt", report)
     for alias in config.models:
         if not alias.HasField("system_prompt") and not _fits(
@@ -71,10 +69,11 @@ def _adapter(
         report(f"{where}.adapter", "is not for the tier SHARED, which uses the base model only")
     versions = around.adapters.get(alias.adapter)
     if not versions:
-        report(f"{where}.adapter", "names no adapter of this tenant")
+        report(f"{where}.adapter", f"names no adapter of this tenant; {listed(sorted(around.adapters))}")
         return
     if alias.adapter_version and alias.adapter_version not in versions:
-        report(f"{where}.adapter_version", f"is {alias.adapter_version}, which does not exist")
+        there = listed(map(str, sorted(versions)))
+        report(f"{where}.adapter_version", f"is {alias.adapter_version}, which does not exist; {there}")
         return
     if bound_version(alias, around.adapters) is None:
         report(f"{where}.adapter", "was made for another base model")
@@ -84,5 +83,5 @@ def _prompt(prompt: str, where: str, report: Report) -> None:
     size = len(prompt.encode())
     if size > MAX_PROMPT_BYTES:
         report(where, f"has {size} bytes, more than {MAX_PROMPT_BYTES}")
-    if _CONTROL.search(prompt):
-        report(where, "holds a control character other than tab and line ends")
+    if character := misleading_in(prompt, lines=True):
+        report(where, f"holds {character}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
@@ -13,6 +13,7 @@ from services.config.rules.serving import Adapters, Pools
 Report = Callable[[str, str], None]
 """Takes a field's path below the config, and what is wrong with it: limit and actual value, never tenant text."""
 
+_LISTED = 8
 NAME = re.compile(r"[a-z0-9._-]{1,64}")
 NAME_RULE = "has to be 1 to 64 of a-z, 0-9, '.', '_' and '-'"
 
@@ -30,6 +31,15 @@ class Surroundings:
     """The tenant's, by id and version."""
     prompt_tokens: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Tokens of system prompts, by base model and prompt; nothing where nobody counted them."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names there are to choose from, for a message: the first few, and how many more there are."""
+    found = list(names)
+    if not found:
+        return "there is none"
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return f"choose {' or '.join(found[:_LISTED])}{more}"
 
 
 def between(message: Message, name: str, low: float, high: float, where: str, report: Report) -> bool:

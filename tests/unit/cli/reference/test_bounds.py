@@ -22,8 +22,9 @@ from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.admin import page_tokens
 from services.config.admin.tenant_config import resource_violations
 from services.config.rules.catalog_rules import model_violations, pool_violations
+from services.config.rules.report import Surroundings
 from services.config.rules.serving import PoolFacts
-from services.config.rules.validation import Surroundings, validate_config, validate_tenant_id
+from services.config.rules.validation import validate_config, validate_tenant_id
 from services.config.state import allocation
 from services.config.state.resources import parse_name, require_id
 from tests.fakes.config_plane import ConfigPlane

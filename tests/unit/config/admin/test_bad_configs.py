@@ -11,8 +11,9 @@ from services.common.errors import InvalidArgumentError
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.rules import limits, placement, report
+from services.config.rules.report import Surroundings
 from services.config.rules.serving import PoolFacts, VersionFacts
-from services.config.rules.validation import Surroundings, validate_config
+from services.config.rules.validation import validate_config
 from tests.fakes.bad_configs import CANARY, MISTAKES, bad_configs, good_config
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.mutants import mutant

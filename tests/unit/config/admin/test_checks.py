@@ -14,7 +14,7 @@ from services.common.errors import Error, InvalidArgumentError, Reason, Resource
 from services.config.admin import checks
 from services.config.admin.checks import MAX_WAITING, ConfigChecks
 from services.config.admin.edits import MAX_REQUEST_BYTES
-from services.config.rules.validation import MAX_CONFIG_BYTES
+from services.config.rules.size import MAX_CONFIG_BYTES
 from services.config.state.operators import Operator
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.mutants import mutant

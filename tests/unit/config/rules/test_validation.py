@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tenantry.config.v1 import tenant_pb2
 
+from services.config.rules.report import Surroundings
 from services.config.rules.serving import PoolFacts, VersionFacts
-from services.config.rules.validation import Surroundings, validate_config, validate_tenant_id
+from services.config.rules.validation import validate_config, validate_tenant_id
 
 AROUND = Surroundings(
     "tenants/acme",
@@ -130,7 +131,26 @@ def test_unknown_fields_and_enum_values_are_named():
     assert [v.field for v in validate_config(config, AROUND)] == ["tenant.config"]
     config = good()
     config.audit_policy = 99
-    assert fields(config) == {"audit_policy"}
+    (violation,) = validate_config(config, AROUND)
+    assert violation.field == "tenant.config.audit_policy"
+    assert violation.description.startswith("is 99, which is not known to this version: choose AUDIT_POLICY_")
+
+
+def test_errors_list_what_there_is_to_choose_from():
+    config = good()
+    config.models[0].base_model = "models/none"
+    config.models[1].adapter_version = 7
+    config.default_model = "none"
+    config.guardrails.add(rule_id="r", pattern="x")
+    config.quotas.add(tokens=1)
+    found = {v.field.removeprefix("tenant.config."): v.description for v in validate_config(config, AROUND)}
+    assert found["models[0].base_model"].endswith(f"choose {' or '.join(sorted(AROUND.models))}")
+    assert found["models[1].adapter_version"] == "is 7, which does not exist; choose 1 or 2"
+    assert found["default_model"].startswith("is none of the aliases; choose ")
+    assert (
+        found["guardrails[0].action"] == "is missing: choose GUARDRAIL_ACTION_DENY or GUARDRAIL_ACTION_REDACT"
+    )
+    assert "QUOTA_WINDOW_HOUR, QUOTA_WINDOW_DAY or QUOTA_WINDOW_MONTH" in found["quotas[0].window"]
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a_b", "x" * 64, "ä"])

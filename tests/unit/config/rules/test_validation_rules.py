@@ -7,8 +7,9 @@ from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.request_sizes import MAX_INPUT_BYTES
+from services.config.rules.report import Surroundings
 from services.config.rules.serving import PoolFacts, VersionFacts
-from services.config.rules.validation import Surroundings, validate_config
+from services.config.rules.validation import validate_config
 from tests.fakes.bad_configs import good_config
 
 AROUND = Surroundings(

@@ -44,7 +44,7 @@ class CreateTenantRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     @_builtins.property
@@ -170,7 +170,7 @@ class UpdateTenantRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     @_builtins.property
@@ -220,7 +220,7 @@ class SuspendTenantRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     def __init__(
@@ -260,7 +260,7 @@ class ResumeTenantRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     def __init__(
@@ -300,7 +300,7 @@ class DeleteTenantRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     def __init__(
@@ -506,7 +506,7 @@ class RollbackTenantRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     def __init__(
@@ -534,8 +534,8 @@ class WaitForPropagationRequest(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The revision to wait for.
-    Default: the newest revision at the time of the call
+    """The revision to wait for. A tenant-admin waits for revisions of its own tenant; of others it learns nothing.
+    Default: the newest revision at the time of the call; for a tenant-admin the newest of its own tenant
     """
     def __init__(
         self,
@@ -662,7 +662,7 @@ class CreateKeyRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     @_builtins.property
@@ -794,7 +794,7 @@ class RevokeKeyRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     def __init__(
@@ -868,7 +868,7 @@ class AdapterHeader(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     def __init__(
@@ -1020,7 +1020,7 @@ class CreateBaseModelRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     @_builtins.property
@@ -1145,7 +1145,7 @@ class DeleteBaseModelRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     def __init__(
@@ -1205,7 +1205,7 @@ class CreatePoolRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     @_builtins.property
@@ -1324,7 +1324,7 @@ class UpdatePoolRequest(_message.Message):
     Default: false
     """
     reason: _builtins.str
-    """Why the change is made. It is kept with the change and in the operator audit log.
+    """Why the change is made, on one line. It is kept with the change and in the operator audit log.
     Characters: 0 to 512
     """
     @_builtins.property

@@ -89,7 +89,8 @@ class Key(_message.Message):
     the key id.
     """
     display_name: _builtins.str
-    """The name that people read.
+    """The name that people read, on one line: without control characters, line breaks and what changes the direction of
+    text.
     Characters: 0 to 128
     """
     state: Global___KeyState.ValueType

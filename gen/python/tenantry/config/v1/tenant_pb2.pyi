@@ -233,7 +233,8 @@ class Tenant(_message.Message):
     Maximum: 8388607
     """
     display_name: _builtins.str
-    """The name that people read.
+    """The name that people read, on one line: without control characters, line breaks and what changes the direction of
+    text.
     Characters: 0 to 128
     Example: "Acme Corp"
     """
@@ -316,7 +317,8 @@ class TenantConfig(_message.Message):
     """
     system_prompt: _builtins.str
     """Text that is placed before every conversation. An alias may have its own instead. It may not hold control
-    characters other than tabs and line ends, and it must leave room in the model's context.
+    characters other than tabs and line ends, nor what changes the direction of text, and it must leave room in the
+    model's context.
     Default: ""
     Bytes: 0 to 16384
     Sensitive: yes
@@ -451,13 +453,13 @@ class GuardrailRule(_message.Message):
     """
     pattern: _builtins.str
     """A regular expression in RE2 syntax. It may name 32 Unicode classes and need 2000 RE2 instructions. It must not
-    match the empty text.
+    match the empty text. Control characters other than tabs and line ends are written as escapes, such as `\\x1b`.
     Bytes: 1 to 1024
     Sensitive: yes
     Example: "[0-9]{4}([ -]?[0-9]{4}){3}"
     """
     replacement: _builtins.str
-    """For the action REDACT only: the literal text that takes the place of the match. It holds no control characters.
+    """For the action REDACT only: the literal text that takes the place of the match, on one line.
     Default: "[redacted]"
     Bytes: 0 to 256
     Sensitive: yes
