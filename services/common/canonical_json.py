@@ -13,7 +13,7 @@ from typing import Any
 
 import rfc8785
 
-_string = json.JSONEncoder(ensure_ascii=False).encode
+_string = json.JSONEncoder(ensure_ascii=False).encode  # proven: least-escapes
 
 
 def canonical_json(section: Mapping[str, Any]) -> bytes:
@@ -60,7 +60,7 @@ def _in_order(keys: tuple[object, ...]) -> list[tuple[str, str]]:
     if len(names) < len(keys):
         raise rfc8785.CanonicalizationError("object keys must be strings")
     try:
-        names.sort(key=lambda name: name.encode("utf-16be"))
+        names.sort(key=lambda name: name.encode("utf-16be"))  # proven: utf-16-order
     except UnicodeEncodeError:
         raise rfc8785.CanonicalizationError("half a surrogate pair") from None
     return [(name, f"{_string(name)}:") for name in names]

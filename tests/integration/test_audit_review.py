@@ -28,7 +28,7 @@ from services.common.tokens import (
     new_signing_key_pem,
 )
 from tests.fakes.audit_service import AuditServicePlane, BareStream, append_entry, log_name
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import replaced
 from tests.integration.mesh_access import bearer, failure_of
 
 pytestmark = pytest.mark.integration
@@ -204,13 +204,12 @@ def test_no_grant_opens_anothers_log(tmp_path):
 
 
 def test_that_test_notices_a_check_that_believes_the_request(tmp_path):
-    believing = mutant(
-        grants,
-        """match[1] != claims.subject:
+    def tenant_uid(check, authorization, name):
+        claims = check._verifier.verify(authorization)
+        asked = grants._NAME.fullmatch(name)
+        if asked is None:
             raise NotFoundError("no such audit log")
-        return claims.subject, claims.key_id""",
-        """not match[1]:
-            raise NotFoundError("no such audit log")
-        return match[1], claims.key_id""",
-    )
+        return asked[1], claims.key_id
+
+    believing = replaced(grants, "GrantCheck.tenant_uid", tenant_uid)
     assert {"acme", "globex", "acm"} <= opened_logs(believing, tmp_path)

@@ -66,7 +66,7 @@ class LogReader:
         except KeyDestroyedError:
             self.shredded.add(dek_id)
             return None
-        key.require(opening.commitments[0])
+        key.require(opening.commitments[0])  # proven: committed-key
         return key
 
 

@@ -127,7 +127,9 @@ def read_entries(folder: Path, state: FoldedState) -> Iterator[tuple[Entry, byte
                 entry, ciphertext = split_entry(frame)
             except (FrameError, EntryFormatError, ValueError):
                 raise SegmentDamagedError(f"{path.name} is damaged at byte {offset}") from None
-            if entry.header.index != index or entry.header.log_id != state.log_id:
+            is_moved = entry.header.index != index  # proven: segment-order
+            is_foreign = entry.header.log_id != state.log_id  # proven: segment-of-this-log
+            if is_moved or is_foreign:
                 raise SegmentDamagedError(f"{path.name} holds another entry at byte {offset}")
             yield entry, ciphertext
             index += 1

@@ -145,8 +145,8 @@ class TenantLog:
         made: list[tuple[PendingFrame, Frame]] = []
         first = self.frontier.size == 0
         key = self._dek
-        full = self._counter >= MAX_ENTRIES_PER_SEGMENT or self._sealed_bytes >= MAX_SEGMENT_BYTES
-        if key is None or full:
+        is_full = self._has_sealed_enough()  # proven: bounded-data-key
+        if key is None or is_full:
             key = self._dek = self.keyset.new_dek()
             self._counter = self._sealed_bytes = 0
             own = NewEntry(new.tenant_uid, key.dek_id, EntryKind.DEK_OPEN, (b"", None, None))
@@ -158,6 +158,9 @@ class TenantLog:
         made.append(self._seal(new, key, now_ns))
         last = made[-1][0]
         return made, Receipt(self.log_id, last.entry.header.index, last.leaf)
+
+    def _has_sealed_enough(self) -> bool:
+        return self._counter >= MAX_ENTRIES_PER_SEGMENT or self._sealed_bytes >= MAX_SEGMENT_BYTES
 
     def _seal(self, new: NewEntry, key: DataKey, now_ns: int) -> tuple[PendingFrame, Frame]:
         self._counter += 1

@@ -102,7 +102,7 @@ def _read_file(path: Path, data: bytes, public_key: Ed25519PublicKey, found: Rec
         except FrameError:
             break
         # A torn write does not keep its checksums: these bytes are whole.
-        if not _signed(commit, signature, public_key):
+        if not _signed(commit, signature, public_key):  # proven: commit-signature
             raise JournalDamagedError(f"{path.name}: another key signed the COMMIT at byte {place.offset}")
         if commit != _expected(batch, place.offset - committed, found):
             raise JournalDamagedError(f"{path.name}: the COMMIT at byte {place.offset} is of another batch")

@@ -182,7 +182,7 @@ def unseal(key: bytes, path: Path, data: bytes) -> KnownGood:
         raise DamagedError(path, "its checksum does not match")
     file_key, commitment = _derive(key, bytes(view[salt_at : salt_at + _SALT_BYTES]))
     if not hmac.compare_digest(commitment, view[sealed_at - _DIGEST_BYTES : sealed_at]):
-        raise ForeignKeyError(path, "was sealed under another key")
+        raise ForeignKeyError(path, "was sealed under another key")  # proven: foreign-key-is-named
     gcm = modes.GCM(_NONCE, bytes(view[tag_at : tag_at + _TAG_BYTES]))
     decryptor = Cipher(algorithms.AES256(file_key), gcm).decryptor()
     decryptor.authenticate_additional_data(view[:salt_at])
@@ -205,14 +205,14 @@ def require(expected: Expected, known: KnownGood, now_wall_seconds: float) -> No
         raise AnotherKindError(path, f"is a {header.kind}'s, not a {expected.kind}'s")
     if header.owner != expected.owner:
         raise AnotherOwnerError(path, f"was written by {header.owner}, not by {expected.owner}")
-    if expected.cluster_id and header.cluster_id != expected.cluster_id:
+    if expected.cluster_id and header.cluster_id != expected.cluster_id:  # proven: of-this-cluster
         raise AnotherClusterError(
             path, f"is of etcd cluster {header.cluster_id}, not of {expected.cluster_id}"
         )
     ahead_seconds = header.written_unix_ms / 1000 - now_wall_seconds
     if ahead_seconds > FUTURE_TOLERANCE_SECONDS:
         raise FromTheFutureError(path, f"was current {ahead_seconds:.0f} s in the future: a clock is wrong")
-    if header.age_seconds(now_wall_seconds) > expected.max_age_seconds:
+    if header.age_seconds(now_wall_seconds) > expected.max_age_seconds:  # proven: not-too-old
         age_seconds = header.age_seconds(now_wall_seconds)
         raise TooOldError(
             path,

@@ -65,7 +65,8 @@ def verified(signed: SignedStatement, signer: bytes) -> Statement:
     if not hmac.compare_digest(signed.signer, signer):
         raise NotSignedError("is signed by another config service")
     try:
-        Ed25519PublicKey.from_public_bytes(signer).verify(signed.signature, _PREFIX + signed.text)
+        key = Ed25519PublicKey.from_public_bytes(signer)
+        key.verify(signed.signature, _PREFIX + signed.text)  # proven: statement-signature
     except (InvalidSignature, ValueError):
         raise NotSignedError("its signature does not verify") from None
     statement = _parsed(signed.text)

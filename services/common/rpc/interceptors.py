@@ -142,7 +142,7 @@ def _reading(parse: Callable[[bytes], Any] | None, streamed: bool) -> Callable[[
         except Exception:  # noqa: BLE001 - whatever a parser raises, it is the caller's message that is wrong
             if streamed:
                 raise _unreadable() from None
-            return _UNREADABLE
+            return _UNREADABLE  # proven: parser-is-silent
 
     return read
 

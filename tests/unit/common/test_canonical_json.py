@@ -10,9 +10,9 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common import canonical_json as module
+from services.common import canonical_json as canonical_json_module
 from services.common.canonical_json import canonical_json
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 
 # All of Unicode, halves of surrogate pairs included.
 TEXT = st.text(st.characters(categories=None))
@@ -64,11 +64,16 @@ def test_keys_that_are_no_text_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "section"),
+    ("mark", "statement", "section"),
     [
-        ("ensure_ascii=False", "ensure_ascii=True", {"text": "é"}),
-        ('name.encode("utf-16be")', 'name.encode("utf-32be")', {"\uffff": 1, "\U00010000": 2}),
+        ("least-escapes", "_string = json.JSONEncoder(ensure_ascii=True).encode", {"text": "é"}),
+        (
+            "utf-16-order",
+            'names.sort(key=lambda name: name.encode("utf-32be"))',
+            {"\uffff": 1, "\U00010000": 2},
+        ),
     ],
 )
-def test_those_tests_notice_another_spelling(old, new, section):
-    assert spelled(mutant(module, old, new).canonical_json, section) != rfc8785.dumps(section)
+def test_those_tests_notice_another_spelling(mark, statement, section):
+    broken = changed(canonical_json_module, mark, statement)
+    assert spelled(broken.canonical_json, section) != rfc8785.dumps(section)

@@ -17,7 +17,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
 from services.common.rpc.status import from_rpc_error
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 
 # A field of two bytes of which one is there, and text that is not UTF-8.
 UNREADABLE = (b"\x0a\x02x", b"\x0a\x01\xff", b"\xff\xff\xff")
@@ -148,7 +148,7 @@ async def test_one_call_too_many_has_a_reason_and_a_time_to_try_again(tmp_path, 
 
 
 async def test_mutant_that_lets_the_parser_raise_shows_its_exception(tmp_path, monkeypatch):
-    careless = mutant(interceptors, "return _UNREADABLE", "raise")
+    careless = changed(interceptors, "parser-is-silent", "raise")
     monkeypatch.setattr("services.common.rpc.server.ErrorInterceptor", careless.ErrorInterceptor)
     async with served(tmp_path, Echo()) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as error:
