@@ -1,4 +1,4 @@
-"""The running pools: follows the config and owns the probes."""
+"""Keeps the running pools in line with the config, and owns the probes of their endpoints."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from services.router.snapshot.model import PoolConfig, Snapshot
 
 
 class PoolDirectory:
-    """Pools by name. A pool that serves another model, speaks otherwise or is for other tenants is another pool."""
+    """Pools by name. A change of model, dialect or owner makes another pool of it: the old one is retired."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
         self._pools: dict[str, tuple[PoolConfig, Pool]] = {}
         self._changed = asyncio.Event()
         self._sharing: dict[Served, set[Pool]] = {}
-        """The pools that are told what a probe finds."""
+        """The pools that use an endpoint, and follow its probe."""
         self._found: dict[Served, bool] = {}
-        """What the newest probe found."""
+        """Whether the newest probe found it ready."""
 
     def configure(self, snapshot: Snapshot) -> None:
         """Follow a snapshot: requests that run on a pool that is gone end there."""
@@ -38,7 +38,7 @@ class PoolDirectory:
                     known[1].retire()
         for name in self._pools.keys() - snapshot.pools.keys():
             self._pools.pop(name)[1].retire()
-        # At once: a pool in place of another serves where the same servers are known to be ready.
+        # At once, so that a pool in place of another serves where the same servers are known to be ready.
         self._share()
         self._changed.set()
 
@@ -46,7 +46,7 @@ class PoolDirectory:
         """The running pool.
 
         Raises:
-            UnavailableError: it is gone, or another by now: the request came with an older snapshot.
+            UnavailableError: it is gone or was replaced since the snapshot that the request came with.
         """
         known = self._pools.get(config.name)
         if known is None or _kind(known[0]) != _kind(config):
@@ -73,7 +73,7 @@ class PoolDirectory:
                 await self._changed.wait()
 
     def _share(self) -> None:
-        """Follow which pools share an endpoint; one that joins is told at once what is known of it."""
+        """Follow which pools share an endpoint; a pool that joins takes over the newest finding at once."""
         before, self._sharing = self._sharing, {}
         for config, pool in self._pools.values():
             for target in pool.targets:
@@ -83,7 +83,7 @@ class PoolDirectory:
                     pool.probed(target, self._found[served])
 
     def probed(self, served: Served, ready: bool) -> None:
-        """A probe found an endpoint ready, or not: every pool that uses it is told."""
+        """Pass what a probe found to every pool that uses the endpoint."""
         if served in self._sharing:
             self._found[served] = ready
             for pool in self._sharing[served]:
@@ -91,5 +91,5 @@ class PoolDirectory:
 
 
 def _kind(config: PoolConfig) -> tuple[object, ...]:
-    # Whoever queues came with an older snapshot: dedicated to another tenant since, the pool is closed to it.
+    # A request may queue under an older snapshot: a pool that was dedicated to another tenant since is closed to it.
     return config.base_model, config.server_model, config.dialect, config.dedicated_to_uid

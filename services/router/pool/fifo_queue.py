@@ -1,4 +1,4 @@
-"""Serves in the order of arrival, whoever asks. Pure."""
+"""Serves in the order of arrival, all tenants alike. Pure."""
 
 from __future__ import annotations
 

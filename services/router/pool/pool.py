@@ -1,9 +1,9 @@
 """Decides where and when a request runs: one decision over the endpoints' load and the queue's order.
 
-A request that cannot run yet (its adapter is loading, or it needs more KV cache than is free) does not hold up
-those behind it, until the queue calls it starving: then one endpoint is kept for it. Places come from one synchronous
-`_serve`, so that a place is either with an endpoint or with exactly one grant; a request that is cancelled at the
-moment it is served hands its place on.
+A request that cannot run yet (its adapter is loading, or it needs more KV cache than is free) does not hold up those
+behind it, until the queue calls it starving: then one endpoint is kept for it. Places come from one synchronous
+`_serve`, so that each is either with an endpoint or with exactly one grant. A request that is cancelled at the moment
+it is served hands its place on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keeps asking every endpoint whether it serves, and tells its pools."""
+"""Asks an endpoint again and again whether it serves."""
 
 from __future__ import annotations
 
@@ -41,10 +41,13 @@ class Served:
 async def probe_endpoint(
     probe: Probe,
     served: Served,
-    tell: Callable[[bool], object],
+    report: Callable[[bool], object],
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> NoReturn:
-    """Probe until cancelled, and tell what each probe found."""
+    """Probe until cancelled, and report what each probe found.
+
+    One late answer changes nothing: only the third in a row counts as not ready.
+    """
     late, complained = 0, False
     while True:
         try:
@@ -52,13 +55,13 @@ async def probe_endpoint(
         except TimeoutError:
             late += 1
             if late >= _MAX_LATE:
-                tell(False)
-        except Exception as error:  # noqa: BLE001 - a target out of config must not end the other targets' probes
+                report(False)
+        except Exception as error:  # noqa: BLE001 - a bad target in the config must not end the probes of others
             if not complained:
                 _log.error("%s cannot be probed: %s at %s", served.target, type(error).__name__, where(error))
             complained = True
-            tell(False)
+            report(False)
         else:
             late, complained = 0, False
-            tell(ready)
+            report(ready)
         await sleep(_INTERVAL_SECONDS)

@@ -1,7 +1,7 @@
 """In which order the requests of a pool wait: the seam between a pool and its queue. Pure.
 
-A discipline knows requests, not endpoints. The pool offers every free place to the tickets in the discipline's order
-and reports which of them took one; a ticket that cannot run yet is passed over.
+A discipline knows requests, not endpoints. The pool offers each free place to the tickets in the discipline's order
+and passes over those that cannot run yet. It reports every place that it gives away.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the router believes each endpoint's adapter cache holds.
+"""Estimates what each endpoint's adapter cache holds.
 
-Pure. TensorRT-LLM's engine backend neither lists its cache nor unloads: the router sends weights once, then
-ids, and learns of evictions by misses. A belief is only ever a guess worth an id-only attempt, never a
-promise. An epoch ends when an endpoint restarts; what is said of an older epoch changes nothing.
+Pure. TensorRT-LLM's engine backend neither lists its cache nor unloads: the router sends weights once, then ids, and
+learns of evictions by misses. An estimate is a reason to try without weights, never a promise. An epoch ends when an
+endpoint restarts; reports about an older epoch change nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 
 class Residency(Enum):
-    """What is believed of one adapter at one endpoint."""
+    """The estimate for one adapter at one endpoint."""
 
     ABSENT = auto()
     """The next request sends the weights."""
@@ -36,7 +36,7 @@ class AdapterLedger:
     _users: dict[int, int] = field(default_factory=dict)
 
     def state(self, lora_id: int) -> Residency:
-        """What is believed."""
+        """The estimate."""
         if lora_id in self._loading:
             return Residency.LOADING
         return Residency.RESIDENT if lora_id in self._resident else Residency.ABSENT
@@ -67,16 +67,16 @@ class AdapterLedger:
             self._shed()
 
     def load_number(self, lora_id: int) -> int:
-        """Which load is believed to have brought the adapter there; 0 for none."""
+        """The number of the load that brought the adapter there, by the estimate; 0 for none."""
         return self._resident.get(lora_id, 0)
 
     def missed(self, lora_id: int, load_number: int, epoch: int) -> None:
-        """An id-only request that relied on a load found nothing; a later load it knows nothing of stands."""
+        """Record that an id-only request, which relied on a load, found nothing; a later load still counts."""
         if epoch == self.epoch and self._resident.get(lora_id) == load_number:
             del self._resident[lora_id]
 
     def resend(self, lora_id: int) -> bool:
-        """For one who is counted in and was missed: whether it sends the weights now, or finds them there."""
+        """Decide whether a request that is counted in and met a miss sends the weights now, or finds them there."""
         assert lora_id not in self._loading, "a second sender"
         if lora_id in self._resident:
             return False
@@ -84,7 +84,7 @@ class AdapterLedger:
         return True
 
     def loaded(self, lora_id: int, epoch: int) -> None:
-        """The sender was answered: the endpoint holds the adapter."""
+        """Record that the sender was answered: the endpoint holds the adapter."""
         if epoch != self.epoch:
             return
         self._loading.discard(lora_id)
@@ -94,7 +94,7 @@ class AdapterLedger:
         self._shed()
 
     def load_failed(self, lora_id: int, epoch: int) -> None:
-        """The sender ended before it was known whether the weights arrived."""
+        """Record that the sender ended before it was known whether the weights arrived."""
         if epoch == self.epoch:
             self._loading.discard(lora_id)
 
@@ -106,7 +106,7 @@ class AdapterLedger:
         self._users.clear()
 
     def _shed(self) -> None:
-        """Expect what the endpoint's own LRU does: the oldest adapter nobody uses goes first."""
+        """Follow the endpoint's own LRU: of the adapters not in use the oldest goes first."""
         surplus = len(self._resident) - self.capacity
         if surplus > 0:
             for lora_id in [known for known in self._resident if known not in self._users][:surplus]:
