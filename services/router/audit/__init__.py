@@ -1,1 +1,5 @@
-"""What a request leaves in its tenant's audit log."""
+"""Writes what requests leave in their tenants' audit logs: admit, outcome, counted refusals.
+
+Entrance: `audit_trail.AuditRecorder.start`, and `refusals.RefusalLog` for what is never admitted. Entries go out
+through `services.common.audit`; nothing here knows keys, files or proofs.
+"""

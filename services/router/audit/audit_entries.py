@@ -1,7 +1,7 @@
-"""What a request's audit entries say: sections of canonical JSON, digests and counts but no secrets.
+"""Builds the sections of a request's audit entries: canonical JSON with digests and counts, no secrets.
 
-The audit service takes sections up to a size. A request whose entry it would refuse is refused here, before
-anything is done for it: otherwise a caller could choose to go unrecorded.
+The audit service takes sections up to a size. A request whose entry it would refuse is refused here, before it costs
+anything: otherwise a caller could choose to go unrecorded.
 
 Integers beyond 2^53 are text, since JSON numbers are doubles (RFC 8785, section 3.2.2.3).
 """
@@ -52,16 +52,16 @@ def check_entry_sizes(shaped: Shaped) -> bytes | None:
 
 
 def _checked(field: str, section: dict[str, Any], limit: int) -> bytes:
-    spelled = canonical_json(section)
-    if len(spelled) > limit:
+    encoded = canonical_json(section)
+    if len(encoded) > limit:
         raise InvalidArgumentError(
-            [FieldViolation(field, f"{len(spelled)} bytes in the audit log's JSON; at most {limit}")]
+            [FieldViolation(field, f"{len(encoded)} bytes in the audit log's JSON; at most {limit}")]
         )
-    return spelled
+    return encoded
 
 
 def admit_meta(shaped: Shaped) -> dict[str, Any]:
-    """Who asks whom for what, under which rules."""
+    """The admit's section: who asks which model for what, under which config."""
     identified, shape, cost, tenant = shaped.identified, shaped.shape, shaped.cost, shaped.tenant
     parameters = shape.parameters
     meta: dict[str, Any] = {
@@ -107,9 +107,9 @@ def admit_meta(shaped: Shaped) -> dict[str, Any]:
 
 
 def prompt_section(shape: Shape) -> dict[str, Any]:
-    """What was asked, the tenant's system prompt included, before guardrails replaced anything in it.
+    """The prompt, the tenant's system prompt included, before guardrails replaced anything in it.
 
-    What the model was given follows from it: the entry names the config version, which holds the guardrails.
+    The prompt that the model was given follows from it: the entry names the config version, which has the guardrails.
     """
     prompt = shape.asked
     if prompt.raw is not None:
@@ -118,7 +118,7 @@ def prompt_section(shape: Shape) -> dict[str, Any]:
 
 
 def outcome_meta(shaped: Shaped, reached: Stage, status: str, ended_at: float) -> dict[str, Any]:
-    """How it ended, and what it had used by then.
+    """The outcome's section: how the request ended, and what it had used by then.
 
     Args:
         shaped: what was asked.
@@ -154,7 +154,7 @@ def outcome_meta(shaped: Shaped, reached: Stage, status: str, ended_at: float) -
 
 
 def answer_section(reached: Stage) -> dict[str, Any] | None:
-    """What the model said, as far as it came, given or withheld; `cut` where the audit service takes no more."""
+    """The model's answer so far, given to the caller or withheld; `cut` where the audit service takes no more."""
     admitted = admitted_of(reached)
     if admitted is None or not admitted.generation.text_parts:
         return None

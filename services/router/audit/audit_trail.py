@@ -1,10 +1,10 @@
-"""A request's two audit entries, by the tenant's policy.
+"""Writes a request's two audit entries, as the tenant's policy asks.
 
-Each entry is written by a task of the recorder's, so that a caller who leaves changes neither whether it is
-written nor what it says. Requests wait for those tasks as their tenant's policy asks:
+Each entry is written by a task of the recorder, so that a caller that leaves changes neither whether it is written nor
+what it contains. Requests wait for those tasks by policy:
 
     BLOCKING_STRICT   no durable admit, no dispatch; no durable outcome, no last byte
-    BLOCKING          waits a moment, then answers all the same
+    BLOCKING          waits up to a second for each, then goes on without
     BATCH             waits for nothing
 """
 
@@ -39,7 +39,7 @@ _MAX_PENDING = 65_536
 
 
 class AuditSink(Protocol):
-    """What entries are written to: `AuditWriter`."""
+    """Takes entries: `AuditWriter`."""
 
     connected: bool
 
@@ -61,7 +61,7 @@ class AuditRecorder:
 
     @property
     def reachable(self) -> bool:
-        """Whether the audit service is there right now, as far as is known."""
+        """Whether the stream to the audit service is open right now."""
         return self._sink.connected
 
     def start(self, shaped: Shaped) -> AuditTrail:
@@ -107,7 +107,7 @@ class AuditRecorder:
 
 
 class Own(Protocol):
-    """Starts a task that somebody else owns."""
+    """Starts a task that the recorder owns."""
 
     def __call__(self, write: Coroutine[Any, Any, AuditReceipt | None]) -> asyncio.Task[AuditReceipt | None]:
         """Start it."""
@@ -165,7 +165,7 @@ class AuditTrail:
     def _start_outcome(
         self, reached: Stage, status: str, ended_at: float
     ) -> asyncio.Task[AuditReceipt | None]:
-        # The admit was queued before, whatever became of waiting for it, and the writer keeps the order.
+        # The admit was queued before, even if the wait for it failed, and the writer keeps the order.
         entry = AuditEntry(
             tenant_uid=self._shaped.tenant.tenant_uid,
             kind=EntryKind.OUTCOME,
