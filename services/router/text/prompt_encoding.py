@@ -1,4 +1,4 @@
-"""Encodes prompts without holding up the event loop: short ones in place, long ones in a few threads."""
+"""Encodes prompts without blocking the event loop: short ones in place, long ones in a few threads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from services.router.text.text_model import TextModel
 
 # Encoding costs 0.3 µs a byte, and up to 2 µs where scripts and punctuation mix: this much holds the loop for 2 ms.
 _IN_PLACE_BYTES = 1 << 10
-# What rendering one more turn costs, in bytes of text: turns may be empty and many.
+# The cost of rendering one more turn, in bytes of text: turns may be empty and many.
 _TURN_BYTES = 48
 
 
 class PromptEncoder:
-    """A bounded number of long prompts at once; the others wait for their turn, until their deadline."""
+    """Encodes so many long prompts at once; the others wait, until their deadlines at most."""
 
     def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokenise")
@@ -30,7 +30,7 @@ class PromptEncoder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the threads end after the prompt they are at."""
+        """Let each thread finish its prompt and end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def encode(self, model: TextModel, prompt: Prompt) -> list[int]:

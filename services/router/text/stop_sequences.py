@@ -1,7 +1,7 @@
-"""Finds stop sequences in text that arrives in pieces, holding back what may still become one.
+"""Finds stop sequences in text that arrives in pieces, and holds back what may still become one. Pure.
 
-How the text is cut into pieces changes nothing: the sequence that is complete first ends the text, and of
-several complete at the same character the longest.
+The result does not depend on how the text is cut into pieces: the sequence that is complete first ends the text, and
+of several that are complete at the same character the longest.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StopResult:
-    """What one piece led to."""
+    """The result of one piece."""
 
     text: str
     """Text that is certain not to be part of a stop sequence."""
     stopped: bool
-    """Whether a stop sequence came up; nothing follows."""
+    """Whether a stop sequence is complete; nothing follows."""
 
 
 class _Automaton:
@@ -44,7 +44,7 @@ class _Automaton:
 
 
 class StopMatcher:
-    """Watches one answer for its stop sequences; none at all costs nothing."""
+    """Searches one answer; without stop sequences at no cost."""
 
     def __init__(self, sequences: Sequence[str]) -> None:
         self._automata = [_Automaton(sequence) for sequence in sequences if sequence]
@@ -66,6 +66,6 @@ class StopMatcher:
         return StopResult(seen[:certain], stopped=False)
 
     def finish(self) -> str:
-        """The text still held, once it is known that nothing follows."""
-        held, self._held = self._held, ""
-        return held
+        """The text that was held back, once nothing follows."""
+        rest, self._held = self._held, ""
+        return rest

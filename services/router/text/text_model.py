@@ -1,4 +1,4 @@
-"""A base model's way with text: template and tokeniser, loaded from digest-pinned artifacts."""
+"""A base model's chat template and tokeniser, loaded from digest-pinned artifacts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class TextModelError(ValueError):
     def __init__(self, problem: str, *, lasting: bool) -> None:
         super().__init__(problem)
         self.lasting = lasting
-        """Whether the artifacts are what is wrong; otherwise reading them again may help."""
+        """Whether the artifacts themselves are wrong; otherwise reading them again may help."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextModel:
-    """Renders and encodes; immutable and safe to share between threads."""
+    """Renders and encodes; immutable, and safe to share between threads."""
 
     tokeniser: Tokeniser
     template: ChatTemplate
@@ -44,16 +44,16 @@ class TextModel:
 
 @dataclass(slots=True)
 class TextModelLoader:
-    """Loads text models by digest; keeps the ones used last, since most snapshots change none. Blocking."""
+    """Loads text models by digest; keeps those used last, since most snapshots change none. Blocks."""
 
     artifacts: ArtifactStore
     _loaded: OrderedDict[tuple[str, str], TextModel | TextModelError] = field(default_factory=OrderedDict)
 
     def load(self, tokeniser_sha256: str, template_sha256: str) -> TextModel:
-        """Load, or find again.
+        """The text model of a tokeniser and a template.
 
         Raises:
-            TextModelError: says what is wrong, by digest.
+            TextModelError: names the artifacts by digest, and what is wrong.
         """
         digests = (tokeniser_sha256, template_sha256)
         found = self._loaded.get(digests)
@@ -63,7 +63,7 @@ class TextModelLoader:
             except TextModelError as error:
                 if not error.lasting:
                     raise
-                # What is wrong with bytes stays wrong, and is asked for again with every snapshot.
+                # Wrong bytes stay wrong, and every snapshot asks for them again.
                 found = error
         self._loaded[digests] = found
         self._loaded.move_to_end(digests)
