@@ -1,9 +1,9 @@
-"""Tenants' guardrails: denies or redacts what callers say and what models answer.
+"""Denies or redacts what callers ask and what models answer, by their tenants' guardrails.
 
-Compiled on first use into a bounded cache that is shared by content, in a thread. A search that is short whatever the
-text is done in place; a longer one has a thread's turn, one at a time for a tenant: nobody's patterns hold up the event
-loop, and no tenant's take every thread. Several tenants' may: whoever has a long search then waits for one of theirs,
-and whoever has a short one for none, since compiling has a thread of its own.
+Patterns are compiled on first use, in a thread, into a bounded cache that tenants with the same patterns share. A
+search that is short for any text of its length runs in place. A longer one runs in a thread, one at a time for each
+tenant, so that no patterns block the event loop and no tenant takes every thread. Several tenants together may take
+them all: then a long search waits for one of theirs. A short one waits for none, since compiling has its own thread.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _TEXT_BYTES = 8
 
 
 class Guardrails:
-    """Every tenant's, in this process."""
+    """The guardrails of all tenants in this process."""
 
     def __init__(self, clock: Clock, kept_sets: int = _KEPT_SETS) -> None:
         self._clock = clock
         self._kept_sets = kept_sets
         self._compiled: OrderedDict[bytes, PatternSet] = OrderedDict()
         self._compiling: dict[bytes, asyncio.Future[PatternSet]] = {}
-        # Started with the first use: most routers' tenants may have no guardrails at all.
+        # Threads start with their first use: a router's tenants may have no guardrails at all.
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="guard")
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="guard-compile")
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def close(self) -> None:
-        """Let the threads end after the search they are at."""
+        """Let each thread finish its search and end."""
         for threads in (self._threads, self._compiler):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -54,14 +54,14 @@ class Guardrails:
         """Judge what a caller says, before anything else is done for it.
 
         Raises:
-            FailedPreconditionError: a rule of either stage does not compile here; the tenant is refused rather than
-                served without it, and nobody else is.
+            FailedPreconditionError: a rule of either stage does not compile here; the tenant, and no other, is
+                refused rather than served without it.
         """
         found = await self._judge(tenant, tenant.guardrails.input, texts)
         if tenant.guardrails.output.rules:
             await self._patterns(tenant.guardrails.output)
         if found.texts is not None and not any(text.strip() for text in found.texts):
-            # Nothing is left to ask.
+            # Redaction left nothing to ask.
             return Verdict(None, found.rule_ids, found.rule_ids[0])
         return found
 
@@ -93,7 +93,11 @@ class Guardrails:
         )
 
     async def _patterns(self, stage: StageRules) -> PatternSet:
-        """The compiled patterns, if all of them are good."""
+        """The compiled patterns.
+
+        Raises:
+            FailedPreconditionError: one of them does not compile here.
+        """
         key = stage.patterns_sha256
         patterns = self._compiled.get(key)
         if patterns is None:
@@ -110,7 +114,7 @@ class Guardrails:
         return patterns
 
     async def _compile(self, key: bytes, patterns: Sequence[str]) -> PatternSet:
-        """Compile once for all who wait for it, whoever of them leaves."""
+        """Compile once for all callers that wait; one that leaves does not stop it."""
         compiling = self._compiling.get(key)
         if compiling is None:
             loop = asyncio.get_running_loop()
@@ -136,11 +140,11 @@ class Guardrails:
         loop = asyncio.get_running_loop()
 
         def ended(_: Future[T]) -> None:
-            # The loop is gone when the process ends during a search.
+            # The loop is closed if the process ends during a search.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(turn.release)
 
-        # A caller that leaves does not end a search: the turn is over when the thread is done.
+        # A caller that leaves does not end its search: the turn lasts until the thread is done.
         running.add_done_callback(ended)
         return await asyncio.wrap_future(running)  # proven: turn-outlasts-its-caller
 

@@ -1,7 +1,7 @@
-"""Tenants' compiled patterns: which of many match a text, and where. The router's only user of RE2. Pure.
+"""Compiles sets of patterns and finds which of them match a text, and where. The router's only user of RE2. Pure.
 
-The bounds are the config service's, which lets no pattern in that does not compile within them. A search takes time
-in proportion to text times program, whatever the text; it holds no lock of the interpreter's.
+The bounds are those of the config service, which accepts only patterns that compile within them. The time of a search
+is proportional to text times program for any text, and a search releases the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re2
 
 PATTERN_MEMORY_BYTES = 512 << 10
 SET_MEMORY_BYTES = 2 << 20
-"""What one set's automaton grows to at most; a few KiB for most."""
+"""The most that the automaton of one set grows to; most take a few KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class PatternSet:
 
     patterns: tuple[str, ...]
     broken: tuple[int, ...]
-    """Places of the patterns that do not compile here; with any of them nothing may be searched."""
+    """Places of the patterns that do not compile here; a set with any of them must not be searched."""
     program_size: int
-    """Instructions of all of them."""
+    """Instructions of all patterns together."""
     compiled: Any
 
     def matching(self, text: bytes) -> list[int]:
@@ -34,11 +34,11 @@ class PatternSet:
         return sorted(self.compiled.Match(text) or ())
 
     def spans(self, place: int, text: bytes) -> Iterator[tuple[int, int]]:
-        """Where one of them occurs, in order and apart; what matches without taking a byte is left out.
+        """Where one pattern occurs, in order, without overlaps and without empty matches.
 
-        A step takes as long as a search; all of them together may take its square.
+        A step takes as long as a search; all steps together may take the square of that.
         """
-        # RE2's own cache keeps the last 128 of these: few patterns ever match.
+        # RE2 caches the last 128 compiled patterns, and few patterns ever match.
         for match in re2.compile(self.patterns[place].encode(), _options(PATTERN_MEMORY_BYTES)).finditer(
             text
         ):
@@ -48,7 +48,7 @@ class PatternSet:
 
 
 def compile_patterns(patterns: Sequence[str]) -> PatternSet:
-    """Compile patterns, each by itself to know its size and its faults, and all of them into one set."""
+    """Compile patterns: each alone, for its size and its faults, and all of them into one set."""
     broken, size = [], 0
     together = re2.Set.SearchSet(_options(SET_MEMORY_BYTES))
     for place, pattern in enumerate(patterns):

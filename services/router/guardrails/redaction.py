@@ -1,8 +1,8 @@
-"""What guardrails make of texts: denied, or with every match replaced. Pure; the clock comes in.
+"""Applies guardrails to texts: denies them, or replaces every match. Pure; the clock is passed in.
 
-Every rule looks at the text as it is: no rule hides a match from another. Where matches of several rules overlap, all
-of what they cover is replaced once, by the first of those rules. What comes of it is looked at once more by the rules
-that deny, since what a replacement brings together may be what they look for; it is not replaced again.
+Every rule searches the original text, so that no rule hides a match from another. Where matches of several rules
+overlap, all that they cover is replaced once, by the first of those rules. The rules that deny search the result once
+more, since a replacement can bring together what they look for; it is not redacted again.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from services.router.guardrails.pattern_sets import PatternSet
 from services.router.snapshot.model import GuardrailRule
 
 MAX_MATCHES = 10_000
-"""Replaced in one request or answer; what has more is denied. Bounds how much longer a text can become."""
+"""The most that are replaced in one request or answer; with more it is denied. Bounds how much a text can grow."""
 MAX_SECONDS = 2.0
-"""For finding them: the searches of a hostile pattern can take the square of the text's length."""
+"""The longest search for matches: a hostile pattern can take the square of the text's length."""
 
 Monotonic = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a request's, or an answer's, texts."""
+    """The judgement on the texts of a request or an answer."""
 
     texts: tuple[str, ...] | None
-    """With replacements; None where nothing was replaced, and where they are denied."""
+    """The texts with replacements; None if nothing was replaced, or if they are denied."""
     rule_ids: tuple[str, ...]
     """Every rule that matched, in the rules' order."""
     denied_by: str | None
@@ -39,12 +39,12 @@ Found = Sequence[Sequence[int]]
 
 
 def find(patterns: PatternSet, texts: Sequence[bytes]) -> Found:
-    """Which rules match which texts."""
+    """Find which rules match which texts."""
     return [patterns.matching(text) for text in texts]
 
 
 def verdict(rules: Sequence[GuardrailRule], found: Found) -> Verdict:
-    """What is known without looking for where the matches are: who matched, and whether anything denies."""
+    """The judgement without the matches' places: which rules matched, and whether one of them denies."""
     places = sorted(set().union(*found))
     denying = [place for place in places if rules[place].denies]
     return Verdict(
@@ -61,7 +61,7 @@ def redact(
     found: Found,
     monotonic_seconds: Monotonic,
 ) -> Verdict:
-    """Replace every match of every rule that was found; too many, or too slow to find, and the texts are denied."""
+    """Replace every match of the rules that were found; deny the texts if there are too many or the search is slow."""
     matched = verdict(rules, found)
     search = _Search(rules, patterns, monotonic_seconds)
     try:
@@ -81,7 +81,7 @@ class _TooMuchError(Exception):
 
 
 class _Search:
-    """One request's or answer's share of work."""
+    """The search in one request or answer, with its bounds."""
 
     def __init__(
         self, rules: Sequence[GuardrailRule], patterns: PatternSet, monotonic_seconds: Monotonic
@@ -90,14 +90,14 @@ class _Search:
         self._patterns = patterns
         self._now = monotonic_seconds
         self._until = monotonic_seconds() + MAX_SECONDS
-        self._left = MAX_MATCHES
+        self._matches_left = MAX_MATCHES
 
     def redacted(self, text: bytes, places: Sequence[int]) -> str:
         spans: list[tuple[int, int, int]] = []
         for place in places:
             for start, end in self._patterns.spans(place, text):
-                self._left -= 1
-                if self._left < 0 or self._now() > self._until:
+                self._matches_left -= 1
+                if self._matches_left < 0 or self._now() > self._until:
                     raise _TooMuchError(self._rules[place].rule_id)
                 spans.append((*_whole_characters(text, start, end), place))
         pieces, end_of_last = [], 0
@@ -109,7 +109,7 @@ class _Search:
 
 
 def _merged(spans: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Spans that overlap become one, of the first of their rules; those that only touch stay apart."""
+    """Join spans that overlap, under the first of their rules; those that only touch stay apart."""
     merged: list[tuple[int, int, int]] = []
     for start, end, place in spans:
         if merged and start < merged[-1][1]:
