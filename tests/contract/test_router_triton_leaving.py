@@ -74,7 +74,7 @@ async def test_one_stop_reaches_one_request(tmp_path):
 
 
 async def test_more_than_can_be_left_behind_are_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(triton_stream, "_MAX_LEFT", 0)
+    monkeypatch.setattr(triton_stream, "_MAX_ENDING", 0)
     assert (await left_behind(tmp_path)).cancelled.is_set()
 
 

@@ -1,6 +1,6 @@
-"""Loads adapters' weights out of band: read, unseal, verify, parse, encode, in threads; kept in a bounded cache.
+"""Loads adapters' weights in threads: read, unseal, verify, parse, encode; keeps them in a bounded cache.
 
-Opened weights are a tenant's own: they are found by lora id, which is never shared, and live in memory only.
+Opened weights are a tenant's own: they are found by lora id, which no two tenants share, and live in memory only.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _THREADS = 2
 
 
 class AdapterWeightsError(Exception):
-    """An adapter's artifact is missing, damaged, sealed for somebody else, or not what its digest says."""
+    """An adapter's artifact is missing, damaged, sealed for another tenant, or has another digest."""
 
 
 class AdapterWeights:
-    """The weights used last, up to a number of bytes; one load at a time of each.
+    """Keeps the weights used last, up to a number of bytes; loads each once at a time.
 
     Args:
         artifacts: where renditions are.
         max_cached_bytes: of encoded weights.
-        encode: makes of tensors what the dialect sends.
+        encode: turns tensors into the dialect's form.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class AdapterWeights:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="adapter")
 
     async def load(self, tenant_uid: str, binding: AdapterBinding) -> bytes:
-        """The weights of a tenant's adapter, as they are sent.
+        """The weights of a tenant's adapter in the dialect's form.
 
         Raises:
-            AdapterWeightsError: they cannot be had.
+            AdapterWeightsError: the artifact cannot be used.
         """
         lora_id = binding.rendition.lora_id
         cached = self._cached.get(lora_id)
@@ -62,7 +62,7 @@ class AdapterWeights:
             loading = asyncio.create_task(self._load(tenant_uid, binding), name="load adapter")
             self._loading[lora_id] = loading
             loading.add_done_callback(lambda done: self._loaded(lora_id, done))
-        # One caller's leaving must not fail the others.
+        # A caller that leaves must not fail the others that wait for the same load.
         return await asyncio.shield(loading)
 
     async def _load(self, tenant_uid: str, binding: AdapterBinding) -> bytes:
@@ -103,7 +103,7 @@ def _open(artifacts: ArtifactStore, tenant_uid: str, binding: AdapterBinding) ->
         bound_to = artifact_associated_data(tenant_uid, rendition.sha256)
         data = open_sealed(binding.version.artifact_key, bound_to, sealed)
         if hashlib.sha256(data).hexdigest() != rendition.sha256:
-            raise AdapterWeightsError("the rendition is not what its digest says")
+            raise AdapterWeightsError("the rendition has another digest")
         return read_rendition(data)
     except (ArtifactError, SealedArtifactError, RenditionError, ValueError, OSError) as error:
         raise AdapterWeightsError(f"{type(error).__name__} at rendition {rendition.sha256[:12]}") from None

@@ -1,4 +1,4 @@
-"""A model server as the pipeline sees it: a request in, chunks of token ids out, four ways to fail."""
+"""The protocol of model servers: a request in, chunks of token ids out, four ways to fail. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.router.stages import Parameters
 
 @dataclass(frozen=True, slots=True)
 class AdapterTensors:
-    """An adapter's weights as a server takes them, little endian, row-major."""
+    """An adapter's weights in the form a server takes: little endian, row-major."""
 
     weights: bytes
     weights_shape: tuple[int, int]
@@ -32,7 +32,7 @@ class AdapterUse:
     tenant_ordinal: int
     """Of the tenant the request was authenticated for."""
     weights: bytes | None
-    """As the dialect sends them, from `AdapterWeights`; None to send the id only."""
+    """In the dialect's form, from `AdapterWeights`; None to send the id only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class DispatchRequest:
     """One request to one server."""
 
     request_id: str
-    """Unguessable: whoever knows it could cancel the request at the server."""
+    """Unguessable, since the server stops a request for any client that knows its id; never shown to callers."""
     server_model: str
     input_ids: list[int]
     parameters: Parameters
@@ -58,7 +58,7 @@ class TokenChunk:
 
 
 class BackendError(Exception):
-    """Base of a model server's failures; their text is for the log, never for a caller."""
+    """Base of a model server's failures. The text is ours, never the server's; it is for the log, not for callers."""
 
 
 class AdapterMissError(BackendError):

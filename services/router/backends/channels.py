@@ -15,7 +15,7 @@ from services.router.backends.kserve import STREAM_METHOD, InferenceStub, Stream
 
 # Token responses are small; an error text may carry a stack trace.
 _MAX_RESPONSE_BYTES = 16 << 20
-# The longest request anybody may be granted by default.
+# The longest request that a tenant may be granted by default.
 _GRACE_SECONDS = 600.0
 
 
@@ -27,7 +27,7 @@ class _Opened:
 
 
 class EndpointChannels:
-    """Opens a channel when a target is first used, and closes those of targets that are gone."""
+    """Opens a channel when a target is first used, and closes it when the target is gone."""
 
     def __init__(self, tls: TLSMaterial | None) -> None:
         self._tls = tls

@@ -1,8 +1,7 @@
 """Sends a granted request to its endpoint, with the adapter's weights where they are needed.
 
-A miss is answered by sending once more, and a full adapter cache by waiting a little; both happen before
-anything was generated. After the first token nothing is ever sent again, and never the bare base model instead
-of an adapter.
+A miss is followed by sending once more, a full adapter cache by waiting a little; both happen before anything was
+generated. After the first token nothing is sent again, and the bare base model never answers for an adapter.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class WeightsSource(Protocol):
     """Where adapters' weights come from: `AdapterWeights`."""
 
     async def load(self, tenant_uid: str, binding: AdapterBinding) -> bytes:
-        """A tenant's adapter as it is sent; raises `AdapterWeightsError`."""
+        """A tenant's adapter in the dialect's form; raises `AdapterWeightsError`."""
         ...
 
 
@@ -63,11 +62,11 @@ class Dispatcher:
         self._metrics = metrics
 
     async def send(self, shaped: Shaped, grant: Grant) -> AsyncGenerator[TokenChunk, None]:
-        """Send, and send again where that is safe.
+        """Send a request, and send it again where that is safe.
 
         Args:
             shaped: what is asked.
-            grant: where to.
+            grant: its place.
 
         Raises:
             UnavailableError: the server failed, or has no room for the adapter.
@@ -138,7 +137,7 @@ class Dispatcher:
                 self._metrics.adapter_sent(len(weights))
             adapter = AdapterUse(shape.binding.rendition.lora_id, tenant.ordinal, weights)
         return DispatchRequest(
-            # Another at every try: to the server two requests with one id are one request.
+            # Another one for each try: to the server two requests with one id are one request.
             request_id=secrets.token_hex(16),
             server_model=shape.pool.server_model,
             input_ids=shaped.input_ids,

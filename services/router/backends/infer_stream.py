@@ -1,11 +1,11 @@
-"""One `ModelStreamInfer` call with a task of its own, so that whoever reads it may leave without cancelling it.
+"""Runs one `ModelStreamInfer` call in a task of its own, so that its reader can leave without cancelling it.
 
-Cancelling the call while the server answers it can crash tritonserver: before release 25.05 the end of an answer
-races with the cancellation (triton-inference-server/server issue 8034). A caller that hangs up must not end
-everybody's answers, so a reader leaves, the request is stopped by message, and the call is read to its end. Only
-a server that does not end it in time is cut off.
+Cancelling the call while the server answers it can crash tritonserver: before release 25.05 the end of an answer races
+with the cancellation (triton-inference-server/server issue 8034). A caller that hangs up must not end the answers of
+others, so the reader leaves, the request is stopped by message, and the call is read to its end. Only a server that
+does not end it in time is cut off.
 
-A reader that is cancelled inside of grpc.aio's `read` or `write` cancels the call, hence the task.
+The task is there because a reader that is cancelled inside grpc.aio's `read` or `write` cancels the call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_AHEAD = 64
 
 
 class InferStream:
-    """A call that takes one request; `run` owns it, `read` takes what has come.
+    """A call for one request; `run` owns it, `read` takes the next response.
 
     Args:
         call: of `ModelStreamInfer`, opened and not used yet.
@@ -35,17 +35,17 @@ class InferStream:
         self._reader: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
-        self._left = False
+        self._reader_left = False
         self.ended = False
         """Whether the call is over."""
 
     async def run(self, request: bytes) -> None:
-        """Send the request and read the answer to its end, whether or not somebody still listens."""
+        """Send the request and read the answer to its end, even after the reader has left."""
         try:
             await self._call.write(request)
             await self._call.done_writing()
             while (answer := await self._call.read()) is not grpc.aio.EOF:
-                if self._left:
+                if self._reader_left:
                     continue
                 self._ahead.append(answer)
                 _wake(self._reader)
@@ -59,7 +59,7 @@ class InferStream:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Nobody cancelled us: a call that is cut off, or whose channel closes, makes its reader look cancelled.
+            # This task was not cancelled: a call that is cut off, or whose channel closes, raises CancelledError too.
         finally:
             self.cut_off()
             self.ended = True
@@ -70,7 +70,7 @@ class InferStream:
 
         Raises:
             grpc.aio.AioRpcError: the call ended with a status that is not OK.
-            BackendUnavailableError: the time was over, or the channel was closed.
+            BackendUnavailableError: the deadline passed, or the channel was closed.
         """
         while not self._ahead:
             if self._failure is not None:
@@ -84,19 +84,19 @@ class InferStream:
         return answer
 
     def expire(self) -> None:
-        """The time of the request is over: the reader hears of it, and the call goes on until it is left."""
+        """End reading, since the request's deadline passed; the call goes on until `leave`."""
         if self._failure is None:
             self._failure = BackendUnavailableError("no answer before the deadline", broken=False)
         _wake(self._reader)
 
     def leave(self) -> None:
-        """Nobody reads any more: what comes is dropped."""
-        self._left = True
+        """Drop what is unread and what still comes."""
+        self._reader_left = True
         self._ahead.clear()
         _wake(self._room)
 
     def cut_off(self) -> None:
-        """Cancel the call. One that has ended takes no harm."""
+        """Cancel the call; does nothing to one that has ended."""
         self._call.cancel()
 
 

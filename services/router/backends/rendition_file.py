@@ -1,4 +1,4 @@
-"""Reads a rendition: a safetensors file holding `lora_weights` [R, W] and `lora_config` INT32 [R, C].
+"""Reads a rendition: a safetensors file with `lora_weights` [R, W] and `lora_config` INT32 [R, C].
 
 Pure. The format: a 64-bit little-endian header length, a JSON header, the tensors' bytes.
 """
@@ -16,7 +16,7 @@ _MAX_HEADER_BYTES = 1 << 20
 
 
 class RenditionError(ValueError):
-    """Not a rendition of the expected shape."""
+    """The file is not a rendition of the expected shape."""
 
 
 def read_rendition(data: bytes) -> AdapterTensors:

@@ -1,7 +1,7 @@
-"""One `ModelStreamInfer` stream a request; a request that nobody waits for is stopped by message.
+"""Runs one `ModelStreamInfer` stream for each request, and stops by message what is left unread.
 
-Decoupled models answer on streams only. Errors come as text inside a stream whose status is OK, or as the
-stream's status when the connection fails; both become typed failures here.
+Decoupled models answer on streams only. Errors come as text inside a stream whose status is OK, or as the stream's
+status when the connection fails; both become typed failures here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from services.router.backends.infer_stream import InferStream
 
 _log = logging.getLogger(__name__)
 
-# What a server that is gone, going or overloaded answers; anything else is about the request.
+# The statuses of a server that is gone, going or overloaded; any other is about the request.
 _UNAVAILABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
@@ -35,8 +35,8 @@ _UNAVAILABLE = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 _END_SECONDS = 2.0
-# Streams on their way to their end. More than a server with so many places can have left behind: it does not end them.
-_MAX_LEFT = 4096
+# Streams that were left and have not ended yet. With more than this a server evidently does not end them.
+_MAX_ENDING = 4096
 
 
 class TritonStreamBackend:
@@ -44,21 +44,21 @@ class TritonStreamBackend:
 
     Args:
         channels: to the endpoints; must outlive this.
-        end_seconds: what a server is given to end a stream that nobody reads any more.
+        end_seconds: how long a server may take to end a stream that was left.
     """
 
     def __init__(self, channels: EndpointChannels, end_seconds: float = _END_SECONDS) -> None:
         self._channels = channels
         self._end_seconds = end_seconds
         self._tasks: set[asyncio.Task[None]] = set()
-        self._left = 0
+        self._ending = 0
 
     async def generate(
         self, target: str, request: DispatchRequest, timeout_seconds: float
     ) -> AsyncGenerator[TokenChunk, None]:
         """Generate; see `Backend.generate`."""
         message = trtllm_engine.encode(request)
-        # The call's own deadline would cancel it: it only cuts off what nothing else has ended.
+        # The deadline of the call cancels it, so it is later than all other ends.
         call = self._channels.infer_stream(target)(timeout=timeout_seconds + 2 * self._end_seconds)
         stream = InferStream(call)
         running = self._own(stream.run(message), "model server stream")
@@ -90,16 +90,16 @@ class TritonStreamBackend:
         raise BackendUnavailableError("the stream ended before its final response", broken=True)
 
     def _end(self, target: str, stream: InferStream, running: asyncio.Task[None], stop: bytes | None) -> None:
-        """Bring a stream that was left to its end: by a message where the server still works on the request."""
-        if self._left >= _MAX_LEFT:
+        """End a stream that was left; `stop` is the message for a server that still works on the request."""
+        if self._ending >= _MAX_ENDING:
             stream.cut_off()
             return
-        self._left += 1
+        self._ending += 1
         ending = self._own(self._ended(target, stream, running, stop), "end of a model server stream")
         ending.add_done_callback(self._count_ended)
 
     def _count_ended(self, _: asyncio.Task[None]) -> None:
-        self._left -= 1
+        self._ending -= 1
 
     async def _ended(
         self, target: str, stream: InferStream, running: asyncio.Task[None], stop: bytes | None
@@ -131,12 +131,12 @@ class TritonStreamBackend:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let what was left end; cut off the rest."""
-        left = set(self._tasks)
+        """Give the streams time to end; cut off the rest."""
+        running = set(self._tasks)
         try:
-            if left:
-                await asyncio.wait(left, timeout=self._end_seconds)
+            if running:
+                await asyncio.wait(running, timeout=self._end_seconds)
         finally:
-            for task in left:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)

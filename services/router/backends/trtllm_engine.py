@@ -1,4 +1,4 @@
-"""The dialect of TensorRT-LLM's engine backend (up to 1.2) and of the CPU twin: KServe tensors.
+"""The dialect of TensorRT-LLM's engine backend (up to 1.2), which the CPU twin speaks too: KServe tensors.
 
 Pure: messages in, messages out. Inputs are `inflight_batcher_llm/tensorrt_llm`'s, batch of one, so scalars are
 [1, 1] and `input_ids` [1, N]; tensors travel in `raw_input_contents`, little endian, in the order of `inputs`.
@@ -30,7 +30,7 @@ _QUEUE_FULL = re.compile(r"Exceeds maximum queue size|Maximum queue size of|Requ
 
 
 class ForeignAdapterError(AssertionError):
-    """A request was about to leave with an adapter of another tenant: a bug, refused without exception."""
+    """A request was about to leave with an adapter of another tenant: a bug of the router."""
 
 
 def encode(request: DispatchRequest) -> bytes:
@@ -59,7 +59,7 @@ def encode(request: DispatchRequest) -> bytes:
 
 
 def encode_adapter(tensors: AdapterTensors) -> bytes:
-    """The part of a request that holds an adapter's weights: megabytes, so it is made once, off the event loop."""
+    """The part of a request with an adapter's weights: megabytes, so it is encoded once, off the event loop."""
     message = InferRequest()
     _add(message, "lora_weights", tensors.weights_datatype, (1, *tensors.weights_shape), tensors.weights)
     _add(message, "lora_config", "INT32", (1, *tensors.config_shape), tensors.config)
@@ -69,7 +69,7 @@ def encode_adapter(tensors: AdapterTensors) -> bytes:
 def encode_stop(request: DispatchRequest) -> bytes:
     """The message that ends a request early; it is answered once, and so is the request that it ends.
 
-    The server takes the id for the one of the request to stop, and wants the required tensors of a request.
+    It carries the id of the request to stop, and the tensors that the server requires of every request.
     """
     message = InferRequest(model_name=request.server_model, id=request.request_id)
     message.parameters["triton_enable_empty_final_response"].bool_param = True
@@ -99,7 +99,7 @@ def decode(response: InferResponse) -> TokenChunk:
         raise BackendRejectedError("a response without output_ids and sequence_length")
     # Beams are never asked for, so both hold one row; a final response may hold no tokens at all.
     if 0 < len(lengths) < _INT32.size:
-        raise BackendRejectedError("a sequence_length that is no number")
+        raise BackendRejectedError("a sequence_length that is not a number")
     count = _INT32.unpack_from(lengths)[0] if lengths else 0
     if count < 0 or count * 4 > len(ids):
         raise BackendRejectedError("a response whose sequence_length does not fit output_ids")
@@ -107,7 +107,7 @@ def decode(response: InferResponse) -> TokenChunk:
 
 
 def failure(text: str, request: DispatchRequest) -> BackendError:
-    """What a server's error text means; all it offers is text."""
+    """The failure that a server's error text stands for: the protocol has no error codes."""
     missed = _MISS.search(text)
     if missed and request.adapter is not None and int(missed[1]) == request.adapter.lora_id:
         return AdapterMissError(request.adapter.lora_id)
@@ -125,14 +125,14 @@ def _add_sampling(message: InferRequest, request: DispatchRequest) -> None:
         _add_int32(message, "runtime_top_k", 1)
         return
     _add(message, "temperature", "FP32", (1, 1), struct.pack("<f", parameters.temperature))
-    # With neither set the engine is greedy, so both are always said.
+    # With neither set the engine is greedy, so both are always set.
     _add_int32(message, "runtime_top_k", parameters.top_k)
     _add(message, "runtime_top_p", "FP32", (1, 1), struct.pack("<f", parameters.top_p))
     _add(message, "seed", "UINT64", (1, 1), struct.pack("<Q", parameters.seed))
 
 
 def _add_adapter_id(message: InferRequest, adapter: AdapterUse) -> None:
-    # The last line of defence of the tenant boundary: ids carry their tenant, and servers check nothing.
+    # The last check of the tenant boundary: ids carry their tenant, and servers check nothing.
     if adapter.lora_id >> LORA_SERIAL_BITS != adapter.tenant_ordinal:
         raise ForeignAdapterError  # proven: adapter-of-another-tenant
     _add(message, "lora_task_id", "UINT64", (1, 1), struct.pack("<Q", adapter.lora_id))
