@@ -7,11 +7,16 @@ import pytest
 from services.config.etcd import watch, watch_state
 from services.config.etcd.client import EtcdClient
 from tests.fakes.etcd_process import EtcdProcess
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.fakes.watch_faults import Replay, live_through_kills, replay_over_cuts
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos, pytest.mark.timeout(3600)]
 RUNS, LIVE_RUNS, EVENTS, CUTS, KILLS = 100, 20, 3000, 24, 30
+ADVANCING = """
+if response.created:
+    self.next_revision = response.revision + 1
+    return None
+"""
 REPLAY_CUT_BYTES, LIVE_CUT_BYTES = (200, 60_000), (200, 20_000)
 
 
@@ -63,11 +68,7 @@ async def test_cut_connections_lose_and_repeat_nothing(etcd, writer, tell, kind,
 
 
 async def test_mutant_resuming_from_a_created_header_loses_events(etcd, writer, tell, monkeypatch):
-    ignore = "        if response.created:\n            return None\n"
-    advance = ignore.replace(
-        "            return", "            self.next_revision = response.revision + 1\n            return"
-    )
-    rules = mutant(watch_state, ignore, advance)
+    rules = changed(watch_state, "created-advances-nothing", ADVANCING)
     for name in ("WatchState", "Apply", "Relist", "Reconnect"):
         monkeypatch.setattr(watch, name, getattr(rules, name))
     runs = [await replay_over_cuts(etcd, writer, watch, replay(seed, 2.0)) for seed in range(4)]
@@ -91,7 +92,7 @@ async def test_killed_etcd_ends_in_its_own_state(etcd, tell):
 
 
 async def test_mutant_watching_from_now_on_misses_what_came_meanwhile(etcd, tell):
-    forgetful = mutant(watch, "start_revision=state.next_revision", "start_revision=0")
+    forgetful = changed(watch, "watch-begins-where-it-ended", "start_revision = 0")
     survived = await live_through_kills(etcd, forgetful, kills=5)
     missed = survived.theirs.keys() - survived.ours.keys()
     tell.figure("missed over 5 kills", len(missed), "> 0")

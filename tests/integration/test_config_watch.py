@@ -10,12 +10,17 @@ from services.config.etcd import watch, watch_state
 from services.config.etcd.client import EtcdClient
 from tests.fakes.cutting_proxy import CuttingProxy
 from tests.fakes.etcd_process import EtcdProcess
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, without
 from tests.fakes.watch_faults import Replay, live_through_kills, replay_over_cuts
 from tests.fakes.watch_recorder import following
 
 pytestmark = pytest.mark.integration
 RUNS, EVENTS, CUTS = 10, 600, 8
+ADVANCING = """
+if response.created:
+    self.next_revision = response.revision + 1
+    return None
+"""
 
 
 @pytest.fixture
@@ -50,11 +55,7 @@ async def test_cut_connections_lose_and_repeat_nothing(etcd, writer):
 
 async def test_mutant_resuming_from_a_created_header_loses_events(etcd, writer, monkeypatch):
     """What a published client does."""
-    ignore = "        if response.created:\n            return None\n"
-    advance = ignore.replace(
-        "            return", "            self.next_revision = response.revision + 1\n            return"
-    )
-    decide_with(monkeypatch, mutant(watch_state, ignore, advance))
+    decide_with(monkeypatch, changed(watch_state, "created-advances-nothing", ADVANCING))
     lost = came = 0
     for seed in range(3):
         run = await replay_over_cuts(etcd, writer, watch, Replay(seed, EVENTS, CUTS, reaches_seconds=1.0))
@@ -71,7 +72,7 @@ async def test_killed_etcd_ends_in_its_own_state(etcd):
 
 
 async def test_mutant_watching_from_now_on_misses_what_came_meanwhile(etcd):
-    forgetful = mutant(watch, "start_revision=state.next_revision", "start_revision=0")
+    forgetful = changed(watch, "watch-begins-where-it-ended", "start_revision = 0")
     survived = await live_through_kills(etcd, forgetful, kills=3)
     assert survived.ours != survived.theirs
 
@@ -109,10 +110,7 @@ async def test_after_a_compaction_everything_is_listed_again(etcd, writer):
 
 
 async def test_mutant_blind_to_compaction_never_catches_up(etcd, writer, monkeypatch):
-    decide_with(
-        monkeypatch,
-        mutant(watch_state, "        if response.compact_revision:\n            return Relist()\n", ""),
-    )
+    decide_with(monkeypatch, without(watch_state, "compaction-lists-again"))
     with pytest.raises(TimeoutError):
         await compacted_while_away(etcd, writer, watch, 2.0)
 

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import grpc
@@ -25,7 +25,7 @@ from services.router.quota.ledger import Window
 from tests.fakes import quota_spender
 from tests.fakes.config_service import ConfigServicePlane
 from tests.fakes.etcd_process import EtcdProcess
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, replaced
 from tests.fakes.quota_spender import Spending
 
 pytestmark = pytest.mark.integration
@@ -240,30 +240,29 @@ async def test_a_dead_routers_slice_is_used_once_it_expires(tmp_path_factory):
     assert (books.used, books.held) == (6_000, 0)
 
 
-LATE = """asyncio.get_running_loop().call_later(
-            0.5, lambda: asyncio.ensure_future(self._store.write(conditions, {key: _packed(settled)}))
-        )
-        written = 1"""
+LATE = """
+asyncio.get_running_loop().call_later(
+    0.5, lambda: asyncio.ensure_future(self._store.write(conditions, {key: _packed(settled)}))
+)
+written = 1
+"""
 
 
 async def test_a_debit_after_the_answer_is_caught(tmp_path_factory):
-    late = mutant(real_leases, "written = await self._store.write(conditions, {key: _packed(settled)})", LATE)
+    late = changed(real_leases, "debit-before-the-answer", LATE)
     with pytest.raises(OvershotError):
         await kill_routers_for_good(tmp_path_factory.mktemp("q"), late)
 
 
 async def test_an_expiry_that_gives_tokens_back_is_caught(tmp_path_factory):
-    generous = mutant(
-        real_ledger, "used_tokens=account.used_tokens + lost", "used_tokens=account.used_tokens"
-    )
-    leases = mutant(
-        real_leases,
-        "from services.config.quota.ledger import Account, Claim, Grant, Slice, lease",
-        "from services.config.quota.ledger import Account, Claim, Grant, Slice\nlease = None",
-    )
-    leases.lease = generous.lease
-    leases.Account = generous.Account
-    leases.Slice = generous.Slice
+    def giving_back(account, span, now_seconds):
+        if account is None:
+            return real_ledger.Account(span)
+        alive = tuple(part for part in account.slices if part.expires_seconds > now_seconds)
+        return replace(account, slices=alive)
+
+    generous = replaced(real_ledger, "_current", giving_back)
+    leases = replaced(real_leases, "lease", generous.lease)
     with pytest.raises(OvershotError):
         # One that dies before it has spent anything may give all of it back and nobody is the worse for it.
         await kill_routers_for_good(tmp_path_factory.mktemp("q"), leases, spent_first=True)

@@ -16,7 +16,7 @@ from services.config.recovery import restore
 from services.config.recovery.allocation_marks import FILE, read_marks
 from tests.fakes.config_service import ConfigServicePlane
 from tests.fakes.etcd_process import ETCD
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.fakes.service_process import REPOSITORY
 
 pytestmark = pytest.mark.integration
@@ -111,7 +111,9 @@ async def test_after_a_restore_no_ordinal_uid_or_lora_id_repeats(tmp_path_factor
 
 
 async def test_without_the_epoch_lora_ids_repeat(tmp_path_factory):
-    broken = mutant(restore, "highest.epoch + 1", "highest.epoch")
+    broken = changed(
+        restore, "restore-raises-the-epoch", "raised = Allocated(highest.ordinal, highest.epoch)"
+    )
 
     async def procedure(plane):
         channel = plane.etcd.channel()

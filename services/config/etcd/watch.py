@@ -90,10 +90,11 @@ class EtcdWatch:
         read: asyncio.Task[Any] | None = None
         probes = 0
         try:
+            start_revision = state.next_revision  # proven: watch-begins-where-it-ended
             create = pb.WatchCreateRequest(
                 key=self._prefix.encode(),
                 range_end=range_end(self._prefix.encode()),
-                start_revision=state.next_revision,
+                start_revision=start_revision,
                 progress_notify=True,
                 fragment=True,
             )

@@ -70,13 +70,13 @@ class WatchState:
 
     def take(self, response: Response) -> Apply | Relist | Reconnect | None:
         """Decide what a response means; None for nothing yet."""
-        if response.compact_revision:
+        if response.compact_revision:  # proven: compaction-lists-again
             return Relist()
         if response.canceled:
             return Reconnect()
         if self._is_of_another_history(response):
             return Relist(another_history=True)
-        if response.created:
+        if response.created:  # proven: created-advances-nothing
             return None
         if not response.changes:
             if response.watch_id == NO_WATCH:

@@ -78,7 +78,9 @@ class QuotaLeases:
         if record is not None:
             # With this the quota is the one in force at the write, not one that was lowered meanwhile.
             conditions.append(Expect(etcd_keys.tenant_key(tenant_uid), record.mod_revision))
-        written = await self._store.write(conditions, {key: _packed(settled)})
+        written = await self._store.write(
+            conditions, {key: _packed(settled)}
+        )  # proven: debit-before-the-answer
         return grant if written is not None else None
 
 

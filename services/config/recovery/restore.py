@@ -57,7 +57,7 @@ async def raise_allocations(store: ConfigStore, marks_path: Path, known: Allocat
     highest = highest.or_higher(await _in_use(store))
     if highest.epoch >= MAX_EPOCH:
         raise RestoreError(f"{MAX_EPOCH} restores are the most there may be")
-    raised = Allocated(highest.ordinal, highest.epoch + 1)
+    raised = Allocated(highest.ordinal, highest.epoch + 1)  # proven: restore-raises-the-epoch
     # On disk first: if this ends in between, the next run starts above it.
     write_marks(marks_path, raised)
     written = await store.write(
