@@ -11,6 +11,8 @@ from services.config.etcd.store import MAX_TXN_OPERATIONS, Expect, Stored, Store
 class MemoryConfigStore:
     def __init__(self) -> None:
         self.down = False
+        self.ignored_prefixes: set[str] = set()
+        """Conditions `Unchanged` of these prefixes hold always: as if the writer had not set them."""
         self.before_write: Callable[[], None] = lambda: None
         """Called between a writer's decision and its write: where another writer may come in."""
         self._items: dict[str, Stored] = {}
@@ -59,7 +61,7 @@ class MemoryConfigStore:
         if isinstance(condition, Expect):
             stored = self._items.get(condition.key)
             return (stored.mod_revision if stored else 0) == condition.mod_revision
-        return all(
+        return condition.prefix in self.ignored_prefixes or all(
             stored.mod_revision <= condition.revision for stored in self._under(condition.prefix).values()
         )
 

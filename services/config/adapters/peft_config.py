@@ -91,7 +91,9 @@ def parse_config(data: bytes) -> tuple[LoraConfig, list[FieldViolation]]:
     if config.get("peft_type") != "LORA":
         refuse("peft_type", "is not LORA")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK:
+    if (
+        not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK
+    ):  # proven: rank-is-a-number
         refuse("r", f"is not a number from 1 to {MAX_RANK}")
         rank = 1
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < 1e6:

@@ -111,7 +111,7 @@ class ConfigChecks:
         # A caller that leaves ends its wait, not the thread's work: its turn is over when that is done.
         work = asyncio.get_running_loop().run_in_executor(self._threads, check)
         work.add_done_callback(ended)
-        return await asyncio.shield(work)
+        return await asyncio.shield(work)  # proven: check-outlives-caller
 
     def _done(self, principal: str, turns: _Turns) -> None:
         turns.waiting -= 1

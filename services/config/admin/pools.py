@@ -84,7 +84,7 @@ class PoolAdmin:
         self._require_good(pool, request.reason, request.pool)
         if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
             # Whom it serves from now on it has not served before: it takes over from no other pool.
-            pool.available_time.CopyFrom(self._after_all())
+            pool.available_time.CopyFrom(self._after_all())  # proven: takes-over-from-no-pool
         key = etcd_keys.pool_key(pool.name.removeprefix("pools/"))
         conditions: list[Expect | Unchanged] = [Expect(key, record.mod_revision)]
         conditions += self._references_hold(pool)

@@ -44,7 +44,7 @@ class UploadPlaces:
         Raises:
             ResourceExhaustedError: the tenant holds one, or all are held.
         """
-        if tenant_uid in self._taken:
+        if tenant_uid in self._taken:  # proven: one-upload-a-tenant
             raise ResourceExhaustedError(
                 "the tenant uploads another adapter right now",
                 reason=Reason.CONCURRENCY_LIMITED,

@@ -80,7 +80,9 @@ class RouterRegistry:
         router = self._of(session)
         if router is not None:
             router.held = content
-            router.applied_revision = revision if history == self._newest.history else 0
+            router.applied_revision = (
+                revision if history == self._newest.history else 0
+            )  # proven: revisions-of-one-history
             router.refused, router.refused_revision, router.reasons = None, 0, ()
             self._advance(router)
             self._changed(router)

@@ -51,9 +51,9 @@ class SharedPieces:
         # Revisions move without the records.
         if pieces is None or pieces.first is None or pieces.records is not state.records:
             if pieces is not None:
-                pieces.close()
+                pieces.close()  # proven: older-pieces-are-not-kept
             pieces = _Pieces(state)
-            self._newest = weakref.ref(pieces)
+            self._newest = weakref.ref(pieces)  # proven: pieces-live-with-readers
         assert pieces.first is not None
         return _read(pieces, pieces.first)
 
@@ -65,6 +65,6 @@ def _read(pieces: _Pieces, link: _Link) -> Iterator[Piece]:
             link = link.next()
         except BaseException:
             # What failed cannot go on: whoever starts next starts anew.
-            pieces.close()
+            pieces.close()  # proven: failed-pieces-are-made-anew
             raise
         yield link.piece

@@ -30,7 +30,7 @@ class StartGate:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(records * _WAIT_SECONDS_PER_RECORD):
-                    while self._routers.starting():
+                    while self._routers.starting():  # proven: waits-for-starting-routers
                         changed.clear()
                         await changed.wait()
         finally:

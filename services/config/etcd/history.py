@@ -43,7 +43,7 @@ class History:
             # Somebody else's answer told of it already, and this one may be of either.
             return False
         if (asked.cluster_id and cluster_id != asked.cluster_id) or revision < asked.revision:
-            self.end()
+            self.end()  # proven: older-answers-end-a-history
         self.cluster_id = cluster_id
         self.revision = max(self.revision, revision)
         return True

@@ -79,7 +79,7 @@ class WatchState:
         if response.created:  # proven: created-advances-nothing
             return None
         if not response.changes:
-            if response.watch_id == NO_WATCH:
+            if response.watch_id == NO_WATCH:  # proven: asked-progress-is-life-only
                 return None
             if self._collected or response.revision < self.next_revision:
                 return None
@@ -100,4 +100,4 @@ class WatchState:
         if self.cluster_id and response.cluster_id != self.cluster_id:
             return True
         in_order = response.created or response.watch_id != NO_WATCH
-        return in_order and response.revision < self.next_revision - 1
+        return in_order and response.revision < self.next_revision - 1  # proven: behind-is-another-history

@@ -63,9 +63,9 @@ class _Seen:
     def is_first(self, mark: _Mark, revision: int) -> bool:
         oldest_ms = self.newest_ms - MAX_OVERTAKING_MS
         known, _ = self._revisions.setdefault(mark.intent_id, (revision, mark.time_ms))
-        if known != revision:
+        if known != revision:  # proven: a-mark-is-good-once
             return False
-        if mark.time_ms < oldest_ms:
+        if mark.time_ms < oldest_ms:  # proven: old-marks-are-used
             del self._revisions[mark.intent_id]
             return False
         self.newest_ms = max(self.newest_ms, mark.time_ms)
@@ -85,7 +85,9 @@ class IntentMarks:
 
     def mark(self, intent_id: bytes, puts: Mapping[str, bytes], deletes: Iterable[str]) -> bytes:
         """The value of the mark's key: the intent's id, a time, and a MAC over them and every live key of the write."""
-        self._made_ms = max(int(1000 * self._clock.wall_seconds()), self._made_ms, self._seen.newest_ms) + 1
+        self._made_ms = (
+            max(int(1000 * self._clock.wall_seconds()), self._made_ms, self._seen.newest_ms) + 1
+        )  # proven: marks-only-rise
         unsigned = _Mark(intent_id, self._made_ms, _deleted_digest(deletes), b"")
         return unsigned.bound() + self._mac(unsigned, puts)
 

@@ -44,7 +44,7 @@ class WatchCheck(Follower):
             ]
             self._check(marked_revision, newest, listed=True)
         since = max(marked_revision, self._checked_revision)
-        later = sorted(
+        later = sorted(  # proven: lists-are-checked
             (stored.mod_revision, key) for key, stored in items.items() if stored.mod_revision > since
         )
         groups = itertools.groupby(later, lambda found: found[0])

@@ -95,7 +95,9 @@ def lease(
     """
     current = _current(account, span, now_seconds)
     own = next((part for part in current.slices if part.router == claim.router), None)
-    if own is not None and own.session_id == claim.session_id and claim.sequence <= own.sequence:
+    if (
+        own is not None and own.session_id == claim.session_id and claim.sequence <= own.sequence
+    ):  # proven: requests-count-once
         again = claim.sequence == own.sequence
         answer = Grant(
             current.span,
@@ -109,10 +111,10 @@ def lease(
     spent = returned = 0
     if own is not None and own.session_id != claim.session_id:
         # The process that held it is gone, and may have spent all of it.
-        used, held = used + held, 0
+        used, held = used + held, 0  # proven: ended-sessions-are-used
     if claim.window_start_seconds == current.span.start_seconds:
         spent = min(claim.used_tokens, held)
-        returned = min(claim.returned_tokens, held - spent)
+        returned = min(claim.returned_tokens, held - spent)  # proven: returns-are-bounded
         held -= spent + returned
         used += spent
     free = max(0, quota_tokens - used - held - sum(part.held_tokens for part in others))
@@ -144,7 +146,7 @@ def _current(account: Account | None, span: Span, now_seconds: float) -> Account
     alive = tuple(part for part in account.slices if part.expires_seconds > now_seconds)
     if len(alive) == len(account.slices):
         return account
-    lost = account.held_tokens - sum(part.held_tokens for part in alive)
+    lost = account.held_tokens - sum(part.held_tokens for part in alive)  # proven: expired-slices-are-used
     return replace(account, used_tokens=account.used_tokens + lost, slices=alive)
 
 

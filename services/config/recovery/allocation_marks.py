@@ -104,7 +104,7 @@ class MarkedStore:
         if stored is not None and key == etcd_keys.ordinal_counter_key():
             await self._mark(Allocated(ordinal=int(stored.value)))
         if stored is not None and key == etcd_keys.epoch_key():
-            await self._mark(Allocated(epoch=int(stored.value)))
+            await self._mark(Allocated(epoch=int(stored.value)))  # proven: epochs-are-marked
         return stored
 
     async def list(self, prefix: str) -> tuple[dict[str, Stored], int]:
@@ -120,7 +120,7 @@ class MarkedStore:
             OSError: the mark could not be put on disk; nothing was written.
         """
         counter = puts.get(etcd_keys.ordinal_counter_key())
-        if counter is not None:
+        if counter is not None:  # proven: ordinals-are-marked-first
             await self._mark(Allocated(ordinal=int(counter)))
         return await self._store.write(conditions, puts, deletes)
 

@@ -38,7 +38,9 @@ def check_guardrails(rules: Sequence[tenant_pb2.GuardrailRule], report: Report) 
         seen.add(rule.rule_id)
         if rule.action == tenant_pb2.GUARDRAIL_ACTION_UNSPECIFIED:
             report(f"{where}.action", f"is missing: {choices(tenant_pb2.GuardrailAction.DESCRIPTOR)}")
-        checked = check_pattern(rule.pattern) if work <= MAX_WORK else _NOT_LOOKED_AT
+        checked = (
+            check_pattern(rule.pattern) if work <= MAX_WORK else _NOT_LOOKED_AT
+        )  # proven: work-is-bounded
         together += checked.program_size
         work += checked.work
         if checked.problem is not None:

@@ -62,7 +62,7 @@ def check_quotas(config: tenant_pb2.TenantConfig, report: Report) -> None:
         seen.add(quota.window)
     ordered = [tokens_of[window] for window in _WINDOWS if window in tokens_of]
     for (tokens, number), (most, _) in pairwise(ordered):
-        if tokens > most:
+        if tokens > most:  # proven: longer-windows-hold-more
             report(f"quotas[{number}].tokens", f"is {tokens}, more than {most}, a longer window's")
 
 
@@ -91,7 +91,7 @@ def _nanoseconds(
         report(where, f"is no duration: {given.seconds} s and {given.nanos} ns")
         return None
     total = given.seconds * _NANOS + given.nanos
-    if not 0 < total <= MAX_TIMEOUT_SECONDS * _NANOS:
+    if not 0 < total <= MAX_TIMEOUT_SECONDS * _NANOS:  # proven: deadlines-have-a-range
         report(where, f"is {total / _NANOS:.12g} s, not above 0 and at most {MAX_TIMEOUT_SECONDS} s")
         return None
     return total

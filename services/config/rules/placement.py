@@ -28,7 +28,7 @@ def check_pool(config: tenant_pb2.TenantConfig, around: Surroundings, report: Re
         pool = around.pools.get(config.pool)
         # A pool dedicated to somebody else looks like one that does not exist.
         if pool is None or pool.dedicated_to not in {"", around.tenant_name}:
-            report("pool", "names no pool this tenant may use")
+            report("pool", "names no pool this tenant may use")  # proven: no-tenant-text
             return
         if dedicated and pool.dedicated_to != around.tenant_name:
             report("pool", "is not dedicated to this tenant, as the tier DEDICATED asks")

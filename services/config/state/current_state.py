@@ -77,7 +77,8 @@ class CurrentState(Follower):
     def _begin_anew(self, state: ConfigState) -> None:
         """It may be built on none: how it differs from the states before is not known, and no number is used twice."""
         self._touched.clear()
-        self._swap(replace(state, generation=self.state.generation + 1, history=self.state.history))
+        generation = self.state.generation + 1  # proven: no-generation-twice
+        self._swap(replace(state, generation=generation, history=self.state.history))
 
     def history_ended(self) -> None:
         """Etcd was restored or exchanged. What is in force stays so until the list; no revision of it counts."""

@@ -60,7 +60,7 @@ def open_version(
 
 
 def _config(plain: bytes, sha256: str) -> tenant_pb2.TenantConfig:
-    if hashlib.sha256(plain).hexdigest() != sha256:
+    if hashlib.sha256(plain).hexdigest() != sha256:  # proven: config-has-its-digest
         raise SealError("a config has another digest than its record says")
     try:
         return tenant_pb2.TenantConfig.FromString(plain)

@@ -14,7 +14,7 @@ from services.common.rpc.status import from_status, to_status
 from services.config.adapters import peft_config
 from services.config.adapters.peft import Shape, parse_peft
 from services.config.adapters.peft_config import CONFIG_FILE, parse_config
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import without
 from tests.fakes.peft_files import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, MLP, PREFIX, peft_files
 
 SHAPE = Shape(LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, MLP)
@@ -109,7 +109,7 @@ def test_a_value_of_another_kind_is_refused(key, values):
 
 def test_a_true_taken_for_the_number_one_is_noticed():
     """The test above fails where a boolean counts as a number: JSON's true would be rank 1."""
-    broken = mutant(peft_config, " or isinstance(rank, bool)", "")
+    broken = without(peft_config, "rank-is-a-number")
     config, _, _ = peft_files(r=True)
     lora, wrong = broken.parse_config(config)
     assert lora.rank == 1

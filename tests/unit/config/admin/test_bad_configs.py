@@ -16,7 +16,7 @@ from services.config.rules.serving import PoolFacts, VersionFacts
 from services.config.rules.validation import validate_config
 from tests.fakes.bad_configs import CANARY, MISTAKES, bad_configs, good_config
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.fakes.peft_files import peft_files
 
 SEED = 20_261_125
@@ -89,23 +89,23 @@ def around() -> Surroundings:
 
 
 def test_that_test_notices_a_violation_that_repeats_tenants_text(monkeypatch):
-    careless = mutant(placement, '"names no pool this tenant may use"', 'f"names {config.pool}"')
+    careless = changed(placement, "no-tenant-text", 'report("pool", f"names {config.pool}")')
     monkeypatch.setattr("services.config.rules.validation.check_pool", careless.check_pool)
     told = [v.description for bad in bad_configs(200, SEED) for v in validate_config(bad.config, around())]
     assert any(CANARY in description for description in told)
 
 
 @pytest.mark.parametrize(
-    ("module", "old", "new"),
+    ("module", "mark", "new"),
     [
-        (report, "if low <= value <= high:", "if not (value < low or value > high):"),
-        (limits, "if not 0 < total <= ", "if total > "),
-        (limits, "if tokens > most:", "if False:"),
+        (report, "nan-is-in-no-range", "if not (value < low or value > high): return True"),
+        (limits, "deadlines-have-a-range", "pass"),
+        (limits, "longer-windows-hold-more", "pass"),
     ],
     ids=["NaN", "negative deadlines", "windows"],
 )
-def test_that_test_notices_a_rule_that_is_gone(monkeypatch, module, old, new):
-    careless = mutant(module, old, new)
+def test_that_test_notices_a_rule_that_is_gone(monkeypatch, module, mark, new):
+    careless = changed(module, mark, new)
     if module is report:
         for name in ("limits", "sampling", "placement"):
             monkeypatch.setattr(f"services.config.rules.{name}.between", careless.between)

@@ -13,7 +13,7 @@ from services.config.etcd import keys as etcd_keys
 from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.current_state import CurrentState
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import replaced
 
 
 class Start:
@@ -61,7 +61,10 @@ async def test_a_rotation_whose_first_start_failed_locks_nobody_out(plane, state
 
 
 async def test_that_test_notices_a_key_that_counts_under_any_signing_key(plane, state_dir):
-    trusting = mutant(bootstrap, "        and record.stored.signing_key_id == issuer.signing_key_id\n", "")
+    def any_key(state, _issuer, _clock):
+        return any(state.under("credentials/"))
+
+    trusting = replaced(bootstrap, "has_platform_admin", any_key)
     assert not await rotated_and_started_again_before_the_key_was_recorded(plane, state_dir, trusting)
 
 

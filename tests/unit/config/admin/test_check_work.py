@@ -9,7 +9,7 @@ from tenantry.config.v1 import tenant_pb2
 from services.config.rules import guardrails, patterns, size
 from services.config.rules.patterns import MAX_UNICODE_CLASSES, MAX_WORK
 from services.config.rules.validation import validate_config
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, without
 from tests.unit.config.rules.test_validation import AROUND, good
 
 _COMPILE = re2.compile
@@ -50,7 +50,7 @@ def test_patterns_of_many_unicode_classes_are_not_even_compiled(monkeypatch):
 
 def test_that_test_notices_a_bound_that_is_gone(monkeypatch):
     compiles = Compiles(monkeypatch)
-    careless = mutant(patterns, "if classes > MAX_UNICODE_CLASSES:", "if False:")
+    careless = without(patterns, "classes-before-compiling")
     monkeypatch.setattr(guardrails, "check_pattern", careless.check_pattern)
     fields_of(hostile(lambda number: r"\pL" * (300 + number % 40)))
     assert compiles.patterns
@@ -73,7 +73,7 @@ def test_work_for_patterns_that_are_refused_ends(monkeypatch):
 
 def test_that_test_notices_work_that_nobody_counts(monkeypatch):
     compiles = Compiles(monkeypatch)
-    careless = mutant(guardrails, "if work <= MAX_WORK else", "if True else")
+    careless = changed(guardrails, "work-is-bounded", "checked = check_pattern(rule.pattern)")
     monkeypatch.setattr("services.config.rules.validation.check_guardrails", careless.check_guardrails)
     fields_of(hostile(large))
     assert len(compiles.patterns) == 100

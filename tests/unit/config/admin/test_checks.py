@@ -17,7 +17,7 @@ from services.config.admin.edits import MAX_REQUEST_BYTES
 from services.config.rules.size import MAX_CONFIG_BYTES
 from services.config.state.operators import Operator
 from tests.fakes.config_plane import Call, ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 
 ADMIN = Operator("key-a", "a", "tenant-admin", "uid-a")
 OTHER = Operator("key-b", "b", "tenant-admin", "uid-b")
@@ -175,7 +175,7 @@ async def test_a_caller_that_leaves_does_not_free_the_thread_it_keeps():
 
 
 async def test_that_test_notices_a_turn_that_ends_with_its_caller():
-    careless = mutant(checks, "await asyncio.shield(work)", "await work")
+    careless = changed(checks, "check-outlives-caller", "return await work")
     assert await second_begins_when_the_first_caller_leaves(careless.ConfigChecks(None))
 
 

@@ -19,11 +19,9 @@ from services.common.errors import (
     Reason,
     UnauthenticatedError,
 )
-from services.config.admin import pools, tenant_config, tenants
 from services.config.etcd import keys as etcd_keys
 from services.config.state.sealed_versions import seal_in_force
 from tests.fakes.config_plane import Call, ConfigPlane
-from tests.fakes.mutants import mutant
 
 
 @pytest.fixture
@@ -57,32 +55,29 @@ async def test_a_name_taken_in_between_is_taken(plane):
     assert plane.current.state.tenant("acme") is None
 
 
-async def takes_a_pool_that_is_dedicated_meanwhile(plane, module):
+async def takes_a_pool_that_is_dedicated_meanwhile(plane):
     acme, globex = await plane.new_tenant("acme"), await plane.new_tenant("globex")
     pool = plane.current.state.pool("pools/p").pool
     theirs = pool_pb2.Pool(dedicated_to=globex.name)
     theirs.MergeFrom(pool)
     once(plane, lambda: plane.store.put({etcd_keys.pool_key("p"): theirs.SerializeToString()}))
     acme.config.pool = "pools/p"
-    await module.TenantAdmin(plane.edits, plane.keys).update(
-        pb.UpdateTenantRequest(tenant=acme), plane.operator
-    )
+    await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=acme))
 
 
 async def test_a_pool_dedicated_in_between_is_not_taken(plane):
     with pytest.raises(AbortedError):
-        await takes_a_pool_that_is_dedicated_meanwhile(plane, tenants)
+        await takes_a_pool_that_is_dedicated_meanwhile(plane)
     assert plane.current.state.tenant("acme").config.pool == ""
 
 
-async def test_mutant_without_the_condition_shares_a_dedicated_pool(plane, monkeypatch):
-    careless = mutant(tenant_config, "        Unchanged(etcd_keys.POOLS, state.revision),\n", "")
-    monkeypatch.setattr(tenants, "references_hold", careless.references_hold)
-    await takes_a_pool_that_is_dedicated_meanwhile(plane, tenants)
+async def test_mutant_without_the_condition_shares_a_dedicated_pool(plane):
+    plane.store.ignored_prefixes.add(etcd_keys.POOLS)
+    await takes_a_pool_that_is_dedicated_meanwhile(plane)
     assert plane.current.state.tenant("acme").config.pool == "pools/p"
 
 
-async def dedicates_a_pool_that_is_taken_meanwhile(plane, module):
+async def dedicates_a_pool_that_is_taken_meanwhile(plane):
     await plane.new_pool("for-the-others")
     acme, globex = await plane.new_tenant("acme"), await plane.new_tenant("globex")
     record = plane.current.state.tenant("acme")
@@ -94,20 +89,18 @@ async def dedicates_a_pool_that_is_taken_meanwhile(plane, module):
     )
     pool = await plane.call("GetPool", pb.GetPoolRequest(name="pools/p"))
     pool.dedicated_to = globex.name
-    await module.PoolAdmin(plane.edits).update(pb.UpdatePoolRequest(pool=pool), plane.operator)
+    await plane.call("UpdatePool", pb.UpdatePoolRequest(pool=pool))
 
 
 async def test_a_pool_taken_in_between_is_not_dedicated(plane):
     with pytest.raises(AbortedError):
-        await dedicates_a_pool_that_is_taken_meanwhile(plane, pools)
+        await dedicates_a_pool_that_is_taken_meanwhile(plane)
     assert plane.current.state.pool("pools/p").pool.dedicated_to == ""
 
 
 async def test_mutant_without_the_condition_dedicates_a_taken_pool(plane):
-    careless = mutant(
-        pools, "            conditions.append(Unchanged(etcd_keys.TENANTS, state.revision))\n", ""
-    )
-    await dedicates_a_pool_that_is_taken_meanwhile(plane, careless)
+    plane.store.ignored_prefixes.add(etcd_keys.TENANTS)
+    await dedicates_a_pool_that_is_taken_meanwhile(plane)
     assert plane.current.state.pool("pools/p").pool.dedicated_to == "tenants/globex"
 
 

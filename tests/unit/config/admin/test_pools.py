@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from tenantry.config.v1 import config_admin_service_pb2 as pb
@@ -12,13 +10,12 @@ from tenantry.config.v1 import pool_pb2, tenant_pb2
 from services.common.errors import AbortedError, FailedPreconditionError, InvalidArgumentError
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
-from services.config.admin import adapters, pools
+from services.config.admin import pools
 from services.config.etcd import keys as etcd_keys
-from services.config.rules import pool_users
 from services.config.rules.catalog_facts import pool_facts
 from services.config.rules.serving import serving_pool
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import without
 from tests.fakes.peft_files import peft_files
 
 ENGINE = "c" * 64
@@ -92,11 +89,7 @@ async def test_a_pool_that_begins_to_be_shared_moves_nobody(plane):
 
 
 async def test_that_test_notices_a_pool_that_keeps_its_place(plane):
-    careless = mutant(
-        pools,
-        "            pool.available_time.CopyFrom(self._after_all())\n        key",
-        "            pass\n        key",
-    )
+    careless = without(pools, "takes-over-from-no-pool")
     assert await shares_an_older_pool(plane, careless) == "pools/a"
 
 
@@ -193,8 +186,7 @@ async def test_a_dedicated_pool_stays_dedicated_while_its_tenant_asks_for_it(pla
 
 
 async def test_that_test_notices_a_change_that_nobody_is_asked_about(plane, monkeypatch):
-    careless = mutant(pool_users, "if not served_here:", "if True:")
-    monkeypatch.setattr(pools, "left_unserved", careless.left_unserved)
+    monkeypatch.setattr(pools, "left_unserved", lambda _state, _pool: [])
     await plane.new_tenant("globex", pool="pools/p")
     await change_pool(plane, dedicated_to="tenants/globex")
     assert placed(plane) == ""
@@ -224,8 +216,7 @@ async def test_an_adapter_rendered_for_what_pools_were_is_not_registered(plane):
 
 
 async def test_that_test_notices_a_registration_that_does_not_look(plane):
-    careless = mutant(adapters, "                Unchanged(etcd_keys.POOLS, state.revision),\n", "")
-    plane.admin = replace(plane.admin, adapters=careless.AdapterAdmin(plane.edits, plane.artifacts))
+    plane.store.ignored_prefixes.add(etcd_keys.POOLS)
     once(plane, exchange_engine(plane))
     registered = await plane.register("acme", files())
     assert registered.versions[0].renditions[0].engine_sha256 != ENGINE

@@ -18,7 +18,7 @@ from services.config.adapters.peft_config import CONFIG_FILE
 from services.config.admin import uploads
 from services.config.admin.uploads import MAX_UPLOADS
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import without
 from tests.fakes.peft_files import peft_files
 
 
@@ -91,7 +91,7 @@ async def test_one_tenant_holds_one_place(plane):
 
 
 async def test_that_test_notices_a_tenant_that_holds_many(plane):
-    careless = mutant(uploads, "if tenant_uid in self._taken:", "if False:").UploadPlaces()
+    careless = without(uploads, "one-upload-a-tenant").UploadPlaces()
     # Each upload counts by itself.
     places, number = careless.taken, iter(range(100))
     careless.taken = lambda uid: places(f"{uid}-{next(number)}")

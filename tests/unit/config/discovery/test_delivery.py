@@ -22,7 +22,7 @@ from services.config.state.sealing import SealError, TenantKeys
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.discovery_stream import Stream
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import without
 
 KEYS = TenantKeys(b"r" * 32)
 
@@ -192,9 +192,7 @@ async def test_a_large_snapshot_on_a_slow_line_is_waited_for_and_heartbeats_come
 
 
 async def test_that_test_notices_an_answer_that_is_due_before_the_snapshot_was_sent(plane, monkeypatch):
-    hasty = mutant(
-        discovery_servicer, "                    delivery.sent_at_seconds = time.monotonic()\n", ""
-    )
+    hasty = without(discovery_servicer, "answer-due-after-last-piece")
     with pytest.raises(DeadlineExceededError):
         await sent_over_a_slow_line(plane, hasty, monkeypatch)
 

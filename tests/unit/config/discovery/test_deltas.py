@@ -15,7 +15,7 @@ from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.sealed_versions import seal_in_force
 from services.config.state.sealing import TenantKeys
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 
 KEYS = TenantKeys(b"r" * 32)
 WRAPPED = {uid: KEYS.create(uid) for uid in ("a", "b")}
@@ -120,7 +120,7 @@ def test_a_change_is_looked_up_and_not_searched():
 
 
 def test_mutant_that_numbers_anew_after_a_list_is_found():
-    careless = mutant(current_state, "generation=self.state.generation + 1", "generation=state.generation")
+    careless = changed(current_state, "no-generation-twice", "generation = state.generation")
     history = History(careless)
     for one in [("pool", "p", True), ("forget",), ("pool", "q", True)]:
         history.take(*one)

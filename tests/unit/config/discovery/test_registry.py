@@ -9,7 +9,7 @@ from services.config.discovery import registry as registry_module
 from services.config.discovery.registry import MAX_REASON_CHARACTERS, MAX_REASONS, RouterRegistry
 from services.config.discovery.router_status import RETURNS_WITHIN_SECONDS, SILENT_AFTER_SECONDS, RouterStatus
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import mutant, without
+from tests.fakes.mutants import changed, replaced, without
 
 FIRST, SECOND, THIRD = object(), object(), object()
 
@@ -173,7 +173,7 @@ def test_a_revision_of_a_history_that_ended_counts_for_none_of_the_next():
 
 
 def test_that_test_notices_revisions_that_are_compared_across_histories():
-    comparing = mutant(registry_module, "revision if history == self._newest.history else 0", "revision")
+    comparing = changed(registry_module, "revisions-of-one-history", "router.applied_revision = revision")
     assert routers_that_have_501_of_the_new_history(comparing) == 1
 
 
@@ -191,10 +191,10 @@ def test_of_two_streams_under_one_name_the_newer_counts(world):
 
 
 def test_an_older_stream_that_still_counted_would_answer_for_the_newer():
-    broken = mutant(
+    broken = replaced(
         registry_module,
-        "return router if router is not None and router.session == session.number else None",
-        "return router",
+        "RouterRegistry._of",
+        lambda self, session: self._routers.get(session.router),
     )
     world = World(broken)
     older = world.current("r1")

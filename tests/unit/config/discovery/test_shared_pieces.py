@@ -18,7 +18,7 @@ from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Stored
 from services.config.state.config_state import ConfigState, ConfigStateBuilder
 from services.config.state.sealing import TenantKeys
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, without
 
 BUILDER = ConfigStateBuilder(TenantKeys(b"r" * 32))
 
@@ -109,7 +109,7 @@ def test_nothing_is_kept_once_every_router_has_it_or_is_gone(monkeypatch):
 
 
 def test_that_test_notices_pieces_that_are_kept(monkeypatch):
-    keeping = mutant(shared_pieces, "weakref.ref(pieces)", "lambda: pieces")
+    keeping = changed(shared_pieces, "pieces-live-with-readers", "self._newest = lambda: pieces")
     assert left_over(monkeypatch, keeping) == 40
 
 
@@ -132,7 +132,7 @@ def test_slow_routers_at_older_states_keep_a_piece_each(monkeypatch):
 
 
 def test_that_test_notices_older_states_that_are_kept_whole(monkeypatch):
-    keeping = mutant(shared_pieces, "                pieces.close()\n", "                pass\n")
+    keeping = without(shared_pieces, "older-pieces-are-not-kept")
     assert kept_for_slow_routers(monkeypatch, keeping) == 100
 
 
@@ -175,7 +175,7 @@ def test_what_fails_once_ends_the_streams_it_failed_and_no_later_one(monkeypatch
 
 
 def test_that_test_notices_a_failure_that_is_kept(monkeypatch):
-    keeping = mutant(shared_pieces, "            pieces.close()\n            raise\n", "            raise\n")
+    keeping = without(shared_pieces, "failed-pieces-are-made-anew")
     with pytest.raises(RuntimeError):
         started_after_a_failure(monkeypatch, keeping)
 

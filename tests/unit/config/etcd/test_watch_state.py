@@ -19,7 +19,7 @@ from services.config.etcd.watch_state import (
     Response,
     WatchState,
 )
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, without
 
 
 def change(revision: int, key: str = "k") -> KeyChange:
@@ -66,11 +66,7 @@ def test_an_answer_to_a_question_for_progress_is_a_sign_of_life_only():
 
 
 def test_that_test_notices_progress_taken_from_an_answer():
-    believing = mutant(
-        watch_state,
-        "            if response.watch_id == NO_WATCH:\n                return None\n",
-        "",
-    )
+    believing = without(watch_state, "asked-progress-is-life-only")
     assert events_after_an_answer_that_overtook_them(believing)[0] == ()
 
 
@@ -101,7 +97,7 @@ def test_an_etcd_that_went_back_or_is_another_is_listed_again():
 
 
 def test_that_test_notices_a_watch_that_waits_for_the_old_revisions():
-    waiting = mutant(watch_state, "in_order and response.revision < self.next_revision - 1", "False")
+    waiting = changed(watch_state, "behind-is-another-history", "return False")
     assert verdicts_of_another_history(waiting) == dict.fromkeys(BEHIND, False) | {
         "cluster": True,
         "cluster, asked": True,
@@ -124,7 +120,7 @@ def test_answers_that_go_back_or_are_anothers_end_a_history():
 
 
 def test_that_test_notices_answers_that_are_taken_as_they_come():
-    trusting = mutant(history_module, "or revision < asked.revision", "")
+    trusting = without(history_module, "older-answers-end-a-history")
     assert ended_histories(trusting, (7, 1000), (7, 501), (7, 502)) == 0
 
 

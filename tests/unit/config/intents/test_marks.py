@@ -13,7 +13,7 @@ from services.config.intents import marks as intent_marks
 from services.config.intents import watch_check
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed, without
 
 EVIL = {etcd_keys.pool_key("evil"): pool_pb2.Pool(name="pools/evil").SerializeToString()}
 
@@ -75,11 +75,10 @@ async def test_an_old_value_beside_its_old_mark_raises_the_alarm(plane, seconds_
 
 
 @pytest.mark.parametrize(
-    ("seconds_later", "kept", "broken"),
-    [(0, "known != revision", "False"), (3_600, "mark.time_ms < oldest_ms", "False")],
+    ("seconds_later", "mark"), [(0, "a-mark-is-good-once"), (3_600, "old-marks-are-used")]
 )
-async def test_that_test_notices_marks_that_are_good_twice(plane, seconds_later, kept, broken):
-    watching = Watching(plane, marks=mutant(intent_marks, kept, broken)).watches()
+async def test_that_test_notices_marks_that_are_good_twice(plane, seconds_later, mark):
+    watching = Watching(plane, marks=without(intent_marks, mark)).watches()
     await put_back(plane, seconds_later)
     assert watching.alarms == 0
 
@@ -114,10 +113,8 @@ def test_clocks_that_differ_or_go_back_make_no_alarm():
 
 
 def test_that_test_notices_marks_by_the_clock_alone():
-    by_the_clock = mutant(
-        intent_marks,
-        "max(int(1000 * self._clock.wall_seconds()), self._made_ms, self._seen.newest_ms) + 1",
-        "int(1000 * self._clock.wall_seconds())",
+    by_the_clock = changed(
+        intent_marks, "marks-only-rise", "self._made_ms = int(1000 * self._clock.wall_seconds())"
     )
     assert refused_of_two_services_whose_clocks_differ(by_the_clock) > 0
 
@@ -144,12 +141,7 @@ async def test_an_etcd_filled_by_somebody_else_is_counted_whole_and_told_in_few_
 
 
 async def test_that_test_notices_a_start_that_checks_nothing(plane):
-    assert (
-        await alarms_of_a_start_after(
-            plane, mutant(watch_check, "if stored.mod_revision > since", "if False")
-        )
-        == 0
-    )
+    assert await alarms_of_a_start_after(plane, changed(watch_check, "lists-are-checked", "later = []")) == 0
 
 
 async def test_what_was_told_as_it_came_is_not_told_again_by_a_list(plane):

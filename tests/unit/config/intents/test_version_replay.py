@@ -12,7 +12,7 @@ from services.config.intents.version_replay import NEWEST_SECONDS, lately_change
 from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.current_state import CurrentState
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 
 
 @pytest.fixture
@@ -76,10 +76,10 @@ async def test_versions_that_nobody_told_are_told_at_the_next_start(plane):
 
 
 async def test_that_test_notices_a_start_that_tells_only_the_version_in_force(plane):
-    only_the_newest = mutant(
+    only_the_newest = changed(
         version_replay,
-        "if version.create_time.seconds < since_seconds:",
-        "if version.config_version != record.stored.config_version:",
+        "all-recent-versions",
+        "if version.config_version != record.stored.config_version: return None",
     )
     following = NextProcess(plane, await dies_before_it_tells(plane))
     assert (await following.starts(only_the_newest)).told == [(1, 1), (3, 3)]

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from services.config.quota import ledger as real_ledger
 from services.config.quota.ledger import Account, Claim, Slice, lease
 from services.config.quota.windows import Span, Window, span_at
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 
 HOUR = span_at(Window.HOUR, 1_800_000_000)
 EXAMPLES = settings(
@@ -135,21 +135,21 @@ def test_no_history_overshoots_a_quota_or_loses_what_was_spent():
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("mark", "new"),
     [
         # An expired slice's tokens are free again, though its router may have spent them.
-        ("used_tokens=account.used_tokens + lost", "used_tokens=account.used_tokens"),
+        ("expired-slices-are-used", "lost = 0"),
         # So are a killed session's.
-        ("used, held = used + held, 0", "held = 0"),
+        ("ended-sessions-are-used", "held = 0"),
         # A request sent again counts again.
-        ("claim.sequence <= own.sequence", "claim.sequence < own.sequence"),
+        ("requests-count-once", "pass"),
         # More comes back than the slice holds.
-        ("min(claim.returned_tokens, held - spent)", "claim.returned_tokens"),
+        ("returns-are-bounded", "returned = claim.returned_tokens"),
     ],
 )
-def test_a_ledger_with_one_rule_less_is_caught(old, new):
+def test_a_ledger_with_one_rule_less_is_caught(mark, new):
     with pytest.raises(AssertionError):
-        run(mutant(real_ledger, old, new), SEARCH)
+        run(changed(real_ledger, mark, new), SEARCH)
 
 
 def claim(sequence=1, *, router="r", session="s", start=HOUR.start_seconds, **tokens):

@@ -10,7 +10,7 @@ from services.config.etcd import keys as etcd_keys
 from services.config.recovery import allocation_marks as real_marks
 from services.config.recovery.allocation_marks import Allocated, MarksDamagedError, read_marks, write_marks
 from tests.fakes.memory_config_store import MemoryConfigStore
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import without
 
 COUNTER = etcd_keys.ordinal_counter_key()
 
@@ -24,7 +24,7 @@ async def mark_when_etcd_hears_of_it(module, folder):
 
 async def test_an_ordinal_is_marked_before_it_is_written(tmp_path):
     assert await mark_when_etcd_hears_of_it(real_marks, tmp_path / "a") == [Allocated(7, 0)]
-    late = mutant(real_marks, "        if counter is not None:\n", "        if False:\n")
+    late = without(real_marks, "ordinals-are-marked-first")
     assert await mark_when_etcd_hears_of_it(late, tmp_path / "b") == [None]
 
 
@@ -69,7 +69,7 @@ async def marks_after_a_start(module, folder):
 
 async def test_what_etcd_says_is_marked_at_the_start(tmp_path):
     assert await marks_after_a_start(real_marks, tmp_path / "a") == Allocated(9, 3)
-    deaf = mutant(real_marks, "Allocated(epoch=int(stored.value))", "Allocated()")
+    deaf = without(real_marks, "epochs-are-marked")
     assert await marks_after_a_start(deaf, tmp_path / "b") == Allocated(9, 1)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from services.config.rules import patterns
 from services.config.rules.patterns import check_pattern, fit_together
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_nothing_is_written_to_stderr(capfd):
 
 
 def test_without_its_option_the_engine_writes_patterns_to_stderr(capfd):
-    careless = mutant(patterns, "options.log_errors = False", "options.log_errors = True")
+    careless = changed(patterns, "patterns-are-not-logged", "options.log_errors = True")
     assert careless.check_pattern("(secret").problem
     assert "secret" in capfd.readouterr().err
 

@@ -10,7 +10,7 @@ from services.common.errors import InvalidArgumentError
 from services.config.etcd import keys as etcd_keys
 from services.config.rules import models
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 from tests.fakes.tiny_text import tiny_tokeniser_json
 
 CONTEXT = 64
@@ -91,6 +91,6 @@ async def test_text_that_looks_like_a_control_token_is_counted_as_text(plane):
 
 
 async def test_mutant_that_asks_for_less_than_the_context_lets_it_in(plane, monkeypatch):
-    careless = mutant(models, "if context is None or tokens < context:", "if True:")
+    careless = changed(models, "prompts-leave-context", "return True")
     monkeypatch.setattr("services.config.rules.validation.check_models", careless.check_models)
     assert (await create(plane, config(words(4 * CONTEXT)))).config_version == 1

@@ -11,7 +11,7 @@ from services.config.etcd import keys as etcd_keys
 from services.config.state import sealed_versions
 from services.config.state.sealing import SealError, TenantKeys
 from tests.fakes.config_plane import ConfigPlane
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import replaced, without
 
 KEY, _ = TenantKeys(b"r" * 32).create("u")
 
@@ -109,9 +109,7 @@ def test_another_versions_body_does_not_open():
 
 
 def test_that_test_notices_bodies_that_are_bound_to_nothing():
-    unbound = mutant(
-        sealed_versions, "    return record.SerializeToString(deterministic=True)", '    return b""'
-    )
+    unbound = replaced(sealed_versions, "_record", lambda _version: b"")
     assert prompt_of_seven_with_the_body_of_three(unbound) == "three"
 
 
@@ -128,7 +126,7 @@ def test_a_config_whose_digest_is_not_the_one_answers_name_is_refused():
 
 
 def test_that_test_notices_a_digest_nobody_checks():
-    unchecked = mutant(sealed_versions, "if hashlib.sha256(plain).hexdigest() != sha256:", "if False:")
+    unchecked = without(sealed_versions, "config-has-its-digest")
     assert open_with_another_digest(unchecked) == 1
 
 
