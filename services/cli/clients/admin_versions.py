@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 from tenantry.config.v1.config_admin_service_pb2 import (
     DiffTenantVersionsRequest,
+    GetTenantVersionRequest,
     ListTenantVersionsRequest,
     RollbackTenantRequest,
 )
@@ -38,6 +39,11 @@ class VersionsClient:
             return list(response.versions), response.next_page_token
 
         return await collect_pages(page)
+
+    async def get_version(self, tenant: str, version: int) -> TenantVersion:
+        """A version with its config."""
+        request = GetTenantVersionRequest(name=f"{tenant_name(tenant)}/versions/{version}")
+        return await self._caller.unary(self._stub.GetTenantVersion, request, CALL_TIMEOUT_SECONDS)
 
     async def diff(self, tenant: str, before: int, after: int = 0) -> list[Difference]:
         """The fields in which two versions differ; 0 means the one in force."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +14,9 @@ from services.cli.clients.names import short
 from services.cli.commands import tenant_documents, tenant_states, tenant_versions
 from services.cli.commands.change_options import DryRun, Reason, TenantId, Waiting
 from services.cli.commands.propagation import await_routers
+from services.cli.declarative.declared import read_tenant
+from services.cli.declarative.effective_tenant import annotated_tenant, effective_record
 from services.cli.declarative.tenant_changes import TenantChanges
-from services.cli.documents import read_document, to_message
 from services.cli.given_text import as_text, read_bytes
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
@@ -26,7 +28,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, show
 
 # Above what the service takes: it knows the limit, this only ends the reading of a device.
 _MAX_PROMPT_BYTES = 1 << 22
-File = Annotated[Path | None, typer.Option(metavar="YAML", help="A tenant as `tenant get` prints it.")]
+File = Annotated[
+    Path | None, typer.Option(metavar="YAML", help="A tenant as `tenant get` or `tenant export` writes it.")
+]
 
 
 @app.command()
@@ -47,7 +51,7 @@ async def create(
             "a new tenant has no adapters yet.",
             "Create it, then `adapter register`, `tenant update --adapter`.",
         )
-    draft = _read_tenant(file) if file else Tenant(config=TenantConfig())
+    draft = read_tenant(file) if file else Tenant(config=TenantConfig())
     _complete(changes).apply(draft)
     if not draft.config.models:
         raise UsageError("a tenant needs a model.", "Give --base-model; `tenantry model list` shows them.")
@@ -74,11 +78,19 @@ async def get(
     tenant: TenantId,
     form: Annotated[str, typer.Option("--output", "-o", metavar="yaml|json", help="The form.")] = "yaml",
 ) -> None:
-    """Show a tenant with the config in force; `tenant update --file` takes the same form."""
+    """Show a tenant with the config in force, and the defaults of what is not set.
+
+    In YAML the defaults are comments, so that `tenant update --file` takes the document as it is.
+    """
     if form not in ("yaml", "json"):
         raise UsageError(f"{form} is no form.", "Give -o yaml or -o json.")
     async with mesh.admin() as admin:
-        output.result(await admin.get_tenant(tenant), yaml=form == "yaml")
+        found = await admin.get_tenant(tenant)
+    if form == "json" or output.json:
+        output.record(effective_record(found))
+    else:
+        sys.stdout.write(annotated_tenant(found))
+        sys.stdout.flush()
 
 
 @app.command("list")
@@ -133,7 +145,7 @@ async def update(
     if file is None and changes == TenantChanges():
         raise UsageError("there is nothing to change.", "Give --file or one of the options; see --help.")
     changes = _complete(changes)
-    wanted = _read_tenant(file) if file else None
+    wanted = read_tenant(file) if file else None
     async with mesh.admin() as admin:
         before = await admin.get_tenant(tenant)
         after = _next_state(before, wanted, changes)
@@ -173,10 +185,6 @@ def _outcome(before: Tenant, updated: Tenant, *, dry_run: bool) -> str:
         f"{updated.name}: config version {updated.config_version} (was {before.config_version}), "
         f"sha256 {updated.config_sha256[:12]}."
     )
-
-
-def _read_tenant(path: Path) -> Tenant:
-    return to_message(read_document(path), Tenant(), str(path))
 
 
 def _complete(changes: TenantChanges) -> TenantChanges:

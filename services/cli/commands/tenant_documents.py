@@ -105,6 +105,9 @@ async def apply(
     prune: Annotated[
         bool, typer.Option("--prune", help="Also suspend and delete tenants no file describes; needs --yes.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List also the tenants that stay as they are.")
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     reason: Reason = "",
@@ -118,7 +121,7 @@ async def apply(
     declared = read_declared(path)
     async with mesh.admin() as admin:
         plan = make_plan(declared, await _live(admin, declared, everything=prune), prune=prune)
-        show_plan(output, plan)
+        show_plan(output, plan, verbose=verbose)
         if count(plan, Action.UNCHANGED) == len(plan):
             # What is as declared may have become so a moment ago.
             if not dry_run:

@@ -10,6 +10,7 @@ from tenantry.config.v1.tenant_version_pb2 import TenantVersion
 from services.cli.clients.names import short
 from services.cli.commands.change_options import DryRun, Reason, TenantId, Waiting
 from services.cli.commands.propagation import await_routers
+from services.cli.declarative.effective_tenant import unset_between
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.terminal.differences import COLUMNS, difference_cells, difference_records
@@ -80,13 +81,17 @@ async def diff(
         if older == 0:
             raise UsageError(f"{short(tenant)} has one config version only, v1: there is nothing to compare.")
         found = await admin.versions.diff(tenant, older, newer)
+        configs = [(await admin.versions.get_version(tenant, number)).config for number in (older, newer)]
+    unset_of = unset_between(*configs)
     if output.json:
-        for record in difference_records(found):
+        for record in difference_records(found, unset_of):
             output.record(record)
         return
     output.note(f"{short(tenant)}: v{older} → v{newer}" + (" (in force)" if newer == in_force else ""))
     if found:
-        output.rows(COLUMNS, (difference_cells(difference) for difference in found))
+        output.rows(
+            COLUMNS, (difference_cells(difference, unset_of(difference.field)) for difference in found)
+        )
     else:
         output.note("The two are equal.")
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from tenantry.config.v1.tenant_pb2 import Tenant
 
-from services.cli.clients.names import short
+from services.cli.clients.names import short, tenant_name
+from services.cli.declarative.effective_tenant import EFFECTIVE_KEYS
 from services.cli.document_fields import field_problems, not_a_field
-from services.cli.documents import Plain, read_documents, to_message, to_plain
+from services.cli.documents import Plain, read_document, read_documents, to_message, to_plain
 from services.common.command_errors import CommandError, UsageError
 
 SUFFIXES = (".yaml", ".yml")
@@ -101,6 +102,25 @@ def read_declared(path: Path) -> list[Declared]:
 
 
 _FORM = "`tenantry explain --example tenant` shows the form, `tenantry explain PATH` what a field takes."
+
+
+def read_tenant(path: Path) -> Tenant:
+    """The tenant in a file of one document, as `tenant get` or `tenant export` writes it.
+
+    What the file leaves out, it leaves empty; an exported one has no etag.
+
+    Raises:
+        UsageError: names everything that is wrong.
+    """
+    plain = {key: value for key, value in read_document(path).items() if key not in EFFECTIVE_KEYS}
+    if "tenant" not in plain:
+        return to_message(plain, Tenant(), str(path))
+    wrong = list(_problems(plain))
+    if wrong:
+        raise UsageError(f"{path} is not a tenant.", _FORM, wrong)
+    tenant = _declared(plain, str(path)).tenant
+    tenant.name = tenant_name(plain["tenant"])
+    return tenant
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from tenantry.config.v1.tenant_pb2 import TenantState
+from tenantry.config.v1.tenant_pb2 import TenantConfig, TenantState
 
 from services.cli.clients.names import tenant_name
+from services.cli.declarative.effective_tenant import unset_between
 from services.cli.declarative.tenant_plan import Action, Step, count
 from services.cli.declarative.tenant_steps import Done
+from services.cli.reference.effective import Unset
 from services.cli.terminal.differences import COLUMNS, difference_cells, difference_records
 from services.cli.terminal.output import Cell, Output, Styled
 from services.cli.terminal.wording import counted
@@ -21,15 +23,22 @@ _STYLES = {
 }
 
 
-def show_plan(output: Output, plan: Sequence[Step]) -> None:
-    """Print what would be done: a row a difference, or one JSON object a tenant."""
+def show_plan(output: Output, plan: Sequence[Step], *, verbose: bool) -> None:
+    """Print what would be done: a row for each difference, or one JSON object for each tenant.
+
+    Args:
+        output: where to.
+        plan: the steps.
+        verbose: for people, list also the tenants that stay as they are.
+    """
     if output.json:
         for step in plan:
             output.record(_record(step))
     elif count(plan, Action.UNCHANGED) == len(plan):
         output.line(f"Nothing to do: {counted(len(plan), 'tenant')} as declared.")
     else:
-        output.rows(("TENANT", "ACTION", *COLUMNS), (row for step in plan for row in _rows(step)))
+        shown = [step for step in plan if verbose or step.action is not Action.UNCHANGED]
+        output.rows(("TENANT", "ACTION", *COLUMNS), (row for step in shown for row in _rows(step)))
         output.line(f"{_summary(plan)}.")
 
 
@@ -62,7 +71,7 @@ def _record(step: Step) -> dict[str, object]:
     if step.source:
         record["file"] = step.source
     if step.differences:
-        record["differences"] = difference_records(step.differences)
+        record["differences"] = difference_records(step.differences, _unset_of(step))
     return record
 
 
@@ -71,10 +80,16 @@ def _rows(step: Step) -> Iterator[tuple[Cell, ...]]:
     if not step.differences:
         yield step.tenant_id, action, *_words(step)
         return
+    unset_of = _unset_of(step)
     first, *more = step.differences
-    yield step.tenant_id, action, *difference_cells(first)
+    yield step.tenant_id, action, *difference_cells(first, unset_of(first.field))
     for difference in more:
-        yield "", "", *difference_cells(difference)
+        yield "", "", *difference_cells(difference, unset_of(difference.field))
+
+
+def _unset_of(step: Step) -> Callable[[str], Unset]:
+    """What a field of the tenant means before and after a step, where it is not set."""
+    return unset_between(step.live.config if step.live else TenantConfig(), step.wanted.config)
 
 
 def _words(step: Step) -> tuple[Cell, Cell, Cell]:

@@ -24,6 +24,14 @@ class Effective:
     """By path, for example `limits.request_burst` or `models[0].adapter`: the unset fields."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unset:
+    """What a field that differs means on the side where it is not set, in words; empty where it means nothing."""
+
+    before: str = ""
+    after: str = ""
+
+
 def effective_config(config: Plain, catalog: Catalog) -> Effective:
     """Fill in a tenant's config.
 

@@ -3,39 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tenantry.config.v1.tenant_version_pb2 import Difference, DifferenceKind
 
+from services.cli.reference.effective import Unset
 from services.cli.terminal.output import Styled
 from services.cli.visible_text import one_line
 
 COLUMNS = ("FIELD", "BEFORE", "AFTER")
 UNSET = Styled("(unset)", "dim")
+_NOTHING = Unset()
 # A text this long is shown from a little before to a little after what differs.
 _LONG = 60
 _AROUND = 16
 
 
-def difference_cells(difference: Difference) -> tuple[str, Styled, Styled]:
+def difference_cells(difference: Difference, unset: Unset = _NOTHING) -> tuple[str, Styled, Styled]:
     """A row of a table."""
     if difference.kind == DifferenceKind.DIFFERENCE_KIND_ADDED:
-        return difference.field, UNSET, Styled(_words(difference.after_json), "green")
+        return difference.field, _default(unset.before), Styled(_words(difference.after_json), "green")
     if difference.kind == DifferenceKind.DIFFERENCE_KIND_REMOVED:
-        return difference.field, Styled(_words(difference.before_json), "red"), UNSET
+        return difference.field, Styled(_words(difference.before_json), "red"), _default(unset.after)
     before, after = _apart(_words(difference.before_json), _words(difference.after_json))
     return difference.field, Styled(before, "red"), Styled(after, "green")
 
 
-def difference_records(differences: Iterable[Difference]) -> list[dict[str, object]]:
-    """For machines: a side that has no value is left out."""
+def _default(words: str) -> Styled:
+    return Styled(f"{words} (default)", "dim") if words else UNSET
+
+
+def difference_records(
+    differences: Iterable[Difference], unset_of: Callable[[str], Unset] = lambda _field: _NOTHING
+) -> list[dict[str, object]]:
+    """For machines: a side that has no value is left out, or named by its default in words.
+
+    Args:
+        differences: the fields that differ.
+        unset_of: what a field, given by its path, means where it is not set.
+    """
     records = []
     for difference in differences:
+        unset = unset_of(difference.field)
         record: dict[str, object] = {"field": difference.field}
         if difference.before_json:
             record["before"] = json.loads(difference.before_json)
+        elif unset.before:
+            record["before_default"] = unset.before
         if difference.after_json:
             record["after"] = json.loads(difference.after_json)
+        elif unset.after:
+            record["after_default"] = unset.after
         records.append(record)
     return records
 

@@ -136,7 +136,6 @@ def files(tmp_path):
         "laughs.yaml": "\n".join(laughs).encode(),
         "itself.yaml": b"config: &a\n  models: [*a]",
         "unhashable.yaml": b"{[a]: b}",
-        "date.yaml": b"display_name: 2026-13-45",
         "digits.yaml": b"config: {weight: " + b"9" * 5000 + b"}",
         "number.yaml": b"1: 2",
         "binary.yaml": b"display_name: !!binary aGVsbG8=",

@@ -60,6 +60,67 @@ def test_what_get_prints_update_takes(shell, admin, tmp_path):
     assert admin.tenants["tenants/acme"].config.weight == 7
 
 
+def test_what_export_writes_update_takes(shell, admin, tmp_path):
+    tenant = admin.add_tenant("acme", display_name="Acme")
+    tenant.config.limits.concurrent_requests = 3
+    shell("tenant", "export", "acme", "-o", str(tmp_path))
+    file = tmp_path / "acme.yaml"
+    assert "nothing to change" in shell("tenant", "update", "acme", "--file", str(file)).stdout
+    file.write_text(file.read_text().replace("concurrent_requests: 3", "concurrent_requests: 4"))
+    assert shell("tenant", "update", "acme", "--file", str(file)).exit_code == 0
+    after = admin.tenants["tenants/acme"]
+    assert (after.display_name, after.config.limits.concurrent_requests) == ("Acme", 4)
+    other = shell("tenant", "update", "globex", "--file", str(file))
+    assert other.exit_code == 1
+    admin.add_tenant("globex")
+    other = shell("tenant", "update", "globex", "--file", str(file))
+    assert other.exit_code == 2
+    assert "the file describes tenants/acme, not tenants/globex" in other.stderr
+    file.write_text("tenant: acme\nconfg: {}\n")
+    wrong = shell("tenant", "update", "acme", "--file", str(file))
+    assert wrong.exit_code == 2
+    assert "confg: is not a field; did you mean config?" in wrong.stderr
+
+
+def test_get_shows_what_is_set_and_what_is_in_force(shell, admin, tmp_path):
+    tenant = admin.add_tenant("acme")
+    tenant.config.limits.request_burst = 5
+    document = shell("tenant", "get", "acme").stdout
+    for line in (
+        "config:",
+        "  # default_model: smollm2  # default: the first alias in `models`",
+        "    # adapter: (none; the base model answers as it is)",
+        "    # system_prompt: ''  # default: the tenant's `system_prompt`",
+        "  limits:",
+        "    # requests_per_second: 100  # default",
+        "    request_burst: 5",
+        "    # tokens_per_minute: (no limit)",
+        "  # deadlines:",
+        "  #   default_timeout: 60s  # default",
+        "  # weight: 100  # default",
+        "  # quotas: []  # default",
+        "  # audit_policy: AUDIT_POLICY_BLOCKING_STRICT  # default",
+    ):
+        assert f"\n{line}\n" in document
+    record = json.loads(shell("tenant", "get", "acme", "--json").stdout)
+    assert record == json.loads(shell("tenant", "get", "acme", "-o", "json").stdout)
+    assert record["config"] == {
+        "models": [{"alias": "smollm2", "base_model": "models/smollm2"}],
+        "limits": {"request_burst": 5},
+    }
+    assert record["effective_config"]["limits"]["requests_per_second"] == 100
+    assert record["effective_config"]["limits"]["request_burst"] == 5
+    assert record["effective_config"]["limits"]["tokens_per_minute"] is None
+    assert record["config_defaults"]["limits.requests_per_second"] == 100
+    assert record["config_defaults"]["limits.tokens_per_minute"] == {"description": "no limit"}
+    assert "limits.request_burst" not in record["config_defaults"]
+    # What is printed, in either form, can be written back, and sets nothing that was not set.
+    for name, text in (("a.yaml", document), ("a.json", json.dumps(record))):
+        (tmp_path / name).write_text(text)
+        result = shell("tenant", "update", "acme", "--file", str(tmp_path / name))
+        assert "nothing to change" in result.stdout, result.output
+
+
 def test_update_changes_what_is_given_and_nothing_else(shell, admin):
     tenant = admin.add_tenant("acme", display_name="Acme")
     tenant.config.limits.concurrent_requests = 3

@@ -59,7 +59,6 @@ def test_the_plan_is_shown_with_every_difference(apply, live):
         ["TENANT", "ACTION", "FIELD", "BEFORE", "AFTER"],
         ["acme", "create", "models", "fast"],
         ["globex", "update", "config.weight", "2", "20"],
-        ["initech", "unchanged"],
         ["umbrella", "create", "models", "fast"],
         ["2", "to", "create,", "1", "to", "update,", "1", "unchanged."],
         ["tenants/acme:", "created,", "config", "version", "1."],
@@ -68,6 +67,54 @@ def test_the_plan_is_shown_with_every_difference(apply, live):
     ]
     assert live.tenants["tenants/globex"].config.weight == 20
     assert "tenants/stray" in live.tenants
+
+
+def test_one_change_among_many_is_a_few_lines_unless_all_are_asked_for(shell, admin, tmp_path):
+    for number in range(60):
+        admin.add_tenant(f"t{number}")
+    folder = tmp_path / "many"
+    shell("tenant", "export", "-o", str(folder))
+    changed = folder / "t7.yaml"
+    changed.write_text(changed.read_text() + "  weight: 5\n")
+    plan = shell("tenant", "apply", "-f", str(folder), "--dry-run")
+    assert [line.split() for line in plan.stdout.splitlines()] == [
+        ["TENANT", "ACTION", "FIELD", "BEFORE", "AFTER"],
+        ["t7", "update", "config.weight", "100", "(default)", "5"],
+        ["1", "to", "update,", "59", "unchanged."],
+    ]
+    whole = shell("tenant", "apply", "-f", str(folder), "--dry-run", "--verbose")
+    assert len(whole.stdout.splitlines()) == 62
+    machines = shell("tenant", "apply", "-f", str(folder), "--dry-run", "--json")
+    assert len(machines.stdout.splitlines()) == 60
+
+
+def test_a_field_that_goes_shows_the_default_that_is_in_force_afterwards(apply, live, folder):
+    config = live.tenants["tenants/globex"].config
+    config.limits.requests_per_second = 5
+    config.limits.tokens_per_minute = 7
+    config.deadlines.max_timeout.seconds = 30
+    config.deadlines.default_timeout.seconds = 10
+    config.models[0].system_prompt = "Be calm."
+    config.models.add(alias="slow", base_model="models/smollm2")
+    plan = [line.split() for line in apply("--dry-run").stdout.splitlines()]
+    for row in (
+        ["", "config.limits.requests_per_second", "5", "100", "(default)"],
+        ["", "config.limits.tokens_per_minute", "7", "no", "limit", "(default)"],
+        ["", "config.deadlines.default_timeout", "10s", "60s", "(default)"],
+        ["", "config.deadlines.max_timeout", "30s", "600s", "(default)"],
+        # There is no such alias afterwards, so nothing of it is in force.
+        ["", "config.models[1].alias", "slow", "(unset)"],
+    ):
+        assert row[1:] in plan or ["globex", "update", *row[1:]] in plan
+    records = [json.loads(line) for line in apply("--dry-run", "--json").stdout.splitlines()]
+    [update] = [record for record in records if record["action"] == "update"]
+    limits = {difference["field"]: difference for difference in update["differences"]}
+    assert limits["config.limits.requests_per_second"] == {
+        "field": "config.limits.requests_per_second",
+        "before": 5,
+        "after_default": "100",
+    }
+    assert folder
 
 
 def test_a_second_run_has_nothing_to_do(apply, live):
@@ -166,7 +213,7 @@ def test_pruning_comes_last_suspends_first_and_needs_yes(apply, live):
     result = apply("--prune", "--yes", "--reason", "tidy")
     assert result.exit_code == 0, result.output
     plan = [line.split() for line in result.stdout.splitlines()]
-    assert [row[:2] for row in plan[5:7]] == [["stray", "delete"], ["strayer", "delete"]]
+    assert [row[:2] for row in plan[4:6]] == [["stray", "delete"], ["strayer", "delete"]]
     assert live.changes[-3:] == [
         ("SuspendTenant", "tenants/stray", "tidy"),
         ("DeleteTenant", "tenants/stray", "tidy"),

@@ -38,7 +38,7 @@ def test_a_diff_shows_the_newest_change_or_any_two_versions(shell, three_version
     assert [line.split() for line in newest.stdout.splitlines()] == [
         ["FIELD", "BEFORE", "AFTER"],
         ["system_prompt", "Be", "calm.", "Be", "brief."],
-        ["weight", "(unset)", "7"],
+        ["weight", "100", "(default)", "7"],
     ]
     assert "v2 → v3 (in force)" in newest.stderr
     assert "v1 → v3 (in force)" in shell("tenant", "diff", "acme", "v1").stderr
@@ -46,7 +46,10 @@ def test_a_diff_shows_the_newest_change_or_any_two_versions(shell, three_version
     records = [
         json.loads(line) for line in shell("tenant", "diff", "acme", "3", "1", "--json").stdout.splitlines()
     ]
-    assert records == [{"field": "system_prompt", "before": "Be brief."}, {"field": "weight", "before": 7}]
+    assert records == [
+        {"field": "system_prompt", "before": "Be brief."},
+        {"field": "weight", "before": 7, "after_default": "100"},
+    ]
     assert "The two are equal." in shell("tenant", "diff", "acme", "3", "3").stderr
     # Colours are for terminals.
     assert "\x1b" not in newest.output
