@@ -1,4 +1,4 @@
-"""Puts snapshots together out of their pieces; nothing applies before the last one, and nothing incomplete."""
+"""Assembles snapshots from their pieces; nothing applies before the last piece, and nothing incomplete. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 
 class AssemblyError(Exception):
-    """The pieces do not make a snapshot, or not one that builds on what is held."""
+    """The pieces do not make a snapshot, or one that builds on another revision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """One whole snapshot as it was sent."""
+    """One whole snapshot, as it was sent."""
 
     nonce: str
     revision: int
@@ -25,7 +25,7 @@ class Assembled:
 
     @property
     def touched(self) -> frozenset[str] | None:
-        """Keys that came, changed or went; None for everything."""
+        """Keys that were added, changed or removed; None for all."""
         if self.kind == pb.SNAPSHOT_KIND_FULL:
             return None
         return self.removed | self.resources.keys()
@@ -38,7 +38,7 @@ class SnapshotAssembler:
         self._pieces: list[pb.SnapshotChunk] = []
 
     def add(self, piece: pb.SnapshotChunk) -> Assembled | None:
-        """Take a piece; the snapshot, if this was its last.
+        """Add a piece; returns the snapshot if this was its last one.
 
         Raises:
             AssemblyError: a piece is missing, doubled or of another snapshot; the snapshot is dropped.
@@ -75,7 +75,7 @@ def apply_to(
     """The resources after a snapshot.
 
     Raises:
-        AssemblyError: a delta on another revision than the one held, or a kind this router does not know.
+        AssemblyError: a delta on another revision than the one in force, or a kind that this router does not know.
     """
     if assembled.kind == pb.SNAPSHOT_KIND_FULL:
         return dict(assembled.resources)

@@ -1,8 +1,8 @@
-"""Compiles the config service's resources into a `Snapshot`, or says everything that is wrong with them.
+"""Compiles the config service's resources into a `Snapshot`, or lists everything that is wrong with them.
 
-Runs in a thread, off the event loop. After a change of tenants, adapters or keys only those tenants are compiled
-anew, so that one change among 10,000 tenants costs a few copies of dicts; a change of what tenants share compiles
-everything. Reasons name resources by key; they never hold tenant text.
+Runs in a thread, off the event loop. After a change of tenants, adapters or keys only those tenants are compiled, so
+that one change among 10,000 tenants costs a few copies of dicts; a change of what tenants share compiles everything.
+Reasons name resources by key; they never hold tenant text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OWNED = ("tenants/", "adapters/", "credentials/")
 
 
 class SnapshotRefusedError(Exception):
-    """The resources do not make a whole snapshot; `reasons` says why, without tenant text."""
+    """The resources do not make a snapshot; `reasons` says why, without tenant text."""
 
     def __init__(self, reasons: list[str]) -> None:
         super().__init__("; ".join(reasons))
@@ -35,7 +35,7 @@ class SnapshotRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A snapshot, and what the next one is compiled from."""
+    """A snapshot, and the indexes that the next one is compiled from."""
 
     snapshot: Snapshot
     catalog: Catalog
@@ -60,7 +60,7 @@ def compile_snapshot(
         resources: all of them.
         load_text_model: opens tokenisers and templates.
         before: the compiled snapshot this one builds on.
-        touched: keys that came, changed or went since `before`; None for everything.
+        touched: keys that were added, changed or removed since `before`; None for all.
 
     Raises:
         SnapshotRefusedError: names every resource that is wrong.
@@ -82,21 +82,21 @@ def compile_snapshot(
 
 
 def _shared(before: Compiled, resources: Resources, touched: Iterable[str]) -> bool:
-    """Whether the change is one of what tenants share: then everything is compiled."""
+    """Whether the change touches what tenants share, so that everything is compiled."""
     for key in touched:
         if not key.startswith(_OWNED):
             return True
         if key.startswith("tenants/") and before.dedicated_names:
             known = before.snapshot.tenants.get(key.removeprefix("tenants/"))
             now = resources[key].tenant.name if key in resources else None
-            # Pools name tenants by name; who has a name may change.
+            # Pools name their owner by name, and a name may pass to another tenant.
             if (known.name if known else None) != now:
                 return True  # proven: renamed-owner
     return False
 
 
 def _usable_now(before: Compiled, resources: Resources, load_text_model: LoadTextModel) -> bool:
-    """Whether a base model that could not be used can be by now: its artifacts may only have been out of reach."""
+    """Whether a base model that was unusable can be used now: its artifacts may only have been out of reach."""
     for name in before.snapshot.unusable_models:
         model = resources[name].base_model
         try:
@@ -188,7 +188,7 @@ def _changed(
 def _base_models(
     found: list[pool_pb2.BaseModel], load_text_model: LoadTextModel
 ) -> tuple[dict[str, BaseModel], dict[str, str]]:
-    """All of them; and why some cannot be used, which is no reason to refuse everybody's config."""
+    """All base models, and why some cannot be used; these do not make the whole snapshot refused."""
     models, unusable = {}, {}
     for model in found:
         text: TextModel | None = None
@@ -210,7 +210,7 @@ def _base_models(
 def _pools(
     found: list[pool_pb2.Pool], uid_of: Mapping[str, str], reasons: list[str]
 ) -> dict[str, PoolConfig]:
-    """By name; those first that have been available longest, which is the order in which they are chosen from."""
+    """By name, those first that have been available longest: the order in which tenants' pools are chosen."""
     pools = {}
     for pool in sorted(found, key=lambda pool: (pool.available_time.ToNanoseconds(), pool.name)):
         if pool.dialect not in DIALECTS:
@@ -229,7 +229,7 @@ def _pools(
             engine_sha256=pool.engine_sha256,
             adapter_dtype=pool.adapter_dtype,
             adapter_config_columns=pool.adapter_config_columns,
-            # A pool dedicated to a tenant that is gone serves nobody: no uid equals the empty string.
+            # A pool dedicated to a tenant that is gone serves no tenant: no uid equals the empty string.
             dedicated_to_uid=uid_of.get(pool.dedicated_to, "") if pool.dedicated_to else None,
         )
     return pools

@@ -1,8 +1,7 @@
 """Follows the config service: snapshots in, ACK or NACK and outcome counts out.
 
-A snapshot is compiled in a thread and put in force by one assignment; one that is refused changes nothing. A
-stream that breaks, or on which nothing is heard, is opened again after a jittered delay; meanwhile requests go
-on under the last snapshot.
+A snapshot is compiled in a thread and put in force by one assignment; a refused one changes nothing. A stream that
+breaks or falls silent is opened again after a jittered delay; until then requests are served under the last snapshot.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ _MAX_REASONS = 100
 
 OnSnapshot = Callable[[Snapshot], None]
 OnHeld = Callable[[int, Mapping[str, pb.Resource]], None]
-"""Sees every revision that came into force, with its resources."""
+"""Called with every revision that comes into force, and its resources."""
 OnStatement = Callable[[pb.SnapshotStatement], None]
-"""Sees what the config service signed of a snapshot."""
+"""Called with every statement that the config service signed about a snapshot."""
 
 
 class _SilentError(Exception):
-    """Nothing was heard, or the service ended the stream."""
+    """The stream fell silent, or the service ended it."""
 
 
 class ConfigClient:
@@ -88,7 +87,7 @@ class ConfigClient:
         """Set while no stream is open."""
         self._ended.set()
         self.at_rest = asyncio.Event()
-        """Clear while a snapshot is on its way into force: some of it came, and it is not refused either."""
+        """Clear from a snapshot's first piece until it is in force or refused."""
         self.at_rest.set()
 
     async def run(self) -> NoReturn:
@@ -107,7 +106,7 @@ class ConfigClient:
             raise AssertionError("a fresh event is never set")
 
     def start_from(self, resources: Mapping[str, pb.Resource], compiled: Compiled) -> None:
-        """Put in force what a file held, until the config service sends something."""
+        """Put a config from a file in force, until the config service sends one."""
         self._held, self._compiled, snapshot = resources, compiled, compiled.snapshot
         self._state.put(snapshot, from_file=True)
         self._on_snapshot(snapshot)
@@ -132,18 +131,18 @@ class ConfigClient:
     async def _follow(self, compiler: ThreadPoolExecutor, backoff: Backoff) -> None:
         self._call = call = self._stub.StreamSnapshots()
         self._ended.clear()
-        # One waits while another is compiled; a third holds up the stream, which only delays heartbeats.
+        # One waits while another is compiled; a third blocks the stream, which only delays heartbeats.
         assembled: asyncio.Queue[Assembled] = asyncio.Queue(maxsize=1)
         tasks: list[asyncio.Task[NoReturn]] = []
         try:
             hello = pb.RouterHello(router=self._router, revision=self._state.revision)
             await self._send(call, pb.StreamSnapshotsRequest(hello=hello))
-            # No TaskGroup: on Python 3.11 it forgets a cancellation that comes while its tasks fail.
+            # Not a TaskGroup: on Python 3.11 it loses a cancellation that comes while its tasks fail.
             tasks.append(asyncio.create_task(self._read(call, assembled, backoff), name="read snapshots"))
             tasks.append(asyncio.create_task(self._apply(call, assembled, compiler), name="apply snapshots"))
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
-                # One that ends cancelled met a call that is over: the other one knows why.
+                # A task that ends cancelled met a call that is over; the other one has the cause.
                 if not task.cancelled():
                     task.result()
             raise _SilentError
@@ -174,13 +173,13 @@ class ConfigClient:
                 if etcd_silence_seconds is not None:
                     self._state.heard(etcd_silence_seconds)  # proven: silence-before-the-heartbeat
                 backoff.reset()
-                # One comes before every snapshot, too: among many changes, answers to all would cost more than those.
+                # A heartbeat also comes before every snapshot: among many changes, a report for each would cost more.
                 if loop.time() >= report_due:
                     report_due = loop.time() + _REPORT_SECONDS
                     await self._report(call)
                 continue
             if not message.HasField("chunk"):
-                # What a newer config service may send besides is nothing to us.
+                # Ignores messages that a newer config service may send.
                 if message.HasField("statement") and self._on_statement is not None:
                     self._on_statement(message.statement)
                 continue
@@ -193,7 +192,7 @@ class ConfigClient:
             if whole is None:
                 continue
             if whole.revision < self._state.revision and not follows_etcd:  # proven: older-and-stale
-                # It started from a file, before etcd. Ours may hold a revocation that its does not.
+                # It started from a file, before etcd. The snapshot in force may hold a revocation that this one lacks.
                 await self._refuse(
                     call, whole.nonce, whole.revision, ["older than what is in force, and stale"]
                 )
@@ -248,7 +247,7 @@ class ConfigClient:
         await self._send(call, pb.StreamSnapshotsRequest(nack=nack))
 
     async def _report(self, call: Any) -> None:
-        # Sent without counts, too: the config service tells by it that this router lives.
+        # Sent without counts, too: it shows the config service that this router lives.
         report = self._outcomes.take() or pb.OutcomeReport()
         try:
             await self._send(call, pb.StreamSnapshotsRequest(outcomes=report))
@@ -262,9 +261,10 @@ class ConfigClient:
 
 
 def _etcd_silence_seconds(heartbeat: pb.Heartbeat) -> float | None:
-    """How long ago etcd last gave the config service a sign of life; None for one that lost etcd.
+    """How long ago etcd last gave the config service a sign of life; None if the config service lost etcd.
 
-    Such a one cannot say what it misses. Until it notices, the silence says how old its news is.
+    A config service without etcd cannot know what it misses. Until it notices the loss, the silence bounds the age of
+    its news.
     """
     return heartbeat.etcd_silence_ms / 1000 if heartbeat.etcd_connected else None
 

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
 class ConfigMetrics:
-    """What one router process says of its snapshots."""
+    """The metrics of snapshots of one router process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._revision = Gauge("tenantry_config_revision", "The config revision in force.", registry=registry)

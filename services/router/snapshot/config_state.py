@@ -7,29 +7,29 @@ from services.common.errors import Reason, UnavailableError
 from services.router.snapshot.model import Snapshot, Tenant
 
 STALE_AFTER_SECONDS = 1.9
-"""A tenth of a second short of the two that are promised: a heartbeat takes its time on the way.
+"""A tenth of a second less than the two that are promised, for the way of a heartbeat.
 
-The config service asks an etcd that is silent every 0.25 s and sends a heartbeat every 0.5 s: while all is well, the
-last sign of life is 0.75 s old at most. What is left, more than a second, may go to a busy host.
+The config service asks a silent etcd every 0.25 s and sends a heartbeat every 0.5 s: while all is well, the last sign
+of life is at most 0.75 s old. More than a second remains for a busy host.
 """
 
 
 class ConfigState:
-    """One reference, swapped whole."""
+    """One reference to a snapshot, swapped whole."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._snapshot: Snapshot | None = None
         self._heard_at_seconds = float("-inf")
         self.from_file = False
-        """Whether what is in force is out of a file: stale, whoever is heard."""
+        """Whether the snapshot in force is from a file; then it is stale, heartbeats or not."""
 
     def put(self, snapshot: Snapshot, *, from_file: bool = False) -> None:
         """Put a snapshot in force for every request from now on."""
         self._snapshot, self.from_file = snapshot, from_file
 
     def heard(self, etcd_silence_seconds: float = 0.0) -> None:
-        """The config service follows etcd: what is in force, or on its way, was the newest so many seconds ago."""
+        """Record a heartbeat of a config service that follows etcd: its snapshots were the newest so long ago."""
         heard_at_seconds = self._clock.monotonic_seconds() - etcd_silence_seconds
         self._heard_at_seconds = max(self._heard_at_seconds, heard_at_seconds)
 
@@ -50,13 +50,13 @@ class ConfigState:
 
     @property
     def silence_seconds(self) -> float | None:
-        """Since etcd's last sign of life, as far as it is known here; None for never."""
+        """Seconds since etcd's last sign of life, as far as it is known here; None for never."""
         silence_seconds = self._clock.monotonic_seconds() - self._heard_at_seconds
         return silence_seconds if silence_seconds < float("inf") else None
 
     @property
     def stale(self) -> bool:
-        """Whether touch is lost."""
+        """Whether the snapshot may be out of date."""
         silence_seconds = self._clock.monotonic_seconds() - self._heard_at_seconds
         return self.from_file or silence_seconds > STALE_AFTER_SECONDS
 
@@ -64,7 +64,7 @@ class ConfigState:
         """Whether this tenant's answers must be flagged stale.
 
         Raises:
-            UnavailableError: stale, and the tenant wants no stale answers.
+            UnavailableError: stale, and the tenant's policy refuses stale answers.
         """
         if self.stale and not tenant.serve_stale:
             raise UnavailableError("the config may be out of date", reason=Reason.CONFIG_STALE)

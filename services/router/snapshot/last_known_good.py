@@ -1,7 +1,7 @@
 """Keeps the config in force in a sealed file, and starts from it while the config service sends none.
 
-What is kept carries the config service's signature: whoever can write here and read the file's key cannot make a
-config. Without a published public key the router takes the first it hears, and keeps it beside the file.
+The file carries the config service's signature, so that access to the folder and the file's key is not enough to make
+a config. Without a published public key the router trusts the first that it receives, and keeps it beside the file.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _log = logging.getLogger(__name__)
 
 NAME = "known-good"
 START_SECONDS = 0.5
-"""How long the config service has to begin sending a config to a router that starts."""
+"""How long a starting router waits for the config service to begin sending a config."""
 ARRIVAL_SECONDS = 10.0
-"""How long a large one may take to arrive and to be compiled, before the file is looked at after all."""
+"""How long a large config may take to arrive and to be compiled before the file is used after all."""
 SETTLE_SECONDS = 1.0
-"""How long after a change the file is written: not by a router that the change ends at once."""
+"""How long after a change the file is written, so that a config that kills its router is not kept."""
 _CLUSTER_FILE, _SIGNER_FILE = "etcd-cluster-id", "config-signer"
 
 Resources = Mapping[str, pb.Resource]
@@ -46,7 +46,7 @@ StartFrom = Callable[[Resources, Compiled], None]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A config that was in force, with what the config service signed of it."""
+    """A config that was in force, with the config service's statement about it."""
 
     statement: Statement
     signed: SignedStatement
@@ -54,7 +54,7 @@ class _Kept:
 
 
 class LastKnownGood:
-    """The file of one router. Whatever the config service sends wins over it, unless that is older and stale too."""
+    """The file of one router; a config that is sent wins over it, unless that is older and stale too."""
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class LastKnownGood:
         from_file.set_function(lambda: state.from_file)
 
     def hold(self, revision: int, resources: Resources) -> None:
-        """What the config service sent is in force; nobody changes it from here on."""
+        """Record that a config that was sent is in force; its resources never change from here on."""
         self._held = (revision, resources)
         self._keep()
 
     def attest(self, message: pb.SnapshotStatement) -> None:
-        """What the config service signed of a snapshot came: of one in force, or of one that may come into force."""
+        """Record a signed statement about a snapshot that is in force, or that may come into force."""
         signed = SignedStatement(message.statement, message.signature, message.signer_public_key)
         try:
             statement = verified(signed, self._signer or signed.signer)
@@ -109,7 +109,7 @@ class LastKnownGood:
         self._keep()
 
     def _keep(self) -> None:
-        """Keep what is held, as soon as there is a statement about it."""
+        """Keep the config in force, once there is a statement about it."""
         if self._held is None or self._stated is None or self._held[0] != self._stated[0].revision:
             return
         statement, signed = self._stated
@@ -119,12 +119,12 @@ class LastKnownGood:
             self._writer.changed()
 
     async def run(self, start_from: StartFrom, at_rest: asyncio.Event) -> None:
-        """Start, and keep the file near what is in force, for as long as the process lives."""
+        """Start, then keep the file close to the config in force, for as long as the process lives."""
         await self.start_without_config(start_from, at_rest)
         await self._writer.run()
 
     async def finish(self, within_seconds: float) -> None:
-        """Write what is not written yet, on a clean stop."""
+        """On a clean stop, write the newest config if it is not written yet."""
         await self._writer.finish(within_seconds)
 
     async def start_without_config(self, start_from: StartFrom, at_rest: asyncio.Event) -> None:
@@ -149,7 +149,7 @@ class LastKnownGood:
             return
         known, resources, compiled = found
         start_from(resources, compiled)
-        # One that began to arrive meanwhile is not waited for: there is something to serve with, and it comes next.
+        # A config that began to arrive meanwhile is not waited for: it replaces this one when it is whole.
         _log.error(
             "ALARM: the config service sends no config; serving revision %d, which was current %.0f s ago, from %s",
             known.header.revision,
@@ -191,7 +191,7 @@ class LastKnownGood:
         return Content(header, lambda: _parts(kept), lambda: self._record(kept))
 
     def _record(self, kept: _Kept) -> None:
-        """Before the file is written: whose signature and which cluster the next start expects."""
+        """Before the file is written, record which signer and which cluster the next start expects."""
         write_record(self._signer_path, kept.signed.signer.hex())
         write_record(self._cluster_path, kept.statement.cluster_id)
 
@@ -214,7 +214,7 @@ def open_last_known_good(
     clock: Clock,
     registry: CollectorRegistry,
 ) -> LastKnownGood | None:
-    """The router's file; None without a state directory, or with one that cannot be used, which is told loudly."""
+    """The router's file; None without a state directory, or with one that cannot be used, which is logged."""
     if settings.state_dir is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""The compiled config: everything a request looks up, immutable, reached through one reference.
+"""The compiled config: everything that requests look up, immutable, reached through one reference. Pure.
 
-A request takes the reference once and keeps it to its end, so that no request sees two configs. Compiled by
-`snapshot_compiler`; nothing here knows the wire.
+A request takes the reference once and keeps it to its end, so that no request sees two configs. `compiler` makes it;
+nothing here knows the wire.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ParameterRules:
-    """Values for what a request leaves unset, and the bounds of what it sets."""
+    """Defaults for the values that a request leaves unset, and bounds for those it sets."""
 
     default_max_output_tokens: int = 256
     default_temperature: float = 0.0
@@ -71,7 +71,7 @@ class PriorityRules:
 
 @dataclass(frozen=True, slots=True)
 class GuardrailRule:
-    """A pattern, and what to do where it matches. Patterns are the tenant's own: never logged."""
+    """A pattern, and whether it denies or replaces. Patterns are the tenant's own: never logged."""
 
     rule_id: str
     denies: bool
@@ -82,11 +82,11 @@ class GuardrailRule:
 
 @dataclass(frozen=True, slots=True)
 class StageRules:
-    """What is done to one kind of text, in the rules' order."""
+    """The rules for one kind of text, in their order."""
 
     rules: tuple[GuardrailRule, ...] = ()
     patterns_sha256: bytes = b""
-    """What compiled patterns are found by: the same for the same patterns, whoever's they are."""
+    """The key of the compiled patterns: tenants with the same patterns share them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +112,12 @@ class BaseModel:
 
     @property
     def usable(self) -> bool:
-        """Whether this router can serve it; one that it cannot keeps nobody else from being served."""
+        """Whether this router can serve it; other models are served in any case."""
         return self.text_model is not None
 
     @property
     def text(self) -> TextModel:
-        """Its tokeniser and chat template. Nothing is shaped for a model that is not usable."""
+        """Its tokeniser and chat template. Shaping refuses requests for a model that is not usable."""
         assert self.text_model is not None, "a model that this router cannot use"
         return self.text_model
 
@@ -150,7 +150,7 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRendition:
-    """What one kind of model server is sent of an adapter version."""
+    """An adapter version in the form that one kind of model server takes."""
 
     dialect: str
     lora_id: int
@@ -185,7 +185,7 @@ class AdapterBinding:
 
 @dataclass(frozen=True, slots=True)
 class ModelTarget:
-    """What one of a tenant's aliases stands for."""
+    """The target of one of a tenant's aliases."""
 
     alias: str
     base_model: BaseModel
@@ -230,7 +230,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """Whose a key is and whether it opens anything."""
+    """Which tenant a key belongs to, and whether it is in force."""
 
     key_id: str
     tenant_uid: str
@@ -241,7 +241,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything, as of one revision."""
+    """The whole config, as of one revision."""
 
     revision: int
     tenants: Mapping[str, Tenant]
@@ -251,7 +251,7 @@ class Snapshot:
     pools: Mapping[str, PoolConfig]
     """By name."""
     unusable_models: Mapping[str, str] = field(default_factory=dict)
-    """Base models this router cannot use, by name, and why."""
+    """Why this router cannot use some base models, by name."""
 
 
 def bind_adapter(

@@ -1,4 +1,4 @@
-"""Counts how requests ended, by tenant and config version, for the config service's canaries."""
+"""Counts how requests ended, by tenant and config version, for the config service's canaries. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_REPORTED = 10_000
 
 
 class OutcomeCounts:
-    """Counts since the last report; bounded, so that being out of touch costs precision and not memory."""
+    """Counts since the last report; bounded, so that a lost connection costs precision and not memory."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, int, str]] = Counter()
@@ -25,7 +25,7 @@ class OutcomeCounts:
             self._counts[key] += 1
 
     def take(self) -> pb.OutcomeReport | None:
-        """The oldest of what was counted and not taken yet, as much as fits into a message; None for nothing."""
+        """Take the oldest counts, as many as fit into a message; None if there are none."""
         if not self._counts:
             return None
         report = pb.OutcomeReport()
@@ -40,7 +40,7 @@ class OutcomeCounts:
         return report
 
     def put_back(self, report: pb.OutcomeReport) -> None:
-        """A report is not known to have arrived: at worst its requests count twice, not never."""
+        """Count a report again that may not have arrived: its requests may count twice, but never not at all."""
         for count in report.counts:
             key = (count.tenant_uid, count.config_version, count.outcome)
             self._counts[key] += count.requests

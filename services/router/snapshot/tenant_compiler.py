@@ -46,11 +46,11 @@ DIALECTS = {
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What tenants share, by resource name."""
+    """The resources that tenants share, by name."""
 
     models: Mapping[str, BaseModel]
     pools: Mapping[str, PoolConfig]
-    """In the order in which they are chosen from."""
+    """In the order of choice."""
 
 
 def compile_tenant(
@@ -59,7 +59,7 @@ def compile_tenant(
     catalog: Catalog,
     reasons: list[str],
 ) -> Tenant:
-    """Compile one tenant with its adapters; what is wrong with it is added to `reasons`."""
+    """Compile one tenant with its adapters; adds everything that is wrong with it to `reasons`."""
     models, pools = catalog.models, catalog.pools
     adapters = _adapters(tenant, resources, reasons)
     config = tenant.config
@@ -134,7 +134,7 @@ def _adapters(
         versions = []
         for version in resource.adapter.versions:
             for rendition in version.renditions:
-                # Ids of different tenants differ in these bits, so that the check below needs one tenant's only.
+                # Ids of different tenants differ in these bits, so that the next check needs those of one tenant only.
                 if rendition.lora_id >> LORA_SERIAL_BITS != tenant.ordinal:
                     reasons.append(f"{key}: a lora id of another tenant")
                 if digest_of.setdefault(rendition.lora_id, rendition.sha256) != rendition.sha256:
@@ -149,7 +149,7 @@ def _pool_for(
     tenant: tenant_pb2.Tenant, kept_apart: Tier, base_model: str, pools: Mapping[str, PoolConfig]
 ) -> PoolConfig | None:
     named = tenant.config.pool
-    # The first that fits: adding a pool moves nobody, since it comes last.
+    # The first that fits: a new pool comes last, so that adding it moves no tenant.
     for name in [named] if named else pools:
         pool = pools.get(name)
         if pool is None or pool.base_model != base_model:

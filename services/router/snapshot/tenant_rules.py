@@ -1,4 +1,4 @@
-"""A tenant's config with every default of the contract filled in."""
+"""Fills in the contract's defaults for everything a tenant's config leaves unset. Pure."""
 
 from __future__ import annotations
 
@@ -41,23 +41,22 @@ _NO_RULES = GuardrailRules()
 _MAX_TIMEOUT_SECONDS = 600.0
 
 
-# Most of 10,000 tenants have the defaults: what was made of the same settings once is made no second time, and is one
-# object for all of them.
+# Most of 10,000 tenants have the defaults: the same settings are compiled once, into one object for all of them.
 _one_for_all = lru_cache(maxsize=4096)
 
 
 def durability(policy: tenant_pb2.AuditPolicy.ValueType) -> Durability:
-    """Unset, and whatever a newer config service may add, is the strictest."""
+    """Unset means the strictest, and so does a value that a newer config service may add."""
     return _DURABILITY.get(policy, Durability.BLOCKING_STRICT)
 
 
 def tier(isolation: tenant_pb2.IsolationTier.ValueType) -> Tier:
-    """Unset is ISOLATED."""
+    """Unset means ISOLATED."""
     return _TIER.get(isolation, Tier.ISOLATED)
 
 
 def limits(given: tenant_pb2.Limits) -> Limits:
-    """The effective limits; 0 stays 0, which allows nothing, and more than works becomes what works."""
+    """The effective limits. 0 stays 0, which allows nothing; `input_bytes` is at most `MAX_INPUT_BYTES`."""
     return _limits(given.SerializeToString())
 
 
@@ -120,7 +119,7 @@ def _parameter_rules(serialised_defaults: bytes, serialised_bounds: bytes) -> Pa
 
 
 def guardrail_rules(config: tenant_pb2.TenantConfig) -> GuardrailRules:
-    """The rules of each stage; unset is both, and whatever a newer config service may add denies in both."""
+    """The rules of each stage. Unset means both; an action or stage that is not known denies, in both."""
     if not config.guardrails:
         return _NO_RULES
     rules = [(rule.stage, _rule(rule)) for rule in config.guardrails]
@@ -163,8 +162,8 @@ def _priority_rules(serialised: bytes) -> PriorityRules:
 def quota_windows(config: tenant_pb2.TenantConfig) -> tuple[Window, ...]:
     """The windows with a quota.
 
-    Whatever a newer config service may add is asked for as an hour's, of which there is none: the tenant is refused
-    rather than served without its limit.
+    A window that a newer config service may add is asked for as an hour's. The config service has none for that, so the
+    tenant is refused rather than served without its limit.
     """
     return _quota_windows(tuple(quota.window for quota in config.quotas))
 
