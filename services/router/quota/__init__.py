@@ -1,1 +1,5 @@
-"""Quotas: slices held by this router, and how it gets them."""
+"""Spends quotas over long windows out of slices that the config service leases to this router.
+
+Entrance: `ledger.QuotaLedger`, which `client.QuotaClient` implements; `slices` is the pure arithmetic of one slice.
+Limits of one router (rate, concurrency, tokens a minute) are `request.limits`.
+"""

@@ -1,8 +1,8 @@
-"""Keeps this router's slices of quotas filled ahead of need: asks in the background, gives back at the end.
+"""Leases slices of quotas ahead of need: asks in the background, gives back at the end.
 
-One request is under way at a time. One that was not answered is sent again as it was, with its number, until it is:
-the config service may have settled it. Nothing here is durable; what a killed router held is lost to its tenants
-until the window ends.
+One lease request is under way at a time. A request without an answer is sent again unchanged, under its number, until
+it is answered, since the config service may have settled it. Nothing here is durable; the tokens that a killed router
+held are lost to its tenants until the window ends.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _Key = tuple[str, Window]
 
 
 class _WrongAnswerError(Exception):
-    """The answer does not fit the request."""
+    """The answer does not fit the lease request."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request under way; `waiting` is told when it is answered."""
+    """A lease request under way, and the futures that its answer resolves."""
 
     request: pb.LeaseQuotasRequest
     keys: tuple[_Key, ...]
@@ -94,14 +94,14 @@ class QuotaClient:
                 continue
             self._reachable = True
             backoff.reset()
-            # What comes within the pause is asked for together.
+            # Demands that come within the pause are sent together.
             await asyncio.sleep(PAUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TURN_SECONDS):
                     await self._wake.wait()
 
     async def reserve(self, tenant: QuotaTenant, tokens: int) -> QuotaReservation:
-        """Take tokens out of every quota of a tenant, or out of none; waits for an answer where they do not fit.
+        """Take tokens out of every quota of a tenant, or out of none; waits for an answer if they do not fit.
 
         Raises:
             ResourceExhaustedError: QUOTA_EXHAUSTED; nothing more is free in a window.
@@ -124,18 +124,18 @@ class QuotaClient:
             await self._answer(deadline)
 
     def settle(self, reservation: QuotaReservation, used_tokens: int) -> None:
-        """Give back what was reserved and not used; exactly once for each reservation."""
+        """Give back the tokens that were reserved and not used; exactly once for each reservation."""
         now = self._clock.wall_seconds()
         for window, lot in reservation.lots:
             one = self._slices.get((reservation.tenant_uid, window))
-            # Forgotten: its window is over, and what is used of it counts nowhere.
+            # A slice is forgotten once its window is over; its usage counts nowhere any more.
             if one is not None:
                 one.settle(lot, reservation.tokens, used_tokens, now)
 
     async def give_back(self, timeout_seconds: float) -> bool:
-        """On a clean stop, after `run` and every request: give everything back; False when nobody took it.
+        """On a clean stop, after `run` and every request: give everything back; returns whether that was accepted.
 
-        What was not taken back counts as used when its lease runs out.
+        Tokens that were not accepted count as used when their lease runs out.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -146,7 +146,7 @@ class QuotaClient:
         return True
 
     def available_tokens(self, tenant_uid: str, window: Window) -> int:
-        """What this router may still reserve without asking."""
+        """The tokens this router may still reserve without asking."""
         one = self._slices.get((tenant_uid, window))
         return one.available_tokens if one else 0
 
@@ -157,7 +157,7 @@ class QuotaClient:
         return self._slices[key]
 
     async def _answer(self, deadline: float) -> None:
-        """Wait until what is wanted now was asked for and answered."""
+        """Wait until the tokens wanted now were asked for and answered."""
         if not self._reachable or len(self._waiting) >= MAX_WAITING:
             raise _unavailable()
         answered = asyncio.get_running_loop().create_future()
@@ -172,19 +172,19 @@ class QuotaClient:
             if answered in self._waiting:
                 self._waiting.remove(answered)
 
-    async def _exchange(self, tell: Callable[[QuotaSlice, float], Demand | None]) -> None:
-        """Get what is under way answered, then say what there is to say now."""
+    async def _exchange(self, demand_of: Callable[[QuotaSlice, float], Demand | None]) -> None:
+        """Get the requests under way answered, then send the demands of now."""
         async with self._asking:
             await self._send()
-            self._ask(tell)
+            self._ask(demand_of)
             await self._send()
 
-    def _ask(self, tell: Callable[[QuotaSlice, float], Demand | None]) -> None:
+    def _ask(self, demand_of: Callable[[QuotaSlice, float], Demand | None]) -> None:
         now = self._clock.wall_seconds()
-        told = [(key, demand) for key, one in self._slices.items() if (demand := tell(one, now))]
+        demands = [(key, demand) for key, one in self._slices.items() if (demand := demand_of(one, now))]
         waiting, self._waiting = tuple(self._waiting), []
-        for start in range(0, len(told), MAX_DEMANDS):
-            part = told[start : start + MAX_DEMANDS]
+        for start in range(0, len(demands), MAX_DEMANDS):
+            part = demands[start : start + MAX_DEMANDS]
             self._sequence += 1
             request = pb.LeaseQuotasRequest(
                 router=self._router,
@@ -192,10 +192,10 @@ class QuotaClient:
                 sequence=self._sequence,
                 demands=[_demand(key, demand) for key, demand in part],
             )
-            last = start + MAX_DEMANDS >= len(told)
+            last = start + MAX_DEMANDS >= len(demands)
             self._asked.append(_Asked(request, tuple(key for key, _ in part), waiting if last else ()))
-        if not told:
-            _tell(waiting)
+        if not demands:
+            _resolve(waiting)
         for key in [key for key, one in self._slices.items() if one.is_idle(now)]:
             del self._slices[key]
 
@@ -207,16 +207,16 @@ class QuotaClient:
                 _require_fitting(asked, response)
             except grpc.aio.AioRpcError as error:
                 if error.code() in _POINTLESS:
-                    # It will never be answered. What it gave back is lost until the lease runs out.
+                    # It will never be answered. The tokens it gave back are lost until the lease runs out.
                     del self._asked[0]
                 raise
             except _WrongAnswerError:
-                # The same number gets the same answer again.
+                # The same number would get the same answer again.
                 del self._asked[0]
                 raise
             self._put(asked, response)
             del self._asked[0]
-            _tell(asked.waiting)
+            _resolve(asked.waiting)
 
     def _put(self, asked: _Asked, response: pb.LeaseQuotasResponse) -> None:
         now = self._clock.wall_seconds()
@@ -248,7 +248,7 @@ def _demand(key: _Key, demand: Demand) -> pb.QuotaDemand:
     return message
 
 
-def _tell(waiting: tuple[asyncio.Future[None], ...]) -> None:
+def _resolve(waiting: tuple[asyncio.Future[None], ...]) -> None:
     for one in waiting:
         if not one.done():
             one.set_result(None)
@@ -270,4 +270,6 @@ def _exhausted(tenant: QuotaTenant, window: Window, retry_seconds: float) -> Res
 
 
 def _unavailable() -> UnavailableError:
-    return UnavailableError("no more of the quota could be had in time", reason=Reason.QUOTA_UNAVAILABLE)
+    return UnavailableError(
+        "the config service granted no more of the quota in time", reason=Reason.QUOTA_UNAVAILABLE
+    )

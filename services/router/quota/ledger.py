@@ -1,4 +1,4 @@
-"""What a request asks of quotas: reserve the most it can come to, settle what it used. Pure."""
+"""The protocol of quotas: reserve the most a request can use, settle what it used. Pure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Window(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class QuotaTenant:
-    """Whose quotas, as the snapshot in force tells."""
+    """A tenant with its quotas, by the snapshot in force."""
 
     tenant_uid: str
     name: str
     """`tenants/{tenant}`, for refusals."""
     windows: Sequence[Window] = ()
-    """The windows its config has a quota for; none for a tenant without quotas, of which nothing is ever asked."""
+    """The windows its config has a quota for; none for a tenant without quotas, which is never asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +34,23 @@ class QuotaReservation:
     tenant_uid: str
     tokens: int
     lots: tuple[tuple[Window, int], ...] = ()
-    """Which lot of which window they are of: a lot ends with its window, or when its lease runs out."""
+    """The lot of each window that they are from: a lot ends with its window, or when its lease runs out."""
 
 
 class QuotaLedger(Protocol):
-    """A tenant's quotas, as far as this router holds slices of them."""
+    """The tenants' quotas, as far as this router holds slices of them."""
 
     async def reserve(self, tenant: QuotaTenant, tokens: int) -> QuotaReservation:
         """Take tokens out of every quota of a tenant, or out of none.
 
-        Waits only where the slice is too small, and then for one answer of the config service at most.
+        Waits only if the slice is too small, and then for one answer of the config service at most.
 
         Raises:
-            ResourceExhaustedError: QUOTA_EXHAUSTED; nobody holds enough free tokens in this window.
+            ResourceExhaustedError: QUOTA_EXHAUSTED; the window has too few free tokens.
             UnavailableError: QUOTA_UNAVAILABLE; the slice is used up and the config service grants none right now.
         """
         ...
 
     def settle(self, reservation: QuotaReservation, used_tokens: int) -> None:
-        """Give back what was reserved and not used; exactly once for each reservation."""
+        """Give back the tokens that were reserved and not used; exactly once for each reservation."""
         ...

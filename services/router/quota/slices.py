@@ -1,4 +1,4 @@
-"""The slice of one quota that this router holds: what it may spend, and how much to ask for. Pure.
+"""The slice of one quota that this router holds: tokens to spend, and how many to ask for. Pure.
 
 Time is the wall clock's, passed in: leases and windows end at moments that the config service names.
 """
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SURPLUS = 4
-"""What is available beyond this many times the target is given back."""
+"""Tokens are given back when more than this many times the target is available."""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceRules:
-    """How far ahead of need tokens are leased. A killed router's tenants lose at most what it held."""
+    """How far ahead of need tokens are leased; a router that is killed loses them for its tenants."""
 
     ahead_seconds: float = 5.0
     """Seconds of the recent spend a slice should last."""
@@ -30,12 +30,12 @@ class SliceRules:
     renew_seconds: float = 20.0
     """A slice is renewed when it ends in less than this."""
     dry_seconds: float = 1.0
-    """For how long an answer that nothing more is free is believed."""
+    """How long the answer that nothing more is free counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What to tell the config service of one quota."""
+    """One quota's part of a lease request."""
 
     window_start_seconds: int
     used_tokens: int
@@ -45,7 +45,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What the config service answered."""
+    """The config service's answer for one quota."""
 
     window_start_seconds: int
     window_end_seconds: int
@@ -55,7 +55,7 @@ class Granted:
 
 @dataclass(slots=True)
 class SpendRate:
-    """Tokens a second, older ones counting less and less."""
+    """Tokens a second, weighted down exponentially with their age."""
 
     memory_seconds: float
     _tokens: float = 0.0
@@ -63,14 +63,14 @@ class SpendRate:
 
     def add(self, tokens: int, now_seconds: float) -> None:
         """Count tokens spent now."""
-        self._tokens = self._left(now_seconds) + tokens
+        self._tokens = self._remembered(now_seconds) + tokens
         self._at_seconds = now_seconds
 
     def tokens_per_second(self, now_seconds: float) -> float:
         """The present rate."""
-        return self._left(now_seconds) / self.memory_seconds
+        return self._remembered(now_seconds) / self.memory_seconds
 
-    def _left(self, now_seconds: float) -> float:
+    def _remembered(self, now_seconds: float) -> float:
         age = max(0.0, now_seconds - self._at_seconds)
         return self._tokens * math.exp(-age / self.memory_seconds) if self._tokens else 0.0
 
@@ -78,13 +78,13 @@ class SpendRate:
 class QuotaSlice:
     """One tenant's tokens of one window in this router.
 
-    Tokens are available, reserved or used and not yet reported; the three together are what the config service
-    counts as held here. When a window or a lease ends they form a lot that is over: what requests still use of it was
-    counted already.
+    Tokens are available, reserved, or used and not yet reported; the config service counts the three together as held
+    here. When a window or a lease ends they form a lot that is over: tokens that requests still use of it were counted
+    already.
     """
 
     def __init__(self, rules: SliceRules, lots: Iterator[int]) -> None:
-        """Start empty; `lots` numbers the lots of all slices, so that none is taken for another's."""
+        """Start empty; `lots` numbers the lots of all slices, so that no two are confused."""
         self._rules = rules
         self._lots = lots
         self._rate = SpendRate(rules.rate_seconds)
@@ -92,7 +92,7 @@ class QuotaSlice:
         self._expires_seconds = 0.0
         self._lot = next(lots)
         self._available = self._reserved = self._unreported = 0
-        # Of lots that are over: what is still to be told of them.
+        # Of lots that are over, not reported yet.
         self._over_used = self._over_returned = 0
         self._largest = self._awaited = 0
         self._largest_seconds = self._asked_seconds = self._dry_seconds = -math.inf
@@ -112,11 +112,11 @@ class QuotaSlice:
         return self._lot
 
     def wait_for(self, tokens: int) -> None:
-        """A request waits for tokens: ask for them on top of the rest."""
+        """Ask for the tokens of a waiting request, on top of the rest."""
         self._awaited += tokens
 
     def settle(self, lot: int, reserved_tokens: int, used_tokens: int, now_seconds: float) -> None:
-        """A request ended; what it used beyond its reservation is owed."""
+        """Settle a request that ended; tokens used beyond its reservation are a debt."""
         self._turn(now_seconds)
         self._rate.add(used_tokens, now_seconds)
         if lot == self._lot:
@@ -129,7 +129,7 @@ class QuotaSlice:
             self._unreported += beyond
 
     def is_dry(self, now_seconds: float) -> bool:
-        """Whether it was said a moment ago that nothing more is free."""
+        """Whether a recent answer said that nothing more is free."""
         return now_seconds < self._dry_seconds
 
     def is_low(self, now_seconds: float) -> bool:
@@ -140,13 +140,13 @@ class QuotaSlice:
         return self._awaited > 0 or 2 * self._available < self._target(now_seconds)
 
     def is_idle(self, now_seconds: float) -> bool:
-        """Whether nothing is held, owed, told of or wanted: it can be forgotten."""
+        """Whether nothing is held, owed, unreported or wanted, so that the slice can be forgotten."""
         self._turn(now_seconds)
         kept = self._available, self._reserved, self._unreported, self._over_used, self._over_returned
         return not any(kept) and self._target(now_seconds) == 0
 
     def demand(self, now_seconds: float) -> Demand | None:
-        """What to say now; None for nothing. What is given back is gone from here at once, whatever is answered."""
+        """The demand of now; None for none. Tokens that it gives back are gone from here at once, without an answer."""
         self._turn(now_seconds)
         target, wanted = self._target(now_seconds), 0
         if self.is_low(now_seconds):
@@ -161,18 +161,18 @@ class QuotaSlice:
         over = self._over_used or self._over_returned
         if not (wanted or over or ends_soon or (used and used == held)):
             return None
-        return self._told(used, wanted)
+        return self._report(used, wanted)
 
     def give_back(self, now_seconds: float) -> Demand | None:
-        """Everything that no request holds; None when there is nothing to say."""
+        """The demand that gives back everything no request holds; None if there is nothing to report."""
         self._turn(now_seconds)
         self._over_returned += max(0, self._available)
         self._available = min(0, self._available)
         used = self._reportable()
-        return self._told(used, 0) if used or self._over_used or self._over_returned else None
+        return self._report(used, 0) if used or self._over_used or self._over_returned else None
 
     def put(self, granted: Granted, wanted_tokens: int, now_seconds: float) -> None:
-        """The answer to a demand."""
+        """Take the answer to a demand."""
         if granted.window_start_seconds < self._start_seconds:
             return
         if granted.window_start_seconds > self._start_seconds:
@@ -191,22 +191,22 @@ class QuotaSlice:
 
     @property
     def available_tokens(self) -> int:
-        """What requests may still reserve; below zero while a debt waits for a grant."""
+        """The tokens that requests may still reserve; below zero while a debt waits for a grant."""
         return self._available
 
     @property
     def reserved_tokens(self) -> int:
-        """What requests hold."""
+        """The tokens that requests hold."""
         return self._reserved
 
-    def _told(self, used: int, wanted: int) -> Demand:
-        told = Demand(self._start_seconds, used + self._over_used, self._over_returned, wanted)
+    def _report(self, used: int, wanted: int) -> Demand:
+        report = Demand(self._start_seconds, used + self._over_used, self._over_returned, wanted)
         self._unreported -= used
         self._over_used = self._over_returned = 0
-        return told
+        return report
 
     def _reportable(self) -> int:
-        """Used tokens that were granted: a debt is told of when a grant covers it."""
+        """Used tokens that were granted: a debt is reported once a grant covers it."""
         return max(0, self._unreported + min(0, self._available + self._reserved))
 
     def _target(self, now_seconds: float) -> int:
@@ -222,7 +222,7 @@ class QuotaSlice:
             # Tokens of a window that is over are worth nothing, and its usage counts nowhere.
             self._end_window()  # proven: window-ends
         elif now_seconds >= self._expires_seconds and (self._available or self._reserved or self._unreported):
-            # The config service counts them all as used, now or in a moment: said once more, it changes nothing.
+            # The config service counts them all as used, now or soon: to report them once more changes nothing.
             self._over_used += self._reserved + self._reportable()
             self._over_returned += max(0, self._available)
             self._end_lot()
