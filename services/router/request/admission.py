@@ -1,4 +1,4 @@
-"""Lets requests in: cheap limits first, tokens and quotas reserved before dispatch, all settled however one ends."""
+"""Admits requests: cheap limits first, then tokens and quotas are reserved; all are settled however a request ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.router.stages import Shape
 
 @dataclass(slots=True)
 class Reservation:
-    """Tokens taken for a request; what it did not use is given back at its end."""
+    """Tokens taken for a request; those it does not use are given back at its end."""
 
     cost: Cost
     used_tokens: int = 0
@@ -25,7 +25,7 @@ class Reservation:
 
 
 class Admission:
-    """The limits of every tenant in this process, and its quotas, of which the process holds slices."""
+    """The limits of all tenants in this process, and its slices of their quotas."""
 
     def __init__(self, limiter: TenantLimiter, quotas: QuotaLedger, clock: Clock) -> None:
         self._limiter = limiter
@@ -48,11 +48,11 @@ class Admission:
 
     @asynccontextmanager
     async def reserved(self, tenant: Tenant, cost: Cost) -> AsyncIterator[Reservation]:
-        """Hold the most tokens a request can come to. Waits only for a quota, and then for one answer at most.
+        """Hold the most tokens a request can use. Waits only for a quota, and then for one answer at most.
 
         Raises:
             ResourceExhaustedError: they do not fit into this minute, or into a quota.
-            UnavailableError: no more of a quota could be had in time.
+            UnavailableError: the config service granted no more of a quota in time.
         """
         now = self._clock.monotonic_seconds()
         self._limiter.reserve_tokens(tenant.tenant_uid, tenant.name, tenant.limits, cost.tokens, now)
@@ -79,7 +79,7 @@ class Admission:
 
 
 def cost_of(tenant: Tenant, shape: Shape, input_tokens: int) -> Cost:
-    """What a request can come to; the answer takes no more than the prompt leaves of the context.
+    """The most a request can use; the answer takes no more than the prompt leaves of the context.
 
     Raises:
         InvalidArgumentError: the prompt is too long; names limit and actual.
@@ -91,5 +91,5 @@ def cost_of(tenant: Tenant, shape: Shape, input_tokens: int) -> Cost:
         raise InvalidArgumentError(
             [FieldViolation(shape.prompt.field, f"{input_tokens} tokens once rendered; at most {limit}")]
         )
-    left = shape.base_model.context_tokens - input_tokens
-    return Cost(input_tokens, min(shape.parameters.max_output_tokens, left))
+    room = shape.base_model.context_tokens - input_tokens
+    return Cost(input_tokens, min(shape.parameters.max_output_tokens, room))

@@ -1,4 +1,4 @@
-"""Ends requests when the router stops: those that take too long are told so, and nobody blames their callers."""
+"""Ends requests when the router stops: those that take too long are answered SHUTTING_DOWN, not as cancelled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.common.errors import Reason, UnavailableError
 
 
 class Drain:
-    """Knows what runs. Bounded by what the listener and the tenants' limits let in."""
+    """The running requests; bounded by the listener and the tenants' limits."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[object]] = set()
@@ -18,10 +18,10 @@ class Drain:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The current task serves a request for as long as the context lasts.
+        """Count the current task as serving a request while the context lasts.
 
         Raises:
-            UnavailableError: the router stops.
+            UnavailableError: the router is stopping.
         """
         if self._over:
             raise shutting_down()
@@ -33,7 +33,7 @@ class Drain:
         except asyncio.CancelledError:
             if not self.over:
                 raise
-            # We cancelled it, so that the caller can be answered instead.
+            # `finish` cancelled it, so that the caller can be answered instead.
             task.uncancel()
             raise shutting_down() from None
         finally:
@@ -41,11 +41,11 @@ class Drain:
 
     @property
     def over(self) -> bool:
-        """Whether what is cancelled now is cancelled because the router stops."""
+        """Whether tasks are cancelled now because the router stops."""
         return self._over
 
     async def finish(self, within_seconds: float) -> None:
-        """Let requests end by themselves; end those that are left then, and every one that comes later."""
+        """Let requests end by themselves; then end the others, and refuse every later one."""
         if self._running:
             await asyncio.wait(set(self._running), timeout=within_seconds)
         self._over = True
@@ -54,5 +54,5 @@ class Drain:
 
 
 def shutting_down() -> UnavailableError:
-    """What a caller is told."""
+    """The refusal while the router stops."""
     return UnavailableError("the router is shutting down", reason=Reason.SHUTTING_DOWN)

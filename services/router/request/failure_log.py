@@ -1,8 +1,8 @@
 """Writes one line to the process log for each request that failed, under the id its caller was given.
 
-Lines hold ids, reasons and names from the config, never a caller's or a model's text. One tenant that is refused again
-and again must not fill the log: of each tenant and reason, ten lines come at once and then one a second, which says how
-many were left out.
+Lines hold ids, reasons and names from the config, never a caller's or a model's text. A tenant that is refused often
+must not fill the log: each tenant and reason gets ten lines at once and then one a second, which says how many were
+left out.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 _LINES_PER_SECOND = 1.0
 _BURST_LINES = 10
 _MAX_KNOWN = 10_000
-# What callers bring about themselves; the rest is for whoever runs the mesh.
-_CALLERS_FAULT = {
+# Failures that callers cause themselves; the others concern the operators of the mesh, and are warnings.
+_CAUSED_BY_CALLERS = {
     Code.INVALID_ARGUMENT,
     Code.NOT_FOUND,
     Code.UNAUTHENTICATED,
@@ -38,7 +38,7 @@ class _Written:
 
 
 class FailureLog:
-    """The failures of one router process; remembers the tenants and reasons that came last."""
+    """The lines of one router process; remembers the allowances of the tenants and reasons that came last."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -62,7 +62,7 @@ class FailureLog:
             facts.append(f"cause={error.__cause__}")
         if left_out:
             facts.append(f"({left_out} more of this reason were left out)")
-        level = logging.INFO if error.code in _CALLERS_FAULT else logging.WARNING
+        level = logging.INFO if error.code in _CAUSED_BY_CALLERS else logging.WARNING
         _log.log(level, "request %s failed: %s %s", request_id, error.reason, " ".join(facts))
 
     def _admit(self, tenant_uid: str, reason: str) -> int | None:

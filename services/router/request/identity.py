@@ -1,4 +1,4 @@
-"""Who calls: a verified key, looked up in the snapshot. Never a field or header of the client's choosing."""
+"""Identifies callers: a verified key, looked up in the snapshot; never a field or header that clients choose. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Caller:
 def identify(
     verifier: TokenVerifier, snapshot: Snapshot, authorization: str | None, now_wall_seconds: float
 ) -> Caller:
-    """Know the caller.
+    """Identify the caller.
 
     Raises:
         UnauthenticatedError: for every cause, with one text.

@@ -1,4 +1,4 @@
-"""What one tenant may use at once: request rate, concurrency, bytes, tokens a minute.
+"""Limits what one tenant may use: request rate, concurrency, bytes, tokens a minute.
 
 Pure: time is passed in. Rates are GCRA, the generic cell rate algorithm (ITU-T I.371): one timestamp a key,
 exact, nothing to refill.
@@ -17,7 +17,7 @@ from services.common.errors import (
 )
 from services.router.snapshot.model import Limits
 
-# A concurrency slot frees when some request ends, which nobody can foretell.
+# A place frees when a request ends, and that moment is not known ahead.
 _CONCURRENCY_RETRY_SECONDS = 1.0
 
 
@@ -35,7 +35,7 @@ class RateLimiter:
             return float("inf")
         start = max(self.theoretical_arrival_seconds, now_seconds)
         wait = start + (cost - burst) / rate - now_seconds
-        # A microsecond of rounding must not refuse a caller that waited exactly as told.
+        # Rounding by a microsecond must not refuse a caller that waited for exactly the delay it was given.
         if wait > 1e-6:
             return wait
         self.theoretical_arrival_seconds = start + cost / rate
@@ -61,7 +61,7 @@ class TenantLimiter:
         self._usage: dict[str, _Usage] = {}
 
     def enter(self, tenant_uid: str, tenant_name: str, limits: Limits, now_seconds: float) -> None:
-        """Count a request in; `leave` counts it out, whatever becomes of it.
+        """Count a request in; `leave` counts it out, however it ends.
 
         Raises:
             ResourceExhaustedError: the rate or the concurrency is used up; nothing was counted.
@@ -97,7 +97,7 @@ class TenantLimiter:
     def reserve_tokens(
         self, tenant_uid: str, tenant_name: str, limits: Limits, tokens: int, now_seconds: float
     ) -> None:
-        """Take the most tokens a request can come to.
+        """Take the most tokens a request can use.
 
         Raises:
             ResourceExhaustedError: they do not fit into this minute; nothing was taken.
@@ -112,13 +112,13 @@ class TenantLimiter:
             raise _exhausted(tenant_name, "tokens_per_minute", description, Reason.RATE_LIMITED, wait)
 
     def settle_tokens(self, tenant_uid: str, limits: Limits, reserved: int, used: int) -> None:
-        """Give back what was reserved and not used; what was used beyond it is a debt."""
+        """Give back the tokens that were reserved and not used; those used beyond the reservation are a debt."""
         if limits.tokens_per_minute is not None:
             rate = limits.tokens_per_minute / 60.0
             self._usage.setdefault(tenant_uid, _Usage()).tokens.give_back(rate, reserved - used)
 
     def concurrent(self, tenant_uid: str) -> int:
-        """Requests of a tenant that are in the mesh now."""
+        """Running requests of a tenant."""
         usage = self._usage.get(tenant_uid)
         return usage.concurrent if usage else 0
 

@@ -18,7 +18,7 @@ def list_models(tenant: Tenant, request: pb.ListModelsRequest) -> pb.ListModelsR
     """A page of the tenant's aliases, sorted; a token says after which one the next page begins.
 
     Raises:
-        InvalidArgumentError: the page size is negative or the token none of ours.
+        InvalidArgumentError: the page size is negative, or the token is not one of this listing.
     """
     if request.page_size < 0:
         raise InvalidArgumentError([FieldViolation("page_size", "must not be negative")])

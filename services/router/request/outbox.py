@@ -1,7 +1,7 @@
-"""Between the model server and a caller: bounded, and coalescing while the caller is slow.
+"""Buffers an answer between the model server and its caller: bounded, and coalescing while the caller is slow.
 
-The relay never waits for the caller unless a whole buffer is unread, so a slow reader keeps no place at a model
-server. Whatever gathers while the caller is busy leaves as one delta.
+The relay waits for the caller only while a whole buffer is unread, so that a slow reader keeps no place at a model
+server. All text that gathers while the caller is busy leaves as one delta.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Outbox:
         _wake(self._reader)
 
     def close(self) -> None:
-        """Nothing follows."""
+        """End the stream: nothing follows."""
         self._closed = True
         _wake(self._reader)
 
     async def get(self) -> TextDelta | None:
-        """Everything that is there, or None at the end."""
+        """All unread text, or None at the end; waits for either."""
         while not self._parts:
             if self._closed:
                 return None

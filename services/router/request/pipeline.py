@@ -75,7 +75,7 @@ class _Progress:
 
 
 class Pipeline:
-    """Everything a request meets on its way."""
+    """Leads each request through its steps."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Pipeline:
         self._guardrails.close()
 
     def _identify(self, call: Call[object]) -> Identified:
-        """Know who calls, under the snapshot in force."""
+        """Identify the caller under the snapshot in force."""
         arrived_at, arrived_wall_seconds = self._clock.monotonic_seconds(), self._clock.wall_seconds()
         try:
             snapshot = self._config.snapshot()
@@ -233,10 +233,10 @@ class Pipeline:
     ) -> Answered:
         """Wait for a place, send, relay; where the tenant has guardrails on answers, judge the whole one first."""
         held_back = bool(shaped.tenant.guardrails.output.rules)
-        heard = None if held_back else outbox  # proven: held-back-answers
+        streamed_to = None if held_back else outbox  # proven: held-back-answers
         pool = self._pools.pool(shaped.shape.pool)
         if not self._audit.reachable:
-            # No place at an endpoint is held while it is unknown whether the policy lets the request on.
+            # Hold no place at an endpoint while it is unknown whether the policy lets the request continue.
             await trail.admitted()
         grant = await pool.acquire(shaped.demand)
         async with grant:
@@ -244,7 +244,7 @@ class Pipeline:
             generation = Generation(charged_input_tokens=shaped.cost.input_tokens)
             admitted = Admitted(shaped, receipt, self._clock.monotonic_seconds(), generation)
             progress.stage = admitted
-            finish_reason = await self._relay(admitted, grant, reservation, heard)
+            finish_reason = await self._relay(admitted, grant, reservation, streamed_to)
             last_token_at = self._clock.monotonic_seconds()
             answered = Answered(admitted, finish_reason, last_token_at, generation.text)
             progress.stage = answered
@@ -258,7 +258,7 @@ class Pipeline:
         try:
             return await relay(admitted, chunks, grant, outbox, self._clock)
         except Error:
-            # A caller that leaves is charged for its prompt, one whose server fails it is not.
+            # A caller that leaves is charged for its prompt; one whose server failed is not.
             if generation.first_token_at is None:
                 generation.charged_input_tokens = 0
             raise
@@ -290,7 +290,7 @@ class Pipeline:
             raise failure from None
         except asyncio.CancelledError:
             outcome = self._cancelled_as(identified.deadline)
-            # The caller hears of neither from here: its own deadline cancels, and the drain answers what it cancels.
+            # For the records only: the caller's own deadline has answered it, and the drain answers what it cancels.
             failure = _CANCELLATIONS[outcome]() if outcome in _CANCELLATIONS else None
             raise
         except Error as error:
@@ -325,7 +325,10 @@ class Pipeline:
         return Reason.INTERNAL
 
     def _cancelled_as(self, deadline: float) -> str:
-        """A deadline cancels too, the caller's own at the server, or ours; and so does the router's end."""
+        """What cancelled the request: the router's stop, a deadline, or the caller.
+
+        At the caller's own deadline it is gRPC that cancels.
+        """
         if self._drain.over:
             return Reason.SHUTTING_DOWN
         if self._clock.monotonic_seconds() >= deadline - _DEADLINE_SLACK_SECONDS:

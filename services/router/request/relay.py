@@ -1,4 +1,4 @@
-"""Relays one answer: tokens to text, stop sequences, counts; the loop every token goes through."""
+"""Relays one answer: decodes tokens, looks for stop sequences, counts. Every token goes through this loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def relay(
     shape, generation = admitted.shaped.shape, admitted.generation
     detokeniser = Detokeniser(shape.base_model.text.tokeniser.token_bytes)
     matcher = StopMatcher(shape.parameters.stop_sequences)
-    # With stop sequences the token that completes one must be known; without, a chunk is taken whole.
+    # With stop sequences the token that completes one must be found; without, a chunk is taken whole.
     by_token = bool(shape.parameters.stop_sequences)
     text_parts = generation.text_parts
     async with aclosing(chunks):
@@ -62,7 +62,7 @@ async def relay(
             await outbox.put(rest, generation.output_tokens)
     if last.stopped:
         return FinishReason.STOP_SEQUENCE
-    # The dialect has no finish reason: as many tokens as were allowed is the limit, fewer is the end token.
+    # The dialect has no finish reason: as many tokens as allowed mean the limit, fewer the end token.
     return (
         FinishReason.LENGTH
         if generation.output_tokens >= admitted.shaped.cost.max_output_tokens

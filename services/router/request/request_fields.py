@@ -1,7 +1,7 @@
 """Checks a request's fields against the contract, before anything is done for the caller.
 
-Wrong fields are named together, the first few of them; no description holds the caller's text. Every loop is
-over as many things as the contract allows, however many a request holds: this runs on the event loop.
+The first wrong fields are named together; no description holds the caller's text. This runs on the event loop, so
+every loop is bounded by what the contract allows, not by what a request holds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tenantry.inference.v1 import inference_service_pb2 as pb
 from services.common.errors import FieldViolation, InvalidArgumentError
 
 ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
-"""Roles as chat templates call them."""
+"""Roles by their names in chat templates."""
 
 _MAX_MESSAGES = 4096
 # Over all messages.
@@ -24,7 +24,7 @@ _MAX_CORRELATION_CHARACTERS = 128
 _MAX_METADATA_ENTRIES = 16
 _MAX_METADATA_KEY_CHARACTERS = 64
 _MAX_METADATA_VALUE_CHARACTERS = 512
-# A status travels as metadata, of which callers' libraries take 8 KiB.
+# A status travels as metadata, and callers' libraries take 8 KiB of that.
 _MAX_VIOLATIONS = 20
 
 
@@ -91,7 +91,7 @@ def _parameter_violations(given: pb.SamplingParameters) -> list[FieldViolation]:
     wrong = []
     if given.HasField("max_output_tokens") and given.max_output_tokens < 1:
         wrong.append(FieldViolation("parameters.max_output_tokens", "must be at least 1"))
-    # A NaN fails every comparison, so these ask for what is right.
+    # A NaN fails every comparison, so these compare with what is right.
     if given.HasField("temperature") and not 0.0 <= given.temperature <= 2.0:
         wrong.append(FieldViolation("parameters.temperature", "must be from 0 to 2"))
     if given.HasField("top_p") and not 0.0 < given.top_p <= 1.0:

@@ -1,4 +1,4 @@
-"""The RPC surface: messages in, messages out. No policy in here."""
+"""The RPC surface: turns calls into messages and messages into answers. No policy in here."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         finally:
             if not running.done():
                 running.cancel()
-                # The caller left: what the request holds is given back before this call is over.
+                # The caller left: the request gives back what it holds before this call ends.
                 await asyncio.wait([running])
 
     async def ListModels(
@@ -86,7 +86,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
 def _close(outbox: Outbox, done: asyncio.Task[Answered]) -> None:
     outbox.close()
     if not done.cancelled():
-        # Looked at here, for a caller that left meanwhile: asyncio would log what nobody looks at, text and all.
+        # Retrieved for a caller that left meanwhile: asyncio would log an exception that is not, with its text.
         done.exception()
 
 
@@ -96,7 +96,7 @@ def _call(request: Request, context: ServicerContext[Any, Any]) -> Call[Request]
 
 def _authorization(context: ServicerContext[Any, Any]) -> str | None:
     found = [value for key, value in context.invocation_metadata() or () if key == _AUTHORIZATION]
-    # Two of them are a smuggling attempt, whichever one a proxy looked at.
+    # Two of them are a smuggling attempt: a proxy may have verified the other one.
     return str(found[0]) if len(found) == 1 else None
 
 

@@ -1,4 +1,4 @@
-"""What a request asks, made concrete by its tenant's rules: target, prompt and clamped parameters."""
+"""Resolves what a request asks by its tenant's rules: target, prompt and clamped parameters."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from services.router.text.prompt import Prompt
 
 
 def caller_turns(request: pb.GenerateRequest) -> tuple[Turn, ...]:
-    """What a caller says, in the pieces that the model will see: these, and nothing smaller, are judged.
+    """The caller's text in the turns that the model will see; guardrails judge whole turns.
 
-    A message's pieces are one text, and leading system messages one turn, since templates know only one.
+    The pieces of a message are one text. Leading system messages are one turn, since templates know only one.
     """
     if request.WhichOneof("input") == "prompt":
         return (Turn("user", request.prompt),)
@@ -48,7 +48,7 @@ def shape(
 ) -> Shape:
     """Resolve and clamp a request that `check_fields` let through.
 
-    `said` are its `caller_turns`; `guarded` their texts with what guardrails replaced, None where they did not.
+    `said` are its `caller_turns`; `guarded` are their texts as guardrails left them, None if they replaced nothing.
 
     Raises:
         InvalidArgumentError: the adapter does not fit the model.
@@ -76,7 +76,7 @@ def shape(
             bind_adapter(versions, 0, target.base_model.name, target.pool),
         )
     if adapter and binding is None:
-        # Never the bare base model instead: its answer would look like the adapter's.
+        # Not the bare base model instead: its answer would look like the adapter's.
         raise UnavailableError("no pool serves this adapter", reason=Reason.NO_READY_ENDPOINT)
     asked = given = _prompt(request, said, target.system_prompt)
     if guarded is not None:
@@ -101,7 +101,7 @@ def _priority(wanted: int, rules: PriorityRules) -> int:
 def _prompt(request: pb.GenerateRequest, said: Sequence[Turn], system_prompt: str) -> Prompt:
     if request.WhichOneof("input") == "prompt":
         return Prompt((), said[0].content, "prompt", len(said[0].content.encode()))
-    # The tenant's words come before the caller's in the one system turn.
+    # The tenant's instructions come before the caller's in the one system turn.
     own = [system_prompt] if system_prompt else []
     first = 1 if said[0].role == "system" else 0
     turns = (*_system_turn(own + [turn.content for turn in said[:first]]), *said[first:])
@@ -122,7 +122,7 @@ def _parameters(given: pb.SamplingParameters, rules: ParameterRules, rng: random
         temperature=min(max(temperature, rules.min_temperature), rules.max_temperature),
         top_p=given.top_p if given.HasField("top_p") else rules.default_top_p,
         top_k=given.top_k if given.HasField("top_k") else rules.default_top_k,
-        # The model server's own default is a constant, which would repeat every sample.
+        # The model server's own default is a constant, so that every sample would be the same.
         seed=given.seed if given.HasField("seed") else rng.getrandbits(64),
         stop_sequences=tuple(given.stop_sequences),
     )

@@ -176,7 +176,7 @@ async def test_tenants_without_rules_for_answers_get_theirs_token_by_token(world
 
 
 async def test_mutant_that_streams_while_it_judges_shows_a_denied_answer(tmp_path):
-    careless = changed(pipeline_module, "held-back-answers", "heard = outbox")
+    careless = changed(pipeline_module, "held-back-answers", "streamed_to = outbox")
     world, outbox = world_of(tmp_path, careless.Pipeline), Outbox(1000)
     await failure(world, world.call("uid-deny-out"), outbox)
     assert "".join(outbox._parts) == "hello world"
