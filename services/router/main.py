@@ -57,7 +57,7 @@ _GOODBYE_SECONDS = 0.5
 
 
 def main() -> None:
-    """Run until a signal, or until something the router cannot do without ends."""
+    """Run until a signal, or until a task that the router needs ends."""
     settings = RouterSettings()
     configure_logging(settings.log_level)
     try:
@@ -149,8 +149,8 @@ async def serve(settings: RouterSettings) -> None:
             stopped_cleanly = True
         finally:
             await health.set(_CONFIG, ready=False)
-            # The listener refuses what is new at once; it waits a little longer than the requests may take, so that
-            # those which are ended are answered.
+            # The listener refuses new calls at once. It waits a little longer than requests may take, so that those
+            # that are ended are answered.
             await asyncio.gather(
                 server.stop(settings.drain_seconds + _ANSWER_SECONDS), pipeline.stop(settings.drain_seconds)
             )
@@ -165,8 +165,8 @@ async def serve(settings: RouterSettings) -> None:
 async def _settle_up(
     leasing: asyncio.Task[object], quotas: QuotaClient, refusals: RefusalLog, recorder: AuditRecorder
 ) -> None:
-    """After the last request: what is held of quotas is others' at once, not in half a minute; entries are written."""
-    # Else it would ask for more.
+    """After the last request: give quotas back, for others to use at once, and write the last audit entries."""
+    # Stopped first, since it would lease more.
     leasing.cancel()
     await asyncio.wait([leasing])
     await quotas.give_back(_GIVE_BACK_SECONDS)

@@ -1,8 +1,8 @@
 """The Prometheus metrics of requests, and of the adapters they need.
 
-The tenant label is a tenant_uid out of the snapshot, never what a client sent: callers cannot make series. What a
-tenant has is 30 series at most, and a scrape is written by the process that serves requests, so only so many tenants
-have their own; the others are counted together, as `other`, until some are deleted.
+The tenant label is a tenant_uid from the snapshot, never what a client sent, so that callers cannot make series. A
+tenant has at most 30 series, and the process that serves requests also writes each scrape, so that only so many tenants
+have their own. The others are counted together, as `other`, until some tenants are deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from services.router.stages import Answered, Stage, admitted_of
 
 OTHER = "other"
-"""The label of all tenants together that have no series of their own."""
+"""The label of the tenants that have no series of their own."""
 MAX_TENANTS = 1000
 # Each bucket is a series of each tenant.
 _FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -23,12 +23,12 @@ _PER_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class RequestMetrics:
-    """What one router process counts of requests."""
+    """The metrics of requests of one router process."""
 
     def __init__(self, registry: CollectorRegistry, max_tenants: int = MAX_TENANTS) -> None:
         self._max_tenants = max_tenants
         self._outcomes: dict[str, set[str]] = {}
-        """By the tenants that have series of their own."""
+        """The outcomes counted so far, of each tenant that has series of its own."""
         self._requests = Counter(
             "tenantry_requests_total",
             "Requests by how they ended: ok, or the reason of the error.",
@@ -92,7 +92,7 @@ class RequestMetrics:
             self._per_token.labels(tenant).observe(mean)
 
     def listed(self, tenant_uid: str, outcome: str) -> None:
-        """A listing of a known tenant ended."""
+        """Count a listing of a known tenant that ended."""
         self._count(tenant_uid, outcome)
 
     def keep_only(self, tenant_uids: Container[str]) -> None:
@@ -117,14 +117,14 @@ class RequestMetrics:
         return tenant_uid
 
     def unidentified(self, outcome: str) -> None:
-        """A request ended before its tenant was known."""
+        """Count a request that ended before its tenant was known."""
         self._unknown.labels(outcome).inc()
 
     def adapter_miss(self) -> None:
-        """A server did not hold an adapter."""
+        """Count an adapter that a server did not hold."""
         self._adapter_misses.inc()
 
     def adapter_sent(self, size_bytes: int) -> None:
-        """Weights were sent."""
+        """Count weights that were sent."""
         self._adapters_sent.inc()
         self._adapter_bytes.inc(size_bytes)

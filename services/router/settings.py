@@ -29,18 +29,18 @@ class RouterSettings(ServiceSettings):
     jwks_path: Path
     """The public keys that callers' tokens are signed with."""
     state_dir: Path | None = None
-    """This router's own directory, for the last known good config and its key; none to start from nothing."""
+    """This router's own directory, for the last known good config and its key; none to keep no such config."""
     config_signer_path: Path | None = None
-    """The public key that the last known good config is signed with, as the config service publishes it; none to keep
-    the first that is heard."""
+    """The config service's public key, which verifies the last known good config; none to trust the first that it
+    sends."""
     known_good_max_age_seconds: float = Field(default=86_400.0, gt=0)
-    """How long ago a config on disk may have been current to be started from."""
+    """How old a last known good config may be to start from it."""
     tokeniser_threads: int = Field(default=2, ge=1)
     """Long prompts encoded at once."""
     adapter_cache_bytes: int = Field(default=1 << 30, ge=0)
     """Opened adapter weights kept in memory."""
     max_concurrent_rpcs: int = Field(default=4096, ge=1)
-    """Over all tenants; beyond it gRPC refuses."""
+    """Calls at once, over all tenants; more are refused with SERVER_BUSY."""
     metric_tenants: int = Field(default=1000, ge=0)
     """Tenants with metric series of their own; the others are counted together."""
     drain_seconds: float = Field(default=2.0, ge=0)
@@ -49,10 +49,10 @@ class RouterSettings(ServiceSettings):
     @field_validator("metrics_address")
     @classmethod
     def _metrics_stay_on_this_host(cls, address: str | None) -> str | None:
-        """Metrics name every tenant and are served in the clear."""
+        """Refuse other addresses: metrics name every tenant and are served without TLS."""
         if address is None:
             return None
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not is_local(address):
-            raise ValueError("has to be host:port of a loopback address")
+            raise ValueError("must be host:port with a loopback address")
         return address

@@ -1,4 +1,4 @@
-"""What follows when a snapshot comes into force: pools, limits, metrics, channels, readiness."""
+"""Follows each snapshot that comes into force: pools, limits, metrics, channels, readiness."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SnapshotFollower:
         self._followed = asyncio.Event()
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Follow at once whatever a request may meet; the rest is `run`'s."""
+        """Follow at once in everything that requests meet; `run` does the rest."""
         self._pools.configure(snapshot)
         self._limiter.forget(frozenset(snapshot.tenants))
         self._metrics.keep_only(snapshot.tenants)
@@ -54,7 +54,7 @@ class SnapshotFollower:
         self._followed.set()
 
     async def run(self) -> NoReturn:
-        """Tell readiness and close channels of endpoints that are gone, for as long as the process lives."""
+        """Publish readiness and close channels of endpoints that are gone, for as long as the process lives."""
         while True:
             await self._followed.wait()
             self._followed.clear()

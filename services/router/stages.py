@@ -1,8 +1,8 @@
 """What is known of a request at each step of its way: Identified, Shaped, Admitted, Answered.
 
-Each stage is frozen and holds the one before it, so that audit entries, metrics and logs take the stage a request
-reached, whatever ended it. Only a `Generation` grows, while the model server answers. Times are seconds of the
-monotonic clock, unless their names say otherwise. Pure: below every folder that takes part in a request.
+Each stage is frozen and holds the one before it, so that audit entries, metrics and logs take the stage that a request
+reached, however it ended. Only a `Generation` grows, while the model server answers. Times are seconds of the monotonic
+clock, unless their names say otherwise. Pure, and below every folder that takes part in a request.
 """
 
 from __future__ import annotations
