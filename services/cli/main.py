@@ -51,6 +51,10 @@ class SubcommandGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         return (name, _load(name), rest) if name else (name, command, rest)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options, without a type beside those that take no value."""
+        return _without_flag_types(super().get_params(ctx))
+
     def main(self, args: Sequence[str] | None = None, *rest: Any, **attributes: Any) -> Any:
         """Run the command line to its end: every failure becomes a message and an exit status."""
         given = sys.argv[1:] if args is None else list(args)
@@ -88,12 +92,20 @@ def _load(name: str) -> Any:
         found = single
     command = typer.main.get_command(found)
     command.name = name
+    for part in (command, *getattr(command, "commands", {}).values()):
+        _without_flag_types(part.get_params(typer.Context(part)))
     return command
+
+
+def _without_flag_types(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_bool_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return params
 
 
 app = typer.Typer(
     cls=SubcommandGroup,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A mesh that lets many tenants share one set of GPUs.",

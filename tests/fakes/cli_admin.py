@@ -30,6 +30,7 @@ class FakeAdmin(FakeTenants):
         key.CopyFrom(request.key)
         key.name, key.state = f"{request.parent}/keys/k{len(self.keys) + 1}", KeyState.KEY_STATE_ACTIVE
         key.create_time.seconds = NOW_SECONDS
+        key.creator, key.reason = "operators/ada", request.reason
         if not key.HasField("expire_time"):
             key.expire_time.seconds = NOW_SECONDS + 90 * 86_400
         self.keys[key.name] = key

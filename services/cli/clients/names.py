@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+_TENANT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+TENANT_ID_FORM = "1 to 63 of a-z, 0-9 and -, not - at an end"
+
+
+def is_tenant_id(text: str) -> bool:
+    """Whether a text can be a tenant's name; the service's own rule."""
+    return _TENANT_ID.fullmatch(text) is not None
+
 
 def tenant_name(tenant: str) -> str:
     """`tenants/acme` for `acme`; a full name stays as it is."""

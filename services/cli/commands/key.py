@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +20,7 @@ from services.cli.documents import to_plain
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh
 from services.cli.terminal.output import Output, quoted
-from services.cli.terminal.wording import enum_word, when
+from services.cli.terminal.wording import day, enum_word, when
 from services.common.command_errors import CommandError, UsageError
 from services.common.durable_files import create_file
 from services.common.errors import Error
@@ -103,25 +104,34 @@ async def _keep(admin: AdminClient, answer: CreateKeyResponse, out: Path) -> Non
 @app.command("list")
 @shared_options
 async def list_(mesh: Mesh, output: Output, name: Principal, operator: IsOperator = False) -> None:
-    """List a principal's keys; secrets are not kept, so none is shown."""
+    """List a principal's keys: who issued each, when and why. Secrets are not kept; when one was last used neither."""
     async with mesh.admin() as admin:
         keys = await admin.list_keys(_parent(name, operator=operator))
+    columns, rows = _listing(keys, operator=operator)
     output.table(
         keys,
-        ("KEY", "STATE", "EXPIRES", "CREATED", "ROLE" if operator else "SCOPES", "NAME"),
-        (
-            (
-                short(key.name),
-                enum_word(key, "state"),
-                when(key.expire_time),
-                when(key.create_time),
-                _role_words(key) if operator else ", ".join(key.scopes) or "all",
-                key.display_name,
-            )
-            for key in keys
-        ),
+        columns,
+        rows,
         empty=f"{name} has no keys yet. Issue one: tenantry key create {quoted(name)}",
     )
+
+
+def _listing(keys: Sequence[Key], *, operator: bool) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, without the columns that are empty in every row."""
+    cells: dict[str, list[str]] = {
+        "KEY": [short(key.name) for key in keys],
+        "STATE": [enum_word(key, "state") for key in keys],
+        "EXPIRES": [day(key.expire_time) for key in keys],
+        "CREATED": [day(key.create_time) for key in keys],
+        "BY": [short(key.creator) for key in keys],
+        "ROLE" if operator else "SCOPES": [
+            _role_words(key) if operator else ", ".join(key.scopes) for key in keys
+        ],
+        "NAME": [key.display_name for key in keys],
+        "REASON": [key.reason for key in keys],
+    }
+    shown = {heading: column for heading, column in cells.items() if any(column)}
+    return list(shown), [list(row) for row in zip(*shown.values(), strict=True)]
 
 
 @app.command()

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from tenantry.config.v1.tenant_pb2 import Tenant, TenantConfig
 
-from services.cli.clients.names import short
+from services.cli.clients.admin import AdminClient
+from services.cli.clients.names import TENANT_ID_FORM, is_tenant_id, short
 from services.cli.commands import tenant_documents, tenant_states, tenant_versions
 from services.cli.commands.change_options import DryRun, Reason, TenantId, Waiting
 from services.cli.commands.propagation import await_routers
@@ -23,6 +24,7 @@ from services.cli.mesh import Mesh
 from services.cli.terminal.output import Output
 from services.cli.terminal.wording import enum_word, when
 from services.common.command_errors import UsageError
+from services.common.errors import AlreadyExistsError, NotFoundError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, show and change tenants.")
 
@@ -51,11 +53,16 @@ async def create(
             "a new tenant has no adapters yet.",
             "Create it, then `adapter register`, `tenant update --adapter`.",
         )
+    if not is_tenant_id(short(tenant)):
+        raise UsageError(f"{short(tenant)} cannot be a tenant's name: {TENANT_ID_FORM}.")
     draft = read_tenant(file) if file else Tenant(config=TenantConfig())
     _complete(changes).apply(draft)
-    if not draft.config.models:
-        raise UsageError("a tenant needs a model.", "Give --base-model; `tenantry model list` shows them.")
     async with mesh.admin() as admin:
+        if not draft.config.models:
+            await _require_new(admin, tenant)
+            raise UsageError(
+                "a tenant needs a model.", "Give --base-model; `tenantry model list` shows them."
+            )
         created = await admin.create_tenant(
             short(tenant),
             draft.config,
@@ -68,6 +75,15 @@ async def create(
         output.note("Valid; nothing was created.")
     else:
         output.suggest("Next", f"tenantry key create {short(tenant)} --out {short(tenant)}.key")
+
+
+async def _require_new(admin: AdminClient, tenant: str) -> None:
+    """Name the reason that no option mends: the tenant exists."""
+    try:
+        await admin.get_tenant(short(tenant))
+    except NotFoundError:
+        return
+    raise AlreadyExistsError("a tenant of this name exists")
 
 
 @app.command()

@@ -6,14 +6,13 @@ its default. What the service alone decides, such as uids, versions and times, h
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.config.v1.tenant_pb2 import Tenant
 
-from services.cli.clients.names import short, tenant_name
+from services.cli.clients.names import is_tenant_id, short, tenant_name
 from services.cli.declarative.effective_tenant import EFFECTIVE_KEYS
 from services.cli.document_fields import field_problems, not_a_field
 from services.cli.documents import Plain, read_document, read_documents, to_message, to_plain
@@ -22,7 +21,6 @@ from services.common.command_errors import CommandError, UsageError
 SUFFIXES = (".yaml", ".yml")
 FIELDS = ("display_name", "config")
 _KEYS = ("tenant", *FIELDS)
-_TENANT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +150,7 @@ def _problems(plain: Plain) -> Iterator[tuple[str, str]]:
     name = plain.get("tenant")
     if name is None:
         yield "tenant", "is missing"
-    elif not (isinstance(name, str) and _TENANT_ID.fullmatch(name)):
+    elif not (isinstance(name, str) and is_tenant_id(name)):
         yield "tenant", "is not a tenant's name: 1 to 63 of a-z, 0-9 and -; quote one that is all digits"
     if plain.get("config") is None:
         yield "config", "is missing"

@@ -10,6 +10,7 @@ import typer
 from tenantry.config.v1.tenant_pb2 import AuditPolicy, IsolationTier, ModelAlias, Tenant, TenantConfig
 
 from services.cli.clients.names import model_name, pool_name, short
+from services.cli.numbers import INT32_MAX, INT64_MAX, whole_number
 from services.common.command_errors import UsageError
 
 
@@ -52,7 +53,8 @@ class TenantChanges:
     ] = None
     pool: Annotated[str | None, typer.Option(metavar="POOL", help="The pool that serves it.")] = None
     weight: Annotated[
-        int | None, typer.Option(min=0, max=2**31 - 1, metavar="1-1000", help="Share of contended capacity.")
+        int | None,
+        typer.Option(parser=whole_number(INT32_MAX), metavar="1-1000", help="Share of contended capacity."),
     ] = None
     requests_per_second: Annotated[
         float | None, typer.Option("--rate", metavar="N", help="Requests a second, sustained.")
@@ -60,12 +62,14 @@ class TenantChanges:
     concurrent_requests: Annotated[
         int | None,
         typer.Option(
-            "--concurrency", min=0, max=2**31 - 1, metavar="N", help="Requests in the mesh at once."
+            "--concurrency", parser=whole_number(INT32_MAX), metavar="N", help="Requests in the mesh at once."
         ),
     ] = None
     tokens_per_minute: Annotated[
         int | None,
-        typer.Option("--token-rate", min=0, max=2**63 - 1, metavar="N", help="Tokens a minute, in and out."),
+        typer.Option(
+            "--token-rate", parser=whole_number(INT64_MAX), metavar="N", help="Tokens a minute, in and out."
+        ),
     ] = None
 
     def apply(self, tenant: Tenant) -> None:

@@ -14,6 +14,8 @@ from tenantry.inference.v1.inference_service_pb2 import (
     SamplingParameters,
 )
 
+from services.cli.numbers import INT32_MAX, UINT64_MAX, whole_number
+
 
 @dataclass(frozen=True, slots=True)
 class AskingOptions:
@@ -27,13 +29,14 @@ class AskingOptions:
         str | None, typer.Option(metavar="TEXT", help="Instructions, after the tenant's own.")
     ] = None
     max_output_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, max=2**31 - 1, metavar="N", help="Tokens at most.")
+        int | None,
+        typer.Option("--max-tokens", parser=whole_number(INT32_MAX, 1), metavar="N", help="Tokens at most."),
     ] = None
     temperature: Annotated[float | None, typer.Option(metavar="0-2", help="0 is greedy.")] = None
     top_p: Annotated[float | None, typer.Option(metavar="0-1", help="Sample within this mass.")] = None
-    seed: Annotated[int | None, typer.Option(min=0, max=2**64 - 1, metavar="N", help="Repeat a sample.")] = (
-        None
-    )
+    seed: Annotated[
+        int | None, typer.Option(parser=whole_number(UINT64_MAX), metavar="N", help="Repeat a sample.")
+    ] = None
 
     def parameters(self) -> SamplingParameters:
         """The sampling parameters; what is None stays unset."""

@@ -22,6 +22,13 @@ def enum_word(message: Message, field: str) -> str:
     return value.name.removeprefix(prefix).lower().replace("_", "-")
 
 
+def day(time: Timestamp) -> str:
+    """The day, UTC; empty where it is not set."""
+    if not time.seconds:
+        return ""
+    return time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d")
+
+
 def when(time: Timestamp) -> str:
     """Minutes, UTC; empty where it is not set."""
     if not time.seconds:

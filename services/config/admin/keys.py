@@ -65,7 +65,10 @@ class KeyAdmin:
             tenant_uid=tenant_uid,
             role_tenant_uid=role_tenant_uid,
             signing_key_id=self._issuer.signing_key_id,
+            creator=f"operators/{operator.name}",
+            reason=request.reason,
         )
+        key.creator, key.reason = stored.creator, stored.reason
         claims = Claims(
             key_id,
             tenant_uid or principal,
@@ -105,7 +108,7 @@ class KeyAdmin:
                 for record in self._records()
                 if not record.stored.tenant_uid and record.stored.key.name.startswith(prefix)
             ]
-        resources = sorted((key_resource(r, principal) for r in found), key=lambda key: key.name)
+        resources = sorted((_with_origin(r, principal) for r in found), key=lambda key: key.name)
         chosen, token = page(
             resources, lambda key: key.name, request.page_size, request.page_token, "keys:" + request.parent
         )
@@ -125,7 +128,7 @@ class KeyAdmin:
         if wrong:
             raise InvalidArgumentError(wrong)
         if record.stored.key.state == credential_pb2.KEY_STATE_REVOKED:
-            return key_resource(record, principal)
+            return _with_origin(record, principal)
         stored = stored_pb2.StoredCredential()
         stored.CopyFrom(record.stored)
         stored.key.state = credential_pb2.KEY_STATE_REVOKED
@@ -136,7 +139,7 @@ class KeyAdmin:
             expected = [Expect(etcd_key, record.mod_revision)]
             change = Change(operator, "RevokeKey", request.name, request.reason)
             revision = await self._edits.write(change, expected, {etcd_key: stored.SerializeToString()})
-        return key_resource(CredentialRecord(stored, revision), principal)
+        return _with_origin(CredentialRecord(stored, revision), principal)
 
     def _records(self) -> list[CredentialRecord]:
         return [r for r in self._edits.state.under("credentials/") if isinstance(r, CredentialRecord)]
@@ -182,3 +185,10 @@ class KeyAdmin:
         if wrong:
             raise InvalidArgumentError(wrong)
         return int(expire)
+
+
+def _with_origin(record: CredentialRecord, principal: str) -> credential_pb2.Key:
+    """A key as operators see it: with who issued it and why, which routers are not sent."""
+    key = key_resource(record, principal)
+    key.creator, key.reason = record.stored.creator, record.stored.reason
+    return key

@@ -38,6 +38,23 @@ def test_a_tenant_without_a_model_is_refused_before_anything_is_sent(shell, admi
     assert not admin.tenants
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "reason"),
+    [
+        ("acme", 1, "a tenant of this name exists"),
+        ("Acme_1", 2, "Acme_1 cannot be a tenant's name: 1 to 63 of a-z, 0-9 and -"),
+        ("-acme", 2, "cannot be a tenant's name"),
+        ("new", 2, "a tenant needs a model"),
+    ],
+)
+def test_a_refused_creation_names_the_reason_that_no_option_mends_first(shell, admin, name, status, reason):
+    admin.add_tenant("acme")
+    result = shell("tenant", "create", "--", name)
+    assert result.exit_code == status
+    assert reason in result.stderr
+    assert list(admin.tenants) == ["tenants/acme"]
+
+
 def test_a_dry_run_changes_nothing(shell, admin):
     assert shell("tenant", "create", "acme", "--base-model", "smollm2", "--dry-run").exit_code == 0
     assert not admin.tenants
@@ -216,6 +233,15 @@ def test_a_secret_is_alone_on_stdout_or_in_a_private_file(shell, admin, tmp_path
         not in shell("key", "create", "acme", "--json", "--out", str(tmp_path / "other.key")).output
     )
     assert json.loads(shell("key", "create", "acme", "--json").stdout)["secret"] == "the.new.secret"
+
+
+def test_keys_are_listed_with_who_issued_them_and_why_and_without_empty_columns(shell, admin):
+    shell("key", "create", "acme", "--reason", "for the batch job")
+    lines = shell("key", "list", "acme").stdout.splitlines()
+    assert [line.strip().split(maxsplit=5) for line in lines] == [
+        ["KEY", "STATE", "EXPIRES", "CREATED", "BY", "REASON"],
+        ["k1", "active", "2027-02-22", "2026-11-24", "ada", "for the batch job"],
+    ]
 
 
 def test_a_key_whose_secret_cannot_be_kept_is_revoked(shell, admin, tmp_path):

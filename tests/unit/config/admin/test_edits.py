@@ -20,6 +20,7 @@ from services.common.errors import (
     UnauthenticatedError,
 )
 from services.config.etcd import keys as etcd_keys
+from services.config.state.resources import key_resource
 from services.config.state.sealed_versions import seal_in_force
 from tests.fakes.config_plane import Call, ConfigPlane
 
@@ -174,6 +175,19 @@ async def test_only_good_operators_keys_open_the_admin_service(plane):
     plane.clock.advance(400 * 86_400)
     with pytest.raises(UnauthenticatedError):
         await plane.call("ListTenants", listing)
+
+
+async def test_a_key_says_who_issued_it_and_why_to_operators_only(plane):
+    await plane.new_tenant("acme")
+    request = pb.CreateKeyRequest(parent="tenants/acme", reason="for the batch job")
+    issued = await plane.call("CreateKey", request)
+    [listed] = (await plane.call("ListKeys", pb.ListKeysRequest(parent="tenants/acme"))).keys
+    revoked = await plane.call("RevokeKey", pb.RevokeKeyRequest(name=issued.key.name, reason="leaked"))
+    for key in (issued.key, listed, revoked):
+        assert (key.creator, key.reason) == ("operators/first", "for the batch job")
+    record = plane.current.state.credential(issued.key.name.rsplit("/", 1)[1])
+    # What routers are sent.
+    assert not key_resource(record, "acme").reason
 
 
 async def test_without_a_store_edits_say_so_and_reads_go_on(plane):

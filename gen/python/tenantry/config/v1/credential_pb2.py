@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tenantry/config/v1/credential.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x03\n\x03Key\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06scopes\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x31\n\x05state\x18\x05 \x01(\x0e\x32\x1c.tenantry.config.v1.KeyStateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\x04role\x18\x08 \x01(\x0e\x32 .tenantry.config.v1.OperatorRoleB\x04\xe2\x41\x01\x01\x12\x19\n\x0brole_tenant\x18\t \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08revision\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03*R\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x01\x12\x15\n\x11KEY_STATE_REVOKED\x10\x02*o\n\x0cOperatorRole\x12\x1d\n\x19OPERATOR_ROLE_UNSPECIFIED\x10\x00\x12 \n\x1cOPERATOR_ROLE_PLATFORM_ADMIN\x10\x01\x12\x1e\n\x1aOPERATOR_ROLE_TENANT_ADMIN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tenantry/config/v1/credential.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb9\x03\n\x03Key\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06scopes\x18\x03 \x03(\tB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x31\n\x05state\x18\x05 \x01(\x0e\x32\x1c.tenantry.config.v1.KeyStateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\x04role\x18\x08 \x01(\x0e\x32 .tenantry.config.v1.OperatorRoleB\x04\xe2\x41\x01\x01\x12\x19\n\x0brole_tenant\x18\t \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08revision\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63reator\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06reason\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03*R\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x01\x12\x15\n\x11KEY_STATE_REVOKED\x10\x02*o\n\x0cOperatorRole\x12\x1d\n\x19OPERATOR_ROLE_UNSPECIFIED\x10\x00\x12 \n\x1cOPERATOR_ROLE_PLATFORM_ADMIN\x10\x01\x12\x1e\n\x1aOPERATOR_ROLE_TENANT_ADMIN\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,10 +53,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEY'].fields_by_name['role_tenant']._serialized_options = b'\342A\001\001'
   _globals['_KEY'].fields_by_name['revision']._loaded_options = None
   _globals['_KEY'].fields_by_name['revision']._serialized_options = b'\342A\001\003'
-  _globals['_KEYSTATE']._serialized_start=524
-  _globals['_KEYSTATE']._serialized_end=606
-  _globals['_OPERATORROLE']._serialized_start=608
-  _globals['_OPERATORROLE']._serialized_end=719
+  _globals['_KEY'].fields_by_name['creator']._loaded_options = None
+  _globals['_KEY'].fields_by_name['creator']._serialized_options = b'\342A\001\003'
+  _globals['_KEY'].fields_by_name['reason']._loaded_options = None
+  _globals['_KEY'].fields_by_name['reason']._serialized_options = b'\342A\001\003'
+  _globals['_KEYSTATE']._serialized_start=569
+  _globals['_KEYSTATE']._serialized_end=651
+  _globals['_OPERATORROLE']._serialized_start=653
+  _globals['_OPERATORROLE']._serialized_end=764
   _globals['_KEY']._serialized_start=126
-  _globals['_KEY']._serialized_end=522
+  _globals['_KEY']._serialized_end=567
 # @@protoc_insertion_point(module_scope)

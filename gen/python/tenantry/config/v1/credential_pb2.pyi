@@ -84,6 +84,8 @@ class Key(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     ROLE_TENANT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name, `tenants/{tenant}/keys/{key}` or `operators/{operator}/keys/{key}`. The config service chooses
     the key id.
@@ -105,6 +107,12 @@ class Key(_message.Message):
     """
     revision: _builtins.int
     """The revision that last changed the key. WaitForPropagation waits for it."""
+    creator: _builtins.str
+    """The operator who issued the key, `operators/{operator}`. Empty for a key of an earlier version, and for the first
+    operator's key, which the config service makes itself.
+    """
+    reason: _builtins.str
+    """Why the key was issued, in its creator's words."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may be used for. A tenant's key may have the scope `inference`; an operator's key has no scopes.
@@ -140,10 +148,12 @@ class Key(_message.Message):
         role: Global___OperatorRole.ValueType = ...,
         role_tenant: _builtins.str = ...,
         revision: _builtins.int = ...,
+        creator: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "name", b"name", "revision", b"revision", "revoke_time", b"revoke_time", "role", b"role", "role_tenant", b"role_tenant", "scopes", b"scopes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "display_name", b"display_name", "expire_time", b"expire_time", "name", b"name", "reason", b"reason", "revision", b"revision", "revoke_time", b"revoke_time", "role", b"role", "role_tenant", b"role_tenant", "scopes", b"scopes", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

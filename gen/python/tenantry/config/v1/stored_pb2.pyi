@@ -342,12 +342,18 @@ class StoredCredential(_message.Message):
     TENANT_UID_FIELD_NUMBER: _builtins.int
     ROLE_TENANT_UID_FIELD_NUMBER: _builtins.int
     SIGNING_KEY_ID_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
     """For a tenant's key: the tenant's uid."""
     role_tenant_uid: _builtins.str
     """For a tenant-admin's key: the uid of the tenant it may administer."""
     signing_key_id: _builtins.str
     """The id of the signing key that the token verifies with. A token that verifies with another key is refused."""
+    creator: _builtins.str
+    """The operator who issued the key, `operators/{operator}`. Not in `key`, which routers are sent."""
+    reason: _builtins.str
+    """Why the key was issued."""
     @_builtins.property
     def key(self) -> _credential_pb2.Key:
         """The record. Its name holds the name of the principal."""
@@ -359,10 +365,12 @@ class StoredCredential(_message.Message):
         tenant_uid: _builtins.str = ...,
         role_tenant_uid: _builtins.str = ...,
         signing_key_id: _builtins.str = ...,
+        creator: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "role_tenant_uid", b"role_tenant_uid", "signing_key_id", b"signing_key_id", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["creator", b"creator", "key", b"key", "reason", b"reason", "role_tenant_uid", b"role_tenant_uid", "signing_key_id", b"signing_key_id", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
