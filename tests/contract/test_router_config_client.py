@@ -32,7 +32,7 @@ async def until(true: Callable[[], object], seconds: float = 5.0) -> None:
 
 
 class Followed:
-    """A config service, a client that follows it, and what became of it."""
+    """A config service, a client that follows it, and what the client did."""
 
     def __init__(self, folder) -> None:
         artifacts = DirectoryArtifactStore(folder / "artifacts")

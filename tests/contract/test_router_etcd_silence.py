@@ -1,4 +1,4 @@
-"""A config service that lives and has lost etcd: what a router then knows of its config."""
+"""A config service that lives and has lost etcd: when its routers count as stale."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def until(true: Callable[[], object], seconds: float = 5.0) -> None:
 
 @asynccontextmanager
 async def following(folder, module=config_client, *, etcd_connected=True):
-    """A router's config client behind a scripted config service; two tenants, one of which wants no stale answers."""
+    """A router's config client behind a scripted config service; two tenants, one of which refuses stale answers."""
     artifacts = DirectoryArtifactStore(folder / "artifacts")
     world = ConfigWorld(
         artifacts, artifacts.put(tiny_tokeniser_json()), artifacts.put(CHAT_TEMPLATE.encode())
@@ -79,9 +79,9 @@ def tenant(router, name):
 
 
 async def stale_after(router, seconds: float):
-    """Whether the router is stale so much later, with what its config service says by now."""
+    """Whether the router is stale so much later, after its config service's newest heartbeat."""
     router.clock.advance(seconds)
-    # One heartbeat may be under way that says what was so before, and one its answer.
+    # One heartbeat of the earlier state may be under way, and one may be its answer.
     heard = router.service.reports
     await until(lambda: router.service.reports >= heard + 3)
     return router.state.stale
@@ -126,7 +126,7 @@ async def test_a_router_that_counts_from_the_heartbeat_notices_no_silence_of_etc
 async def test_an_etcd_with_nothing_to_tell_makes_nothing_stale(tmp_path):
     async with following(tmp_path) as router:
         assert not await stale_after(router, 0.0)
-        # As long as the config service leaves etcd alone before it asks.
+        # The longest that the config service waits before it asks a silent etcd.
         router.service.etcd_silence_ms = 250
         for _ in range(10):
             assert not await stale_after(router, 0.5)

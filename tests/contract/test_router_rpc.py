@@ -28,7 +28,7 @@ def one_tenant(world: ConfigWorld) -> None:
 
 
 class Chatterbox(SimulatedServer):
-    """Never stops talking, a lot at a time."""
+    """Sends tokens without end, many at a time."""
 
     said = 0
 
@@ -97,7 +97,7 @@ async def test_a_caller_that_reads_nothing_and_leaves_frees_the_model_server_at_
         request, metadata = asked(world)
         call = stub.StreamGenerate(request, metadata=metadata, timeout=60)
         await call.read()
-        # Nothing is read any more: the relay comes to stand once every buffer on the way is full.
+        # Nothing is read any more: the relay stops once every buffer on the way is full.
         said = -1
         while said != (said := server.said):  # noqa: ASYNC110 - waits for something not to happen
             await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""What becomes of a stream that its reader leaves, and of the request behind it."""
+"""How a stream ends that its reader leaves, and the request behind it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.fakes.kserve_script import failure, tokens
 
 
 async def left_behind(folder, *, heeds_stop=True):
-    """A reader leaves after the first token; what became of the request."""
+    """Let a reader leave after the first token; returns how the request ended."""
 
     async def scene(request, send):
         await send(tokens(request.id, [9]))
@@ -125,7 +125,7 @@ async def test_a_cancelled_reader_stops_the_request_by_message(tmp_path):
 
 
 async def test_a_reader_that_stands_still_holds_the_server_back(tmp_path):
-    """What is read ahead of a slow reader is bounded here, and by HTTP/2 behind it."""
+    """Reading ahead of a slow reader is bounded here, and by HTTP/2 behind it."""
     sent = 0
 
     async def scene(request, send):

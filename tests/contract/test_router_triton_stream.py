@@ -83,7 +83,7 @@ async def test_a_stream_that_ends_early_is_a_broken_server(tmp_path):
     ],
 )
 async def test_a_status_of_the_servers_is_never_ours(tmp_path, code, kind):
-    """Even CANCELLED, which grpc.aio turns into a cancellation of whoever reads."""
+    """Even CANCELLED, which grpc.aio turns into a cancellation of the reader."""
 
     class Aborting(ScriptedKServe):
         async def ModelStreamInfer(self, request_iterator, context):

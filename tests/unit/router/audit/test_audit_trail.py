@@ -42,7 +42,7 @@ def world(tmp_path) -> PipelineWorld:
 
 @pytest.fixture
 def impatient(monkeypatch) -> None:
-    """Nobody waits for an entry that does not come."""
+    """Waits for entries that do not come end at once."""
     monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 0.05)
     monkeypatch.setattr(audit, "_STRICT_SECONDS", 0.05)
 

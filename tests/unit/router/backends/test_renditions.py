@@ -71,7 +71,7 @@ def test_any_bytes_are_read_or_refused(data):
 
 
 class CountingStore:
-    """Counts reads, and holds them up until it is told to go on."""
+    """Counts reads, and blocks them until the test lets them go on."""
 
     def __init__(self, store: DirectoryArtifactStore) -> None:
         self.store = store

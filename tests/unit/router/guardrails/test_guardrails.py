@@ -113,7 +113,7 @@ async def test_tokens_of_a_withheld_answer_count(world, policy):
     await failure(world, world.call("uid-deny-out"))
     arrival = world.limiter._usage["uid-deny-out"].tokens.theoretical_arrival_seconds
     usage = (await outcome_of(world)).meta["usage"]
-    # Within a token: time goes by.
+    # Not exact, since time goes by.
     charged = (arrival - world.clock.monotonic_seconds()) * 2000 / 60
     assert abs(charged - usage["input_tokens"] - usage["output_tokens"]) < 20
 
@@ -183,7 +183,7 @@ async def test_mutant_that_streams_while_it_judges_shows_a_denied_answer(tmp_pat
 
 
 class StreamCall:
-    """What the servicer needs of a gRPC context."""
+    """The part of a gRPC context that the servicer uses."""
 
     def __init__(self, call: Call) -> None:
         self._call = call

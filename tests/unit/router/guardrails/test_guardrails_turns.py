@@ -1,4 +1,4 @@
-"""Guardrails judge what the model sees as one text as one, however callers split it."""
+"""Guardrails judge whole turns, as the model sees them, however callers split the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What guardrails cost: nothing before first use, bounded memory, and no tenant's share of threads is another's."""
+"""The cost of guardrails: nothing before first use, bounded memory, and one thread for each tenant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of patterns, and what redaction makes of a text: pure, without a request."""
+"""Sets of patterns, and redaction of texts: pure, without a request."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def outcome(chosen: list[GuardrailRule], *texts: str, module=redaction, now=lamb
         ([("日本", "[x]")], "🗼日本🗼日", "🗼[x]🗼日"),
         ([("🗼|é", "-")], "é🗼e\u0301", "--e\u0301"),
         ([("(?i)é", "-")], "Éé", "--"),
-        # What one rule puts in is no other rule's to look at.
+        # A rule does not search the replacements of another.
         ([("a", "b"), ("b", "c")], "ab", "bc"),
         # A backslash or a group in a replacement is text.
         ([("(a)", r"\1\g<0>")], "a", r"\1\g<0>"),
-        # Overlaps are covered whole and replaced once, by the first rule that has a part in them.
+        # Overlaps are replaced whole and once, by the first of the rules that match there.
         ([("abc", "1"), ("cd", "2")], "abcd", "1"),
         ([("cd", "1"), ("abc", "2")], "abcde", "1e"),
         ([("b", "1"), ("abcd", "2")], "xabcdx", "x1x"),
@@ -125,7 +125,7 @@ def test_the_first_rule_that_denies_is_told_and_all_that_match():
 
 
 def test_the_engine_is_one_that_cannot_go_back():
-    # Linear in the text by construction: what RE2 cannot do in linear time, it refuses.
+    # Linear in the text by construction: RE2 refuses patterns that it cannot search in linear time.
     assert compile_patterns([r"(a+)\1", "b", "a(?=b)"]).broken == (0, 2)
     assert compile_patterns(["(a+)+$"]).broken == ()
 
@@ -133,7 +133,7 @@ def test_the_engine_is_one_that_cannot_go_back():
 def test_a_set_whose_automaton_outgrows_its_memory_misses_nothing():
     patterns = [rf"[ab]*a[ab]{{300}}{end}" for end in "cd"]
     compiled = compile_patterns(patterns)
-    # Every place is another state of the automaton: more than 2 MiB of them.
+    # Every position is another state of the automaton: more than 2 MiB of them.
     text = bytes(random.Random(1).choices(b"ab", k=8000)) + b"a" * 301
     assert compiled.matching(text + b"c") == [0]
     assert compiled.matching(text + b"d") == [1]

@@ -1,10 +1,14 @@
-"""How long a large request waits beside a steady stream of small ones."""
+"""Order of arrival, and how long a large request waits beside a steady stream of small ones."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.router.pool import fifo_queue
 from services.router.pool.demand import Cost
-from tests.unit.router.pool.small_pools import demand, ready_pool, settle, waiting
+from services.router.pool.fifo_queue import FifoQueue
+from services.router.pool.pool import Pool
+from tests.unit.router.pool.small_pools import CONFIG, demand, ready_pool, settle, waiting
 
 
 async def small_ones_served_before_a_large_one() -> int:
@@ -56,3 +60,48 @@ async def test_an_endpoint_kept_for_one_who_leaves_is_everybodys_again(monkeypat
     (await newcomer).give_back()
     held.give_back()
     assert pool.in_flight == 0
+
+
+def test_the_oldest_is_next_and_one_that_leaves_is_gone():
+    queue = FifoQueue()
+    first, second, third = (queue.join(demand()) for _ in range(3))
+    assert queue.in_order() == [first, second, third]
+    queue.leave(second)
+    queue.leave(second)
+    queue.served(first, first.demand)
+    assert (queue.in_order(), len(queue)) == ([third], 1)
+
+
+def test_only_later_arrivals_overtake(monkeypatch):
+    monkeypatch.setattr(fifo_queue, "_MAX_OVERTAKES", 2)
+    queue = FifoQueue()
+    tickets = [queue.join(demand()) for _ in range(4)]
+    for ticket in tickets[:2]:
+        queue.served(ticket, ticket.demand)
+    assert queue.starving() is None
+    queue.served(tickets[3], demand())
+    assert queue.starving() is None
+    queue.served(None, demand())
+    assert queue.starving() is tickets[2]
+    queue.leave(tickets[2])
+    assert queue.starving() is None
+
+
+class LastComeFirstServed(FifoQueue):
+    def in_order(self):
+        return super().in_order()[::-1]
+
+
+async def test_a_pool_serves_in_the_order_of_its_queue_and_charges_it():
+    charged, queue = [], LastComeFirstServed()
+    queue.charge = lambda demand, output_tokens: charged.append((demand, output_tokens))
+    pool = Pool(replace(CONFIG, concurrent_requests=1), queue)
+    pool.probed("a", ready=True)
+    held = await pool.acquire(demand())
+    held.charge(3)
+    assert charged == [(demand(), 3)]
+    early, late = await waiting(pool), await waiting(pool)
+    held.give_back()
+    (await late).give_back()
+    (await early).give_back()
+    assert pool.in_flight == pool.queued == 0

@@ -1,4 +1,4 @@
-"""What becomes of requests that queue, or are about to leave, while their pool becomes another one."""
+"""Requests that queue, or are about to leave, while their pool is replaced by another one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dedicate(world: ConfigWorld) -> None:
 
 
 async def dispatched_after_dedication(folder) -> tuple[int, BaseException | None]:
-    """How many requests reach the server when the pool becomes another tenant's while one runs and one queues."""
+    """How many requests reach the server if the pool passes to another tenant while one runs and one queues."""
     world = PipelineWorld(folder, SimulatedServer([ord("a")]), configure=two_tenants_and_one_place)
     world.server.hold.clear()
     runs = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), None))
@@ -65,7 +65,7 @@ async def test_the_new_owner_is_served_at_once_by_servers_known_to_be_ready(tmp_
 
 
 async def dispatched_when_granted(folder) -> int:
-    """How many reach the server when the pool is another's by the time that the admit is durable."""
+    """How many reach the server if the pool has passed to another tenant by the time the admit is durable."""
     world = PipelineWorld(folder, SimulatedServer([ord("a")]), configure=two_tenants_and_one_place)
     world.audit.durable.clear()
     asks = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), None))

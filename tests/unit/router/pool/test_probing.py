@@ -149,7 +149,7 @@ async def test_every_pool_hears_what_a_probe_found_and_one_that_joins_what_was_f
         assert [ready_targets(pool) for pool in pools] == [[]] * 2
         probe.answers["good"] = True
         await probe.asked_again("good", 3)
-        # From here on nobody answers: what is known is from before.
+        # From here on no probe is answered: pools know only the earlier findings.
         probe.answers["good"] = TimeoutError()
         await probe.asked_again("good", 1)
         late = await with_pools(world, directory, probe, POOLS[2:3])

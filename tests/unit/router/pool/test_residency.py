@@ -61,7 +61,7 @@ def test_adapters_in_use_leave_no_room_for_another():
 
 
 class LedgerAgainstServer(RuleBasedStateMachine):
-    """The ledger against a server's LRU that pins what is in use: a belief may be wrong, never a crash or leak."""
+    """The ledger with a server's LRU that pins adapters in use: an estimate may be wrong, but nothing leaks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The router's quota client against a scripted lease service: what is asked, sent again, refused and given back."""
+"""The router's quota client with a scripted lease service: requests, resends, refusals, tokens given back."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def test_without_the_config_service_what_is_held_is_spent_until_it_expires
     with pytest.raises(UnavailableError) as refused:
         await bench.client.reserve(ACME, 1)
     assert refused.value.reason is Reason.QUOTA_UNAVAILABLE
-    # What is known to be away is not waited for.
+    # A service that is known to be away is not waited for.
     bench.client._wait_seconds = 3600.0
     async with asyncio.timeout(60):
         with pytest.raises(UnavailableError):

@@ -1,4 +1,4 @@
-"""A router's slice of a quota: against the real ledger through a network that loses answers, and by itself."""
+"""A router's slice of a quota: with the real ledger over a network that loses answers, and alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXAMPLES = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-# What a mutant does wrong needs finding, not shrinking.
+# A mutant's fault has to be found, not shrunk.
 SEARCH = settings(EXAMPLES, max_examples=3000, phases=[Phase.generate])
 
 
@@ -90,7 +90,7 @@ class Mesh(RuleBasedStateMachine):
 
     @rule(which=which, answered=st.sampled_from([True, True, False]))
     def deliver(self, which, answered):
-        """What is not answered is delivered again."""
+        """Deliver requests without an answer again."""
         claim = self.asked[which]
         if claim is None:
             return
@@ -107,7 +107,7 @@ class Mesh(RuleBasedStateMachine):
 
     @rule(which=which)
     def kill(self, which):
-        """What its requests held may have been used: the model server had them."""
+        """Kill a router: the tokens of its requests may have been used, since the model server had them."""
         span = span_at(Window.HOUR, self.now)
         self.spent += sum(tokens for _, tokens, of in self.open[which] if of == span)
         self.routers[which], self.asked[which], self.open[which] = self.new(), None, []
@@ -145,7 +145,7 @@ def test_no_history_lets_routers_spend_what_is_not_on_the_books():
 @pytest.mark.parametrize(
     "rule",
     [
-        # What is given back is spent here as well.
+        # Tokens that are given back are spent here as well.
         "given-back-is-gone",
         # Tokens live on in the next window.
         "window-ends",

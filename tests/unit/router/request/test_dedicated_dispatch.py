@@ -1,4 +1,4 @@
-"""The last check before a request leaves: whatever went wrong before it, another tenant's servers are not reached."""
+"""The last check before a request leaves: no earlier fault lets it reach another tenant's servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def two_tenants(world: ConfigWorld) -> None:
 
 @pytest.fixture
 def misled(tmp_path, monkeypatch) -> PipelineWorld:
-    """A router whose resolution of names gives everybody the rival's pool."""
+    """A router that resolves every name to the rival's pool."""
     world = PipelineWorld(tmp_path, SimulatedServer([ord("a")]), configure=two_tenants)
     theirs, right = world.state.snapshot().pools[THEIRS], shaping.shape
     monkeypatch.setattr(pipeline_module, "shape", lambda *given: replace(right(*given), pool=theirs))

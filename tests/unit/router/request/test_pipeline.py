@@ -115,7 +115,7 @@ SPOILS = {
 
 
 async def spoiled(world, what):
-    """The status of a call with something wrong about its key; None where it was answered."""
+    """The status of a call with one thing wrong about its key; None if it was answered."""
     authorization, change = SPOILS[what](world)
     if change is not None:
         authorization = world.token("uid-acme", "key-uid-acme")
@@ -171,7 +171,7 @@ async def test_a_suspended_tenant_is_told_so(world):
 
 
 async def refusals_of(world, field, *names):
-    """The distinct bytes that a tenant hears who asks for these."""
+    """The distinct bytes of the refusals of these names."""
     return {
         to_status(await failure(world, world.call("uid-acme", **{field: name}))).SerializeToString()
         for name in names

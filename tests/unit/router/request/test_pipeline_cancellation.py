@@ -30,7 +30,7 @@ def one_tenant_with_an_adapter(world: ConfigWorld) -> None:
 
 def world_of(folder, pipeline_class=pipeline_module.Pipeline) -> PipelineWorld:
     server = SimulatedServer([ord("a")] * 6)
-    # A stale belief: the first attempt is a miss, so that sending again is cancelled at every step too.
+    # A wrong estimate: the first attempt is a miss, so that the resend is cancelled at every step too.
     world = PipelineWorld(folder, server, pipeline_class=pipeline_class, configure=one_tenant_with_an_adapter)
     endpoint = next(iter(world.pool()._endpoints))
     endpoint.ledger.use((7 << 40) | 1)
@@ -40,7 +40,7 @@ def world_of(folder, pipeline_class=pipeline_module.Pipeline) -> PipelineWorld:
 
 
 async def cancelled_at(world: PipelineWorld, step: int, *, queued: bool) -> bool:
-    """Run one request and cancel it after so many turns of the loop; whether it was still running."""
+    """Run one request, cancel it after so many turns of the loop, and return whether it was still running."""
     outbox = Outbox(1000)
     held = await world.pool().acquire(Demand("x", Cost(1, 1), None)) if queued else None
     running = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), outbox))
@@ -60,7 +60,7 @@ async def cancelled_at(world: PipelineWorld, step: int, *, queued: bool) -> bool
 
 
 def faults(world: PipelineWorld) -> list[str]:
-    """What a cancelled request left behind, or forgot to say."""
+    """What a cancelled request did not give back or did not record."""
     found = world.leaks()
     admits = [entry for entry in world.audit.entries if entry.kind is EntryKind.ADMIT]
     outcomes = [entry for entry in world.audit.entries if entry.kind is EntryKind.OUTCOME]
@@ -81,7 +81,7 @@ def faults(world: PipelineWorld) -> list[str]:
 async def every_step(
     folder, pipeline_class=pipeline_module.Pipeline, *, queued: bool
 ) -> dict[int, list[str]]:
-    """Faults by the step a request was cancelled at, for every step there is."""
+    """Faults by the step at which a request was cancelled, for every step."""
     found: dict[int, list[str]] = {}
     for step in range(200):
         own = folder / str(step)

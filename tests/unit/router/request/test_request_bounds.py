@@ -1,4 +1,4 @@
-"""What one request can make the event loop do is bounded, whatever it holds."""
+"""The work that one request causes on the event loop is bounded, for any content."""
 
 from __future__ import annotations
 

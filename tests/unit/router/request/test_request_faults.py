@@ -1,4 +1,4 @@
-"""Faults while a request is under way: the model server forgets, the audit service goes."""
+"""Faults during a request: the model server forgets its adapters, the audit service goes away."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Forgetful(SimulatedServer):
 def forgetful(folder) -> PipelineWorld:
     world = PipelineWorld(folder, Forgetful([ord("a")]), configure=tenants)
     ledger = next(iter(world.pool()._endpoints)).ledger
-    # A stale belief, so that the first attempt goes without the weights.
+    # A wrong estimate, so that the first attempt goes without the weights.
     ledger.use((1 << 40) | 1)
     ledger.loaded((1 << 40) | 1, ledger.epoch)
     ledger.release((1 << 40) | 1, ledger.epoch)
@@ -67,7 +67,7 @@ async def test_that_test_notices_a_loop(tmp_path):
     world.pipeline._dispatcher = looping.Dispatcher(
         {"TRTLLM_ENGINE": world.server}, InstantWeights(), world.clock, world.pipeline._metrics
     )
-    # It asks for ever, or waits for ever for the one that sends the weights: itself.
+    # It resends for ever, or waits for ever for the sender of the weights, which is itself.
     with pytest.raises((AssertionError, DeadlineExceededError)):
         await world.pipeline.run(world.call("uid-blocking", timeout_seconds=0.2), None)
 
@@ -85,7 +85,7 @@ async def test_an_audit_service_that_goes_mid_request_costs_these_policies_no_an
     server.hold.clear()
     running = asyncio.create_task(world.pipeline.run(world.call(f"uid-{name}"), None))
     await asyncio.wait_for(server.begun.wait(), 5)
-    # The admit was waited for; from here on nothing is durable, and waiting for it is over at once.
+    # The admit is durable; from here on nothing is, and waits for it end at once.
     monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 0.05)
     world.audit.down = how == "refuses"
     world.audit.durable.clear()
@@ -97,7 +97,7 @@ async def test_an_audit_service_that_goes_mid_request_costs_these_policies_no_an
     world.audit.durable.set()
     await world.recorder.drain(1.0)
     kinds = [entry.kind for entry in world.audit.entries]
-    # What hangs is written once it can be; what the writer has no room for is not.
+    # A delayed entry is written in the end; an entry that the writer has no room for is not.
     lost = how == "refuses" and name == "blocking"
     assert kinds == [EntryKind.ADMIT] + ([] if lost else [EntryKind.OUTCOME])
 

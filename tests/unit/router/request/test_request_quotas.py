@@ -1,4 +1,4 @@
-"""Quotas on a request's way: reserved before dispatch, settled after, refused with reasons a program can use."""
+"""Quotas of a request: reserved before dispatch, settled after it, refused with reasons that a program can use."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ async def test_tokens_a_minute_are_charged_for_what_was_used(tmp_path):
     world.config.tenant("acme", 7, limits=limits)
     world.config.tenant("toned", 8, limits=limits)
     world.apply(2)
-    # Five times what is reserved would not fit; what is used does.
+    # Five reservations would not fit into the minute; five times the usage does.
     used = 0
     for _ in range(5):
         parameters = pb.SamplingParameters(max_output_tokens=200)

@@ -1,4 +1,4 @@
-"""A router starts from what its own config service signed, for its own cluster, and from nothing else."""
+"""A router starts only from a config that its own config service signed, for its own cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The router's file: when it is started from, how stale it counts, and what it gives way to."""
+"""The router's last known good file: when a router starts from it, and which config replaces it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_a_file_that_does_not_compile_any_more_is_refused_and_the_older_on
     router = Router(kept_world, tmp_path, manual_clock)
     router.is_sent(9, dict(kept_world.resources))
     await router.known_good._writer._save()
-    # Written by a newer router, which knew more kinds of resources.
+    # Written by a newer router, which knows more kinds of resources.
     router.is_sent_signed(10, {**kept_world.resources, "news/1": pb.Resource(key="news/1")})
     await router.stops()
     again = await Router(kept_world, tmp_path, manual_clock).starts()
@@ -155,7 +155,7 @@ async def test_a_start_gives_the_config_service_a_moment(kept_world, kept, manua
 
 
 async def started_while_a_config_arrives(kept_world, kept, clock, module):
-    """Its pieces are there, and it is compiled for longer than a silent config service has."""
+    """Start while a config is compiled for longer than a silent config service is waited for."""
     router, at_rest = Router(kept_world, kept, clock, last_known_good=module), asyncio.Event()
     starting = asyncio.create_task(router.starts(at_rest))
     done, _ = await asyncio.wait([starting], timeout=0.5)

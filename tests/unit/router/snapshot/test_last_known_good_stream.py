@@ -1,4 +1,4 @@
-"""A router that started from its file, and what a config service sends it then."""
+"""A router that started from its file, and the configs that it is sent after that."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def until(true: Callable[[], object]) -> None:
 
 
 class Started:
-    """A router at `HELD_REVISION` out of its file, and a config service that has said one thing so far."""
+    """A router at `HELD_REVISION` from its file, and a config service that has sent one message so far."""
 
     def __init__(self, folder: Path, module: ModuleType) -> None:
         artifacts = DirectoryArtifactStore(folder / "artifacts")
@@ -82,7 +82,7 @@ class Started:
         await self.service.send([chunk])
 
     async def hears(self, *, etcd: bool) -> None:
-        """Have the router know whether the config service follows etcd."""
+        """Send a heartbeat that says whether the config service follows etcd."""
         self.service.etcd_connected = etcd
         reports = self.service.reports
         await until(lambda: self.service.reports > reports + 1)

@@ -17,7 +17,7 @@ from tests.fakes.manual_clock import ManualClock
 
 
 def counted(counts: OutcomeCounts) -> dict[str, int]:
-    """Everything that is taken, by tenant."""
+    """All counts that are taken, by tenant."""
     found: dict[str, int] = {}
     while (report := counts.take()) is not None:
         for count in report.counts:

@@ -41,7 +41,7 @@ def artifacts(tmp_path):
 
 
 def choices(artifacts, given_pools, tier, named):
-    """What the router chooses, and what the config service says."""
+    """The pool that the router chooses, and the one that the config service checks against."""
     world = ConfigWorld(
         artifacts, artifacts.put(tiny_tokeniser_json()), artifacts.put(CHAT_TEMPLATE.encode())
     )
@@ -67,7 +67,7 @@ def test_routers_and_the_config_service_choose_the_same(artifacts, given_pools, 
 
 
 def two_shared(artifacts):
-    """One that came later, with a name that sorts first."""
+    """Two pools: the one that was added later has the name that sorts first."""
     late, early = ("pools/a", BASE_MODEL, "", 2), ("pools/b", BASE_MODEL, "", 1)
     return choices(artifacts, [late, early], tenant_pb2.ISOLATION_TIER_SHARED, "")
 

@@ -81,7 +81,7 @@ def outcome(module, *arguments):
 
 
 def follow(module, artifacts, batches):
-    """Deltas from the last accepted state, as the config service sends them; each held against a whole compile."""
+    """Deltas from the last accepted state, as the config service sends them; each is compared with a whole compile."""
     world, load = fresh_world(artifacts), TextModelLoader(artifacts).load
     held = dict(world.resources)
     before = compile_snapshot(1, held, load)

@@ -1,4 +1,4 @@
-"""A base model that a router cannot use is refused to those who ask for it; nobody else notices."""
+"""Requests for a base model that a router cannot use are refused; all others are served as before."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Turns:
 
 
 class WatchedTokeniser(Tokeniser):
-    """Notes how often the loop turned during each encoding."""
+    """Records how often the loop turned during each encoding."""
 
     turns: Turns
 
@@ -55,7 +55,7 @@ class HoldingTokeniser(WatchedTokeniser):
 
 @pytest.fixture
 def threads_keep_the_interpreter():
-    """A thread loses the interpreter's lock only where it lets go of it."""
+    """A thread loses the interpreter's lock only where it releases it."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(3600)
     yield

@@ -10,7 +10,7 @@ SEQUENCES = st.lists(st.text(alphabet="ab🗼", min_size=1, max_size=5), max_siz
 
 
 def ends_first(text: str, sequences: list[str]) -> tuple[str, bool]:
-    """What is right: the first character that completes a sequence, and the longest it completes."""
+    """The oracle: the first character that completes a sequence, and the longest that it completes."""
     for end in range(1, len(text) + 1):
         complete = [len(sequence) for sequence in sequences if text[:end].endswith(sequence)]
         if complete:
