@@ -62,7 +62,7 @@ async def export(
         for stray in sorted(
             file for file in out.iterdir() if file.suffix in SUFFIXES and file.stem not in documents
         ):
-            output.note(f"{stray} describes no tenant there is; it was left alone.")
+            output.note(f"{stray} describes no tenant of this mesh; it was left as it is.")
 
 
 def _print_documents(output: Output, documents: Mapping[str, Plain]) -> None:
@@ -75,7 +75,7 @@ def _print_documents(output: Output, documents: Mapping[str, Plain]) -> None:
 
 
 def _write_documents(documents: Mapping[str, Plain], folder: Path) -> list[str]:
-    """Write what is new or differs; which that was."""
+    """Write the documents that are new or differ; returns their tenants' ids."""
     changed = []
     try:
         for tenant, plain in documents.items():
@@ -97,13 +97,14 @@ async def apply(
     path: Annotated[
         Path,
         typer.Option(
-            "--file", "-f", metavar="DIR|YAML", help="Tenants as `tenant export` writes them; - is stdin."
+            "--file", "-f", metavar="DIR|YAML", help="Tenants, as `tenant export` writes them; - is stdin."
         ),
     ],
     waiting: Waiting,
     *,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Also suspend and delete tenants no file describes; needs --yes.")
+        bool,
+        typer.Option("--prune", help="Also suspend and delete tenants that no file describes; needs --yes."),
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="List also the tenants that stay as they are.")
@@ -112,9 +113,10 @@ async def apply(
     yes: Yes = False,
     reason: Reason = "",
 ) -> None:
-    """Make tenants as files describe them. Shows a plan first; a second run finds nothing to do.
+    """Make tenants as files describe them. Shows a plan first; a second run has nothing to do.
 
-    A file describes the whole tenant: what it leaves out has its default. All are checked before any is changed.
+    A file describes the whole tenant: a field that it leaves out has its default. All tenants are checked before
+    any is changed.
     """
     if prune and not path.is_dir():
         raise UsageError("--prune compares with a whole directory.", "Give the directory with -f.")
@@ -123,7 +125,7 @@ async def apply(
         plan = make_plan(declared, await _live(admin, declared, everything=prune), prune=prune)
         show_plan(output, plan, verbose=verbose)
         if count(plan, Action.UNCHANGED) == len(plan):
-            # What is as declared may have become so a moment ago.
+            # The last change may be a moment old, so routers may still be applying it.
             if not dry_run:
                 await await_routers(admin, output, NEWEST_REVISION, waiting)
             return
@@ -145,7 +147,7 @@ def _require_yes(output: Output, plan: Sequence[Step], *, yes: bool) -> None:
     if deletions and not yes:
         raise UsageError(
             f"nothing was changed: the plan deletes {counted(deletions, 'tenant')} for good.",
-            "Repeat with --yes if that is meant.",
+            "Repeat with --yes if you mean it.",
         )
     require_yes(output, "Apply this plan?", yes=yes)
 

@@ -1,7 +1,7 @@
 """Tenants declared in YAML: what `tenant export` writes and `tenant apply` reads.
 
-A document has the keys `tenant`, `display_name` and `config`, and describes the whole: a field that is not there has
-its default. What the service alone decides, such as uids, versions and times, has no place in it.
+A document has the keys `tenant`, `display_name` and `config`, and describes the whole tenant: a field that it leaves
+out has its default. It has no fields that only the service sets, such as uids, versions and times.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _KEYS = ("tenant", *FIELDS)
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """One tenant as a document describes it."""
+    """One tenant, as a document describes it."""
 
     tenant_id: str
     tenant: Tenant
-    """Its display name and config."""
+    """Only display name and config are filled."""
     source: str
     """The file, for messages."""
 
 
 def declared_plain(tenant: Tenant) -> Plain:
-    """A tenant's document; equal tenants give the same fields in the same order.
+    """Make a tenant's document. Equal tenants give the same fields in the same order.
 
     Raises:
-        CommandError: the tenant has fields this version does not know, which the document would lose.
+        CommandError: the tenant has fields that this version does not know and the document would lose.
     """
     require_known(tenant)
     whole = to_plain(declared_part(tenant))
@@ -46,17 +46,17 @@ def declared_plain(tenant: Tenant) -> Plain:
 
 
 def declared_part(tenant: Tenant) -> Tenant:
-    """Of a tenant, what a document can describe."""
+    """Copy the part of a tenant that a document can describe."""
     return Tenant(
         display_name=tenant.display_name, config=tenant.config if tenant.HasField("config") else None
     )
 
 
 def require_known(tenant: Tenant) -> None:
-    """Refuse a tenant with fields of a newer contract: writing it back would take them away.
+    """Refuse a tenant with fields of a newer contract, since writing it back would remove them.
 
     Raises:
-        CommandError: it has some.
+        CommandError: the tenant has such fields.
     """
     known = Tenant()
     known.CopyFrom(tenant)
@@ -64,15 +64,15 @@ def require_known(tenant: Tenant) -> None:
     if known.ByteSize() != tenant.ByteSize():
         raise CommandError(
             f"{tenant.name} has fields this version of the command does not know.",
-            "Use the version the mesh runs; this one would drop them.",
+            "Use the version of the command that the mesh runs; this one would remove them.",
         )
 
 
 def read_declared(path: Path) -> list[Declared]:
-    """Every tenant in a file, or in the `*.yaml` and `*.yml` files of a directory, in the files' order.
+    """Read every tenant in a file, or in the `*.yaml` and `*.yml` files of a directory, sorted by file name.
 
     Raises:
-        UsageError: names everything that is wrong with every file.
+        UsageError: names every mistake in every file.
     """
     found: list[Declared] = []
     wrong: list[tuple[str, str]] = []
@@ -103,12 +103,12 @@ _FORM = "`tenantry explain --example tenant` shows the form, `tenantry explain P
 
 
 def read_tenant(path: Path) -> Tenant:
-    """The tenant in a file of one document, as `tenant get` or `tenant export` writes it.
+    """Read the tenant in a file of one document, as `tenant get` or `tenant export` writes it.
 
-    What the file leaves out, it leaves empty; an exported one has no etag.
+    Fields that the file leaves out are empty. An exported tenant has no etag.
 
     Raises:
-        UsageError: names everything that is wrong.
+        UsageError: names every mistake.
     """
     plain = {key: value for key, value in read_document(path).items() if key not in EFFECTIVE_KEYS}
     if "tenant" not in plain:
@@ -143,7 +143,7 @@ def _twice(found: Iterable[Declared]) -> Iterator[tuple[str, str]]:
 
 
 def _problems(plain: Plain) -> Iterator[tuple[str, str]]:
-    """A missing or malformed name, and everything that keeps the rest from being a tenant."""
+    """Every mistake in a document: a missing or malformed name, and fields that do not fill a tenant."""
     for key in plain:
         if key not in _KEYS:
             yield str(key), not_a_field(key, _KEYS)

@@ -1,4 +1,4 @@
-"""A plan as people and programs see it, and every step of it as it is taken."""
+"""Prints a plan and each step of it as it is taken, for people and for programs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _STYLES = {
 
 
 def show_plan(output: Output, plan: Sequence[Step], *, verbose: bool) -> None:
-    """Print what would be done: a row for each difference, or one JSON object for each tenant.
+    """Print a plan: a row for each difference, or one JSON object for each tenant.
 
     Args:
-        output: where to.
+        output: gets the rows or objects.
         plan: the steps.
         verbose: for people, list also the tenants that stay as they are.
     """
@@ -43,7 +43,7 @@ def show_plan(output: Output, plan: Sequence[Step], *, verbose: bool) -> None:
 
 
 def _summary(plan: Sequence[Step]) -> str:
-    """`1 to create, 2 to update, 1 unchanged`; what there is none of is left out."""
+    """`1 to create, 2 to update, 1 unchanged`, without the kinds that do not occur."""
     parts = []
     for action in Action:
         number = count(plan, action)
@@ -53,7 +53,7 @@ def _summary(plan: Sequence[Step]) -> str:
 
 
 def show_done(output: Output, done: Done) -> None:
-    """Print a step that was taken."""
+    """Print a step that has been taken."""
     step = done.step
     if output.json:
         record: dict[str, object] = {"step": "applied", "tenant": step.tenant_id, "action": step.action}
@@ -93,7 +93,7 @@ def _unset_of(step: Step) -> Callable[[str], Unset]:
 
 
 def _words(step: Step) -> tuple[Cell, Cell, Cell]:
-    """In the place of differences."""
+    """The cells of a step that has no differences to show."""
     if step.action is Action.CREATE:
         aliases = ", ".join(model.alias for model in step.wanted.config.models)
         return "", "", Styled(f"models {aliases}", "green")

@@ -1,4 +1,4 @@
-"""The changes of a tenant that have an option of their own, applied to a tenant as it is."""
+"""Changes of a tenant that have command line options of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.common.command_errors import UsageError
 
 
 class Tier(StrEnum):
-    """How far apart from other tenants a tenant's work is kept."""
+    """The isolation tiers, as an option takes them."""
 
     SHARED = "shared"
     ISOLATED = "isolated"
@@ -23,7 +23,7 @@ class Tier(StrEnum):
 
 
 class Auditing(StrEnum):
-    """When an answer waits for its audit entries."""
+    """The audit policies, as an option takes them."""
 
     BATCH = "batch"
     BLOCKING = "blocking"
@@ -32,9 +32,11 @@ class Auditing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TenantChanges:
-    """What to change, an option each; None leaves a field as it is."""
+    """The new values, one option each. None leaves a field unchanged."""
 
-    display_name: Annotated[str | None, typer.Option(metavar="TEXT", help="What people call it.")] = None
+    display_name: Annotated[str | None, typer.Option(metavar="TEXT", help="The name that people read.")] = (
+        None
+    )
     system_prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Placed before every conversation; @FILE reads a file.")
     ] = None
@@ -76,7 +78,7 @@ class TenantChanges:
         """Change a tenant in place.
 
         Raises:
-            UsageError: the alias is not there and there is no base model to make it of.
+            UsageError: the alias does not exist, and no base model is given to make it.
         """
         if self.display_name is not None:
             tenant.display_name = self.display_name
@@ -100,7 +102,7 @@ class TenantChanges:
             model.base_model = model_name(self.base_model)
         if self.adapter is not None:
             model.adapter = short(self.adapter)
-            # A version of another adapter would mean nothing here.
+            # The old version number belongs to the old adapter.
             model.adapter_version = 0
 
     def _chosen_alias(self, config: TenantConfig) -> ModelAlias:

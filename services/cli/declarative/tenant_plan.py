@@ -1,4 +1,4 @@
-"""What would have to change for the tenants to be as declared. Pure."""
+"""Compares declared tenants with those in the mesh: one step for each tenant. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.config.admin.config_diff import differences
 
 
 class Action(StrEnum):
-    """What is to be done with a tenant."""
+    """The kinds of step."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -24,29 +24,29 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is to be done with one tenant."""
+    """One tenant, and the action that makes it as declared."""
 
     action: Action
     tenant_id: str
     wanted: Tenant
-    """For CREATE and UPDATE: as declared; for an update with the name and the etag of what was compared."""
+    """For CREATE and UPDATE: the tenant as declared. An update has the name and etag of the compared tenant."""
     live: Tenant | None
-    """As it was when it was compared; None for CREATE."""
+    """The tenant in the mesh when it was compared; None for CREATE."""
     source: str
-    """Where it is declared; empty for DELETE."""
+    """The file that declares it; empty for DELETE."""
     differences: tuple[Difference, ...] = ()
 
 
 def make_plan(declared: Iterable[Declared], live: Mapping[str, Tenant], *, prune: bool) -> list[Step]:
-    """Steps in the order they are to be taken: creations and updates as declared, deletions last.
+    """Make the steps in their order: creations and updates as declared, deletions last.
 
     Args:
-        declared: the wanted tenants, none twice.
-        live: the tenants there are, by id; to prune, all of them.
-        prune: delete what is not declared.
+        declared: the wanted tenants, each once.
+        live: the tenants in the mesh, by id; all of them if `prune`.
+        prune: delete tenants that are not declared.
 
     Raises:
-        CommandError: a tenant has fields this version does not know.
+        CommandError: a tenant in the mesh has fields that this version does not know.
     """
     steps = [_step(wanted, live.get(wanted.tenant_id)) for wanted in declared]
     if prune:
@@ -74,5 +74,5 @@ def _step(declared: Declared, live: Tenant | None) -> Step:
 
 
 def count(steps: Iterable[Step], action: Action) -> int:
-    """How many steps are of a kind."""
+    """Count the steps of one kind."""
     return sum(step.action is action for step in steps)

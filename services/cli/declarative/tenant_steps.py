@@ -1,4 +1,4 @@
-"""Checking and taking the steps of a plan, one call after another."""
+"""Checks and takes the steps of a plan, one call after another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.common.errors import (
     PermissionDeniedError,
 )
 
-# What is wrong with one step; anything else, such as an unreachable mesh, is wrong with all of them.
+# These errors concern one step. Any other, such as an unreachable mesh, concerns all of them.
 _OF_ONE_STEP = (
     AbortedError,
     AlreadyExistsError,
@@ -46,7 +46,7 @@ class Done:
 
 
 class StepsClient:
-    """Takes steps with one reason for all of them."""
+    """Takes steps, all with the same reason."""
 
     def __init__(self, admin: AdminClient, reason: str) -> None:
         self._admin = admin
@@ -56,8 +56,8 @@ class StepsClient:
         """Have the service check every step, changing nothing.
 
         Raises:
-            CommandError: names everything that is wrong with every step.
-            Error: the service could not be asked.
+            CommandError: names every violation of every step.
+            Error: the service did not answer.
         """
         wrong: list[tuple[str, str]] = []
         for step in steps:
@@ -83,16 +83,17 @@ class StepsClient:
         except FailedPreconditionError:
             if step.live.state == TenantState.TENANT_STATE_SUSPENDED:
                 raise
-            # It is to be suspended first, which is all the service could say; what else would stand in the way:
+            # The service refuses because the tenant has to be suspended first, which `take` does. It does not get
+            # as far as the pools, so look for one that would be in the way then.
             for pool in await self._admin.catalog.list_pools():
                 if pool.dedicated_to == step.live.name:
                     raise FailedPreconditionError(f"{pool.name} is dedicated to the tenant") from None
 
     async def take(self, steps: Sequence[Step]) -> AsyncIterator[Done]:
-        """Take the steps in order, each with the etag of what was compared; yields each one that is done.
+        """Take the steps in order, each with the etag of the compared tenant. Yields each step once it is done.
 
         Raises:
-            CommandError: one failed; says which, which were taken and which were not.
+            CommandError: a step failed. Names it, the steps taken before and those not taken.
         """
         to_take = [step for step in steps if step.action is not Action.UNCHANGED]
         for number, step in enumerate(to_take):
@@ -136,7 +137,7 @@ def _complaints(step: Step, error: Error) -> list[tuple[str, str]]:
     where = step.source or tenant_name(step.tenant_id)
     if isinstance(error, InvalidArgumentError) and error.violations:
         return [
-            # The file has no `tenant` around its fields.
+            # The paths in a file do not begin with `tenant.`.
             (f"{where}: {violation.field.removeprefix('tenant.')}", violation.description)
             for violation in error.violations
         ]
@@ -148,16 +149,16 @@ def _stopped(error: Error, step: Step, taken: Sequence[Step], left: Sequence[Ste
     rest = [("applied", _ids(taken)), ("not applied", _ids([step, *left]))]
     if isinstance(error, _CHANGED_MEANWHILE):
         return CommandError(
-            f"{name}: somebody else changed it after the plan was made; stopped there.",
-            "What was applied stays. Run the command again: it plans anew from what there is now.",
+            f"{name}: another operator changed it after the plan was made; stopped there.",
+            "The applied changes stay. Run the command again: it makes a new plan from the present state.",
             rest,
         )
     if not isinstance(error, _OF_ONE_STEP):
-        # A call without an answer may have been carried out, or still be.
+        # A call without an answer may have been carried out, or may still be.
         rest = [("applied", _ids(taken)), ("not known", _ids([step])), ("not applied", _ids(left))]
     return CommandError(
         f"{name}: {error.message or 'the server gave no reason'}; stopped there.",
-        f"What was applied stays. {next_step(error)} Then run the command again: it plans anew.",
+        f"The applied changes stay. {next_step(error)} Then run the command again: it makes a new plan.",
         rest,
     )
 

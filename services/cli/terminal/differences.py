@@ -1,4 +1,4 @@
-"""Differences between two configs as people see them: a field, its value before, its value after."""
+"""Shows differences between two configs: a field, its value before, its value after."""
 
 from __future__ import annotations
 

@@ -172,7 +172,9 @@ def test_an_edit_in_between_stops_there_and_says_what_stays(apply, live):
     live.before_change = meanwhile
     result = apply("--yes")
     assert result.exit_code == 1
-    assert "tenants/globex: somebody else changed it after the plan was made; stopped there." in result.stderr
+    assert (
+        "tenants/globex: another operator changed it after the plan was made; stopped there." in result.stderr
+    )
     assert "  applied: acme\n  not applied: globex, umbrella\n" in result.stderr
     assert "tenants/acme" in live.tenants
     assert "tenants/umbrella" not in live.tenants
@@ -187,7 +189,7 @@ def test_a_tenant_made_meanwhile_is_not_overwritten(apply, live):
     live.before_change = meanwhile
     result = apply("--yes")
     assert result.exit_code == 1
-    assert "tenants/acme: somebody else changed it" in result.stderr
+    assert "tenants/acme: another operator changed it" in result.stderr
     assert not live.tenants["tenants/acme"].config.HasField("weight")
 
 

@@ -76,7 +76,7 @@ def test_a_file_of_a_tenant_that_is_gone_is_named_and_left_alone(shell, filled, 
     shell("tenant", "export", "-o", str(tmp_path / "tenants"))
     del filled.tenants["tenants/globex"]
     result = shell("tenant", "export", "-o", str(tmp_path / "tenants"))
-    assert "globex.yaml describes no tenant there is" in result.stderr
+    assert "globex.yaml describes no tenant of this mesh" in result.stderr
     assert (tmp_path / "tenants" / "globex.yaml").exists()
     only_one = shell("tenant", "export", "acme", "-o", str(tmp_path / "tenants"))
     assert "describes no tenant" not in only_one.stderr

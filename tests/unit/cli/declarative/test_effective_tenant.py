@@ -92,7 +92,7 @@ def compiled(config: tenant_pb2.TenantConfig) -> Any:
     return compile_tenant(tenant, [], Catalog({}, {}), reasons)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(configs())
 def test_the_effective_config_is_what_routers_serve_with(config):
     if validate_config(config, AROUND):
@@ -142,7 +142,7 @@ def test_an_aliases_prompt_is_the_tenants_unless_it_has_its_own():
     assert [model["system_prompt"] for model in effective["models"]] == ["theirs", ""]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(configs())
 def test_the_annotated_document_comes_back_as_the_tenant_it_shows(tmp_path_factory, config):
     tenant = tenant_pb2.Tenant(name="tenants/acme", display_name="A: b # c", config=config, etag='"1"')
