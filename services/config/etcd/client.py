@@ -1,4 +1,4 @@
-"""etcd's KV calls with deadlines and typed failures. The only module besides `watch` that knows etcd's stubs."""
+"""etcd's KV calls with deadlines and typed errors."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from services.config.etcd.store import (
 _log = logging.getLogger(__name__)
 CALL_SECONDS = 2.0
 PAGE_KEYS = 2_000
-"""Etcd counts all that is left for every page: 500 keys a page took twice as long for 60,000 of them."""
+"""etcd counts the remaining keys for every page: a list of 60,000 keys took twice as long with 500 keys a page."""
 PAGE_BYTES = 8 << 20
-"""What a page should come to, by the size of the one before: it has to fit a message, and `CALL_SECONDS`."""
+"""The target size of a page, estimated from the page before. A page has to fit a message and `CALL_SECONDS`."""
 _FIRST_PAGE_KEYS = 32
-"""Of the largest values there may be they still fit."""
+"""Few enough to fit a page even if each has the largest value allowed."""
 _TOO_MUCH = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class _TooMuchError(StoreUnavailableError):
-    """Too large for a message or its time; less may come through."""
+    """The answer is too large for a message or for its deadline; a smaller one may get through."""
 
 
 def range_end(prefix: bytes) -> bytes:
-    """The first key behind every key with a prefix; NUL, etcd's word for no end, when there is none."""
+    """The first key after every key with a prefix. For a prefix without one, NUL, which etcd reads as no end."""
     for place in range(len(prefix) - 1, -1, -1):
         if prefix[place] < 0xFF:
             return prefix[:place] + bytes([prefix[place] + 1])
@@ -45,27 +45,27 @@ def range_end(prefix: bytes) -> bytes:
 
 
 def key_text(key: bytes) -> str:
-    """A key as text. A key that is not ours to write may hold any bytes; it must not end the watch."""
+    """Decode a key. Other writers' keys may hold any bytes, which must not end the watch."""
     return key.decode(errors="backslashreplace")
 
 
 class EtcdClient:
-    """Reads and writes over one channel."""
+    """Reads and writes keys over one channel."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._kv = rpc.KVStub(channel)
         self.history = History()
-        """Follows every answer."""
+        """Checks every answer."""
         self.answers = 0
-        """How often etcd answered; a list of many keys takes many."""
+        """The number of answers of etcd; a list of many keys takes several."""
 
     @property
     def cluster_id(self) -> int:
-        """Of the etcd that answered last; 0 before the first answer."""
+        """The cluster id of the etcd that answered last; 0 before the first answer."""
         return self.history.cluster_id
 
     async def get(self, key: str) -> Stored | None:
-        """One key, linearizable; None when it is not there.
+        """Read one key, linearizable; None when it does not exist.
 
         Raises:
             StoreUnavailableError: no answer in time.
@@ -74,7 +74,7 @@ class EtcdClient:
         return Stored(response.kvs[0].value, response.kvs[0].mod_revision) if response.kvs else None
 
     async def list(self, prefix: str) -> tuple[dict[str, Stored], int]:
-        """Every key with a prefix, all pages at one revision; returns that revision too.
+        """List every key with a prefix, all pages at one revision; returns that revision too.
 
         Raises:
             StoreUnavailableError: no answer in time.
@@ -129,7 +129,7 @@ class EtcdClient:
         return response
 
     async def _ask(self, method: Any, request: Any) -> tuple[Any, bool]:
-        """The answer, and whether it is certainly of the history that is followed now."""
+        """Send a request; returns the answer, and whether it certainly belongs to the history followed now."""
         asked = self.history.asking()
         try:
             response = await method(request, timeout=CALL_SECONDS)
@@ -137,7 +137,7 @@ class EtcdClient:
             if error.code() is grpc.StatusCode.OUT_OF_RANGE:
                 raise CompactedError from None
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                # Trying again would not help: we built a request etcd does not take.
+                # A retry would not help: the request itself is wrong.
                 _log.error("etcd refuses a %s of %d bytes", type(request).__name__, request.ByteSize())
                 raise InternalError from None
             kind = _TooMuchError if error.code() in _TOO_MUCH else StoreUnavailableError

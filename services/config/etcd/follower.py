@@ -1,4 +1,4 @@
-"""What a part of the service does to follow the watch of etcd. Pure."""
+"""The interface of a follower of the watch. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class KeyChange:
 
 
 class Follower:
-    """Follows the live keys of etcd; what a subclass does not override it does not need.
+    """Follows the live keys of etcd; methods that a subclass does not override do nothing.
 
-    `EtcdWatch` calls its followers one after the other, in the order in which it is given them, without a pause in
+    `EtcdWatch` calls its followers one after the other, in the order in which it was given them, without a pause in
     between. An exception ends the watch, and with it the process.
     """
 
@@ -28,7 +28,7 @@ class Follower:
         """Take over the whole state at a revision; a key that is not in it is gone."""
 
     def apply(self, changes: Sequence[KeyChange], revision: int) -> None:
-        """Apply whole revisions up to `revision`; no changes at all for a sign of progress."""
+        """Apply whole revisions up to `revision`; an empty list only says that etcd has reached it."""
 
     def heard(self) -> None:
         """Note a sign of life of etcd."""

@@ -1,8 +1,7 @@
-"""Whether etcd's answers go on where earlier ones left off. Pure.
+"""Detects that etcd was restored or exchanged, from the answers it gives. Pure.
 
-A cluster never forgets a revision that it answered with. An answer below one that was known when it was asked for, or
-one of another cluster, means that etcd was restored or exchanged: its revisions are another history's, and comparing
-them with ours says nothing.
+A cluster's revision never goes back. If an answer has a lower revision than one known when it was requested, or another
+cluster id, etcd was restored or exchanged. Its revisions then belong to another history and do not compare with ours.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was known when a question was asked; answers may overtake each other."""
+    """What was known when a request was sent; answers may arrive out of order."""
 
     number: int
     cluster_id: int
@@ -21,26 +20,26 @@ class Asked:
 
 
 class History:
-    """The line of revisions that is followed."""
+    """The history of revisions that is followed."""
 
     def __init__(self) -> None:
         self.number = 1
-        """One more with every history that ended."""
+        """Increases with every history that ends."""
         self.cluster_id = 0
-        """Of the etcd that answered last; 0 before the first answer."""
+        """The cluster id of the etcd that answered last; 0 before the first answer."""
         self.revision = 0
-        """The highest known."""
+        """The highest known revision."""
         self.on_end: Callable[[], None] = lambda: None
-        """Called at once when the history ends, before anybody uses the answer that told of it."""
+        """Called as soon as a history ends, before the answer that showed it is used."""
 
     def asking(self) -> Asked:
-        """To be given back with the answer."""
+        """Note what is known before a request; pass it to `answered` with the answer."""
         return Asked(self.number, self.cluster_id, self.revision)
 
     def answered(self, asked: Asked, cluster_id: int, revision: int) -> bool:
-        """A linearizable answer came; returns whether it is certainly of the history that is followed now."""
+        """Check a linearizable answer; returns whether it certainly belongs to the history followed now."""
         if asked.number != self.number:
-            # Somebody else's answer told of it already, and this one may be of either.
+            # Another answer has ended that history already; this one may belong to either.
             return False
         if (asked.cluster_id and cluster_id != asked.cluster_id) or revision < asked.revision:
             self.end()  # proven: older-answers-end-a-history
@@ -49,11 +48,11 @@ class History:
         return True
 
     def reached(self, revision: int) -> None:
-        """The watch shows everything up to a revision."""
+        """Note that the watch has shown everything up to a revision."""
         self.revision = max(self.revision, revision)
 
     def end(self) -> None:
-        """What comes is of another history."""
+        """End the history: what follows belongs to another one."""
         self.number += 1
         self.revision = 0
         self.on_end()

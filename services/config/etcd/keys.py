@@ -1,4 +1,4 @@
-"""Where things stand in etcd. Only keys below `live/` are watched. Pure."""
+"""The keys in etcd. Only keys below `live/` are watched. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ POOLS = f"{LIVE}pools/"
 CREDENTIALS = f"{LIVE}credentials/"
 ADAPTERS = f"{LIVE}adapters/"
 DELETED_MODELS = f"{ROOT}/deleted/models/"
-"""Written with each deletion of a base model, so that an edit which names one that is just going away fails."""
+"""Written with each deletion of a base model, so that a concurrent edit which names the model fails."""
 INTENT = f"{LIVE}intent"
 """The mark of the newest edit: see `intents.marks`."""
 
@@ -20,7 +20,7 @@ def tenant_key(tenant_uid: str) -> str:
 
 
 def tenant_name_key(tenant_id: str) -> str:
-    """Holds the uid of the tenant that has a name, so that no two have it."""
+    """Holds the uid of the tenant with a name, so that a name is given once."""
     return f"{ROOT}/names/tenants/{tenant_id}"
 
 
@@ -40,7 +40,7 @@ def versions_prefix(tenant_uid: str) -> str:
 
 
 def tombstone_key(tenant_uid: str) -> str:
-    """What is left of a deleted tenant."""
+    """The record that remains of a deleted tenant."""
     return f"{ROOT}/deleted/tenants/{tenant_uid}"
 
 
@@ -70,7 +70,7 @@ def model_key(model_id: str) -> str:
 
 
 def deleted_model_key(model_id: str) -> str:
-    """Says that a base model of this name was deleted, and by whom."""
+    """The record that a base model was deleted; holds the operator's key id."""
     return f"{DELETED_MODELS}{model_id}"
 
 
@@ -90,7 +90,7 @@ def epoch_key() -> str:
 
 
 def quota_key(tenant_uid: str, window: str) -> str:
-    """What is left of a tenant's quota of one window: `hour`, `day` or `month`."""
+    """The account of a tenant's quota for one window: `hour`, `day` or `month`."""
     return f"{ROOT}/quota/{tenant_uid}/{window}"
 
 

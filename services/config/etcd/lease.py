@@ -1,4 +1,4 @@
-"""Keys in etcd that go away by themselves unless they are written again."""
+"""Keys in etcd that expire unless they are written again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.config.etcd.store import MAX_TXN_OPERATIONS, StoreUnavailableError
 
 
 class LeaseOverError(Exception):
-    """The lease is over or was never there; nothing was written."""
+    """The lease has ended or never existed; nothing was written."""
 
 
 class EtcdLeases:
@@ -25,7 +25,7 @@ class EtcdLeases:
         self._kv = rpc.KVStub(channel)
 
     async def grant(self, lifetime_seconds: int) -> int:
-        """A new lease; etcd may let it live longer, never shorter.
+        """Grant a new lease; etcd may let it live longer, never shorter.
 
         Raises:
             StoreUnavailableError: no answer in time.
@@ -34,10 +34,10 @@ class EtcdLeases:
         return int(granted.id)
 
     async def write(self, lease: int, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Put keys that live as long as the lease, and delete others, as one revision.
+        """Put keys that expire with the lease, and delete others, as one revision.
 
         Raises:
-            LeaseOverError: the lease is over.
+            LeaseOverError: the lease has ended.
             StoreUnavailableError: no answer in time; the write may have taken effect.
             ValueError: more than `MAX_TXN_OPERATIONS` operations.
         """

@@ -1,6 +1,6 @@
-"""What the config service asks of its store: consistent reads, and writes that happen whole or not at all.
+"""The store that the config service needs: consistent reads, and writes that happen whole or not at all.
 
-`etcd.client.EtcdClient` is the store; tests/contract/test_config_store.py says what any other has to do.
+`etcd.client.EtcdClient` implements it; tests/contract/test_config_store.py checks any other implementation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """A condition of a write: this key was last changed by this revision; 0 for a key that is not there."""
+    """A condition of a write: this key was last changed by this revision; 0 for a key that does not exist."""
 
     key: str
     mod_revision: int
@@ -42,7 +42,7 @@ class Expect:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """A condition of a write: no key with this prefix was put after this revision. Deletions go unseen."""
+    """A condition of a write: no key with this prefix was put after this revision. It does not see deletions."""
 
     prefix: str
     revision: int
@@ -52,7 +52,7 @@ class ConfigStore(Protocol):
     """Keys and values under one counter of revisions."""
 
     async def get(self, key: str) -> Stored | None:
-        """One key, linearizable; None when it is not there.
+        """Read one key, linearizable; None when it does not exist.
 
         Raises:
             StoreUnavailableError: no answer in time.
@@ -60,7 +60,7 @@ class ConfigStore(Protocol):
         ...
 
     async def list(self, prefix: str) -> tuple[dict[str, Stored], int]:
-        """Every key with a prefix as of one revision, and that revision.
+        """List every key with a prefix as of one revision; returns that revision too.
 
         Raises:
             StoreUnavailableError: no answer in time.

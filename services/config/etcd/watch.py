@@ -1,4 +1,4 @@
-"""List, then watch, for as long as the process lives: one loop over etcd's own stream."""
+"""Lists a prefix, then watches it, for as long as the process lives."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from services.config.etcd.watch_state import Apply, Reconnect, Relist, Response,
 
 _log = logging.getLogger(__name__)
 SILENCE_SECONDS = 2.0
-"""A stream on which etcd says nothing for so long, though it is asked, is given up."""
+"""Ends a stream on which etcd sends nothing for so long, although it is asked for progress."""
 _PROBES = 8
-"""How often etcd is asked within that time: routers learn how long it has been silent, and count from there."""
-# A member of etcd that has lost its cluster ends the watch, instead of telling nothing new for ever.
+"""How often etcd is asked within that time. Each answer resets the silence that routers are shown."""
+# Lets a member of etcd that has lost its cluster end the watch; otherwise it would stay silent for ever.
 _METADATA = (("hasleader", "true"),)
 
 
 class _SilentError(Exception):
-    """etcd said nothing, not even when asked."""
+    """etcd sent nothing, although it was asked."""
 
 
 class EtcdWatch:
-    """Follows a prefix."""
+    """Follows a prefix and passes what it sees to the followers, in order."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class EtcdWatch:
         self._silence_seconds = silence_seconds
 
     async def run(self) -> None:
-        """Run until cancelled; every failure is a reconnect."""
+        """Run until cancelled; every failure leads to a reconnect."""
         backoff = Backoff(0.05, 2.0)
         state: WatchState | None = None
         while True:
@@ -65,7 +65,7 @@ class EtcdWatch:
                         follower.replace(items, revision)
                     self._heard()
                 if await self._follow(state, backoff.reset):
-                    # A member that lags behind for long must not have everything listed without a pause.
+                    # A member that lags behind must not cause one list after the other without a pause.
                     state = None
                     await asyncio.sleep(backoff.next_delay_seconds())
                     continue
@@ -84,7 +84,7 @@ class EtcdWatch:
             await asyncio.sleep(backoff.next_delay_seconds())
 
     async def _follow(self, state: WatchState, heard: Callable[[], None]) -> bool:
-        """Follow one stream; True when everything has to be listed again."""
+        """Follow one stream; returns True when a new list is needed."""
         call = self._watch.Watch(metadata=_METADATA)
         state.connected()
         read: asyncio.Task[Any] | None = None
@@ -100,7 +100,7 @@ class EtcdWatch:
             )
             await self._send(call, pb.WatchRequest(create_request=create))
             while True:
-                # Waiting, not wait_for: cancelling a pending read would cancel the stream.
+                # asyncio.wait, not wait_for: cancelling a pending read would cancel the stream.
                 read = read or asyncio.ensure_future(call.read())
                 done, _ = await asyncio.wait({read}, timeout=self._silence_seconds / _PROBES)
                 if not done:

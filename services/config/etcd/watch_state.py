@@ -1,12 +1,13 @@
-"""What a watch response means, decided without a stream: the rules that lose no event. Pure.
+"""Decides what a watch response means, without a stream, by the rules that lose no event. Pure.
 
-- Never advance on `created`; advance to the last event's revision; a header counts only in an empty response of this
-  watch, which the server sent by itself. What it answers when asked for progress belongs to no watch and is not in
-  order with the events (etcd-io/etcd#15220): a sign of life, no more.
-- A new stream or a notification behind what was applied, or of another cluster, is of another history: list again.
-- Look at `canceled` before `created`: a refused watch carries both.
-- A compacted start means listing again.
-- Apply whole revisions only: fragments are collected, and what is older than the next revision due is ignored.
+- Never advance on `created`. Advance to the last event's revision. Advance to the revision of a header only in an empty
+  response of this watch, which the server sends unasked. The answer to a progress request belongs to no watch and is
+  not ordered with the events (etcd-io/etcd#15220), so it is a sign of life only.
+- List again when a new stream or a notification is behind what was applied or comes from another cluster: it belongs to
+  another history.
+- Check `canceled` before `created`: a refused watch carries both.
+- List again when the start revision was compacted.
+- Apply whole revisions only: collect fragments, and ignore what is older than the next revision due.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from dataclasses import dataclass, field
 from services.config.etcd.follower import KeyChange
 
 NO_WATCH = -1
-"""The watch id of what belongs to no watch."""
+"""The watch id of responses that belong to no watch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What `watch_state` needs of etcd's WatchResponse."""
+    """The part of etcd's WatchResponse that decides."""
 
     revision: int
     cluster_id: int = 0
@@ -35,7 +36,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Apply these changes, all of revisions up to `revision`; none for a sign of life."""
+    """Apply these changes, all of revisions up to `revision`; empty for a sign of life."""
 
     revision: int
     changes: tuple[KeyChange, ...]
@@ -43,15 +44,15 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Relist:
-    """The revisions we would need are gone."""
+    """The revisions due are not available; list again."""
 
     another_history: bool = False
-    """Whether they never were: etcd was restored or exchanged, or this member of it lags behind."""
+    """Whether this etcd never had them: it was restored or exchanged, or this member lags behind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """The watch is over; begin a new one at the revision due."""
+    """The watch has ended; start a new one at the revision due."""
 
 
 @dataclass(slots=True)
@@ -59,17 +60,17 @@ class WatchState:
     """Follows one watch over any number of connections."""
 
     next_revision: int
-    """The first revision that has not been applied."""
+    """The first revision that was not applied yet."""
     cluster_id: int = 0
-    """Of the etcd that was listed; 0 for any."""
+    """The cluster id of the etcd that was listed; 0 accepts any."""
     _collected: list[KeyChange] = field(default_factory=list)
 
     def connected(self) -> None:
-        """A new stream starts: fragments of the old one are void."""
+        """Forget the fragments of the last stream: a new one starts."""
         self._collected.clear()
 
     def take(self, response: Response) -> Apply | Relist | Reconnect | None:
-        """Decide what a response means; None for nothing yet."""
+        """Decide what a response means; None when nothing follows from it yet."""
         if response.compact_revision:  # proven: compaction-lists-again
             return Relist()
         if response.canceled:
