@@ -49,12 +49,12 @@ from services.config.state.sealing import TenantKeys, load_root_key
 
 STOP_SECONDS = 1.0
 KNOWN_GOOD_SECONDS = 3.0
-"""For the file of 10,000 tenants, which takes more than one."""
+"""Writing the file of 10,000 tenants takes more than 1 s."""
 MAX_ETCD_MESSAGE_BYTES = 64 << 20
 
 
 async def serve(settings: ConfigSettings) -> None:  # noqa: PLR0915 - a composition root reads from top to bottom
-    """Run until a signal, or until the watch's task dies."""
+    """Run until a signal, or until an owned task dies."""
     clock = SystemClock()
     issuer = load_issuer(settings.state_dir)
     keys = TenantKeys(load_root_key(settings.state_dir / "root.kek"))

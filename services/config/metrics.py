@@ -8,7 +8,7 @@ from services.config.state.current_state import CurrentState
 
 
 class ConfigMetrics:
-    """Metrics of one process."""
+    """The metrics of one process."""
 
     def __init__(self, current: CurrentState) -> None:
         self.registry = CollectorRegistry()
@@ -35,7 +35,7 @@ class ConfigMetrics:
         )
         self.revisions_without_intent = Counter(
             "tenantry_config_unannounced_revisions_total",
-            "Revisions of live keys that no recorded intent explains: somebody wrote to etcd directly.",
+            "Revisions of live keys without a recorded intent: written to etcd around the config service.",
             registry=self.registry,
         )
         revision = Gauge(

@@ -1,4 +1,4 @@
-"""The config service's two listeners: one Envoy may reach, one for the mesh's own services."""
+"""The config service's two listeners: one for operators, behind Envoy, and one for the mesh's own services."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_ADMIN_RPCS = 256
 def build_admin_server(
     settings: ConfigSettings, admin: AdminServicer, health: HealthBoard
 ) -> grpc.aio.Server:
-    """For operators."""
+    """Build the listener for operators."""
 
     def register(server: grpc.aio.Server) -> None:
         config_admin_service_pb2_grpc.add_ConfigAdminServiceServicer_to_server(admin, server)
@@ -40,7 +40,7 @@ def build_admin_server(
 def build_discovery_server(
     settings: ConfigSettings, discovery: DiscoveryServicer, leases: QuotaLeaseServicer, health: HealthBoard
 ) -> grpc.aio.Server:
-    """For routers."""
+    """Build the listener for routers."""
 
     def register(server: grpc.aio.Server) -> None:
         config_discovery_service_pb2_grpc.add_ConfigDiscoveryServiceServicer_to_server(discovery, server)

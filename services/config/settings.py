@@ -1,4 +1,4 @@
-"""The config service's settings, from the environment."""
+"""The config service's settings, read from the environment."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class ConfigSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TENANTRY_CONFIG_", frozen=True, extra="forbid")
 
     admin_listen: str
-    """gRPC target of the admin service: the one Envoy may reach."""
+    """gRPC target to listen on for admin RPCs; Envoy connects to it."""
     discovery_listen: str
-    """gRPC target of the discovery service: for the mesh's own routers only."""
+    """gRPC target to listen on for the mesh's own routers."""
     etcd_target: str
     """gRPC target of etcd."""
     state_dir: Path
-    """Root key, token signing key, published keys, the first operator's key."""
+    """Directory of the root key, the token signing key, the published keys and the first operator's key."""
     artifact_dir: Path
-    """The artifact store, shared with routers."""
+    """Directory of the artifact store, shared with routers."""
     known_good_max_age_seconds: float = Field(default=86_400.0, gt=0)
-    """How long ago a config on disk may have been current to be started from while etcd does not answer."""
+    """The greatest age of a config on disk that a start without etcd may serve."""
     audit_target: str | None = None
-    """gRPC target of the audit service, which is told of every applied config version; none to tell nobody."""
+    """gRPC target of the audit service, which records edits and config versions; unset, nothing is recorded."""
     router_expiry_seconds: float = Field(default=60.0, ge=1.0)
-    """How long a router that is gone stays known, and is missed, after it was last heard."""
+    """How long a router that was lost stays known, and is named as missing, after it was last heard."""

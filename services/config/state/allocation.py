@@ -1,4 +1,4 @@
-"""Ids that are never given out twice: tenant ordinals and adapter ids. Pure.
+"""Allocates ids that are never given out twice: tenant ordinals and adapter ids. Pure.
 
     lora_id (63 bits) = tenant ordinal (23) ‖ restore epoch (8) ‖ serial (32)
 
@@ -15,7 +15,7 @@ MAX_SERIAL = (1 << 32) - 1
 
 
 def next_number(stored: bytes | None, limit: int, what: str) -> int:
-    """The number after the highest given out.
+    """The number after the highest one given out.
 
     Raises:
         ResourceExhaustedError: none is left.
@@ -27,7 +27,11 @@ def next_number(stored: bytes | None, limit: int, what: str) -> int:
 
 
 def lora_id(ordinal: int, epoch: int, serial: int) -> int:
-    """Put an adapter id together; ValueError when a part does not fit."""
+    """Compose an adapter id.
+
+    Raises:
+        ValueError: a part is out of range.
+    """
     if not (1 <= ordinal <= MAX_ORDINAL and 0 <= epoch <= MAX_EPOCH and 1 <= serial <= MAX_SERIAL):
         raise ValueError("a part of an adapter id is out of range")
     return ordinal << 40 | epoch << 32 | serial

@@ -1,4 +1,4 @@
-"""A config's number and digest. Pure."""
+"""The canonical bytes of a config, and their digest. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tenantry.config.v1 import tenant_pb2
 
 
 def canonical_bytes(config: tenant_pb2.TenantConfig) -> bytes:
-    """The same bytes for equal configs: protobuf's deterministic form; a config has no maps or unknown fields."""
+    """Serialise a config, the same for equal configs: protobuf's deterministic form, without maps or unknown fields."""
     return config.SerializeToString(deterministic=True)
 
 

@@ -1,4 +1,4 @@
-"""The live config in memory: immutable, one object a revision, swapped whole."""
+"""The live config at one revision, as an immutable object, and how it is built from etcd's values."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ class ConfigState:
     """Everything below `live/` at one revision."""
 
     revision: int = 0
-    """0 for none: before the first, and between two histories of etcd."""
+    """0 before the first list, and between two histories of etcd."""
     records: MappingProxyType[str, Record] = field(default_factory=lambda: MappingProxyType({}))
-    """By etcd key below the live prefix."""
+    """The records by their etcd key below the live prefix."""
     uid_by_tenant_id: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
     generation: int = 0
-    """One more with every state whose records differ from the one it was built from."""
+    """Increases with every state whose records differ from those of the state it was built from."""
     keys_by_kind: Mapping[str, Sequence[str]] = field(default_factory=lambda: MappingProxyType({}))
-    """The keys of `records`, sorted, by their first part; the same object for as long as no key comes or goes."""
+    """The sorted keys of `records`, by their first part; the same object while no key is added or removed."""
     damaged: frozenset[str] = frozenset()
-    """Keys whose values do not parse or open; what they held before stays in force."""
+    """The keys whose values do not parse or open; their values before stay in force."""
     revision_by_tenant: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """The newest revision that changed a tenant, its keys, its tenant-admins' keys or its adapters; by tenant uid."""
     history: int = 0
-    """One more with every history of etcd that ended: revisions of two histories do not compare."""
+    """Increases with every history of etcd that ends: revisions of two histories do not compare."""
 
     @property
     def lost_every_tenant(self) -> bool:
-        """Whether there are tenants and not one of them opens."""
+        """Whether there are tenants, and none of them opens."""
         return not self.uid_by_tenant_id and any(key.startswith("tenants/") for key in self.damaged)
 
     def tenant(self, tenant_id: str) -> TenantRecord | None:
@@ -82,24 +82,24 @@ class ConfigState:
         return record if isinstance(record, ModelRecord) else None
 
     def under(self, prefix: str) -> Iterable[Record]:
-        """Records whose keys start with a prefix, one that ends with a slash; in the keys' order.
+        """The records whose keys start with a prefix, which has to end with a slash; sorted by key.
 
-        It costs what it returns, not what there is: every edit asks, and there are 10,000 tenants and their keys.
+        The cost is proportional to the result: every edit asks, and there are 10,000 tenants with their keys.
         """
         keys = self.keys_by_kind.get(prefix.partition("/")[0], ())
         first = bisect_left(keys, prefix)
-        # The slash is followed by the zero in order: what begins with the prefix stands before that.
+        # "0" is the character after "/": every key with the prefix sorts before it.
         return [self.records[key] for key in keys[first : bisect_left(keys, prefix[:-1] + "0", first)]]
 
 
 class ConfigStateBuilder:
-    """Turns etcd's values into states."""
+    """Builds states from etcd's values."""
 
     def __init__(self, keys: TenantKeys) -> None:
         self._keys = keys
 
     def full(self, items: Mapping[str, Stored], revision: int, before: ConfigState) -> ConfigState:
-        """The state of a whole list."""
+        """Build the state of a whole list."""
         changes = [KeyChange(key, stored, stored.mod_revision) for key, stored in items.items()]
         gone = [
             KeyChange(etcd_keys.LIVE + key, None, revision)
@@ -110,14 +110,14 @@ class ConfigStateBuilder:
             return self._with(before, gone + changes, revision)
 
     def changed(self, before: ConfigState, changes: Iterable[KeyChange], revision: int) -> ConfigState:
-        """The state after whole revisions; a mere sign of progress keeps the records, as the same object."""
+        """Build the state after whole revisions; without changes, `records` stays the same object."""
         changes = list(changes)
         if not changes:
             return replace(before, revision=revision)
         return self._with(before, changes, revision)
 
     def _with(self, before: ConfigState, changes: Iterable[KeyChange], revision: int) -> ConfigState:
-        # Not dict(...), which asks a proxy for one key after the other: ten times as long, for every change.
+        # dict(...) would read the proxy key by key, which takes ten times as long.
         records, names = before.records.copy(), before.uid_by_tenant_id.copy()
         revisions = dict(before.revision_by_tenant)
         broken = set(before.damaged)
@@ -196,7 +196,7 @@ def _sorted_keys(
     keys = dict(before.keys_by_kind)
     for kind in came.keys() | gone.keys():
         lost = gone.get(kind, set())
-        # What was sorted already costs next to nothing to sort.
+        # Sorting a list that is almost sorted costs little.
         keys[kind] = sorted([*(key for key in keys.get(kind, ()) if key not in lost), *came.get(kind, ())])
     return MappingProxyType(keys)
 
@@ -209,6 +209,6 @@ def _belongs_to(record: Record) -> str:
 
 
 def _forget_name(names: dict[str, str], record: Record | None) -> None:
-    """Free a tenant's name, unless another tenant has it by now."""
+    """Free a tenant's name, unless another tenant has taken it."""
     if isinstance(record, TenantRecord) and names.get(record.stored.tenant_id) == record.stored.tenant_uid:
         del names[record.stored.tenant_id]

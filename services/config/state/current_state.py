@@ -1,4 +1,4 @@
-"""Holds the state in force and tells who waits for the next one."""
+"""Holds the config in force and wakes those that wait for a change of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class CurrentState(Follower):
-    """Follows the watch; swaps one reference a batch of revisions."""
+    """Follows the watch; replaces one reference for each batch of revisions."""
 
     def __init__(self, builder: ConfigStateBuilder, clock: Clock) -> None:
         self._builder = builder
@@ -29,12 +29,12 @@ class CurrentState(Follower):
         self._waiters: set[asyncio.Event] = set()
         self.state = ConfigState()
         self.listed = asyncio.Event()
-        """Set once there is a state to serve: etcd's first list, or what a file held."""
+        """Set once there is a state to serve: etcd's first list, or the content of a file."""
         self.live = asyncio.Event()
-        """Set once etcd itself was listed; what is in force before that is out of a file."""
+        """Set once etcd itself was listed; before that, the state in force comes from a file."""
         self.connected = False
         self._touched: deque[frozenset[str]] = deque(maxlen=_REMEMBERED)
-        """What each of the newest generations changed."""
+        """The keys that each of the newest generations changed."""
         self._heard_at_seconds = clock.monotonic_seconds()
 
     @property
@@ -43,13 +43,13 @@ class CurrentState(Follower):
         return int(1000 * (self._clock.monotonic_seconds() - self._heard_at_seconds))
 
     def replace(self, items: Mapping[str, Stored], revision: int) -> None:
-        """The whole state at a revision.
+        """Put a whole list in force.
 
         Raises:
-            SealError: it is the first, and no tenant of it opens: with another root key, every tenant would vanish.
+            SealError: it is the first list, and none of its tenants opens. Under a wrong root key, all would vanish.
         """
         if self.listed.is_set() and (not self.live.is_set() or revision < self.state.revision):
-            # A file's values, or those from before etcd was set back, may differ from etcd's at the same revision.
+            # Values of a file, or from before etcd was restored, may differ from etcd's at the same revision.
             self.history_ended()
         before = self.state
         if before.revision == 0:  # proven: no-record-of-another-history
@@ -62,10 +62,10 @@ class CurrentState(Follower):
         self.listed.set()
 
     def restore(self, items: dict[str, Stored], revision: int, age_seconds: float) -> None:
-        """Put in force what a file held, last known to be current so long ago, until etcd is listed.
+        """Put the content of a file in force until etcd is listed; it was current `age_seconds` ago.
 
         Raises:
-            SealError: no tenant of it opens.
+            SealError: none of its tenants opens.
         """
         state = self._builder.full(items, revision, ConfigState())
         if state.lost_every_tenant:
@@ -75,24 +75,24 @@ class CurrentState(Follower):
         self.listed.set()
 
     def _begin_anew(self, state: ConfigState) -> None:
-        """It may be built on none: how it differs from the states before is not known, and no number is used twice."""
+        """Put a state in force whose differences from the last one are not known; no generation number repeats."""
         self._touched.clear()
         generation = self.state.generation + 1  # proven: no-generation-twice
         self._swap(replace(state, generation=generation, history=self.state.history))
 
     def history_ended(self) -> None:
-        """Etcd was restored or exchanged. What is in force stays so until the list; no revision of it counts."""
+        """Drop the revision: etcd was restored or exchanged. The records stay in force until the next list."""
         self._swap(replace(self.state, revision=0, history=self.state.history + 1))
 
     def apply(self, changes: Sequence[KeyChange], revision: int) -> None:
-        """Whole revisions up to `revision`."""
+        """Put whole revisions up to `revision` in force."""
         before = self.state
         self._swap(self._builder.changed(before, changes, revision))
         if self.state.generation != before.generation:
             self._touched.append(frozenset(etcd_keys.relative(change.key) for change in changes))
 
     def touched(self, before: ConfigState, after: ConfigState) -> frozenset[str] | None:
-        """The keys, below the live prefix, that may differ between two states; None when that is not known."""
+        """The keys below the live prefix that may differ between two states; None when that is not known."""
         newest = self.state.generation
         first, last = before.generation - newest, after.generation - newest
         if not -len(self._touched) <= first <= last <= 0:
@@ -101,23 +101,23 @@ class CurrentState(Follower):
         return frozenset().union(*steps)
 
     def heard(self) -> None:
-        """Etcd gave a sign of life."""
+        """Note a sign of life of etcd."""
         self.connected = True
         self._heard_at_seconds = self._clock.monotonic_seconds()
 
     def lost(self) -> None:
-        """The connection to etcd is gone."""
+        """Note that the connection to etcd is gone."""
         self.connected = False
 
     def _swap(self, state: ConfigState) -> None:
         for key in sorted(state.damaged - self.state.damaged):
-            _log.error("the value of %s does not open; what it held before stays in force", key)
+            _log.error("the value of %s does not open; the value before it stays in force", key)
         self.state = state
         for waiter in self._waiters:
             waiter.set()
 
     async def applied(self, revision: int, timeout_seconds: float) -> bool:
-        """Wait until a revision is in force here; false when it was not in time."""
+        """Wait until a revision is in force here; returns False when the time is up first."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self.until(lambda state: state.revision >= revision)
@@ -136,7 +136,7 @@ class CurrentState(Follower):
             self.unsubscribe(changed)
 
     def subscribe(self) -> asyncio.Event:
-        """An event that is set at every new state; give it back with `unsubscribe`."""
+        """Return an event that is set at every new state; end it with `unsubscribe`."""
         waiter = asyncio.Event()
         self._waiters.add(waiter)
         return waiter

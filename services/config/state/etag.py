@@ -1,4 +1,4 @@
-"""Etags: quoted (RFC 7232), one a revision of the resource (AIP-154)."""
+"""Etags: quoted (RFC 7232), one for each revision of the resource (AIP-154)."""
 
 from __future__ import annotations
 

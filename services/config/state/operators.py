@@ -1,4 +1,4 @@
-"""Who an operator is and what its role allows."""
+"""Operators: verifies their keys, and decides what their roles allow."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NO_TENANT = "no such tenant"
 
 
 def role_name(role: credential_pb2.OperatorRole.ValueType) -> str:
-    """A role as tokens spell it; empty for none."""
+    """The name of a role in tokens; empty for none."""
     return _ROLES.get(role, "")
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator whose key is good."""
+    """An operator whose key was verified."""
 
     key_id: str
     name: str
@@ -38,13 +38,13 @@ class Operator:
         """Let platform-admins pass.
 
         Raises:
-            PermissionDeniedError: the role is another.
+            PermissionDeniedError: the operator has another role.
         """
         if self.role != PLATFORM_ADMIN:
             raise PermissionDeniedError("this needs the role platform-admin")
 
     def require_tenant(self, record: TenantRecord | None) -> TenantRecord:
-        """The tenant, if this operator may see it.
+        """Return the tenant, if this operator may see it.
 
         Raises:
             NotFoundError: it does not exist or is not this operator's: the two look the same.
@@ -59,17 +59,17 @@ class Operator:
 
 
 class OperatorCheck:
-    """Verifies an operator's key: signature, then the key's record and its role."""
+    """Verifies operators' keys: the signature, then the key's record and its role."""
 
     def __init__(self, verifier: TokenVerifier, state: Callable[[], ConfigState]) -> None:
         self._verifier = verifier
         self._state = state
 
     def operator(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> Operator:
-        """The operator of a call.
+        """Verify the key of a call.
 
         Raises:
-            UnauthenticatedError: for every cause, with one text.
+            UnauthenticatedError: the key is missing or not good; the text is the same for every cause.
         """
         sent = [value for name, value in metadata or () if name == "authorization"]
         if len(sent) != 1:

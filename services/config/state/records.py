@@ -1,4 +1,4 @@
-"""What stands under each live key of etcd, parsed and opened."""
+"""The records that etcd holds under the live keys, parsed and opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.config.state.sealing import TenantKey
 
 @dataclass(frozen=True, slots=True)
 class TenantRecord:
-    """A tenant as it stands in etcd, opened."""
+    """A tenant's record, opened."""
 
     stored: stored_pb2.StoredTenant
     config: tenant_pb2.TenantConfig
@@ -26,7 +26,7 @@ class TenantRecord:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRecord:
-    """An adapter as it stands in etcd."""
+    """An adapter's record."""
 
     stored: stored_pb2.StoredAdapter
     mod_revision: int
@@ -34,7 +34,7 @@ class AdapterRecord:
 
 @dataclass(frozen=True, slots=True)
 class CredentialRecord:
-    """A key's record as it stands in etcd."""
+    """A key's record; never its secret."""
 
     stored: stored_pb2.StoredCredential
     mod_revision: int
@@ -42,7 +42,7 @@ class CredentialRecord:
 
 @dataclass(frozen=True, slots=True)
 class PoolRecord:
-    """A pool as it stands in etcd."""
+    """A pool's record."""
 
     pool: pool_pb2.Pool
     mod_revision: int
@@ -50,7 +50,7 @@ class PoolRecord:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """A base model as it stands in etcd."""
+    """A base model's record."""
 
     model: pool_pb2.BaseModel
     mod_revision: int

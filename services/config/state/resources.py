@@ -1,4 +1,4 @@
-"""Records as the resources callers see, and resource names taken apart."""
+"""Converts records to the resources that callers see, and parses resource names."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _LISTED = 5
 
 
 def parse_name(name: str, *patterns: str, field: str) -> tuple[str, tuple[str, ...]]:
-    """Which of the patterns a resource name has, and its parts.
+    """Match a resource name against patterns; returns the pattern it has, and its parts.
 
     Raises:
-        InvalidArgumentError: none of them.
+        InvalidArgumentError: it has none of them.
     """
     for pattern in patterns:
         match = _PATTERNS[pattern].fullmatch(name)
@@ -46,26 +46,30 @@ def parse_name(name: str, *patterns: str, field: str) -> tuple[str, tuple[str, .
 
 
 def require_id(value: str, field: str) -> str:
-    """A resource id: the last part of a name.
+    """Check a resource id, the last part of a name.
 
     Raises:
-        InvalidArgumentError: another form.
+        InvalidArgumentError: it has another form.
     """
     if not _ID.fullmatch(value):
         raise InvalidArgumentError(
-            [FieldViolation(field, "has to be 1 to 63 of a-z, 0-9, _ and -, ends being letters or digits")]
+            [
+                FieldViolation(
+                    field, "has to be 1 to 63 of a-z, 0-9, _ and -, and begin and end with a letter or digit"
+                )
+            ]
         )
     return value
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message: the first few, and how many more there are."""
+    """Join names for a message: the first few, and how many more there are."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
 
 
 def tenant_resource(record: TenantRecord, into: tenant_pb2.Tenant | None = None) -> tenant_pb2.Tenant:
-    """A tenant with its config in the clear; in place of an empty message, where one is given."""
+    """A tenant with its config in the clear; filled into an empty message, where one is given."""
     stored = record.stored
     tenant = tenant_pb2.Tenant() if into is None else into
     tenant.name = record.name
@@ -98,7 +102,7 @@ def adapter_resource(
 def key_resource(
     record: CredentialRecord, tenant_id: str, into: credential_pb2.Key | None = None
 ) -> credential_pb2.Key:
-    """A key's record under its tenant's present name; an operator's keeps its own."""
+    """A key under its tenant's present name; an operator's key keeps its own."""
     key = credential_pb2.Key() if into is None else into
     key.CopyFrom(record.stored.key)
     key.revision = record.mod_revision

@@ -1,7 +1,7 @@
-"""A tenant's config sealed in its places: the one in force, and each version of its history. Pure.
+"""Seals a tenant's config: the one in force, and each version of its history. Pure.
 
-What is sealed opens in its own place only, and what opens has the digest that answers name. A version's whole record is
-bound to its config: who wrote it, when and why cannot be exchanged either.
+A sealed config opens in its own place only, and has the digest that answers name. A version's record is bound to its
+config, so that its author, time and reason cannot be exchanged.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _NUMBER_BYTES = 8
 
 
 def seal_in_force(stored: stored_pb2.StoredTenant, config: tenant_pb2.TenantConfig, key: TenantKey) -> None:
-    """Put a config into a tenant's record, under the number that stands there."""
+    """Seal a config into a tenant's record, under the version number in the record."""
     stored.config_sha256 = config_sha256(config)
     stored.sealed_config = key.seal("in force", _number(stored.config_version), canonical_bytes(config))
 
 
 def open_in_force(stored: stored_pb2.StoredTenant, key: TenantKey) -> tenant_pb2.TenantConfig:
-    """The config in force.
+    """Open the config in force.
 
     Raises:
-        SealError: it is of another tenant, version or place, or damaged.
+        SealError: it belongs to another tenant, version or place, or is damaged.
     """
     plain = key.open("in force", _number(stored.config_version), stored.sealed_config)
     return _config(plain, stored.config_sha256)
@@ -36,7 +36,7 @@ def open_in_force(stored: stored_pb2.StoredTenant, key: TenantKey) -> tenant_pb2
 def seal_version(
     version: stored_pb2.StoredVersion, config: tenant_pb2.TenantConfig, reason: str, key: TenantKey
 ) -> None:
-    """Complete a version whose other fields are set."""
+    """Seal a config and a reason into a version whose other fields are set."""
     version.config_sha256 = config_sha256(config)
     number = _number(version.config_version)
     version.sealed_reason = key.seal("reason", number, reason.encode()) if reason else b""
@@ -46,10 +46,10 @@ def seal_version(
 def open_version(
     version: stored_pb2.StoredVersion, number: int, key: TenantKey
 ) -> tuple[tenant_pb2.TenantConfig, str]:
-    """The config and the reason of what stands under a version's number.
+    """Open a version stored under a number; returns its config and reason.
 
     Raises:
-        SealError: it is not what was written there.
+        SealError: it is not the version that was written there.
     """
     if version.config_version != number:
         raise SealError(f"holds version {version.config_version}")
@@ -61,7 +61,7 @@ def open_version(
 
 def _config(plain: bytes, sha256: str) -> tenant_pb2.TenantConfig:
     if hashlib.sha256(plain).hexdigest() != sha256:  # proven: config-has-its-digest
-        raise SealError("a config has another digest than its record says")
+        raise SealError("a config does not have the digest in its record")
     try:
         return tenant_pb2.TenantConfig.FromString(plain)
     except DecodeError:
@@ -69,7 +69,7 @@ def _config(plain: bytes, sha256: str) -> tenant_pb2.TenantConfig:
 
 
 def _record(version: stored_pb2.StoredVersion) -> bytes:
-    """Everything of a version but its config."""
+    """The bytes of a version without its config."""
     record = stored_pb2.StoredVersion()
     record.CopyFrom(version)
     record.ClearField("sealed_config")

@@ -1,8 +1,8 @@
-"""Sealing tenants' config at rest: a root key in a file wraps each tenant's key, which seals its config.
+"""Seals tenants' config at rest: a root key in a file wraps each tenant's key, which seals its config.
 
-AES-256-GCM with random nonces; the associated data names tenant, purpose and what else a value is bound to, so that no
-sealed value can stand in another place. Keys for config and for adapter artifacts are derived apart (HKDF-SHA-256,
-RFC 5869).
+AES-256-GCM with random nonces. The associated data names the tenant, the purpose and what else a value is bound to, so
+that a sealed value opens in its own place only. Keys for config and for adapter artifacts are derived separately
+(HKDF-SHA-256, RFC 5869).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _NONCE_BYTES = 12
 
 
 class SealError(Exception):
-    """A sealed value does not open: another root key, another place, or damage."""
+    """A sealed value does not open: it has another root key or place, or is damaged."""
 
 
 def load_root_key(path: Path) -> bytes:
-    """Read the root key, making it at the first start with mode 0400.
+    """Read the root key; at the first start make it, with mode 0400.
 
     Raises:
-        SealError: the file holds something else.
+        SealError: the file does not hold a key.
     """
     key = read_or_create(path, lambda: os.urandom(KEY_BYTES))
     if len(key) != KEY_BYTES:
@@ -56,17 +56,17 @@ class TenantKey:
         self._place = b"tenantry/config/v1\x00" + tenant_uid.encode() + b"\x00"
         self._config = _derive(key, b"config")
         self.artifact = _derive(key, b"artifact")
-        """Opens the tenant's sealed adapter renditions; routers get it with the adapter."""
+        """Opens the tenant's sealed adapter renditions; sent to routers with the adapter."""
 
     def seal(self, purpose: str, bound: bytes, plaintext: bytes) -> bytes:
-        """Seal config for a purpose, together with what it is good for only: see `sealed_versions`."""
+        """Seal config for a purpose, bound to bytes that have to be given again to open it; see `sealed_versions`."""
         return _seal(self._config, self._place + purpose.encode() + b"\x00" + bound, plaintext)
 
     def open(self, purpose: str, bound: bytes, sealed: bytes) -> bytes:
-        """Open it.
+        """Open a sealed value.
 
         Raises:
-            SealError: it is another tenant's, sealed for or with something else, or damaged.
+            SealError: it is another tenant's, has another purpose or other bound bytes, or is damaged.
         """
         return _open(self._config, self._place + purpose.encode() + b"\x00" + bound, sealed)
 
@@ -78,7 +78,7 @@ def _derive(key: bytes, purpose: bytes) -> bytes:
 
 
 class TenantKeys:
-    """Makes and opens tenants' wrapped keys."""
+    """Makes and opens tenants' wrapped keys, and derives the service's own."""
 
     def __init__(self, root_key: bytes) -> None:
         self._root_key = root_key
@@ -87,10 +87,10 @@ class TenantKeys:
         self.known_good_key = _derive(root_key, b"last-known-good")
         """Seals the last known good files."""
         self.statement_seed = _derive(root_key, b"config-statements")
-        """Makes the key that signs what is in force: the same for every config service over one etcd."""
+        """Seeds the key that signs snapshot statements; the same for every config service over one etcd."""
 
     def create(self, tenant_uid: str) -> tuple[TenantKey, bytes]:
-        """A fresh key, and its wrapped form for etcd."""
+        """Make a fresh key; returns it, and its wrapped form for etcd."""
         key = os.urandom(KEY_BYTES)
         return TenantKey(tenant_uid, key), _seal(self._root_key, _wrap_place(tenant_uid), key)
 
@@ -98,7 +98,7 @@ class TenantKeys:
         """Open a wrapped key.
 
         Raises:
-            SealError: wrapped under another root, for another tenant, or damaged.
+            SealError: it was wrapped under another root key or for another tenant, or is damaged.
         """
         return TenantKey(tenant_uid, _open(self._root_key, _wrap_place(tenant_uid), wrapped))
 
