@@ -1,4 +1,4 @@
-"""A change of live config as operators mean it: who changes what, and why."""
+"""A change of live config: who makes it, to what, and why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.config.state.operators import Operator
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Who is about to change what, and why."""
+    """A change that an operator is about to make."""
 
     operator: Operator
     method: str
@@ -20,13 +20,13 @@ class Change:
     resource: str
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """More of what is written, such as ids and digests; never prompts, patterns or secrets."""
+    """More for the operator audit log, such as ids and digests; never prompts, patterns or secrets."""
     version: NewVersion | None = None
     """The config version that the change makes; its tenant's audit log records it once it is in force."""
 
     @property
     def recorded_details(self) -> dict[str, Any]:
-        """The details for the operator audit log: with the number and the digest of the version."""
+        """The details, with the number and the digest of the version."""
         if self.version is None:
             return dict(self.details)
         stored = self.version.stored

@@ -1,6 +1,6 @@
-"""The only way to write live config: intent durable first, mark in the transaction, outcome after.
+"""The only way to write live config: record the intent durably, write with a mark, record the outcome.
 
-docs/adr/0009-operator-intents.md says why there are three steps.
+docs/adr/0009-operator-intents.md gives the reasons for the three steps.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from services.config.metrics import ConfigMetrics
 
 
 class Intents:
-    """Writes changes, and concludes them as the watch shows them.
+    """Writes changes, and concludes them when the watch shows them.
 
-    `watch_check` has to follow the watch, after the state: a change is in force before its outcome is recorded.
+    `watch_check` has to follow the watch after the state, so that a change is in force before its outcome is recorded.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Intents:
         clock: Clock,
         metrics: ConfigMetrics,
     ) -> None:
-        """Open the door.
+        """Start without open intents.
 
         Args:
             store: where changes are written.
@@ -58,8 +58,8 @@ class Intents:
     ) -> int | None:
         """Write a change as one revision; None when a condition did not hold.
 
-        The watch concludes that it was written, also when this process dies before etcd's answer comes. A caller
-        that goes away before the intent is durable leaves nothing written; one that goes away later changes nothing.
+        The watch concludes that the change was written, even when this process dies before etcd's answer arrives. When
+        the caller is cancelled before the intent is durable, nothing is written; later, the write goes on.
 
         Raises:
             UnavailableError: the operator audit log is not reachable; nothing was written.
@@ -74,7 +74,7 @@ class Intents:
         return task.result()
 
     async def finish(self, within_seconds: float) -> None:
-        """Bring writes under way to an outcome, before the operator log and the watch end."""
+        """Wait for the outcomes of writes under way; call it before the operator log and the watch end."""
         running = set(self._running)
         if running:
             await asyncio.wait(running, timeout=within_seconds)

@@ -1,8 +1,8 @@
-"""The mark each admin edit leaves in its own transaction: which intent it carries out. Pure.
+"""Marks: each change's transaction carries one, which names its intent and authenticates what is written. Pure.
 
-A revision of live keys without a good mark was not written by a config service: somebody reached etcd around the
-operator audit log, and the alarm is raised. A mark is good once: whoever writes etcd can put back an old value beside
-its old mark, for instance a key from before it was revoked, and that is told apart by `_Seen`.
+A revision of live keys without a good mark was written around the config service, and raises the alarm. A mark is good
+once, because a writer with access to etcd can put back an old value beside its old mark, for instance a key from before
+it was revoked; `_Seen` detects that.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from services.config.etcd import keys as etcd_keys
 from services.config.etcd.follower import KeyChange
 
 MAX_OVERTAKING_MS = 60_000
-"""Edits under way at once overtake each other by less: what etcd has not written by then it gave up."""
+"""Concurrent edits overtake each other by less than this: etcd gives up on a write sooner."""
 _ID_BYTES = 16
 _TIME_BYTES = 8
 _DIGEST_BYTES = 32
 
 
 class NoIntentError(Exception):
-    """A revision carries out no intent; the text says why, and nothing of what was written."""
+    """A revision has no intent; the text says why, and holds nothing of what was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class _Mark:
     intent_id: bytes
     time_ms: int
     deleted_digest: bytes
-    """Apart from what was put: a list shows no deletions."""
+    """Separate from the digest of what was put, since a list shows no deletions."""
     mac: bytes
 
     @classmethod
@@ -49,11 +49,11 @@ class _Mark:
 
 
 class _Seen:
-    """Tells a mark's first use from every other.
+    """Recognises a mark's first use.
 
-    Marks count time by the writer's clock, or on from the newest mark where that is ahead: so each is newer than those
-    that were seen when it was made, whatever clocks say. What is far behind the newest is a repetition; what is near it
-    is remembered.
+    A mark's time is the writer's clock, or one after the newest mark where that is ahead: so it is newer than every
+    mark seen when it was made, even when clocks differ. A mark far behind the newest one is a repetition; those near it
+    are remembered.
     """
 
     def __init__(self) -> None:
@@ -84,33 +84,32 @@ class IntentMarks:
         self._made_ms = 0
 
     def mark(self, intent_id: bytes, puts: Mapping[str, bytes], deletes: Iterable[str]) -> bytes:
-        """The value of the mark's key: the intent's id, a time, and a MAC over them and every live key of the write."""
-        self._made_ms = (
-            max(int(1000 * self._clock.wall_seconds()), self._made_ms, self._seen.newest_ms) + 1
-        )  # proven: marks-only-rise
+        """Make a mark: the intent's id, a time, and a MAC over both and over every live key of the write."""
+        known_ms = max(self._made_ms, self._seen.newest_ms)
+        self._made_ms = max(int(1000 * self._clock.wall_seconds()), known_ms) + 1  # proven: marks-only-rise
         unsigned = _Mark(intent_id, self._made_ms, _deleted_digest(deletes), b"")
         return unsigned.bound() + self._mac(unsigned, puts)
 
     def history_ended(self) -> None:
-        """Etcd was restored or exchanged: its newest mark may be an old one, rightly."""
+        """Forget the marks seen: etcd was restored or exchanged, and its newest mark may be an old one."""
         self._made_ms = max(self._made_ms, self._seen.newest_ms)
         self._seen = _Seen()
 
     def intent_of(self, changes: Iterable[KeyChange], revision: int) -> bytes:
-        """The intent that the changes of one revision carry out.
+        """Check the mark of one revision's changes; returns the intent's id.
 
         Raises:
-            NoIntentError: none, as far as its mark can show.
+            NoIntentError: the mark is missing, not for these changes, or used before.
         """
         changes = list(changes)
         gone = [change.key for change in changes if change.stored is None]
         return self._intent_of(_puts(changes), revision, _deleted_digest(gone))
 
     def intent_in_list(self, changes: Iterable[KeyChange], revision: int) -> bytes:
-        """The same of what a list still shows of its newest mark's revision: what it deleted is taken on trust.
+        """Check the mark of the part of a revision that a list still shows; deletions are not checked.
 
         Raises:
-            NoIntentError: none.
+            NoIntentError: the mark is missing, not for these changes, or used before.
         """
         return self._intent_of(_puts(changes), revision, None)
 

@@ -1,4 +1,4 @@
-"""This process's intents whose outcome is not recorded yet."""
+"""The intents of this process whose outcome is not recorded yet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ concludes a forgotten one as written."""
 class _Open:
     version: NewVersion | None
     revision: int = 0
-    """What etcd answered; 0 before, or when it did not."""
+    """The revision that etcd answered with; 0 before its answer, or without one."""
 
 
 class OpenIntents:

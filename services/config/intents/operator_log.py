@@ -1,7 +1,7 @@
-"""The operator audit log: what an operator is about to change, before it happens, and what became of it.
+"""The operator audit log: records the intent of each change before it is written, and its outcome after.
 
-Nothing is written to etcd whose intent is not durable. Intents and outcomes stand in a log of their own in the
-audit service, under a name no tenant's uid can have.
+Nothing is written to etcd before its intent is durable. The audit service keeps intents and outcomes in a log of its
+own, under a name that no tenant's uid can have.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ ID_BYTES = 16
 
 
 class Outcome(StrEnum):
-    """What became of an intent."""
+    """The outcome of an intent."""
 
     WRITTEN = "written"
     REFUSED = "refused"
-    """Nothing was written: a condition did not hold, or nobody waited for the intent until it was durable."""
+    """Nothing was written: a condition did not hold, or the caller left before the intent was durable."""
     UNKNOWN = "unknown"
-    """Etcd did not answer. If it was written all the same, an entry that says so follows."""
+    """etcd did not answer. If the change was written all the same, a WRITTEN entry follows."""
 
 
 class EntrySink(Protocol):
-    """Where entries go; `services.common.audit.writer.AuditWriter` is one."""
+    """Takes audit entries; `services.common.audit.writer.AuditWriter` implements it."""
 
     async def append(self, entry: AuditEntry, timeout_seconds: float) -> AuditReceipt:
-        """Append and wait until it is durable; raises `Error`."""
+        """Append an entry and wait until it is durable; raises `Error`."""
         ...
 
     def append_soon(self, entry: AuditEntry) -> bool:
-        """Queue without waiting; False when there is no room."""
+        """Queue an entry without waiting; returns False when there is no room."""
         ...
 
 
 class OperatorLog(Protocol):
-    """Intents and outcomes."""
+    """Records intents and outcomes."""
 
     async def intend(self, change: Change) -> bytes:
         """Record an intent; returns its id once it is durable.
 
         Raises:
-            UnavailableError: it is not known to be durable; the change must not be made.
+            UnavailableError: it may not be durable; the change must not be made.
         """
         ...
 
     def conclude(self, intent_id: bytes, outcome: Outcome, revision: int = 0) -> None:
-        """Record what became of an intent; does not wait."""
+        """Record the outcome of an intent; does not wait."""
         ...
 
 
 class AuditedOperatorLog:
-    """Writes to the audit service."""
+    """Records in the audit service."""
 
     def __init__(self, sink: EntrySink) -> None:
         self._sink = sink
@@ -85,18 +85,18 @@ class AuditedOperatorLog:
         try:
             await self._sink.append(entry, INTENT_SECONDS)
         except BaseException as error:
-            # What was queued may become durable yet, and nothing follows from it.
+            # The queued entry may still become durable; its outcome has to say that nothing was written.
             self.conclude(intent_id, Outcome.REFUSED)
             if not isinstance(error, Error):
                 raise
             raise UnavailableError(
-                "the operator audit log is not reachable, and nothing is changed without it",
+                "the operator audit log is not reachable; nothing is changed without it",
                 reason=Reason.AUDIT_UNAVAILABLE,
             ) from None
         return intent_id
 
     def conclude(self, intent_id: bytes, outcome: Outcome, revision: int = 0) -> None:
-        """Record what became of an intent. Saying the same twice leaves one entry."""
+        """Record the outcome of an intent; the same outcome twice leaves one entry."""
         said = hashlib.sha256(b"outcome\0" + intent_id + f"\0{outcome}\0{revision}".encode())
         self._sink.append_soon(
             AuditEntry(
@@ -110,11 +110,11 @@ class AuditedOperatorLog:
 
 
 class UnauditedOperatorLog:
-    """For a config service that is given no audit service: development only."""
+    """Records nothing: for a config service without an audit service, in development only."""
 
-    async def intend(self, change: Change) -> bytes:  # noqa: ARG002 - nobody is told
-        """Mint an id."""
+    async def intend(self, change: Change) -> bytes:  # noqa: ARG002 - the interface's
+        """Make an id."""
         return os.urandom(ID_BYTES)
 
     def conclude(self, intent_id: bytes, outcome: Outcome, revision: int = 0) -> None:
-        """Say nothing."""
+        """Record nothing."""

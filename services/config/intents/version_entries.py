@@ -1,4 +1,4 @@
-"""Each applied config version goes to its tenant's audit log, so that an export shows what any version was."""
+"""The audit entries of config versions, so that a tenant's export shows the config of every version."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ID_BYTES = 16
 
 
 class VersionSink(Protocol):
-    """Where audit entries are queued; `services.common.audit.writer.AuditWriter` is one."""
+    """Queues audit entries; `services.common.audit.writer.AuditWriter` implements it."""
 
     def append_soon(self, entry: AuditEntry) -> bool:
-        """Queue without waiting; False when there is no room."""
+        """Queue an entry without waiting; returns False when there is no room."""
         ...
 
 
@@ -40,9 +40,9 @@ class NewVersion:
 def version_entry(
     tenant_uid: str, version: stored_pb2.StoredVersion, config: tenant_pb2.TenantConfig
 ) -> AuditEntry:
-    """The entry of a version: readable, and the exact bytes whose SHA-256 every answer names.
+    """The entry of a version: the config in readable form, and the exact bytes whose SHA-256 every answer names.
 
-    A version has one record id for ever, so that telling of it twice leaves one entry. Its number alone is not enough:
+    A version always has the same record id, so that recording it twice leaves one entry. The number alone would not do:
     after a restore from a backup, a number can come again with another config.
     """
     number = version.config_version

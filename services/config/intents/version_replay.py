@@ -1,7 +1,7 @@
-"""After a start, tells tenants' audit logs again of the newest config versions.
+"""Records the newest config versions again after a start.
 
-Whoever wrote one tells it, and may have died between etcd's answer and the audit service's. A version has one record id
-for ever, so what was told already stays one entry.
+The process that wrote a version records it, and may have died between etcd's answer and the audit service's. A version
+always has the same record id, so recording it again leaves one entry.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from services.config.state.sealing import SealError
 
 _log = logging.getLogger(__name__)
 NEWEST_SECONDS = 600
-"""Versions made within this time before the newest change are told again: what is told late is some seconds late, for
-edits need the audit service, too."""
+"""Versions made within this time before the newest change are recorded again. A missing entry is at most seconds late,
+because edits need the audit service too."""
 MAX_TENANTS = 1000
 ENTRY_SECONDS = 10.0
 
 
 class DurableAudit(Protocol):
-    """Where entries go; `services.common.audit.writer.AuditWriter` is one."""
+    """Takes audit entries; `services.common.audit.writer.AuditWriter` implements it."""
 
     async def append(self, entry: AuditEntry, timeout_seconds: float) -> AuditReceipt:
-        """Append and wait until it is durable; raises `Error`."""
+        """Append an entry and wait until it is durable; raises `Error`."""
         ...
 
 
 def lately_changed(state: ConfigState) -> list[TenantRecord]:
-    """The tenants that changed last, newest first: those whose versions may be told of nowhere yet."""
+    """The tenants that changed last, newest first: their versions may not be recorded yet."""
     tenants = [record for record in state.under("tenants/") if isinstance(record, TenantRecord)]
     tenants.sort(key=_changed_seconds, reverse=True)
     since = _changed_seconds(tenants[0]) - NEWEST_SECONDS if tenants else 0
@@ -50,7 +50,7 @@ def lately_changed(state: ConfigState) -> list[TenantRecord]:
 
 
 class VersionReplay:
-    """One entry at a time, each durable before the next: it takes no room from what happens meanwhile."""
+    """Appends one entry at a time, each durable before the next, so that it takes no room from new entries."""
 
     def __init__(self, current: CurrentState, store: ConfigStore, audit: DurableAudit) -> None:
         self._current = current
@@ -58,7 +58,7 @@ class VersionReplay:
         self._audit = audit
 
     async def run(self) -> None:
-        """Wait for etcd's first list, tell, and end."""
+        """Wait for etcd's first list, record what is recent, and end."""
         await self._current.live.wait()
         tenants = lately_changed(self._current.state)
         if not tenants:
@@ -88,7 +88,7 @@ class VersionReplay:
             except UnavailableError:
                 await asyncio.sleep(backoff.next_delay_seconds())
             except Error as error:
-                _log.error("a config version cannot be told again: %s", error.reason)
+                _log.error("a config version cannot be recorded again: %s", error.reason)
                 return
             else:
                 return

@@ -1,4 +1,4 @@
-"""Follows the watch beside the state: concludes intents that came true, raises the alarm on what nobody intended."""
+"""Concludes the intents of the revisions that the watch shows, and raises the alarm about revisions without one."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _NAMED_REVISIONS = 20
 
 
 class WatchCheck(Follower):
-    """Checks each revision once: what it has seen it does not check again after a new list."""
+    """Checks each revision once: revisions seen before a list are not checked again."""
 
     def __init__(self, marks: IntentMarks, intents: OpenIntents, metrics: ConfigMetrics) -> None:
         self._marks = marks
         self._intents = intents
         self._metrics = metrics
         self._checked_revision = 0
-        """Everything up to it was checked as it came; nothing, in a history that has not been listed."""
+        """Revisions up to it were checked; 0 in a history of etcd that was not listed yet."""
 
     def replace(self, items: Mapping[str, Stored], revision: int) -> None:
-        """The whole state. Its newest mark's outcome is told again: whoever wrote it may have died before.
+        """Check a list: conclude its newest mark again, since its writer may have died before it did so.
 
-        Of what came before that mark, a list does not show whether it was announced.
+        A list does not show whether revisions before that mark had an intent.
         """
         self._intents.listed(revision)
         mark = items.get(etcd_keys.INTENT)
@@ -52,7 +52,7 @@ class WatchCheck(Follower):
         for number, keys in unmarked[:_NAMED_REVISIONS]:
             self._alarm(number, keys, "it carries no mark")
         if more := len(unmarked[_NAMED_REVISIONS:]):
-            # Who restores an etcd from elsewhere has thousands of them: one line says it.
+            # An etcd restored from elsewhere has thousands of them: one line reports the rest.
             self._metrics.revisions_without_intent.inc(more)
             _log.error(
                 "ALARM: %d more revisions up to %d were written around the operator audit log: they carry no mark",
@@ -62,7 +62,7 @@ class WatchCheck(Follower):
         self._checked_revision = revision
 
     def apply(self, changes: Sequence[KeyChange], revision: int) -> None:
-        """Whole revisions."""
+        """Check whole revisions."""
         for number, group in itertools.groupby(changes, lambda change: change.mod_revision):
             self._check(number, list(group), listed=False)
         self._checked_revision = revision
@@ -84,7 +84,7 @@ class WatchCheck(Follower):
         )
 
     def history_ended(self) -> None:
-        """Etcd was restored or exchanged."""
+        """Start anew: etcd was restored or exchanged."""
         self._intents.history_ended()
         self._marks.history_ended()
         self._checked_revision = 0
