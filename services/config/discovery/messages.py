@@ -1,4 +1,4 @@
-"""States as discovery messages: full or delta, in pieces that fit any message limit. Pure."""
+"""Converts states to discovery messages: full or delta, in pieces that fit any message limit. Pure."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _KEY_OVERHEAD_BYTES = 8
 
 
 def resource_of(key: str, record: Record, state: ConfigState) -> pb.Resource | None:
-    """A record as a router needs it; None for what no router needs."""
+    """Convert a record to what a router needs; None if no router needs it."""
     resource = pb.Resource()
     return resource if _describe(resource, key, record, state) else None
 
 
 def _describe(resource: pb.Resource, key: str, record: Record, state: ConfigState) -> bool:
-    """Fill in a resource where it stands, since copies are what a large state costs; false if no router needs it."""
+    """Fill in a resource in place, because copies dominate the cost of a large state; False if no router needs it."""
     resource.key, resource.mod_revision = key, record.mod_revision
     if isinstance(record, TenantRecord):
         tenant_resource(record, resource.tenant)
@@ -60,17 +60,17 @@ def _describe(resource: pb.Resource, key: str, record: Record, state: ConfigStat
 
 
 def owner_of(record: Record) -> str:
-    """The uid of the tenant a record belongs to; empty for none."""
+    """The uid of the tenant that a record belongs to; empty for none."""
     return record.stored.tenant_uid if isinstance(record, AdapterRecord | CredentialRecord) else ""
 
 
 def delta(
     before: ConfigState, after: ConfigState, nonce: str, touched: frozenset[str] | None = None
 ) -> Iterator[pb.StreamSnapshotsResponse]:
-    """What changed between two states, of which at most the keys in `touched` differ; None for not known.
+    """The messages of what changed between two states; at most the keys in `touched` differ, None for not known.
 
-    A record is compared by identity: an unchanged one is the same object in both. What belongs to a tenant is not
-    shown without it, so it changes with the tenant's coming and going.
+    Records are compared by identity: an unchanged one is the same object in both states. What belongs to a tenant is
+    sent only while the tenant exists, so it changes when the tenant is created or deleted.
     """
     if touched is not None and not any(
         key.startswith("tenants/") and (key in before.records) != (key in after.records) for key in touched
@@ -99,7 +99,7 @@ def delta(
 def _delta_of(
     touched: Iterable[str], before: ConfigState, after: ConfigState, nonce: str
 ) -> Iterator[pb.StreamSnapshotsResponse]:
-    """The same where no tenant came or went: a look at the keys that were touched, among however many there are."""
+    """The same while no tenant was created or deleted: it looks at the touched keys only."""
     present = sorted(key for key in touched if key in after.records)
     changed = (
         (key, after.records[key]) for key in present if before.records.get(key) is not after.records[key]
@@ -112,22 +112,22 @@ def _delta_of(
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one message holds of a snapshot, whichever router it goes to."""
+    """The part of a message that is the same for every router."""
 
     body: bytes
-    """A serialised `SnapshotChunk` with nothing but resources and removed keys."""
+    """A serialised `SnapshotChunk` with resources and removed keys only."""
     last: bool
 
 
 def full_pieces(state: ConfigState) -> Iterator[Piece]:
-    """A whole state in pieces, each put together when it is asked for."""
+    """The pieces of a whole state, each built when it is asked for."""
     return _pieces(state, state.records.items(), ())
 
 
 def full(
     state: ConfigState, nonce: str, pieces: Iterable[Piece] | None = None
 ) -> Iterator[pb.StreamSnapshotsResponse]:
-    """A whole state; its pieces may have been put together before."""
+    """The messages of a whole state; its pieces may have been built before."""
     pieces = full_pieces(state) if pieces is None else pieces
     return _messages(pieces, nonce, state.revision, pb.SNAPSHOT_KIND_FULL, 0)
 
@@ -141,7 +141,7 @@ def _messages(
 ) -> Iterator[pb.StreamSnapshotsResponse]:
     for number, piece in enumerate(pieces):
         message = pb.StreamSnapshotsResponse()
-        # One call for all the body's resources; copied one by one they took five times as long.
+        # One call for all resources of the body: copying them one by one took five times as long.
         message.chunk.MergeFromString(piece.body)
         message.chunk.nonce = nonce
         message.chunk.revision = revision

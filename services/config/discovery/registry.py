@@ -1,4 +1,4 @@
-"""Which routers there are and what each has applied: fed by the discovery streams, asked by the admin service. Pure."""
+"""Keeps track of the routers and of what each has applied, for the admin service. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_REASON_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One router's connection."""
+    """One stream of a router."""
 
     router: str
     number: int
@@ -25,17 +25,17 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a revision has come."""
+    """How many routers have applied a revision, and which have not."""
 
     applied_routers: int
     missing: tuple[RouterView, ...]
     complete: bool
     settled: bool
-    """Whether waiting longer would change nothing unless something new happens."""
+    """Whether waiting longer is useless unless something new happens."""
 
 
 class RouterRegistry:
-    """Every router heard of within the expiry."""
+    """Knows every router that was heard within the expiry."""
 
     def __init__(self, clock: Clock, expiry_seconds: float) -> None:
         self._clock = clock
@@ -46,10 +46,10 @@ class RouterRegistry:
         self._listeners: set[Callable[[], None]] = set()
 
     def connect(self, name: str) -> Session:
-        """A router opened a stream; an older stream of the same name counts no more.
+        """Note that a router opened a stream; an older stream of the same name no longer counts.
 
         Raises:
-            ResourceExhaustedError: more routers are connected than are kept track of.
+            ResourceExhaustedError: as many routers are connected as can be kept track of.
         """
         self._forget_expired()
         router = self._routers.get(name)
@@ -57,7 +57,7 @@ class RouterRegistry:
             self._make_room()
             router = self._routers[name] = Router(name, 0.0, 0.0)
         router.session = next(self._numbers)
-        # What it holds it has yet to show: it may be another process under the same name.
+        # A reconnect may be a new process, so forget what it applied.
         router.held = router.refused = None
         router.applied_revision = router.refused_revision = 0
         router.reasons = ()
@@ -70,25 +70,24 @@ class RouterRegistry:
         return self._of(session) is not None
 
     def heard(self, session: Session) -> None:
-        """The router gave a sign of life."""
+        """Note a sign of life of a router."""
         router = self._of(session)
         if router is not None:
             self._heard(router)
 
     def applied(self, session: Session, revision: int, content: object, history: int = 0) -> None:
-        """The router applied a snapshot; one of a history of etcd that ended shows no revision."""
+        """Note that a router applied a snapshot; the revision counts only if it is of the current history of etcd."""
         router = self._of(session)
         if router is not None:
             router.held = content
-            router.applied_revision = (
-                revision if history == self._newest.history else 0
-            )  # proven: revisions-of-one-history
+            same_history = history == self._newest.history
+            router.applied_revision = revision if same_history else 0  # proven: revisions-of-one-history
             router.refused, router.refused_revision, router.reasons = None, 0, ()
             self._advance(router)
             self._changed(router)
 
     def refused(self, session: Session, revision: int, content: object, reasons: list[str]) -> None:
-        """The router refused a snapshot; what it held before stays in force there."""
+        """Note that a router refused a snapshot; it goes on with the one before."""
         router = self._of(session)
         if router is not None:
             router.refused, router.refused_revision = content, revision
@@ -96,7 +95,7 @@ class RouterRegistry:
             self._changed(router)
 
     def disconnect(self, session: Session) -> None:
-        """A stream ended. A router that is gone stays known until it expires."""
+        """Note that a stream ended; the router stays known until it expires."""
         router = self._of(session)
         if router is not None:
             router.session = None
@@ -109,12 +108,12 @@ class RouterRegistry:
             self._tell()
 
     def newest(self, revision: int, content: object, history: int = 0) -> None:
-        """The config in force moved; whoever holds the same content has the newer revision as well.
+        """Note the config in force; a router that holds the same content has the newer revision as well.
 
         Args:
-            revision: 0 for none, between two histories of etcd.
+            revision: the revision in force; 0 between two histories of etcd.
             content: the records.
-            history: revisions of another one mean nothing here.
+            history: the history of etcd that the revision belongs to.
         """
         newest = Newest(revision, content, history)
         if self._newest.same_as(newest):
@@ -129,7 +128,7 @@ class RouterRegistry:
         self._tell()
 
     def recall(self, name: str, applied_revision: int, heard_wall_seconds: float) -> None:
-        """A router that an earlier process knew: out of reach until it connects, and forgotten like any other."""
+        """Add a router that an earlier process knew: unreachable until it connects, forgotten when it expires."""
         if name not in self._routers and len(self._routers) < MAX_ROUTERS:
             router = Router(name, self._clock.monotonic_seconds(), heard_wall_seconds)
             router.applied_revision = applied_revision
@@ -137,13 +136,13 @@ class RouterRegistry:
             self._tell()
 
     def routers(self) -> list[RouterView]:
-        """Every router, by name."""
+        """Every router, sorted by name."""
         self._forget_expired()
         now = self._clock.monotonic_seconds()
         return [view(router, self._newest, now) for _, router in sorted(self._routers.items())]
 
     def progress(self, revision: int) -> Progress:
-        """How far a revision has come. Nobody has applied a revision that has not been seen here."""
+        """Which routers have applied a revision; a revision not seen here yet is never complete."""
         routers = self.routers()
         missing = tuple(router for router in routers if router.applied_revision < revision)
         seen = self._newest.revision >= revision
@@ -155,20 +154,20 @@ class RouterRegistry:
         )
 
     def connected(self) -> dict[str, Router]:
-        """The routers that have a stream, to be read only."""
+        """The routers that have a stream, for reading only."""
         return {name: router for name, router in self._routers.items() if router.session is not None}
 
     def starting(self) -> bool:
-        """Whether a router that is connected has neither applied nor refused anything yet."""
+        """Whether a connected router has neither applied nor refused a snapshot yet."""
         return any(router.held is None and router.refused is None for router in self.connected().values())
 
     def knows(self, name: str) -> bool:
-        """Whether a router has not been forgotten."""
+        """Whether a router is known."""
         self._forget_expired()
         return name in self._routers
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call at every change but signs of life; returns what ends it."""
+        """Call a function at every change but signs of life; returns a function that ends this."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
@@ -177,7 +176,7 @@ class RouterRegistry:
         return router if router is not None and router.session == session.number else None
 
     def _advance(self, router: Router) -> None:
-        # Only while connected: a router that is gone may come back with something older.
+        # Only while connected: a router that reconnects may hold something older.
         if router.session is not None and router.held is not None and router.held is self._newest.content:
             router.applied_revision = self._newest.revision
 
@@ -208,5 +207,5 @@ class RouterRegistry:
             return
         gone = [router for router in self._routers.values() if router.session is None]
         if not gone:
-            raise ResourceExhaustedError("more routers are connected than are kept track of")
+            raise ResourceExhaustedError("as many routers are connected as can be kept track of")
         del self._routers[min(gone, key=lambda router: router.heard_at_seconds).name]

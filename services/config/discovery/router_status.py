@@ -1,4 +1,4 @@
-"""One router as the config service knows it, and what that makes it look like. Pure."""
+"""What is known of a router, and the status that follows from it. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 SILENT_AFTER_SECONDS = 3.0
-"""A router speaks twice a second; one that is connected and silent for this long counts as out of reach."""
+"""A router sends something twice a second; a connected one that is silent for so long is unreachable."""
 RETURNS_WITHIN_SECONDS = 2.0
-"""A router that is back within this time was not out of reach: streams break and are opened again."""
+"""A router that reconnects within this time was not unreachable: streams break and are opened again."""
 
 
 class RouterStatus(Enum):
-    """Where a router stands."""
+    """How far a router is with the config in force."""
 
     CURRENT = "current"
     APPLYING = "applying"
@@ -26,35 +26,35 @@ class Newest:
 
     revision: int = 0
     content: object | None = None
-    """The same object for as long as revisions move without the records."""
+    """The records; the same object while revisions advance without changing them."""
     history: int = 0
-    """Which history of etcd the revision is of."""
+    """The history of etcd that the revision belongs to."""
 
     def same_as(self, other: Newest) -> bool:
-        """Whether nothing moved. Contents are told apart as objects: comparing them would take long."""
+        """Whether both are the same. Contents are compared by identity, since comparing records would take long."""
         same = (self.revision, self.history) == (other.revision, other.history)
         return same and self.content is other.content
 
 
 @dataclass(slots=True)
 class Router:
-    """What is known of one router; the registry alone changes it."""
+    """What is known of one router; only the registry changes it."""
 
     name: str
     heard_at_seconds: float
-    """On the clock that only moves forward."""
+    """Monotonic time."""
     heard_wall_seconds: float
     session: int | None = None
-    """Its connection; None while it has none."""
+    """The number of its stream; None while it has none."""
     applied_revision: int = 0
     held: object | None = None
-    """The content it applied last in this session."""
+    """The content that it applied last on this stream."""
     refused_revision: int = 0
     refused: object | None = None
-    """The content it refused, until it applies one."""
+    """The content that it refused, until it applies one."""
     reasons: tuple[str, ...] = ()
     changes: int = 0
-    """Counts answers and connections; signs of life do not count."""
+    """The number of answers, connects and disconnects; signs of life do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +65,16 @@ class RouterView:
     status: RouterStatus
     applied_revision: int
     refused_revision: int
-    """For REFUSED; 0 otherwise."""
+    """Set for REFUSED; 0 otherwise."""
     reasons: tuple[str, ...]
-    """For REFUSED; empty otherwise."""
+    """Set for REFUSED; empty otherwise."""
     heard_wall_seconds: float
     settled: bool
-    """Whether it stays as it is unless something new happens."""
+    """Whether its status stays the same unless something new happens."""
 
 
 def view(router: Router, newest: Newest, now_seconds: float) -> RouterView:
-    """What a router looks like now."""
+    """The view of a router now."""
     silent_seconds = now_seconds - router.heard_at_seconds
     settled = True
     if router.session is None or silent_seconds > SILENT_AFTER_SECONDS:

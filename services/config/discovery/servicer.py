@@ -35,16 +35,16 @@ HEARTBEAT_SECONDS = 0.5
 ANSWER_SECONDS = 30.0
 HELLO_SECONDS = 10.0
 REPLACED_SECONDS = 1.0
-"""How long a replaced stream is held, without a word, before it is ended: two routers that were given one name by
-mistake take turns this slowly, and do not storm the service."""
+"""How long a replaced stream is held silent before it ends. Two routers that share a name by mistake replace each other
+this slowly, so that they do not flood the service."""
 REFRESH_SECONDS = 10.0
-"""How often a router is told again what the config service signs of a snapshot that is still the newest."""
+"""How often a router is sent a new statement about a snapshot that is still the newest."""
 MAX_ROUTER_NAME = 128
 _OUTCOMES = frozenset({"ok", *Reason})
 
 
 class _Delivery:
-    """One router's stream: what it holds, and what it has yet to answer."""
+    """One router's stream: the state it holds, and the snapshot it has not answered yet."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -53,22 +53,22 @@ class _Delivery:
         self.sent: ConfigState | None = None
         self.nonce = ""
         self.sent_at_seconds = 0.0
-        """When its last piece was taken."""
+        """When the last piece of `sent` was taken."""
         self.refused: ConfigState | None = None
         """The last state the router refused, until it accepts one."""
         self.stated: object = None
-        """The records of the last statement, and when it was sent."""
+        """The records that the last statement was about."""
         self.stated_at_seconds = float("-inf")
 
     def settle(self, nonce: str, *, accepted: bool) -> ConfigState | None:
-        """The router answered: to this state, or to an older snapshot, which means nothing any more."""
+        """Take an answer; returns the state that it answers, None when it answers an older snapshot."""
         if self.sent is None or nonce != self.nonce:
             return None
         answered, self.sent = self.sent, None
         if accepted:
             self.held, self.refused = answered, None
         else:
-            # What a refused snapshot changed is part of the next one: deltas start from what was accepted.
+            # A delta starts from what was accepted, so the next one includes what was refused.
             self.refused = answered
         return answered
 
@@ -129,13 +129,13 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                 await self._require_newest(session)
                 state = self._current.state
                 self._routers.newest(state.revision, state.records, state.history)
-                # First, so that a router knows of a snapshot whether it is etcd's or a file's.
+                # First, so that a router knows whether a snapshot comes from etcd or from a file.
                 yield self._heartbeat()
                 beaten_at_seconds = time.monotonic()
                 for message in self._next(delivery):
                     yield message
                     if time.monotonic() - beaten_at_seconds > HEARTBEAT_SECONDS:
-                        # A large state on a slow line takes longer than a router does without a heartbeat.
+                        # Sending a large state on a slow line takes longer than a router waits for a heartbeat.
                         yield self._heartbeat()
                         beaten_at_seconds = time.monotonic()
                     delivery.sent_at_seconds = time.monotonic()  # proven: answer-due-after-last-piece
@@ -152,7 +152,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
 
     async def _require_newest(self, session: Session) -> None:
         if not self._routers.stands(session):
-            _log.warning("%s connected again; its older stream is ended", session.router)
+            _log.warning("%s connected again; its older stream ends", session.router)
             await asyncio.sleep(REPLACED_SECONDS)
             raise AbortedError("another stream was opened under this name", reason=Reason.CONCURRENT_CHANGE)
 
@@ -168,7 +168,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             return
         if not self._current.listed.is_set() or not state.revision:
             return
-        # Revisions move without the records, too: what was answered already is not sent again for that.
+        # Revisions also advance without changing the records: what was answered is not sent again.
         if any(
             known is not None and known.records is state.records
             for known in (delivery.held, delivery.refused)
@@ -184,7 +184,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             yield from delta(delivery.held, state, delivery.nonce, touched)
 
     def _statement(self, delivery: _Delivery) -> pb.SnapshotStatement | None:
-        """What is signed of the last snapshot sent, where the router was not told, or long ago."""
+        """A statement about the last snapshot sent, unless the router was sent one lately."""
         state = delivery.sent or delivery.held
         if self._statements is None or state is None:
             return None
@@ -238,11 +238,11 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             elif kind == "outcomes":
                 for count in request.outcomes.counts:
                     self._metrics.outcomes.labels(outcome=_outcome(count.outcome)).inc(count.requests)
-                # A heartbeat is what a router answers with a report: a report must not call for a heartbeat.
+                # A router answers a heartbeat with a report, so a report must not trigger a heartbeat.
                 continue
             changed.set()
 
 
 def _outcome(reported: str) -> str:
-    """A label of a closed set, whatever a router reports."""
+    """The label of an outcome, out of a closed set."""
     return reported if reported in _OUTCOMES else "other"

@@ -1,4 +1,4 @@
-"""A whole state put together once for all the routers that are being sent it, and not kept for longer. Pure."""
+"""Builds the pieces of a whole state once for all routers that receive it, and keeps them no longer. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.config.state.config_state import ConfigState
 
 
 class _Link:
-    """A piece and what leads to the next one, which is put together when the first router gets that far."""
+    """A piece, and the link to the next one, which is built when the first router gets there."""
 
     def __init__(self, piece: Piece, rest: Iterator[Piece]) -> None:
         self.piece = piece
@@ -24,7 +24,7 @@ class _Link:
 
 
 class _Pieces:
-    """One state's pieces. Those behind every router are kept for the next one to start, and only until `close`."""
+    """One state's pieces. The first ones are kept for routers that start later, until `close`."""
 
     def __init__(self, state: ConfigState) -> None:
         self.records = state.records
@@ -36,19 +36,19 @@ class _Pieces:
 
 
 class SharedPieces:
-    """Routers start together, after a deployment or an outage: several cost hardly more than one.
+    """Shares pieces between routers that start together, as after a deployment or an outage.
 
-    What is kept is the newest state that a router is being sent, no longer than that takes, and of older ones what
-    lies between a fast router and a slow one.
+    It keeps the pieces of the newest state while a router is being sent them, and of older states only those between
+    the fastest router and the slowest one.
     """
 
     def __init__(self) -> None:
         self._newest: weakref.ref[_Pieces] | None = None
 
     def of(self, state: ConfigState) -> Iterator[Piece]:
-        """A state's pieces, in order."""
+        """The pieces of a state, in order."""
         pieces = self._newest() if self._newest is not None else None
-        # Revisions move without the records.
+        # Revisions advance without changing the records.
         if pieces is None or pieces.first is None or pieces.records is not state.records:
             if pieces is not None:
                 pieces.close()  # proven: older-pieces-are-not-kept
@@ -64,7 +64,7 @@ def _read(pieces: _Pieces, link: _Link) -> Iterator[Piece]:
         try:
             link = link.next()
         except BaseException:
-            # What failed cannot go on: whoever starts next starts anew.
+            # A generator that failed cannot go on: the next reader starts a new one.
             pieces.close()  # proven: failed-pieces-are-made-anew
             raise
         yield link.piece

@@ -1,4 +1,4 @@
-"""States under the config service's signature what routers hold, so that they can keep it and show whose it is."""
+"""Signs what routers hold, so that they can keep it on disk and prove later which config service sent it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _SAME_SECONDS = 1.0
 
 
 def open_signer(seed: bytes, state_dir: Path) -> StatementSigner:
-    """The signer; its public key is published as `config-signer`, to be given to routers."""
+    """Make the signer, and publish its public key as the file `config-signer`, for routers."""
     signer = StatementSigner(seed)
     write_record(state_dir / SIGNER_FILE, signer.public_key.hex())
     return signer
 
 
 class DigestedState:
-    """A state with the digest of what routers are sent of it."""
+    """A state, with the digest of the resources that routers are sent."""
 
     def __init__(self, state: ConfigState) -> None:
-        """Digest a whole state, which takes its time: in a thread."""
+        """Digest a whole state. It takes seconds for a large one: call it in a thread."""
         self.state = state
         self._digest = StateDigest()
         self._take(state.records)
@@ -45,12 +45,12 @@ class DigestedState:
         return self._digest.hexdigest()
 
     def advance(self, after: ConfigState, touched: Iterable[str]) -> None:
-        """Go to a later state, from which at most the touched keys differ."""
+        """Advance to a later state, in which at most the touched keys differ."""
         before, self.state, keys = self.state, after, set(touched)
         if any(
             key.startswith("tenants/") and (key in before.records) != (key in after.records) for key in keys
         ):
-            # What belongs to a tenant is not shown without it.
+            # What belongs to a tenant is sent only while the tenant exists.
             moved = set(before.uid_by_tenant_id.values()) ^ set(after.uid_by_tenant_id.values())
             keys |= {key for key, record in after.records.items() if owner_of(record) in moved}
         self._take(keys)
@@ -66,7 +66,7 @@ class DigestedState:
 
 
 class SnapshotStatements:
-    """Own `run` as a task."""
+    """Makes statements about the newest state; run `run` as a task."""
 
     def __init__(
         self,
@@ -84,24 +84,24 @@ class SnapshotStatements:
         self._digested: DigestedState | None = None
         self._wanted = asyncio.Event()
         self._last: tuple[ConfigState, float, pb.SnapshotStatement] | None = None
-        """The newest statement, with when it was made: routers are sent the same snapshot at once."""
+        """The newest statement and its time: many routers are sent the same snapshot at once."""
 
     async def run(self) -> NoReturn:
-        """Digest whole states when that is needed: at the start, and in a new history of etcd."""
+        """Digest whole states when needed: at the start, and after etcd's history ended."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             records = len(self._current.state.records)
             await self._start_gate.wait_until_started(records)  # proven: digest-waits-for-routers
             self._digested = await asyncio.to_thread(DigestedState, self._current.state)
-            # Streams went on asking meanwhile.
+            # Streams asked again meanwhile; this digest answers them too.
             self._wanted.clear()  # proven: one-digest-for-all-askers
             await asyncio.sleep(_PAUSE_SECONDS)
 
     def of(self, state: ConfigState) -> pb.SnapshotStatement | None:
         """A statement about a state that a router was sent.
 
-        None when it is not the newest, not etcd's, or not digested yet: then it is worth asking again.
+        None while the state is not digested yet, comes from a file, or is not the newest one: ask again later.
         """
         newest = self._current.state
         if not self._current.live.is_set() or not newest.revision or state.records is not newest.records:

@@ -1,4 +1,4 @@
-"""Heavy work over a large state waits for the routers that start with it: they are who it is there for."""
+"""Delays heavy work over a large state until the routers that start with it have answered."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import contextlib
 
 from services.config.discovery.registry import RouterRegistry
 
-# A state of 60,000 records takes a router some seconds to have in force, and seconds to digest or to write here.
+# A router needs seconds to put 60,000 records in force; digesting or writing them here takes seconds too.
 _FIRST_LOOK_SECONDS_PER_RECORD = 1e-4
-"""Routers that start together with this service connect some time after it has its state."""
+"""Routers that start together with this service connect a while after it has its state."""
 _WAIT_SECONDS_PER_RECORD = 5e-4
 
 
 class StartGate:
-    """Tells when no router is on its way to its first state."""
+    """Waits until no router is about to apply its first state."""
 
     def __init__(self, routers: RouterRegistry) -> None:
         self._routers = routers
 
     async def wait_until_started(self, records: int) -> None:
-        """Wait until a state of so many records may be worked over: a small one waits for nobody.
+        """Wait until every starting router has answered, at most in proportion to the state's number of records.
 
-        A router that does not answer is waited for in proportion to the state, and no longer.
+        Work over a small state waits hardly at all, and a router that hangs delays it by a bounded time.
         """
         await asyncio.sleep(records * _FIRST_LOOK_SECONDS_PER_RECORD)
         changed = asyncio.Event()

@@ -1,7 +1,7 @@
-"""Keeps in etcd which routers there are, so that a restarted config service misses those that do not come back.
+"""Keeps the list of routers in etcd, so that a restarted config service knows which ones did not come back.
 
-Nothing here makes work for anybody: the keys are not watched, a key is written when its router answered or came and
-a few times within the expiry, and what goes wrong costs the memory of routers over a restart, nothing else.
+The load is small: the keys are not watched, and a key is written when its router connects or answers, and a few times
+within the expiry. A failure loses the memory of routers over a restart, and nothing else.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ T = TypeVar("T")
 
 
 class Leases(Protocol):
-    """Keys that go away by themselves; `etcd.lease.EtcdLeases` is the one in use."""
+    """Keys that expire; `etcd.lease.EtcdLeases` implements it."""
 
     async def grant(self, lifetime_seconds: int) -> int:
-        """A new lease."""
+        """Grant a new lease."""
         ...
 
     async def write(self, lease: int, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
@@ -45,10 +45,10 @@ class Leases(Protocol):
 
 
 class RouterStatusKeeper:
-    """Recalls the routers an earlier process knew, then writes down those of this one.
+    """Recalls the routers that an earlier process knew, then records those of this one.
 
-    One lease serves every key written within a third of the expiry; a new one follows and takes the routers over that
-    are still connected. The others' keys end with their lease.
+    One lease serves every key written within a third of the expiry. Then a new lease takes over the routers that are
+    still connected; the keys of the others expire with the old lease.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class RouterStatusKeeper:
         self._lease: int | None = None
         self._granted_at_seconds = 0.0
         self._written: dict[str, int] = {}
-        """The routers whose keys may exist, with the count of changes that was written."""
+        """The routers whose keys may exist in etcd, with the count of changes that was written."""
         self._one_at_a_time = asyncio.Lock()
         self._listed = False
         self._failing = False
         self.recalled = asyncio.Event()
-        """Set once etcd was asked who was there before, whether it answered or not."""
+        """Set once etcd was asked for the routers of an earlier process, even if it did not answer."""
 
     async def run(self) -> NoReturn:
         """Run for as long as the process lives; no failure ends it."""
@@ -82,13 +82,13 @@ class RouterStatusKeeper:
             await asyncio.sleep(WRITE_SECONDS)
 
     async def finish(self, within_seconds: float) -> None:
-        """Write once more, on a clean stop: routers that stopped before this service must not be recalled."""
+        """Write once more on a clean stop, so that routers that stopped before this service are not recalled."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_seconds):
                 await self.step()
 
     async def step(self) -> None:
-        """Run one round; what did not succeed is tried again in the next."""
+        """Run one round; the next one retries what failed."""
         async with self._one_at_a_time:
             await self._step()
 
@@ -102,7 +102,7 @@ class RouterStatusKeeper:
         except Exception as error:  # noqa: BLE001 - the delivery of config must not depend on this
             self._lease = None
             if not self._failing:
-                _log.warning("routers are remembered in memory only: %s", type(error).__name__)
+                _log.warning("routers are kept in memory only: %s", type(error).__name__)
             self._failing = True
         else:
             self._failing = False
