@@ -1,1 +1,5 @@
-"""Quotas: what is left of them, and slices of them for routers."""
+"""Leases slices of tenants' quotas to routers, out of accounts in etcd.
+
+`servicer.QuotaLeaseServicer` is the entrance, `ledger.lease` the decision. What a quota is belongs to the config's
+rules.
+"""

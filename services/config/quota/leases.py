@@ -1,7 +1,7 @@
-"""Leases slices of quotas out of etcd: the debit is durable before the answer leaves.
+"""Leases slices of quotas: each debit is durable in etcd before it is answered.
 
-Each account is one key, changed by compare and swap: config services and requests at the same moment race, and one
-of them decides again. The keys are not watched, so that leases make no snapshots.
+Each account is one key, changed by compare and swap: of concurrent claims, all but one are decided again. The keys are
+not watched, so that leases cause no snapshots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ATTEMPTS = 12
 
 
 class QuotaLeases:
-    """Every tenant's quotas."""
+    """Settles claims on every tenant's quotas."""
 
     def __init__(
         self, store: ConfigStore, current: CurrentState, clock: Clock, lease_seconds: float = LEASE_SECONDS
@@ -39,10 +39,10 @@ class QuotaLeases:
         self._lease_seconds = lease_seconds
 
     async def lease(self, tenant_uid: str, window: Window, claim: Claim) -> Grant:
-        """Settle what a router says and grant what is free; a claim made again gets the same answer.
+        """Settle a router's claim and grant what is free; the same claim again gets the same answer.
 
         Raises:
-            StoreUnavailableError: not known to be written in time. Made again, the claim counts once.
+            StoreUnavailableError: it may not have been written in time. Sent again, the claim counts once.
         """
         backoff = Backoff(0.005, 0.1)
         try:
@@ -57,7 +57,7 @@ class QuotaLeases:
         raise StoreUnavailableError("too many claims on one quota at once")
 
     async def _attempt(self, tenant_uid: str, window: Window, claim: Claim) -> Grant | None:
-        """One read and one write; None when another writer came in between."""
+        """Try once, with one read and one write; None when another writer came in between."""
         record = self._current.state.tenant_by_uid(tenant_uid)
         key = etcd_keys.quota_key(tenant_uid, window.name.lower())
         stored = await self._store.get(key)
@@ -76,7 +76,7 @@ class QuotaLeases:
             return grant
         conditions = [Expect(key, stored.mod_revision if stored else 0)]
         if record is not None:
-            # With this the quota is the one in force at the write, not one that was lowered meanwhile.
+            # Otherwise the quota could have been lowered between the read and the write.
             conditions.append(Expect(etcd_keys.tenant_key(tenant_uid), record.mod_revision))
         written = await self._store.write(
             conditions, {key: _packed(settled)}
@@ -85,7 +85,7 @@ class QuotaLeases:
 
 
 def quota_of(record: TenantRecord | None, window: Window) -> int:
-    """Tokens a tenant may use in a window; 0 when it has no quota for it, or is not there."""
+    """The tokens a tenant may use in a window; 0 without a quota for it, and for a tenant that does not exist."""
     if record is None:
         return 0
     return min(
@@ -107,7 +107,7 @@ def _opened(value: bytes, window: Window) -> Account:
         for part in stored.slices
     )
     start = stored.window_start.seconds
-    # The end follows from the start, so that there are not two truths about it.
+    # The end follows from the start, so it is not stored.
     span = span_at(window, start)
     if span.start_seconds != start:
         raise ValueError("no window begins there")

@@ -1,14 +1,14 @@
 """One quota of one tenant: tokens used for good, and slices that routers hold. Pure.
 
-Two things hold at every moment, whatever dies, is lost, comes twice or comes late:
+Two invariants hold at every moment, even when processes die and messages are lost, repeated or late:
 
 - used + held never exceeds the quota that was in force at the last grant;
 - what routers have spent and may still spend never exceeds used + held.
 
-The second one rests on three rules. A slice that ends without a word (expired, or another session of its router is
-there) becomes used, not free: its router may have spent it. Usage only moves tokens from held to used. Only a
-return makes tokens free again; the router gave them up before it said so, and a request's number keeps the return
-from being counted twice. docs/adr/0008-quota-leases.md.
+The second one rests on three rules. A slice that ends without a return (it expires, or its router has another session)
+becomes used, not free, since its router may have spent it. Usage only moves tokens from held to used. Only a return
+makes tokens free again; the router gives them up before it sends the return, and the request's number keeps it from
+counting twice. See docs/adr/0008-quota-leases.md.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from dataclasses import dataclass, replace
 from services.config.quota.windows import Span
 
 MAX_SLICES = 512
-"""Routers that hold slices of one quota at one time."""
+"""The most routers that may hold slices of one quota at one time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What one router holds."""
+    """The tokens that one router holds."""
 
     router: str
     session_id: str
     held_tokens: int
-    """Granted, and neither reported as used nor given back."""
+    """Tokens granted, and neither reported as used nor returned."""
     expires_seconds: float
-    """Wall clock; from then on what it held is used."""
+    """Wall clock; then the held tokens become used."""
     sequence: int
     """The number of the session's last request that counted."""
     granted_tokens: int
-    """What that request was granted."""
+    """The tokens that this request was granted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +47,19 @@ class Account:
 
     @property
     def held_tokens(self) -> int:
-        """Tokens in routers' hands."""
+        """The tokens that routers hold."""
         return sum(part.held_tokens for part in self.slices)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a router says and wants."""
+    """What a router reports and asks for."""
 
     router: str
     session_id: str
     sequence: int
     window_start_seconds: int
-    """The window that used and returned tokens belong to; of another window than the one in force they are void."""
+    """The window of used and returned tokens; for another window than the current one they do not count."""
     used_tokens: int = 0
     returned_tokens: int = 0
     wanted_tokens: int = 0
@@ -67,7 +67,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a router gets."""
+    """The answer to a claim."""
 
     span: Span
     granted_tokens: int
@@ -83,21 +83,20 @@ def lease(
     now_seconds: float,
     lease_seconds: float,
 ) -> tuple[Account | None, Grant]:
-    """What the account comes to, and the answer; the account as it was when there is nothing to write.
+    """Settle a claim; returns the account after it, and the answer. Without anything to write, the account is the same.
 
     Args:
         account: as stored; None before the first claim.
-        claim: what the router says.
-        quota_tokens: what the config allows in one window; 0 for no quota, which grants nothing.
+        claim: the router's claim.
+        quota_tokens: the tokens the config allows in one window; 0 for no quota, which grants nothing.
         span: the window of `now_seconds`.
         now_seconds: wall clock.
         lease_seconds: how long a slice lasts unless it is renewed.
     """
     current = _current(account, span, now_seconds)
     own = next((part for part in current.slices if part.router == claim.router), None)
-    if (
-        own is not None and own.session_id == claim.session_id and claim.sequence <= own.sequence
-    ):  # proven: requests-count-once
+    resumed = own is not None and own.session_id == claim.session_id
+    if own is not None and resumed and claim.sequence <= own.sequence:  # proven: requests-count-once
         again = claim.sequence == own.sequence
         answer = Grant(
             current.span,
@@ -110,7 +109,7 @@ def lease(
     used, held = current.used_tokens, own.held_tokens if own else 0
     spent = returned = 0
     if own is not None and own.session_id != claim.session_id:
-        # The process that held it is gone, and may have spent all of it.
+        # The process that held the slice has ended, and may have spent all of it.
         used, held = used + held, 0  # proven: ended-sessions-are-used
     if claim.window_start_seconds == current.span.start_seconds:
         spent = min(claim.used_tokens, held)
@@ -122,7 +121,7 @@ def lease(
     fresh = own is None or own.expires_seconds - now_seconds > lease_seconds / 2
     same_session = own is None or own.session_id == claim.session_id
     if fresh and same_session and not (granted or spent or returned):
-        # Who asks for more than there is asks often: it costs a read, not a write.
+        # A router without enough tokens asks often; that must not cost a write each time.
         return account, Grant(current.span, 0, own.expires_seconds if own else now_seconds, free)
     mine = Slice(
         claim.router,
@@ -132,15 +131,15 @@ def lease(
         claim.sequence,
         granted,
     )
-    # Kept while it holds nothing, too: until it expires it remembers which requests have counted.
+    # Kept even while it holds nothing: it remembers until it expires which requests have counted.
     kept = (*others, mine) if len(others) < MAX_SLICES else others
     settled = replace(current, used_tokens=used, slices=kept)
     return settled, Grant(current.span, granted, mine.expires_seconds, free - granted)
 
 
 def _current(account: Account | None, span: Span, now_seconds: float) -> Account:
-    """The account now: a new window begins empty, and slices that were not renewed are used."""
-    # Config services' clocks differ a little: a window that one of them has begun is not taken back by another.
+    """The account now: empty in a new window; slices that were not renewed count as used."""
+    # Config services' clocks differ a little: a window that one has begun is not undone by another.
     if account is None or account.span.start_seconds < span.start_seconds:
         return Account(span)
     alive = tuple(part for part in account.slices if part.expires_seconds > now_seconds)

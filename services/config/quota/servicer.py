@@ -1,4 +1,4 @@
-"""The quota lease service: one router's demands, each settled on its own."""
+"""The quota lease service: settles each demand of a router by itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class QuotaLeaseServicer(quota_lease_service_pb2_grpc.QuotaLeaseServiceServicer)
 
     def __init__(self, leases: QuotaLeases) -> None:
         self._leases = leases
-        # Of all routers together: etcd gets no more of our writes at once than this.
+        # Bounds the concurrent writes to etcd of all routers together.
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def LeaseQuotas(
@@ -36,7 +36,7 @@ class QuotaLeaseServicer(quota_lease_service_pb2_grpc.QuotaLeaseServiceServicer)
     ) -> pb.LeaseQuotasResponse:
         """Take, renew and give back slices.
 
-        When one demand cannot be settled the whole call fails; sent again with its number, nothing counts twice.
+        When one demand cannot be settled, the whole call fails. Sent again with its number, nothing counts twice.
         """
         violations = _violations(request)
         if violations:

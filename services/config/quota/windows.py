@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Window(IntEnum):
-    """How long a quota lasts; the numbers are those of `tenantry.config.v1.QuotaWindow`."""
+    """The length of a quota's window; the numbers are those of `tenantry.config.v1.QuotaWindow`."""
 
     HOUR = 1
     DAY = 2
@@ -17,14 +17,14 @@ class Window(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One window: from its start up to, not including, its end; seconds since the Unix epoch."""
+    """One window, from its start up to but not including its end; seconds since the Unix epoch."""
 
     start_seconds: int
     end_seconds: int
 
 
 def span_at(window: Window, wall_seconds: float) -> Span:
-    """The window that holds a moment."""
+    """The window that a moment lies in."""
     moment = datetime.fromtimestamp(wall_seconds, UTC)
     if window is Window.HOUR:
         start = moment.replace(minute=0, second=0, microsecond=0)
@@ -34,6 +34,6 @@ def span_at(window: Window, wall_seconds: float) -> Span:
         end = start + timedelta(days=1)
     else:
         start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        # Any month is shorter than 32 days, and none shorter than 28.
+        # Every month has 28 to 31 days, so 32 days later is always in the next one.
         end = (start + timedelta(days=32)).replace(day=1)
     return Span(int(start.timestamp()), int(end.timestamp()))

@@ -1,10 +1,9 @@
-"""What was ever given out, kept outside etcd: after etcd was restored from a backup, its own counters are too low.
+"""Keeps the highest numbers ever given out on disk: after a restore from a backup, etcd's own counters are too low.
 
-`allocated.json` in the state directory is on disk before etcd hears of a number. A tenant's ordinal has a mark of its
-own. Adapter serials have none: they go with the restore epoch, which `services.config.recovery.restore` raises above
-every epoch that was ever in force, and marks here first. Another config service's file may be the one it was marked
-in, so
-what etcd says of epoch and ordinals is marked here, too, before anybody goes by it.
+`allocated.json` in the state directory is on disk before a number is written to etcd. It holds the highest tenant
+ordinal and the restore epoch. Adapter serials need no mark: `services.config.recovery.restore` raises the epoch above
+every epoch that was ever in force, and marks it here first. Another config service's file may be the one that was
+marked, so the ordinals and the epoch that etcd shows are marked here too, before they are used.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _FORMAT = 1
 
 
 class MarksDamagedError(Exception):
-    """The file of marks does not hold what was written to it: numbers given out can no longer be told."""
+    """The file of marks is damaged: the numbers given out are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Allocated:
 
 
 def read_marks(path: Path) -> Allocated | None:
-    """The marks of a file; None when there is no file.
+    """Read the marks of a file; None when there is no file.
 
     Raises:
         MarksDamagedError: it does not parse.
@@ -63,13 +62,13 @@ def read_marks(path: Path) -> Allocated | None:
 
 
 def write_marks(path: Path, marks: Allocated) -> None:
-    """Put marks on disk, whole or not at all; they survive a crash of the machine once this returns."""
+    """Write marks to disk, whole or not at all; once this returns they survive a crash of the machine."""
     document = {"format": _FORMAT, "ordinal": marks.ordinal, "epoch": marks.epoch}
     replace_file(path, json.dumps(document).encode())
 
 
 class MarkedStore:
-    """A store in which no tenant's ordinal is written, and no epoch or ordinal read, before its mark is on disk."""
+    """A store that marks ordinals on disk before they are written, and what it reads before it is returned."""
 
     def __init__(self, store: ConfigStore, state_dir: Path) -> None:
         """Read the marks.
@@ -83,7 +82,7 @@ class MarkedStore:
         self._marking = asyncio.Lock()
 
     async def learn(self) -> None:
-        """Mark what etcd says; returns once it has answered, and the disk has taken it."""
+        """Mark the numbers in etcd; returns once they are on disk."""
         backoff = Backoff(0.1, 5.0)
         while True:
             try:
@@ -95,7 +94,7 @@ class MarkedStore:
                 return
 
     async def get(self, key: str) -> Stored | None:
-        """As the store; what it says of ordinals and the epoch is marked.
+        """Read from the store, and mark what it says of ordinals and the epoch.
 
         Raises:
             OSError: the mark could not be put on disk.
@@ -108,13 +107,13 @@ class MarkedStore:
         return stored
 
     async def list(self, prefix: str) -> tuple[dict[str, Stored], int]:
-        """As the store."""
+        """List from the store."""
         return await self._store.list(prefix)
 
     async def write(
         self, conditions: Sequence[Expect | Unchanged], puts: Mapping[str, bytes], deletes: Sequence[str] = ()
     ) -> int | None:
-        """As the store; a write of the ordinals' counter waits for its mark.
+        """Write to the store; the counter of ordinals is marked first.
 
         Raises:
             OSError: the mark could not be put on disk; nothing was written.

@@ -1,4 +1,4 @@
-"""Which etcd cluster is in use, and how far it was known to be: an etcd that was replaced raises the alarm."""
+"""Recognises that etcd was replaced: another cluster, or an older revision than was known."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CLUSTER_FILE = "etcd-cluster-id"
 
 
 class EtcdIdentity(Follower):
-    """Compares each list with what was known before it. etcd's config is used whatever the comparison shows."""
+    """Compares each list with what was known before it, and raises the alarm. The list is used in any case."""
 
     def __init__(self, cluster_id: Callable[[], int], state_dir: Path, registry: CollectorRegistry) -> None:
-        """Read the cluster's id as an earlier process recorded it.
+        """Read the cluster id that an earlier process recorded.
 
         Args:
             cluster_id: of the etcd that answered last.
@@ -32,7 +32,7 @@ class EtcdIdentity(Follower):
         self.cluster = read_record(self._path)
         """The cluster's id in hex; empty before the first list on a fresh state directory."""
         self.revision = 0
-        """The newest that was in force; it outlives etcd's history."""
+        """The newest revision that was in force; kept when etcd's history ends."""
         self._replaced = Counter(
             "tenantry_config_etcd_replaced_total",
             "Times etcd came back as another cluster, or at an older revision than was known.",
@@ -41,7 +41,7 @@ class EtcdIdentity(Follower):
         )
 
     def restored(self, cluster: str, revision: int) -> None:
-        """Note what a last known good file was written of."""
+        """Note the cluster and the revision of a last known good file that is in force."""
         self.cluster, self.revision = cluster, revision
 
     def record(self, cluster: str) -> None:

@@ -1,6 +1,6 @@
 """Keeps etcd's live values in a sealed and signed file, and starts from it while etcd does not answer.
 
-The values are kept as etcd has them: what is sensitive in them is sealed under its tenant's key already.
+The values are kept as etcd has them: sensitive fields are already sealed under their tenant's key.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _log = logging.getLogger(__name__)
 NAME = "known-good"
 OWNER = "config"
 START_SECONDS = 1.0
-"""How long etcd has to answer a service that starts."""
+"""How long a start waits for etcd's first answer."""
 PAGE_SECONDS = CALL_SECONDS + 0.5
-"""How long it has from one answer to the next: a large list takes many."""
+"""How long it waits from one answer to the next; a large list takes many."""
 LIST_SECONDS = 10.0
-"""How long it has for all of them."""
+"""How long it waits for the whole list."""
 _SETTLE_SECONDS_PER_ITEM = 1e-4
 _REVISION_BYTES = 8
 _PARTS = 3
-"""Of each item: key, revision, value."""
+"""The parts of an item: key, revision, value."""
 
 
 class LastKnownGood(Follower):
@@ -76,17 +76,17 @@ class LastKnownGood(Follower):
         self._start_gate = start_gate
         self._items: dict[str, Stored] = {}
         self._listed_anew = False
-        """Whether what is not written yet is a whole list."""
+        """Whether a whole list was not written yet."""
         self._writer = KnownGoodWriter(self._files, self._content, registry, settle=self._settle)
         from_file = Gauge(
             "tenantry_config_from_file",
-            "1 while the config in force is out of the last known good file.",
+            "1 while the config in force comes from the last known good file.",
             registry=registry,
         )
         from_file.set_function(lambda: current.listed.is_set() and not current.live.is_set())
 
     async def start_without_etcd(self) -> None:
-        """Put the file's config in force if etcd is not listed in time."""
+        """Put the config of the file in force if etcd is not listed in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LIST_SECONDS):
                 await self._listed_or_silent()
@@ -122,7 +122,7 @@ class LastKnownGood(Follower):
             return
 
     async def run(self) -> None:
-        """Start, and keep the file near what is in force, for as long as the process lives."""
+        """Start without etcd if necessary, then keep the file current for as long as the process lives."""
         await self.start_without_etcd()
         await self._writer.run()
 
@@ -156,7 +156,7 @@ class LastKnownGood(Follower):
 
     async def _settle(self) -> None:
         items = len(self._items)
-        # Routers start with a whole list. Changes come among routers that run: one that hangs must not hold them up.
+        # A list waits for starting routers. A change does not: a router that hangs must not delay it.
         if self._listed_anew:  # proven: only-lists-wait
             await self._start_gate.wait_until_started(items)
         else:
@@ -168,7 +168,7 @@ class LastKnownGood(Follower):
         current_ms = int(1000 * self._clock.wall_seconds()) - self._current.silence_ms
         header = Header(Kind.CONFIG, self._identity.cluster, OWNER, self._current.state.revision, current_ms)
         items, cluster, self._listed_anew = dict(self._items), self._identity.cluster, False
-        # Recorded before the file is written: one of another cluster is refused at the next start, come what may.
+        # The cluster id is recorded first, so that a file of another cluster is refused at the next start.
         return Content(header, lambda: self._signed(header, items), lambda: self._identity.record(cluster))
 
     def _signed(self, header: Header, items: Mapping[str, Stored]) -> list[bytes]:

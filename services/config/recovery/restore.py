@@ -1,10 +1,10 @@
-"""After etcd was restored from a backup, before the config service starts: no id is given out twice.
+"""Keeps ids unique after etcd was restored from a backup; run it before the config service starts.
 
     python -m services.config.recovery.restore --state-dir DIR --etcd-target TARGET
 
 Raises the restore epoch above every epoch that was ever in force, and the counter of ordinals above every ordinal that
-was ever given out; docs/operations/backup-and-restore.md is the whole procedure. Run twice, it skips numbers and
-harms nothing.
+was ever given out. docs/operations/backup-and-restore.md has the whole procedure. A second run skips numbers and does
+no harm.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ async def raise_allocations(store: ConfigStore, marks_path: Path, known: Allocat
     """Raise epoch and ordinals, on disk first and then in the store; returns what is in force now.
 
     Args:
-        store: etcd, restored; nobody else writes to it.
-        marks_path: where the marks of this config service stand.
-        known: the highest numbers that anybody knows to have been given out.
+        store: the restored etcd; nothing else may write to it.
+        marks_path: the file of marks of this config service.
+        known: the highest numbers known to have been given out.
 
     Raises:
-        RestoreError: no epoch is left, or somebody wrote in between.
+        RestoreError: no epoch is left, or another writer came in between.
         StoreUnavailableError: etcd does not answer.
     """
     epoch_key, ordinal_key = etcd_keys.epoch_key(), etcd_keys.ordinal_counter_key()
@@ -58,19 +58,19 @@ async def raise_allocations(store: ConfigStore, marks_path: Path, known: Allocat
     if highest.epoch >= MAX_EPOCH:
         raise RestoreError(f"{MAX_EPOCH} restores are the most there may be")
     raised = Allocated(highest.ordinal, highest.epoch + 1)  # proven: restore-raises-the-epoch
-    # On disk first: if this ends in between, the next run starts above it.
+    # On disk first: if this process ends in between, the next run starts above it.
     write_marks(marks_path, raised)
     written = await store.write(
         [Expect(key, stored.mod_revision if stored else 0) for key, stored in _pairs(epoch, ordinal)],
         {epoch_key: str(raised.epoch).encode(), ordinal_key: str(raised.ordinal).encode()},
     )
     if written is None:
-        raise RestoreError("somebody else writes to etcd: stop every config service, and run this again")
+        raise RestoreError("something else writes to etcd: stop every config service, and run this again")
     return raised
 
 
 async def _in_use(store: ConfigStore) -> Allocated:
-    """The highest numbers of what the backup itself holds."""
+    """The highest numbers in the backup itself."""
     found = Allocated()
     tenants, _ = await store.list(etcd_keys.TENANTS)
     for value in tenants.values():
@@ -96,7 +96,7 @@ def known_marks(paths: Sequence[Path], at_least: Allocated | None) -> Allocated:
     """The highest marks of several files.
 
     Raises:
-        RestoreError: there is none and nobody says how high to begin, or one of them is damaged.
+        RestoreError: there is none and no lower bound was given, or one of them is damaged.
     """
     found = at_least
     for path in paths:
@@ -119,7 +119,7 @@ async def _restore(arguments: argparse.Namespace) -> Allocated:
     at_least = None if None in given else Allocated(*given)
     paths = [own, *arguments.marks]
     if at_least is not None:
-        # Somebody answers for the numbers: a damaged file of our own is no longer needed.
+        # The operator gave the numbers: a damaged file of our own is not needed.
         paths = [path for path in paths if path != own or _readable(path)]
     known = known_marks(paths or [own], at_least)
     tls = TLSMaterial(*arguments.tls) if arguments.tls else None
@@ -138,7 +138,7 @@ def _readable(path: Path) -> bool:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Read the arguments, raise the numbers, say so; returns the exit status."""
+    """Read the arguments, raise the numbers and print them; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m services.config.recovery.restore")
     parser.add_argument("--state-dir", type=Path, required=True, help="the config service's state directory")
     parser.add_argument("--etcd-target", required=True, help="gRPC target of the restored etcd")
