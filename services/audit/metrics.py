@@ -35,11 +35,11 @@ class AuditMetrics:
         )
         self.quarantined = Gauge(
             "tenantry_audit_quarantined_logs",
-            "Logs found damaged since the start; their tenants' entries are refused.",
+            "Logs found damaged since the start. Entries of their tenants are refused.",
             registry=self.registry,
         )
 
     def batch(self, entries: int, seconds: float) -> None:
-        """Count a durable batch."""
+        """Count a durable batch of so many entries, and how long it took."""
         self.batch_entries.observe(entries)
         self.commit_seconds.observe(seconds)

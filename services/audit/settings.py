@@ -15,8 +15,8 @@ class AuditSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="TENANTRY_AUDIT_", frozen=True, extra="forbid")
 
     append_listen: str
-    """gRPC target of the append service: for the mesh's own writers only."""
+    """gRPC target of the append service. Only the mesh's own writers may reach it."""
     review_listen: str
-    """gRPC target of the review service: the one Envoy may reach."""
+    """gRPC target of the review service. Envoy reaches this one only."""
     state_dir: Path
-    """Logs, journal, keys. One process a directory."""
+    """Holds logs, journal and keys. One process for each directory."""

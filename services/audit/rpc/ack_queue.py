@@ -1,4 +1,4 @@
-"""Acks on their way to one writer, bounded by what may be under way: who does not read its acks sends nothing more."""
+"""Acks on their way to one writer. A writer that does not read its acks cannot send more entries."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections import deque
 from tenantry.audit.v1 import audit_append_service_pb2 as pb
 
 MAX_UNDER_WAY = 8192
-"""Entries of one stream whose acks the writer has not taken."""
+"""The most entries of one stream whose acks the writer has not taken."""
 
 
 class AckQueue:
-    """Counts entries taken against acks sent."""
+    """Counts the entries that were taken and the acks that were sent."""
 
     def __init__(self) -> None:
         self._acks: deque[pb.Ack] = deque()
@@ -23,27 +23,27 @@ class AckQueue:
         self._room.set()
 
     async def room(self) -> None:
-        """Wait until more entries may be taken. It ends with the stream: nothing else takes its acks."""
+        """Wait until more entries may be taken. The wait ends at the latest with the stream."""
         await self._room.wait()
 
     def expect(self) -> None:
-        """An entry was taken."""
+        """Count an entry that was taken."""
         self._under_way += 1
         if self._under_way >= MAX_UNDER_WAY:
             self._room.clear()
 
     def put(self, ack: pb.Ack) -> None:
-        """The ack of an entry that was taken."""
+        """Queue the ack of an entry that was taken."""
         self._acks.append(ack)
         self._changed.set()
 
     def close(self) -> None:
-        """No more acks will come."""
+        """Say that no more acks will come."""
         self._closed = True
         self._changed.set()
 
     async def take(self) -> list[pb.Ack]:
-        """Every ack that is there, at least one; empty at the end."""
+        """Wait for acks and return all of them; an empty list ends the stream."""
         while not self._acks and not self._closed:
             self._changed.clear()
             await self._changed.wait()

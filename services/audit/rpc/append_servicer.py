@@ -1,4 +1,4 @@
-"""The append stream: a hello, then batches in and acks out for as long as the writer lives."""
+"""The append stream: one hello, then batches in and acks out for as long as the writer lives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from services.common.rpc.status import to_status
 
 MAX_BATCH_MESSAGE_ENTRIES = 256
 RECEIPT_CHECK_SECONDS = 1.0
-"""How long a welcome waits for the check of the writer's receipts, which goes on beside the stream."""
+"""How long a welcome waits for the check of the writer's receipts. The check goes on beside the stream."""
 
 
 class AppendServicer(audit_append_service_pb2_grpc.AuditAppendServiceServicer):
@@ -50,7 +50,7 @@ class AppendServicer(audit_append_service_pb2_grpc.AuditAppendServiceServicer):
         request_iterator: AsyncIterator[pb.AppendRequest],
         context: ServicerContext[pb.AppendRequest, pb.AppendResponse],  # noqa: ARG002 - gRPC passes it
     ) -> AsyncIterator[pb.AppendResponse]:
-        """Append batches; acks come in any order, each once its entry is durable."""
+        """Append batches. Acks come in any order, each when its entry is durable."""
         first = await anext(request_iterator, None)
         session = self._session(first)
         assert first is not None
@@ -167,10 +167,10 @@ class AppendServicer(audit_append_service_pb2_grpc.AuditAppendServiceServicer):
 
 
 def _check_order(message: entry_pb2.AppendEntry, session: WriterSession) -> None:
-    """An outcome is not in the log before what it is the outcome of.
+    """Refuse an outcome whose admit is not in the log.
 
     Raises:
-        ResourceExhaustedError: the admit found the queue full, so its outcome waits too.
+        ResourceExhaustedError: the admit found the queue full; its outcome has to wait too.
         InvalidArgumentError: the admit was refused for good.
     """
     waits = session.refused_for_now(message.admit_record_id)
@@ -178,6 +178,6 @@ def _check_order(message: entry_pb2.AppendEntry, session: WriterSession) -> None
         return
     if waits:
         raise ResourceExhaustedError(
-            "what the entry is the outcome of waits itself", reason=Reason.QUEUE_FULL, retry_after_seconds=0.1
+            "the admit of this outcome is still waiting", reason=Reason.QUEUE_FULL, retry_after_seconds=0.1
         )
     raise InvalidArgumentError([FieldViolation("admit_record_id", "names an entry that was refused")])

@@ -1,8 +1,8 @@
-"""Group commit: entries from every writer, in fair order, one durable batch after another.
+"""Group commit: takes entries of every writer in fair order and makes one batch after another durable.
 
-A batch is whatever waits when the disk becomes idle, up to 256 entries or 1 MiB; tenants take turns, and each may
-have only so much waiting, so that one tenant's flood does not become everybody's latency. What costs files of its own,
-opening a log, folding it, signing its checkpoint, is done for a few tenants between two batches.
+A batch is made of the entries that wait when the disk becomes idle, up to 256 entries or 1 MiB. Tenants take turns, and
+the bytes that may wait are bounded for each, so that a flood of one tenant does not delay the others. Work that needs
+files of one log (opening it, folding it, signing its checkpoint) is done for a few tenants between two batches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.common.errors import Reason, ResourceExhaustedError
 MAX_BATCH_ENTRIES = 256
 MAX_BATCH_BYTES = 1 << 20
 MAX_BATCH_OPENING_COST = 16
-"""Logs that are opened for one batch; one that is begun counts as eight."""
+"""The most logs that are opened for one batch. A new log counts as eight."""
 MAX_BATCH_CHECKPOINTS = 16
 MAX_TENANT_WAITING_BYTES = 16 << 20
 MAX_WAITING_BYTES = 128 << 20
@@ -39,12 +39,12 @@ class _Waiting:
     session: WriterSession | None
     sequence: int
     settled: bool
-    """Its sequence was settled when it came: it is no new entry."""
+    """Whether its sequence was settled when it came, so that it is no new entry."""
     done: asyncio.Future[Result]
 
 
 class Appender:
-    """Owns the store: nothing else touches it while the appender runs."""
+    """Owns the store. Nothing else may use the store while the appender runs."""
 
     def __init__(self, store: LogStore, on_batch: Callable[[int, float], None] | None = None) -> None:
         self._store = store
@@ -55,16 +55,16 @@ class Appender:
         self._wake = asyncio.Event()
         self._disk = ThreadPoolExecutor(1, "audit-disk")
         self._requested: dict[str, None] = {}
-        """Tenants whose logs get a checkpoint, in the order of asking."""
+        """Tenants whose logs get a checkpoint, in the order of the requests."""
         self._asked: dict[str, list[asyncio.Future[None]]] = {}
 
     def submit(
         self, entry: NewEntry, session: WriterSession | None = None, sequence: int = 0
     ) -> asyncio.Future[Result]:
-        """Queue an entry; the future resolves once it is durable, or with what refused it.
+        """Queue an entry. The future resolves when it is durable, or with the refusal.
 
         Raises:
-            ResourceExhaustedError: too much is waiting, for this tenant or in all.
+            ResourceExhaustedError: too many bytes are waiting, of this tenant or in all.
         """
         size = entry.size_bytes
         waiting = self._tenant_bytes.get(entry.tenant_uid, 0)
@@ -82,8 +82,8 @@ class Appender:
         return done
 
     async def checkpoint(self, tenant_uid: str) -> None:
-        """Make a checkpoint of everything durable so far; returns once it is durable itself."""
-        # Somebody waits for this one: it goes before those that are due.
+        """Make a checkpoint of everything that is durable so far. Returns when the checkpoint is durable."""
+        # A caller waits for this one, so it goes before those that are merely due.
         self._requested = {tenant_uid: None, **self._requested}
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(tenant_uid, []).append(done)
@@ -91,11 +91,11 @@ class Appender:
         await done
 
     async def with_store(self, work: Callable[[LogStore], T]) -> T:
-        """Run something on the store between batches, on its thread. An error of the disk ends the process."""
+        """Run work on the store between batches, in its thread. An error of the disk ends the process."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, _or_die, work, self._store)
 
     async def run(self) -> None:
-        """Write batches for as long as the service lives."""
+        """Write batches until cancelled."""
         loop = asyncio.get_running_loop()
         next_checkpoint = loop.time() + CHECKPOINT_SECONDS
         next_fold = loop.time() + FOLD_SECONDS
@@ -121,7 +121,7 @@ class Appender:
                 self._wake.set()
 
     async def close(self) -> None:
-        """Fold and give up the store; call it after `run` has ended."""
+        """Fold and release the store. Call it after `run` has ended."""
         await self.with_store(LogStore.close)
         self._disk.shutdown()
 
@@ -147,7 +147,7 @@ class Appender:
                 self._queues.move_to_end(tenant_uid)
             else:
                 del self._queues[tenant_uid], self._tenant_bytes[tenant_uid]
-        # Their logs are the first that the next batches open.
+        # The next batches open these logs first.
         for tenant_uid, queue in reversed(later):
             self._queues[tenant_uid] = queue
             self._queues.move_to_end(tenant_uid, last=False)
@@ -169,7 +169,7 @@ class Appender:
 
         started = asyncio.get_running_loop().time()
         results = await self.with_store(commit)
-        # Not before: what is said to be settled has to be durable.
+        # Only now: a sequence that is called settled has to be durable.
         for session, sequences in settling.items():
             for sequence in sequences:
                 session.settled.add(sequence)
@@ -183,7 +183,7 @@ class Appender:
                 done.set_result(None)
 
     def _take_checkpoints(self) -> tuple[list[str], list[asyncio.Future[None]]]:
-        """Tenants whose turn it is, and who waits for them."""
+        """Tenants whose turn it is, and the futures that wait for their checkpoints."""
         checkpoints = list(self._requested)[:MAX_BATCH_CHECKPOINTS]
         for tenant_uid in checkpoints:
             del self._requested[tenant_uid]
@@ -202,5 +202,5 @@ def _or_die(work: Callable[[LogStore], T], store: LogStore) -> T:
     try:
         return work(store)
     except OSError as error:
-        # The store reads damaged files without raising OSError: what arrives here is a write that failed.
+        # The store turns errors of reading into quarantines. An OSError that arrives here is a failed write.
         die_of_disk(error)

@@ -1,4 +1,4 @@
-"""Reviewers' grants: who may read one tenant's log, and until when. Signed by the audit service's own key."""
+"""Reviewers' grants. A grant lets its bearer read one log for a time; the audit service's own key signs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ _NAME = re.compile(r"tenants/([A-Za-z0-9_-]{1,64})/auditLog")
 
 
 def issue_grant(issuer: TokenIssuer, tenant_uid: str, ttl_seconds: int, clock: Clock) -> str:
-    """Sign a grant for one tenant's log; ValueError for a lifetime out of bounds."""
+    """Sign a grant for one log.
+
+    Args:
+        issuer: holds the key that signs grants.
+        tenant_uid: names the log; the operator log has a name of its own, `OPERATOR_LOG_UID`.
+        ttl_seconds: how long the grant works, 1 to `MAX_GRANT_SECONDS`.
+        clock: says when it begins.
+
+    Raises:
+        ValueError: the lifetime is out of bounds.
+    """
     if not 0 < ttl_seconds <= MAX_GRANT_SECONDS:
         raise ValueError(f"a grant lasts 1 to {MAX_GRANT_SECONDS} seconds, not {ttl_seconds}")
     now = int(clock.wall_seconds())
@@ -23,17 +33,17 @@ def issue_grant(issuer: TokenIssuer, tenant_uid: str, ttl_seconds: int, clock: C
 
 
 class GrantCheck:
-    """Lets a reviewer read the one log its grant names."""
+    """Lets a reviewer read the log that its grant names, and no other."""
 
     def __init__(self, verifier: TokenVerifier) -> None:
         self._verifier = verifier
 
     def tenant_uid(self, authorization: str | None, name: str) -> tuple[str, str]:
-        """The tenant a request may read and the grant's id.
+        """Return the tenant_uid of the log that a request may read, and the grant's id.
 
         Raises:
             UnauthenticatedError: no valid grant.
-            NotFoundError: the grant names another log, or none has that name: the two look the same.
+            NotFoundError: the grant names another log, or no log has that name. Both look the same.
         """
         claims = self._verifier.verify(authorization)
         if "review" not in claims.scopes:

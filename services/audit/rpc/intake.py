@@ -1,4 +1,4 @@
-"""Checks a writer's entry before it is queued: sizes, ids, and that its sections are canonical JSON (RFC 8785)."""
+"""Checks an entry before it is queued: sizes, ids, and that its sections are canonical JSON (RFC 8785)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WRITERS_KINDS = {kind.value for kind in EntryKind} - {kind.value for kind in _S
 
 
 def is_canonical(data: bytes) -> bool:
-    """Whether bytes are a JSON object in RFC 8785's one spelling."""
+    """Whether bytes are a JSON object in canonical form (RFC 8785)."""
     try:
         document = json.loads(data)
         return isinstance(document, dict) and canonical_json(document) == data
@@ -31,7 +31,12 @@ def is_canonical(data: bytes) -> bool:
 
 
 def parse_entry(message: entry_pb2.AppendEntry, session_id: bytes = NO_ID, writer: str = "") -> NewEntry:
-    """A writer's entry, checked; session and writer say whose it is.
+    """Check a writer's entry and return it as the logs take it.
+
+    Args:
+        message: the entry as it was sent.
+        session_id: 16 bytes, of the session that sent it.
+        writer: the writer's name.
 
     Raises:
         InvalidArgumentError: names every wrong field.

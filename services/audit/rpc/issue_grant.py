@@ -1,6 +1,6 @@
-"""`python -m services.audit.rpc.issue_grant`: sign a reviewer's grant, with access to the audit service's own state.
+"""`python -m services.audit.rpc.issue_grant`: sign a reviewer's grant with a key from the audit service's state.
 
-That access is the separation of duties: no role in the config service can make a reviewer.
+Only a person with access to that state can make a reviewer. No role in the config service can.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from services.common.tokens import AUDIT_ISSUER, TokenIssuer
 
 
 def main() -> None:
-    """Print a grant for one tenant's log."""
+    """Print a grant for one log."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state-dir", type=Path, required=True, help="the audit service's state directory")
     parser.add_argument("--tenant-uid", required=True, help="whose log it opens")
@@ -24,7 +24,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        # Read, never made: whoever issues grants needs no other key, and no key may come into being here.
+        # Never make the key here: a new one would replace a lost one without notice.
         key = (arguments.state_dir / "keys" / "grants.pem").read_bytes()
     except OSError:
         sys.exit(f"{arguments.state_dir} is not the state of an audit service that has run")

@@ -1,6 +1,6 @@
-"""Writers hold receipts: a log that does not hold their entries any more was rolled back, and is quarantined.
+"""Checks writers' receipts. A log that lacks an entry it gave a receipt for was rolled back, and is quarantined.
 
-The logs are told apart: those that hold what they gave receipts for go on.
+Only that log is: the logs that still hold the entries of their receipts go on.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from services.audit.logs.store import LogStore
 from services.audit.rpc.appender import Appender
 
 _VIEWS = 64
-"""Logs that are looked up between two batches."""
+"""How many logs are looked up between two batches."""
 
 
 async def check_receipts(appender: Appender, receipts: Sequence[entry_pb2.Receipt]) -> None:
-    """Quarantine every log that is not the one that gave one of these receipts; closed logs take nothing anyway."""
+    """Quarantine every log that no longer holds the entry of one of these receipts. Closed logs are left alone."""
     for start in range(0, len(receipts), _VIEWS):
         some = receipts[start : start + _VIEWS]
         views, unknown = await appender.with_store(functools.partial(_look, some))
@@ -30,7 +30,7 @@ async def check_receipts(appender: Appender, receipts: Sequence[entry_pb2.Receip
 
 
 def _look(receipts: Sequence[entry_pb2.Receipt], store: LogStore) -> tuple[list[LogView | None], bool]:
-    """The logs, and whether there is a receipt of one that nobody knows."""
+    """The logs of the receipts, and whether one of them is in no list of logs."""
     return (
         [store.view(receipt.log_id, receipt.index) for receipt in receipts],
         not all(store.logs.registry.is_known(receipt.log_id) for receipt in receipts),

@@ -1,4 +1,4 @@
-"""What reviewers ask: the newest checkpoint, the public keys to pin, the whole log as a bundle."""
+"""Serves reviewers: the newest checkpoint, the public keys to pin, the whole log as a bundle."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Context = ServicerContext[Any, Any]
 
 
 class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
-    """Reads one tenant's log for the reviewer whose grant names it; every reading is itself an entry."""
+    """Reads the log that a reviewer's grant names. Every reading is itself an entry of that log."""
 
     def __init__(self, appender: Appender, keys: SigningKeys, grants: GrantCheck, clock: Clock) -> None:
         self._appender = appender
@@ -51,7 +51,7 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
         return self._grants.tenant_uid(str(sent[0]) if len(sent) == 1 else None, name)
 
     async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Context) -> pb.Checkpoint:
-        """The newest checkpoint, covering all that is durable now."""
+        """Make and return a checkpoint of all that is durable now."""
         tenant_uid, grant_id = self._admitted(context, request.name)
         await self._record_reading(tenant_uid, grant_id, "checkpoint")
         checkpoint, note = await self._newest(tenant_uid)
@@ -66,7 +66,7 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
     async def GetVerificationKeys(
         self, request: pb.GetVerificationKeysRequest, context: Context
     ) -> pb.VerificationKeys:
-        """The public keys of the log."""
+        """Return the public keys of the log."""
         tenant_uid, grant_id = self._admitted(context, request.name)
         origin = await self._record_reading(tenant_uid, grant_id, "keys")
         return pb.VerificationKeys(
@@ -78,7 +78,7 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
     async def ExportLog(
         self, request: pb.ExportLogRequest, context: Context
     ) -> AsyncIterator[pb.ExportLogResponse]:
-        """The bundle's files, piece by piece."""
+        """Stream the bundle's files, piece by piece."""
         tenant_uid, grant_id = self._admitted(context, request.name)
         window = Window(
             _nanoseconds(request.start_time) if request.HasField("start_time") else None,
@@ -146,11 +146,11 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
     async def _record_reading(
         self, tenant_uid: str, grant_id: str, action: str, window: Window | None = None
     ) -> str:
-        """Put a reading into the log that is read, before anything is read; returns the log's origin.
+        """Record a reading in the log before anything is read; returns the log's origin.
 
         Raises:
-            NotFoundError: there is no such log. A reading makes none.
-            LogDamagedError: nothing can be put into it, so nothing is read.
+            NotFoundError: there is no such log. A reading does not make one.
+            LogDamagedError: the reading cannot be recorded, so nothing is read.
         """
         origin = await self._origin(tenant_uid)
         meta = {"action": action, "grant_id": grant_id, **(window.document() if window else {})}
@@ -164,7 +164,7 @@ class ReviewServicer(audit_review_service_pb2_grpc.AuditReviewServiceServicer):
 
 
 def _up_to(state: FoldedState, checkpoint: Checkpoint) -> FoldedState:
-    """Entries that came after the checkpoint stay out of the bundle."""
+    """The log without the entries that came after the checkpoint: they stay out of the bundle."""
     if state.size < checkpoint.size:
         raise SegmentDamagedError("the segments end before the checkpoint")
     return FoldedState(
