@@ -8,9 +8,9 @@ from services.audit.proofs.entry import EntryKind, Header
 
 
 class Tally:
-    """Counts entries as they go by; holds no more than the admits that are open.
+    """Counts entries one by one. Holds the record ids of the open admits, and nothing else of the entries.
 
-    `open` are admits without an outcome behind them, `unmatched` outcomes without an open admit before them. So
+    `open` counts admits without a later outcome, `unmatched` counts outcomes without an open admit before them. So
     admit + unmatched = outcome + outcome_unknown + open, always.
     """
 
@@ -32,9 +32,9 @@ class Tally:
 
     @property
     def unexplained(self) -> bool:
-        """Whether outcomes lack their admits though no gap tells of entries that were dropped."""
+        """Whether outcomes lack their admits although no gap entry accounts for dropped entries."""
         return self._unmatched > 0 and not self._kinds["gap"]
 
     def counts(self) -> dict[str, int]:
-        """How many entries there are of each kind, `open` and `unmatched`."""
+        """The number of entries of each kind, `open` and `unmatched`."""
         return {**dict(sorted(self._kinds.items())), "open": len(self._open), "unmatched": self._unmatched}

@@ -1,4 +1,4 @@
-"""Writes one tenant's bundle, piece by piece: memory holds one entry at a time and the record ids of open admits."""
+"""Writes one bundle, piece by piece. Memory holds one entry at a time and the record ids of open admits."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from services.audit.proofs.signed_note import Checkpoint, NoteSigner
 
 PIECE_BYTES = 256 << 10
 Piece = tuple[str, bytes, bool]
-"""Path inside the bundle, the next bytes of it, whether they end the file."""
+"""Path inside the bundle, the next bytes of that file, and whether they are its last."""
 
 
 class LogReader:
-    """Decrypts one log's folded entries."""
+    """Decrypts the folded entries of one log."""
 
     def __init__(self, folder: Path, state: FoldedState, keyset: Keyset) -> None:
         self._folder = folder
@@ -43,7 +43,7 @@ class LogReader:
         """dek_ids met so far whose tenant KEK was destroyed."""
 
     def entries(self, visible: Callable[[int], bool]) -> Iterator[OpenedEntry]:
-        """Every entry, with content where its time is visible and its key is not destroyed.
+        """Iterate over every entry, with content if its time is visible and its key is not destroyed.
 
         Raises:
             SegmentDamagedError: bytes are missing or changed.
@@ -81,17 +81,17 @@ def export_bundle(
     window: Window,
     sections: tuple[str, ...] = SECTION_NAMES,
 ) -> Iterator[Piece]:
-    """The bundle's files, one after another, the signature last.
+    """Iterate over the bundle's files, one after another, the signature last.
 
     Args:
-        reader: of the whole log, as far as the checkpoint covers it.
-        checkpoint: what `note` says.
+        reader: reads the whole log, up to the checkpoint.
+        checkpoint: the content of `note`.
         note: the signed checkpoint.
         manifest_signer: signs the manifest.
-        tenant_uid: whose log it is.
-        created_ns: now.
-        window: whose content is shown.
-        sections: what is shown of it, in the order of `SECTION_NAMES`.
+        tenant_uid: the tenant of the log.
+        created_ns: nanoseconds since the Unix epoch, now.
+        window: entries in it are shown with content.
+        sections: the sections that are shown, in the order of `SECTION_NAMES`.
 
     Raises:
         SegmentDamagedError: bytes are missing or changed.
@@ -136,7 +136,7 @@ def export_bundle(
 
 
 def _disclosed(opened: OpenedEntry, sections: tuple[str, ...]) -> OpenedEntry:
-    """An entry with the sections its reader may see: of the others not even the salt."""
+    """The entry with only the sections that its reader may see. Of the others not even the salt is left."""
     if opened.sections is None or sections == SECTION_NAMES:
         return opened
     meta, prompt, answer = (

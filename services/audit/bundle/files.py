@@ -1,9 +1,9 @@
-"""Export bundles: one tenant's log as files that verify offline. docs/formats/audit-bundle.md gives every line.
+"""The five files of a bundle, which together verify offline. docs/formats/audit-bundle.md specifies every line.
 
-records.jsonl     one line an entry: its clear bytes, and content with salts where the reader may see it
+records.jsonl     one line for each entry: its clear bytes, and content with salts if the reader may see it
 checkpoint        the log's signed size and root
-README.txt        what this is, for people
-manifest.json     what is held and shown, counts, and the SHA-256 of every file above
+README.txt        says to people what the bundle is
+manifest.json     says what is held and shown; has counts and the SHA-256 of every file above
 manifest.sig      a signed note over the manifest's SHA-256
 """
 
@@ -23,14 +23,14 @@ MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 
 @dataclass(frozen=True, slots=True)
 class OpenedEntry:
-    """An entry and, where its reader may see it, its content."""
+    """An entry, and its content if the reader may see it."""
 
     entry: Entry
     sections: Sections | None
 
 
 def record_line(opened: OpenedEntry) -> bytes:
-    """One line of records.jsonl: canonical JSON, payloads embedded as they were stored."""
+    """Make one line of records.jsonl: canonical JSON, with payloads embedded as they were stored."""
     header = opened.entry.header
     parts = [
         b'"entry":"' + opened.entry.encode().hex().encode() + b'"',
@@ -49,12 +49,12 @@ def record_line(opened: OpenedEntry) -> bytes:
 
 
 def sign_manifest(data: bytes, signer: NoteSigner) -> bytes:
-    """manifest.sig."""
+    """Make manifest.sig."""
     return signer.sign(manifest_note_text(data))
 
 
 def manifest_note_text(data: bytes) -> str:
-    """What manifest.sig signs."""
+    """The text that manifest.sig signs."""
     return f"{FORMAT}\n{hashlib.sha256(data).hexdigest()}\n"
 
 
@@ -64,7 +64,7 @@ def manifest_key_name(origin: str) -> str:
 
 
 def readme(tenant_uid: str, size: int) -> bytes:
-    """README.txt."""
+    """Make README.txt."""
     return (
         f"The audit log of tenant {tenant_uid}: {size} entries.\n"
         "\n"
@@ -78,20 +78,20 @@ def readme(tenant_uid: str, size: int) -> bytes:
 
 
 class FileDigest:
-    """SHA-256 and length of a file that is written or read piece by piece."""
+    """Computes SHA-256 and length of a file that is written or read piece by piece."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
         self._length = 0
 
     def update(self, data: bytes) -> bytes:
-        """Count a piece; returns it."""
+        """Add a piece, and return it."""
         self._digest.update(data)
         self._length += len(data)
         return data
 
     def result(self) -> ListedFile:
-        """As the manifest lists it."""
+        """The file as the manifest lists it."""
         return ListedFile(self._digest.hexdigest(), self._length)
 
 

@@ -1,6 +1,6 @@
-"""manifest.json: what a bundle holds and what it shows. docs/formats/audit-bundle.md gives every name.
+"""manifest.json: what a bundle holds and what it shows. docs/formats/audit-bundle.md specifies every name.
 
-A manifest is read into values of one type each and written again; it is canonical when that gives the same bytes.
+A manifest is parsed into values of one type each and encoded again. It is canonical if that gives the same bytes.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class ManifestError(ValueError):
-    """Bytes are not a canonical manifest."""
+    """The bytes are not a canonical manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Whose content is shown: that of entries with start_ns <= time_ns < end_ns."""
+    """A window of time. Entries with start_ns <= time_ns < end_ns are shown with content; None is no bound."""
 
     start_ns: int | None = None
     end_ns: int | None = None
 
     def holds(self, time_ns: int) -> bool:
-        """Whether a time lies in it."""
+        """Whether a time lies in the window."""
         return not self.begins_after(time_ns) and not self.ended_by(time_ns)
 
     def begins_after(self, time_ns: int) -> bool:
@@ -51,14 +51,14 @@ class Window:
         return self.end_ns is not None and time_ns >= self.end_ns
 
     def document(self) -> dict[str, str]:
-        """`filters`."""
+        """The manifest's `filters`."""
         bounds = (("start_ns", self.start_ns), ("end_ns", self.end_ns))
         return {name: str(value) for name, value in bounds if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """A file of the bundle."""
+    """A file as the manifest lists it: SHA-256 in hex, and length."""
 
     sha256: str
     size_bytes: int
@@ -66,7 +66,7 @@ class ListedFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle holds: the entries first_index..end_index-1 of a log, and of which content."""
+    """Says that a bundle holds the entries first_index..end_index-1 of a log, and which content it shows."""
 
     tenant_uid: str
     origin: str
@@ -78,15 +78,15 @@ class Manifest:
     counts: dict[str, int]
     files: dict[str, ListedFile]
     proof: RangeProof = field(default_factory=RangeProof)
-    """Leads from the entries held to the root."""
+    """Leads from the entries of the bundle to the root."""
     window: Window = field(default_factory=Window)
     sections: tuple[str, ...] = SECTION_NAMES
-    """What the reader may see of an entry in the window."""
+    """The sections that are shown of an entry in the window."""
     shredded: tuple[bytes, ...] = ()
-    """dek_ids whose key was destroyed, ascending: nothing is shown of what they encrypt."""
+    """dek_ids of destroyed keys, ascending. Nothing that they encrypt is shown."""
 
     def shows(self, name: str, time_ns: int, dek_id: bytes) -> bool:
-        """Whether the bundle has to show that section of an entry, if the entry has it; else it must not."""
+        """Whether the bundle has to show a section of an entry that has it. If not, it must not show it."""
         return name in self.sections and dek_id not in self.shredded and self.window.holds(time_ns)
 
     def encode(self) -> bytes:
@@ -120,7 +120,7 @@ class Manifest:
         """Parse manifest.json.
 
         Raises:
-            ManifestError: anything but the one spelling of a manifest of this format.
+            ManifestError: not the canonical encoding of a manifest of this format.
         """
         try:
             manifest = _parse(json.loads(data))

@@ -1,9 +1,9 @@
-"""The public keys a verifier kept from before, and which sizes of the log each of them may sign.
+"""Pinned keys: public keys that a verifier kept from before, and the sizes of the log that each may sign.
 
     <verifier key>                   any size
     <verifier key> <first>-<last>    sizes from first to last; without <last>, all from first on
 
-A signing key that is replaced keeps its range: whoever finds it later signs nothing new with it.
+A replaced signing key keeps its range, so that a thief of the old key cannot sign anything new with it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from services.audit.proofs.signed_note import NoteError, VerifierKey
 
 @dataclass(frozen=True, slots=True)
 class PinnedKey:
-    """One public key."""
+    """One public key and the sizes it may sign."""
 
     key: VerifierKey
     first_size: int = 0
     last_size: int | None = None
-    """None: the key is still in use."""
+    """None for a key that is still in use."""
 
     def __str__(self) -> str:
         if self.first_size == 0 and self.last_size is None:
@@ -62,7 +62,7 @@ def _is_number(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PinnedKeys:
-    """All of them; one bundle's keys never verify another's."""
+    """The pinned keys of one log. They verify no bundle of another log."""
 
     log: tuple[PinnedKey, ...]
     manifest: tuple[PinnedKey, ...]

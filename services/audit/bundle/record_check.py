@@ -1,6 +1,6 @@
-"""records.jsonl, line by line: each is spelled canonically, shows what it has to and no more, and follows the last.
+"""Checks records.jsonl line by line: each is canonical, shows exactly what it has to, and follows the one before.
 
-Memory holds the tree's edge, the record ids met, and one line.
+Memory holds the edge of the tree, the record ids met so far, and one line.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class RecordCheck:
-    """Checks the lines of one bundle; collects what is wrong.
+    """Checks the lines of one bundle and collects the damages.
 
     Args:
-        manifest: what the bundle says it holds; without one, lines are read, and no content is demanded or refused.
-        log_id: of the log whose checkpoint the bundle has, in hex; empty where that is unknown.
+        manifest: the bundle's manifest. Without one, lines are read, and no content is demanded or refused.
+        log_id: id of the log whose checkpoint the bundle has, in hex; empty if it is unknown.
     """
 
     def __init__(self, manifest: Manifest | None, log_id: str) -> None:
@@ -42,7 +42,7 @@ class RecordCheck:
         self._first_index = manifest.first_index if manifest else 0
         self.tally = Tally()
         self.frontier = _frontier_before(manifest)
-        """The tree's edge behind the last line; what a range leaves out before it comes from the manifest's proof."""
+        """The edge of the tree after the last line. It begins with the left hashes of the manifest's proof."""
         self.wrong: list[str] = []
         self.lines = 0
         self._first_time_ns: int | None = None
@@ -50,13 +50,13 @@ class RecordCheck:
         self._next_index = self._first_index
         self._record_ids: set[bytes] = set()
         self._key: tuple[bytes, int] | None = None
-        """Data key and counter of the last entry."""
+        """Data key and counter of the last entry; None if that is unknown."""
 
     def line(self, line: bytes) -> None:
         """Check the next line, given without its newline.
 
-        A line with an entry that can be read counts with it, whatever else is wrong with the line. So one damage is
-        not reported again by all that is checked afterwards.
+        If the entry of a damaged line can be read, it is counted like any other. So one damage is not reported again by
+        every later check.
         """
         self.lines += 1
         try:
@@ -81,11 +81,11 @@ class RecordCheck:
         self.wrong.append(f"line {self.lines} {what}")
 
     def end(self) -> None:
-        """Check what only the whole shows: that no admit is missing, and that a part reaches over the window's ends."""
+        """Check what only all lines show: no admit is missing, and a part includes the window's neighbours."""
         manifest = self._manifest
-        # A gap entry counts for the whole log; what lies before a part's first entry is unknown.
+        # A gap entry accounts for the whole log, and the entries before a part are unknown.
         if self._first_index == 0 and self.tally.unexplained:  # proven: admit-before-outcome
-            self.wrong.append("holds an outcome without its admit before it, and no gap tells of one")
+            self.wrong.append("holds an outcome without its admit before it, and no gap accounts for one")
         if manifest is None or self._first_time_ns is None:
             return
         begins = manifest.window.begins_after(self._first_time_ns)
@@ -98,7 +98,7 @@ class RecordCheck:
     def _check_index(self, index: int) -> None:
         if index != self._next_index:  # proven: no-entry-is-missing
             self.wrong.append(f"line {self.lines} holds entry {index}: entries are missing, added or moved")
-            # What the entry has to follow is not there.
+            # The entry that this one has to follow is not here.
             self._key = None
         self._next_index = index + 1
 
@@ -183,12 +183,12 @@ def _frontier_before(manifest: Manifest | None) -> Frontier:
     try:
         return Frontier(manifest.first_index, manifest.proof.left)
     except ValueError:
-        # Another number of hashes than such an edge has: no root will come out right.
+        # The proof has a wrong number of hashes, which the verifier reports. The root will be wrong as well.
         return Frontier()
 
 
 def _bytes(text: str) -> bytes:
-    """Bytes of lowercase hex; `bytes.fromhex` alone takes spaces and capitals too."""
+    """Decode lowercase hex. `bytes.fromhex` alone accepts spaces and capitals as well."""
     data = bytes.fromhex(text)
     if data.hex() != text:
         raise EntryFormatError("is not spelled in lowercase hex")

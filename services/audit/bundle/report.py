@@ -13,22 +13,22 @@ _PARTS = frozenset((MANIFEST, SIGNATURE, CHECKPOINT, RECORDS))
 
 
 class DamageKind(IntEnum):
-    """What a damage says; a lower kind explains a higher one of the same file."""
+    """The kind of a damage. A lower kind explains a higher one of the same file."""
 
     FILE = 1
-    """A file is missing, or is no plain file."""
+    """A file is missing, or is not a plain file."""
     UNLISTED = 2
-    """Something that is no part of a bundle."""
+    """The folder holds something that is no part of a bundle."""
     SIGNATURE = 3
-    """No pinned key signed it, or not for this log or size."""
+    """No pinned key signed the file, or not for this log or size."""
     FORM = 4
-    """Not in the one form that the service writes."""
+    """The file is not in the form that the service writes."""
     RECORD = 5
-    """One line of records.jsonl, or its place among the others."""
+    """A line of records.jsonl is wrong, or its place among the others."""
     CONTRADICTION = 6
     """Two parts of the bundle say different things."""
     CHANGED = 7
-    """Not the bytes that the manifest lists."""
+    """The file does not have the hash and length that the manifest lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class VerificationReport:
     counts: dict[str, int] = field(default_factory=dict)
     damages: list[Damage] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    """Files that file managers leave behind, by name: no damage, and never read."""
+    """Names of files that file managers left in the folder. They are no damage and were not read."""
     first_index: int = 0
     end_index: int = 0
     window: Window = field(default_factory=Window)
     sections: tuple[str, ...] = SECTION_NAMES
     shredded: tuple[bytes, ...] = ()
-    """dek_ids of content that the service says nobody can read any more."""
+    """dek_ids of destroyed keys, by the word of the service: their content can never be read again."""
 
     @property
     def good(self) -> bool:
@@ -95,8 +95,8 @@ class VerificationReport:
             )
         if kinds == {DamageKind.UNLISTED}:
             return (
-                "The five files of the bundle are good. The folder holds something else that nobody signed, and a "
-                "reader may take it for evidence. Move it out of the folder and verify again."
+                "The five files of the bundle are good. The folder holds something else that is not signed, and that a "
+                "reader may take for evidence. Move it out of the folder and verify again."
             )
         if kinds & {DamageKind.SIGNATURE, DamageKind.FORM}:
             return (
@@ -111,9 +111,9 @@ class VerificationReport:
                 "this copy. It does not show that the log itself is damaged: export the log again and verify that."
             )
         return (
-            f"Every file is the one that was signed at the export, and yet the bundle contradicts itself ({names}). It "
-            "was wrong when it was made: by the audit service, or by somebody who holds its keys. It is an incident. "
-            "Keep the bundle as it is."
+            f"No file differs from what the signed manifest lists, and yet the bundle contradicts itself ({names}). It "
+            "was wrong when it was made: by the audit service, or by a holder of its keys. This is an incident. Keep "
+            "the bundle as it is."
         )
 
     def _is_explained(self, damage: Damage) -> bool:

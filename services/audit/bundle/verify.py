@@ -1,7 +1,7 @@
-"""Checks an export bundle offline, with public keys pinned beforehand. Needs no service and no secret.
+"""Checks an export bundle offline, with public keys that were pinned before. Needs no service and no secret.
 
-Strict: every file is in the signed manifest, every line is spelled canonically, every entry hashes into the tree
-whose root the checkpoint signs, and all content shown is what its entry committed to.
+Strict: the signed manifest lists every file, every line is canonical, every entry hashes into the tree whose root the
+checkpoint signs, and all content shown is the content that its entry committed to.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ _ALL = (*_LISTED, MANIFEST, SIGNATURE)
 _LEFTOVERS = frozenset(
     (".DS_Store", ".directory", "Thumbs.db", "desktop.ini", *(f"._{name}" for name in _ALL))
 )
-"""What file managers of macOS, KDE and Windows put into a folder that is looked at or copied."""
+"""Files that file managers of macOS, KDE and Windows put into a folder when it is viewed or copied."""
 
 
 def verify_bundle(directory: Path, keys: PinnedKeys) -> VerificationReport:
-    """Check every file of a bundle; never raises for what is inside it."""
+    """Check every file of a bundle. Never raises because of its content.
+
+    Raises:
+        OSError: a file or the folder cannot be read.
+    """
     report = VerificationReport()
     plain = _plain_files(directory, report)
     manifest = _manifest(plain, keys, report)
@@ -58,9 +62,9 @@ def verify_bundle(directory: Path, keys: PinnedKeys) -> VerificationReport:
 
 
 def claimed_origins(directory: Path) -> list[str]:
-    """Which log a bundle says it is of, to find the pinned keys by; nothing is checked, and there may be none.
+    """The origins of the log that a bundle claims to be of, to find the pinned keys with. Nothing is checked.
 
-    The checkpoint's first line and the manifest's origin, each once: a damage of one leaves the other.
+    There are up to two, the checkpoint's and the manifest's, so that a damage of one leaves the other.
     """
     found = []
     for name, read in ((CHECKPOINT, _first_line), (MANIFEST, _origin_of)):
@@ -120,7 +124,7 @@ def _manifest(plain: dict[str, Path], keys: PinnedKeys, report: VerificationRepo
         if text != manifest_note_text(data):  # proven: manifest-is-what-is-signed
             report.add(DamageKind.SIGNATURE, MANIFEST, "is not what manifest.sig signs")
         if manifest is not None:
-            # The name in a signature line is not signed, and one key pair signs for all logs of a service.
+            # The name in a signature line is not signed, and one key pair signs for every log of a service.
             if pinned.key.name != manifest_key_name(manifest.origin):  # proven: manifest-is-of-the-pinned-log
                 report.add(DamageKind.SIGNATURE, MANIFEST, "is of another log than the pinned key")
             pinned.require_size(manifest.size)

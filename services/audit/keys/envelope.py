@@ -53,13 +53,13 @@ Sections = tuple[Section | None, Section | None, Section | None]
 
 
 def commitments(sections: Sections) -> tuple[bytes, bytes, bytes]:
-    """The three commitments of an entry; 32 zero bytes for an absent section."""
+    """The three commitments of an entry: 32 bytes each, zeros for an absent section."""
     meta, prompt, answer = (s.commitment() if s else ABSENT_COMMITMENT for s in sections)
     return meta, prompt, answer
 
 
 def salted(payloads: Sequence[bytes | None], random_bytes: RandomBytes) -> Sections:
-    """Give each of three payloads a fresh salt."""
+    """Give each of the three payloads a fresh salt."""
     meta, prompt, answer = (
         Section(payload, random_bytes(SALT_BYTES)) if payload is not None else None for payload in payloads
     )
@@ -84,13 +84,13 @@ class DataKey:
         """Check that this is the key a DEK_OPEN entry committed to.
 
         Raises:
-            EnvelopeError: it is another key.
+            EnvelopeError: this is another key.
         """
         if not hmac.compare_digest(self.commitment, commitment):
             raise EnvelopeError("the data key is not the one the log committed to")
 
     def seal(self, header: Header, sections: Sections) -> tuple[Entry, bytes]:
-        """Encrypt sections under a header; returns the entry and its ciphertext ‖ tag."""
+        """Encrypt sections under a header. Returns the entry and its ciphertext ‖ tag."""
         ciphertext = self._cipher.encrypt(_nonce(header), _encode_sections(sections), header.encode())
         return Entry(header, hashlib.sha256(ciphertext).digest(), commitments(sections)), ciphertext
 

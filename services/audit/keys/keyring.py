@@ -1,4 +1,4 @@
-"""One log's wrapped keys, as `keyring/<log_id>` holds them."""
+"""The wrapped keys of one log: the content of `keyring/<log_id>`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WrappedKek:
 
     root_version: int
     wrapped: bytes | None
-    """Under the root KEK of that version; None once it is destroyed, and all it wraps with it."""
+    """Wrapped under the root KEK of that version. None when destroyed: all it wraps is unreadable then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class WrappedDek:
 
     kek_version: int
     wrapped: bytes
-    """Under the tenant KEK of that version."""
+    """Wrapped under the tenant KEK of that version."""
 
     def encode(self) -> bytes:
-        """As a DEK_OPEN frame carries it: 64 bytes."""
+        """The 64 bytes that a DEK_OPEN frame carries."""
         return self.kek_version.to_bytes(VERSION_BYTES, "big") + self.wrapped
 
     @classmethod
@@ -71,7 +71,7 @@ class Keyring:
             ],
             "deks": {
                 dek_id.hex(): {"kek_version": dek.kek_version, "wrapped": dek.wrapped.hex()}
-                # A copy: while a fold writes the file, a commit may make a new DEK.
+                # A copy, because a commit may make a new DEK while a fold writes the file.
                 for dek_id, dek in list(self.deks.items())
             },
         }

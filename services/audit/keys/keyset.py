@@ -1,7 +1,7 @@
 """The key hierarchy: root KEK → tenant KEK → data keys (DEKs), one keyring file a log.
 
-Tenant KEKs are random, not derived: destroying one makes its tenant's content unreadable for good. A keyring lies
-outside what the tree commits to, so that keys can be rewrapped without touching a leaf.
+Tenant KEKs are random, not derived: destroying one makes the content of its tenant unreadable for good. The tree does
+not commit to a keyring, so that keys can be rewrapped without touching a leaf.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from services.common.durable_files import replace_file
 
 
 class KeyDestroyedError(KeysetError):
-    """The tenant KEK over a data key was destroyed on purpose: what it encrypts cannot be read any more."""
+    """The tenant KEK over a data key was destroyed on purpose. Its content can never be read again."""
 
 
 class Keyset:
-    """One log's keys: opens old DEKs and makes new ones."""
+    """The keys of one log. Opens old DEKs and makes new ones."""
 
     def __init__(
         self, path: Path, keyring: Keyring, provider: KeyProvider, random_bytes: RandomBytes = os.urandom
@@ -68,10 +68,10 @@ class Keyset:
         return cls(path, Keyring.decode(data), provider, random_bytes)
 
     def new_dek(self) -> DataKey:
-        """Make a DEK. Its wrap becomes durable with the DEK_OPEN frame that carries it; `save` puts it into the file.
+        """Make a DEK. Its wrap becomes durable with the DEK_OPEN frame that carries it; `save` adds it to the file.
 
         Raises:
-            KeyDestroyedError: the newest tenant KEK is gone.
+            KeyDestroyedError: the newest tenant KEK was destroyed.
         """
         dek_id, dek = self._random_bytes(ID_BYTES), self._random_bytes(KEY_BYTES)
         ring = self._keyring
@@ -82,11 +82,11 @@ class Keyset:
         return DataKey(dek, ring.log_id, dek_id)
 
     def framed(self, dek_id: bytes) -> bytes:
-        """A DEK's wrap as its DEK_OPEN frame carries it."""
+        """The wrap of a DEK as its DEK_OPEN frame carries it."""
         return self._keyring.deks[dek_id].encode()
 
     def adopt(self, dek_id: bytes, framed: bytes) -> None:
-        """Take the wrap of a DEK_OPEN frame that the file may not know yet; what the file says goes before.
+        """Take the wrap of a DEK_OPEN frame, unless the file has one for this DEK.
 
         Raises:
             KeysetError: the frame carries no wrap.
@@ -96,7 +96,7 @@ class Keyset:
             self._unsaved = True
 
     def save(self) -> bool:
-        """Write what is new to the file, durably; has to come before the frames that carried it are removed.
+        """Add new wraps to the file, durably. Call it before the frames that carried them are removed.
 
         Returns:
             Whether there was anything to write.
@@ -111,11 +111,11 @@ class Keyset:
         """Open a DEK of this log.
 
         Args:
-            dek_id: names it.
-            framed: its wrap as its DEK_OPEN frame has it, for a keyring that was restored from an older copy.
+            dek_id: the DEK.
+            framed: its wrap from its DEK_OPEN frame, for a keyring that was restored from an older copy.
 
         Raises:
-            KeyDestroyedError: the tenant KEK over it is gone.
+            KeyDestroyedError: the tenant KEK over it was destroyed.
             KeysetError: the log has no such DEK, or its wrap does not open.
         """
         ring = self._keyring

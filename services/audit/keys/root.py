@@ -1,4 +1,4 @@
-"""The root KEKs, which wrap tenants' KEKs: a file here, a key service in production."""
+"""The root KEKs, which wrap the KEKs of tenants: from a file here, from a key service in production."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RECORD_BYTES = VERSION_BYTES + KEY_BYTES
 
 
 class KeyProvider(Protocol):
-    """Whoever holds the root KEKs."""
+    """Holds the root KEKs."""
 
     @property
     def root_version(self) -> int:

@@ -1,4 +1,4 @@
-"""The service's own keys, made at the first start: one signs logs and journal, one exports, one reviewers' grants."""
+"""The service's signing keys, made at the first start: for logs and journal, for exports, for reviewers' grants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT_KEK = "root.kek"
 
 @dataclass(frozen=True, slots=True)
 class SigningKeys:
-    """Private keys, in memory."""
+    """The private keys, in memory."""
 
     log: Ed25519PrivateKey
     manifest: Ed25519PrivateKey
@@ -25,11 +25,11 @@ class SigningKeys:
 
 
 def load_signing_keys(folder: Path) -> SigningKeys:
-    """Read the keys of a state directory and publish `jwks.json` beside them; make them where nothing is recorded yet.
+    """Read the keys of a state directory and publish `jwks.json`. Makes keys only where nothing is recorded yet.
 
     Raises:
-        StateIncompleteError: a key, or the root KEK, is gone from a directory in use. A new one would make everything
-            recorded so far look like damage.
+        StateIncompleteError: a key or the root KEK is missing in a directory that is in use. A new one would make
+            everything recorded so far look like damage.
     """
     make_directory(folder)
     if not is_unused(folder.parent):

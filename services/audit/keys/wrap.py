@@ -1,7 +1,7 @@
-"""Wrapping keys: AES-256-GCM whose associated data says where a key belongs, so that no wrap can be moved elsewhere.
+"""Wraps keys with AES-256-GCM. The associated data binds a wrap to its place, so that it opens nowhere else.
 
-A place names tenant, log and key, and the version of the key it is wrapped under: a wrap that claims another
-version does not open.
+A place names tenant, log and key, and the version of the key above it. A wrap that claims another version does not
+open.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class KeysetError(Exception):
 
 
 def wrap(key: bytes, under: bytes, associated_data: bytes, random_bytes: RandomBytes) -> bytes:
-    """Nonce ‖ AES-256-GCM(key)."""
+    """Wrap a key: nonce ‖ AES-256-GCM(key)."""
     nonce = random_bytes(_NONCE_BYTES)
     return nonce + AESGCM(under).encrypt(nonce, key, associated_data)
 
 
 def unwrap(wrapped: bytes, under: bytes, associated_data: bytes) -> bytes:
-    """The key inside a wrap.
+    """Open a wrap and return the key.
 
     Raises:
         KeysetError: another key, another place, or damage.

@@ -1,4 +1,4 @@
-"""Whether a record is in its log already: the same record again is the same entry, other content is refused."""
+"""Finds records that are in their log already. The same record again is the same entry; other content is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.audit.proofs.merkle import leaf_hash
 
 
 class DuplicateCheck:
-    """Judges the entries of one batch; a log's segments are searched once for all of them."""
+    """Checks the entries of one batch. The segments of a log are searched once for all of them."""
 
     def __init__(
         self,
@@ -36,13 +36,13 @@ class DuplicateCheck:
         """By log_id, then record_id."""
 
     def known(self, log: TenantLog, place: int) -> Receipt | None:
-        """The receipt of the batch's entry at `place`, where its record is in its log; None for a new one.
+        """The receipt of the batch's entry at `place` when its record is in its log already; None for a new one.
 
         Raises:
-            RecordConflictError: it is there with other content, or its content cannot be compared any more.
-            RecordForgottenError: its sequence was settled before, so it is no new record, and is not to be found.
-            KeysetError: what is there does not open.
-            SegmentDamagedError: what was folded is not what is there.
+            RecordConflictError: the record has other content there, or its content can no longer be compared.
+            RecordForgottenError: the sequence was settled before, so the record is not new, but it cannot be found.
+            KeysetError: the content there does not open.
+            SegmentDamagedError: a segment is damaged.
         """
         new = self._entries[place]
         known = self._recent.get(log.log_id, new.record_id)

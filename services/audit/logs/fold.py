@@ -1,4 +1,4 @@
-"""Moving entries from the journal into their logs' segments, a few logs at a time."""
+"""Folds: moves entries from the journal into the segments of their logs, a few logs at a time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from services.audit.logs.tenant_log import LogDamagedError, TenantLog
 from services.common.durable_files import remove_file
 
 SLICE_BYTES = 1 << 20
-"""What a batch may have to wait for: a few syncs, and this much to write."""
+"""About how many bytes a slice writes, since a batch may have to wait for it and a few syncs."""
 
 
 def is_changed(log: TenantLog) -> bool:
-    """Whether a log has something that its folder has not."""
+    """Whether a log has entries or a checkpoint that are not in its folder yet."""
     return bool(log.pending) or log.checkpoint_note is not log.folded_note
 
 
 class FoldPass:
-    """One fold of everything that was in the journal when it began; what comes later may be folded along."""
+    """One fold of everything that was in the journal when it began. Later entries may be folded with it."""
 
     def __init__(self, logs: OpenLogs) -> None:
         self._logs = logs
@@ -27,11 +27,11 @@ class FoldPass:
 
     @property
     def is_done(self) -> bool:
-        """Whether the journal's files of before are not needed any more."""
+        """Whether the journal files from before the fold are no longer needed."""
         return not self._left
 
     def slice(self) -> None:
-        """Do a part of it: one log, or its keyring first; a large log takes several slices."""
+        """Do the next part: one log, or its keyring first. A large log takes several slices."""
         if not self._left:
             return
         fold_some(self._logs, self._left[0])
@@ -40,7 +40,7 @@ class FoldPass:
 
 
 def fold_some(logs: OpenLogs, tenant_uid: str) -> None:
-    """Do a slice's part of one log. A log whose segments are damaged is given up, not the fold."""
+    """Fold a slice of one log. A log whose segments are damaged is given up; the fold goes on."""
     try:
         log = logs.readable(tenant_uid)
     except LogDamagedError:
@@ -58,7 +58,7 @@ def fold_some(logs: OpenLogs, tenant_uid: str) -> None:
 
 
 def has_more(logs: OpenLogs, tenant_uid: str) -> bool:
-    """Whether there is more of a log to fold; nothing of one that is given up."""
+    """Whether a log has more to fold. A log that was given up has not."""
     try:
         log = logs.readable(tenant_uid)
     except LogDamagedError:

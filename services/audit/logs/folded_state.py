@@ -1,4 +1,4 @@
-"""A log as its segments show it: what `logs/<log_id>/state.json` holds."""
+"""The state of a log up to the end of its segments: the content of `logs/<log_id>/state.json`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATE = "state.json"
 
 @dataclass(slots=True)
 class FoldedState:
-    """The file's content. Written with the log's first bytes: a log without it has lost something."""
+    """The file's content. The file is written with the log's first bytes, so a log without it is damaged."""
 
     tenant_uid: str
     log_id: bytes
@@ -23,7 +23,7 @@ class FoldedState:
     segment_bytes: int = 0
     last_time_ns: int = 0
     recurring: dict[bytes, int] = field(default_factory=dict)
-    """The newest records of `RECURRING` kinds: record id to index."""
+    """The index of the newest records of `RECURRING` kinds, by record id."""
 
     def encode(self) -> bytes:
         """The file's bytes."""

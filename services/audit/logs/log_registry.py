@@ -1,7 +1,7 @@
-"""Which logs each tenant has: `logs/tenants.json`, the newest of a tenant last, and that one alone open.
+"""The list of logs, `logs/tenants.json`: which logs each tenant has, the newest last. Only the newest is open.
 
-A log never changes hands and never has two writers: where one cannot be continued, its tenant gets another, which
-names it as its predecessor.
+A log never passes to another tenant and never has two writers. When one cannot be continued, its tenant gets another
+log that names it as its predecessor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from services.common.durable_files import replace_file
 
 
 class LogRegistry:
-    """The file's content; every change is durable when it returns.
+    """The file's content. A change is durable when the call returns.
 
     Raises:
         StateFileError: the file is damaged, or of an unknown version.
@@ -32,7 +32,7 @@ class LogRegistry:
         return sorted(self._logs)
 
     def open_log(self, tenant_uid: str) -> bytes | None:
-        """The id of the log that a tenant's entries go to."""
+        """The id of the log that a tenant's entries go to; None when it has none."""
         logs = self._logs.get(tenant_uid)
         return logs[-1] if logs else None
 
@@ -42,24 +42,24 @@ class LogRegistry:
         return logs[-2] if len(logs) > 1 else NO_ID
 
     def owner(self, log_id: bytes) -> str | None:
-        """Whose open log it is."""
+        """The tenant_uid whose open log it is; None for a closed or unknown log."""
         return self._owners.get(log_id)
 
     def is_known(self, log_id: str) -> bool:
-        """Whether an id in hex is a log's, open or closed."""
+        """Whether an id in hex is that of a log, open or closed."""
         return self.owner_of(log_id) is not None or any(
             log_id == one.hex() for logs in self._logs.values() for one in logs
         )
 
     def owner_of(self, log_id: str) -> str | None:
-        """The same for an id in hex, as receipts have it; None too for what is not one."""
+        """As `owner`, for an id in hex as receipts have it; None also for a text that is not hex."""
         try:
             return self.owner(bytes.fromhex(log_id))
         except ValueError:
             return None
 
     def add(self, log_ids: Mapping[str, bytes]) -> None:
-        """Record tenants' new logs, by tenant_uid; those before them are closed."""
+        """Add new logs by tenant_uid. The tenants' logs before them are closed."""
         for tenant_uid, log_id in log_ids.items():
             closed = self.open_log(tenant_uid)
             if closed is not None:

@@ -1,9 +1,9 @@
-"""The logs that are open, and those that are quarantined: what is wrong with one log concerns its tenant alone.
+"""Open logs and quarantined logs. A damage of one log affects its tenant alone.
 
     keyring/<log_id>   logs/tenants.json   logs/<log_id>/{state.json,checkpoint,segments/,held.seg}
 
-`held.seg` keeps a quarantined log's entries that the journal had and its segments have not: the journal's files go, the
-entries stay until the log can be opened again.
+`held.seg` keeps entries of a quarantined log that are in the journal and not in its segments. The journal's files are
+removed; the entries stay there until the log can be opened again.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ HELD = "held.seg"
 
 
 def begin_log(root: Path, tenant_uid: str, log_id: bytes, provider: KeyProvider) -> None:
-    """Make a log's files, durably: it exists once `LogRegistry` names it, and may never lack one of them after."""
+    """Make a log's files, durably. The log exists once `LogRegistry` names it, and needs all of them."""
     Keyset.create(root / "keyring" / log_id.hex(), tenant_uid, log_id, provider)
     folder = root / "logs" / log_id.hex()
     (folder / "segments").mkdir(parents=True, mode=0o700)
     folder.chmod(0o700)
-    # This syncs the folder's names; whoever lists the log syncs `logs` before.
+    # This syncs the names in the folder. The caller syncs `logs` before it registers the log.
     replace_file(folder / STATE, FoldedState(tenant_uid, log_id).encode())
 
 
@@ -51,7 +51,7 @@ def origin_of(log_id: bytes) -> str:
 
 
 class OpenLogs:
-    """Opens, begins, closes and quarantines logs. Single-threaded; `is_open` may be asked from anywhere."""
+    """Opens, begins, closes and quarantines logs. Single-threaded, but for `is_open` and `opening_cost`."""
 
     def __init__(self, root: Path, registry: LogRegistry, provider: KeyProvider) -> None:
         self.registry = registry
@@ -71,21 +71,21 @@ class OpenLogs:
         return len(self._quarantined)
 
     def is_open(self, tenant_uid: str) -> bool:
-        """Whether nothing has to be read or made before an entry of this tenant is appended or refused."""
+        """Whether an entry of this tenant can be appended or refused without reading or making files."""
         return tenant_uid in self._open or tenant_uid in self._quarantined
 
     def opening_cost(self, tenant_uid: str) -> int:
-        """What a batch pays before an entry of this tenant: nothing, some reading, or syncs of new files."""
+        """The cost of opening before an entry of this tenant: 0 for none, 1 for reading, 8 for syncs of new files."""
         if self.is_open(tenant_uid):
             return 0
         return 1 if self.registry.open_log(tenant_uid) is not None else 8
 
     def folder(self, log_id: bytes) -> Path:
-        """Where a log's files are."""
+        """The folder of a log."""
         return self._root / "logs" / log_id.hex()
 
     def readable(self, tenant_uid: str) -> TenantLog | None:
-        """A tenant's log, opened when first asked for; None when it has none.
+        """A tenant's log, opened on first use; None when the tenant has none.
 
         Raises:
             LogDamagedError: it cannot be opened.
@@ -111,10 +111,10 @@ class OpenLogs:
         return log
 
     def writable(self, tenant_uid: str) -> TenantLog:
-        """The log that a tenant's entries go to; it was begun before.
+        """The log that a tenant's entries go to. `begin` has to come before.
 
         Raises:
-            LogDamagedError: it is quarantined.
+            LogDamagedError: it is quarantined, or no new logs are begun.
         """
         if tenant_uid in self._quarantined:
             raise LogDamagedError(tenant_uid, self._quarantined[tenant_uid])
@@ -124,7 +124,7 @@ class OpenLogs:
         return log
 
     def begin(self, tenant_uids: Iterable[str]) -> None:
-        """Begin logs for those tenants that have none."""
+        """Begin logs for those of the tenants that have none."""
         new = {uid: os.urandom(ID_BYTES) for uid in tenant_uids if self.registry.open_log(uid) is None}
         if not new or self._no_new_logs:
             return
@@ -134,12 +134,12 @@ class OpenLogs:
         self.registry.add(new)
 
     def begin_no_more(self, why: str) -> None:
-        """The list of logs cannot be relied on: tenants without a log get none."""
+        """Begin no new logs from now on, because the list of logs cannot be relied on."""
         _log.error("no new logs are begun: %s", why)
         self._no_new_logs = why
 
     def quarantine(self, tenant_uid: str, why: str) -> None:
-        """Append nothing more to a tenant's log until the next start; say why, once."""
+        """Append nothing more to a tenant's log until the next start. Logs the reason once."""
         if tenant_uid not in self._quarantined:
             log_id = self.registry.open_log(tenant_uid)
             named = f"logs/{log_id.hex()}: {why}" if log_id is not None else why
@@ -147,21 +147,21 @@ class OpenLogs:
             self._quarantined[tenant_uid] = named
 
     def give_up(self, tenant_uid: str, why: str) -> None:
-        """Quarantine a log whose files are not what they should be; its pending entries are held."""
+        """Quarantine an open log whose files are damaged, and hold its pending entries."""
         self.quarantine(tenant_uid, why)
         log = self._open.pop(tenant_uid, None)
         if log is not None:
             self.hold(log.log_id, [pending.placed for pending in log.pending])
 
     def hold(self, log_id: bytes, placed: Sequence[bytes]) -> None:
-        """Keep entries of a log that cannot be opened, durably."""
+        """Keep entries of a log that cannot be opened, durably, as place and frame."""
         if placed:
             path = self.folder(log_id) / HELD
             make_directory(path.parent)
             replace_file(path, (path.read_bytes() if path.exists() else b"") + b"".join(placed))
 
     def close_idle(self, busy: Collection[str], changed: Callable[[TenantLog], bool]) -> None:
-        """Close the logs used longest ago where too many are open; never one with something still to write."""
+        """Close the least recently used logs when too many are open, but none with something left to write."""
         for tenant_uid, log in list(self._open.items()):
             if len(self._open) <= MAX_OPEN_LOGS:
                 break
@@ -185,7 +185,7 @@ class OpenLogs:
 
 
 def _take_held(log: TenantLog, data: bytes) -> None:
-    """Let a log that opens again have what was held for it; the file goes once it is folded."""
+    """Give a log that opens again the entries held for it. Folding them removes the file."""
     offset = 0
     while offset < len(data):
         place = Place.decode(data[offset : offset + PLACE_BYTES])

@@ -1,4 +1,4 @@
-"""Whether a log still holds the entry of a receipt, judged beside the store: segments are read where nobody waits."""
+"""Says whether a log still holds the entry of a receipt. Reads segments beside the store, so that no batch waits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class LogView:
     tenant_uid: str
     folder: Path
     folded: FoldedState | None
-    """None where the log is closed: its file has it."""
+    """None when the log is closed. Its file is read then."""
     pending_leaf: bytes | None
-    """Of the receipt's entry, where it is not folded yet."""
+    """The leaf of the receipt's entry; None when the entry is folded or missing."""
 
 
 def broken_receipt(view: LogView, index: int, leaf: bytes) -> str:
-    """Why a log is not the one that gave a receipt; empty when it may be."""
+    """Why a log cannot be the one that gave a receipt; an empty text when it may be."""
     try:
         state = view.folded or FoldedState.read(view.folder / STATE)
         found = view.pending_leaf

@@ -1,7 +1,8 @@
-"""The records that the service remembers, of all logs together, so that one sent again is one entry.
+"""Remembers the newest records of all logs together, so that a record sent again stays one entry.
 
-What has to be remembered is what writers may not have heard of yet, and that is bounded for each writer, not for each
-log. Digests of plain text are in memory only: on disk they would let a guess be checked after the key is destroyed.
+A record has to be remembered until its writer has the ack. The number of such records is bounded for each writer, not
+for each log. Digests of plain text stay in memory: on disk they would let a guess be checked after the key is
+destroyed.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ REMEMBERED_RECORDS = 65_536
 
 @dataclass(frozen=True, slots=True)
 class KnownRecord:
-    """A record that is in a log."""
+    """A record that a log holds."""
 
     receipt: Receipt
     digest: bytes | None
-    """Of its content; None where the content cannot be read any more."""
+    """Digest of its content; None when the content can no longer be read."""
 
 
 class RecentRecords:
-    """The newest records; the oldest are forgotten when there are too many."""
+    """The newest records. The oldest one is forgotten when there are too many."""
 
     def __init__(self, size: int = REMEMBERED_RECORDS) -> None:
         self._size = size
         self._records: OrderedDict[tuple[bytes, bytes], KnownRecord] = OrderedDict()
 
     def get(self, log_id: bytes, record_id: bytes) -> KnownRecord | None:
-        """A record of a log, where it is remembered."""
+        """A record of a log; None when it is not remembered."""
         return self._records.get((log_id, record_id))
 
     def remember(self, record_id: bytes, digest: bytes | None, receipt: Receipt) -> None:

@@ -1,6 +1,6 @@
-"""Puts what the journal holds back into the logs after a stop of any kind.
+"""Puts the entries of the journal back into the logs after a stop of any kind.
 
-Entries of a log that cannot be opened, or that lacks entries before them, are held for it: the others go on.
+Entries of a log that cannot be opened, or that lacks entries before them, are held for it. The other logs go on.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Replay:
         self._held: dict[bytes, list[bytes]] = {}
         """By log_id."""
         self.touched: set[str] = set()
-        """Tenants whose log has grown."""
+        """Tenants whose logs have grown."""
 
     def run(self, frames: Iterable[PlacedFrame]) -> None:
         """Take every frame, in the journal's order.
 
         Raises:
-            StateIncompleteError: the journal holds entries of a log that nobody knows.
+            StateIncompleteError: the journal holds entries of a log that the list of logs lacks.
         """
         for placed in frames:
             if placed.frame.kind in (FrameKind.DATA, FrameKind.DEK_OPEN):
@@ -57,7 +57,7 @@ class Replay:
             self._logs.hold(log_id, held)
 
     def _log(self, log_id: bytes) -> TenantLog | None:
-        """None for a log that cannot be opened, and for one that was closed in favour of another."""
+        """None for a log that cannot be opened, and for one that was closed because its tenant got another."""
         owner = self._logs.registry.owner(log_id)
         if owner is None:
             if self._logs.registry.is_known(log_id.hex()):
@@ -92,7 +92,7 @@ class Replay:
             self.touched.add(tenant_uid)
 
     def _digest(self, log: TenantLog, taken: PendingFrame) -> bytes | None:
-        """None where the content does not open: the same record is refused then, and an export will tell."""
+        """None when the content does not open: the same record is refused then, and an export reports the damage."""
         dek_id = taken.entry.header.dek_id
         try:
             if dek_id not in self._openings:

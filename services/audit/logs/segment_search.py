@@ -1,7 +1,7 @@
-"""Finding a few entries of a log in its segments without reading the log.
+"""Finds a few entries of a log in its segments without reading all of it.
 
-A segment's first entry is found by its fixed place, so that the right segment is found by halving; within it only heads
-are read. What is found is checked as any frame is.
+The first entry of a segment has a fixed place, so the right segment is found by bisection. Within it only the heads of
+frames are read. A frame that is returned is checked like any other.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from services.audit.storage.frames import (
 )
 
 SEARCHED_ENTRIES = 65_536
-"""A record is looked for among so many newest entries of a log."""
+"""How many of a log's newest entries are searched for a record, in whole segments."""
 _HEAD = struct.Struct(f">{PLACE_BYTES}x4s4xI4x2x16sQ8x16s")
-"""Of a placed frame: magic, body length, and of the entry log_id, index and record_id."""
+"""Of a placed frame: magic and body length; of its entry: log_id, index and record_id."""
 
 FoundEntry = tuple[Entry, bytes]
-"""An entry and what follows it in its frame."""
+"""An entry and the bytes after it in its frame."""
 
 
 class _Segment:
-    """One segment, mapped: only the pages that are looked at are read."""
+    """One segment, mapped into memory: only the pages that are used are read."""
 
     def __init__(self, folder: Path, state: FoldedState, number: int) -> None:
         self.path = segment_path(folder, number)
@@ -49,7 +49,7 @@ class _Segment:
             raise SegmentDamagedError(f"{self.path.name} ends at byte {len(self.data)}, not {self._end}")
 
     def heads(self) -> Iterator[tuple[int, int, bytes]]:
-        """Offset, index and record id of every entry."""
+        """Iterate over offset, index and record id of every entry."""
         offset = 0
         while offset < self._end:
             try:
@@ -66,7 +66,7 @@ class _Segment:
         return next((index for _, index, _ in self.heads()), 0)
 
     def entry_at(self, offset: int) -> FoundEntry:
-        """The entry there, its frame checked."""
+        """The entry at an offset. Checks its frame."""
         place = Place.decode(self.data[offset : offset + PLACE_BYTES])
         start = offset + PLACE_BYTES
         length = _HEAD.unpack_from(self.data, offset)[1]
@@ -77,7 +77,7 @@ class _Segment:
 
 
 def find_index(folder: Path, state: FoldedState, index: int) -> FoundEntry | None:
-    """The folded entry with an index; None when the log has none.
+    """Find a folded entry by its index; None when the log has no such entry.
 
     Raises:
         SegmentDamagedError: bytes on the way are missing or changed.
@@ -99,7 +99,7 @@ def find_index(folder: Path, state: FoldedState, index: int) -> FoundEntry | Non
 
 
 def find_records(folder: Path, state: FoldedState, wanted: Collection[bytes]) -> dict[bytes, FoundEntry]:
-    """Entries by record id, among the log's newest.
+    """Find entries by record id, among the newest of a log.
 
     Raises:
         SegmentDamagedError: bytes on the way are missing or changed.

@@ -1,8 +1,8 @@
-"""A log's segments: its frames, byte for byte as the journal had them, each behind its place.
+"""The segments of a log: its frames, byte for byte as in the journal, each after its place.
 
     logs/<log_id>/segments/<n>.seg = (place (20 bytes) ‖ frame)*
 
-A segment begins with the DEK_OPEN frame of the data key that encrypts all of it.
+A segment begins with the DEK_OPEN frame of the data key that encrypts the whole segment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.common.durable_files import replace_files
 
 
 class SegmentDamagedError(Exception):
-    """A segment does not hold what was folded into it; names file and offset."""
+    """A segment does not hold the bytes that were folded into it. The text names file and offset."""
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -29,7 +29,7 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def check_end(folder: Path, state: FoldedState) -> None:
-    """Check, without reading it, that the last segment is as long as its log says.
+    """Check that the last segment is as long as its log's state says. Does not read it.
 
     Raises:
         SegmentDamagedError: it is missing or was cut.
@@ -43,22 +43,21 @@ def check_end(folder: Path, state: FoldedState) -> None:
 
 
 def fold_log(folder: Path, log: TenantLog, limit_bytes: int) -> int:
-    """Move pending entries to the log's segments and write its state; both are durable on return.
+    """Move the oldest pending entries into the log's segments and write its state; both are durable on return.
 
-    The log's keyring has to be saved before.
-
-    Safe to repeat after a crash: bytes go to the offset the state names, over whatever a torn fold left there.
+    The log's keyring has to be saved before. The fold can be repeated after a crash: bytes go to the offset that the
+    state names, over anything a torn fold left there.
 
     Args:
-        folder: the log's.
-        log: whose oldest pending entries are moved.
-        limit_bytes: about how much at most; one entry at least.
+        folder: the log's folder.
+        log: the log.
+        limit_bytes: about how many bytes to move at most; at least one entry is moved.
 
     Returns:
-        The bytes moved.
+        How many bytes were moved.
 
     Raises:
-        SegmentDamagedError: a segment does not hold what was folded into it.
+        SegmentDamagedError: the last segment is missing or was cut.
     """
     old = log.folded
     check_end(folder, old)
@@ -105,7 +104,7 @@ def fold_log(folder: Path, log: TenantLog, limit_bytes: int) -> int:
 
 
 def read_entries(folder: Path, state: FoldedState) -> Iterator[tuple[Entry, bytes]]:
-    """Every folded entry with its ciphertext, in order.
+    """Iterate over every folded entry with its ciphertext, in order.
 
     Raises:
         SegmentDamagedError: bytes are missing or changed.

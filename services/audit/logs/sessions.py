@@ -1,7 +1,7 @@
-"""Writers' sessions: which of their sequences are settled, and what later entries may not build on.
+"""Writers' sessions: which sequences are settled, and which records were refused. Pure.
 
-Tenants take turns, so a writer's entries do not become durable in its own order. What is settled is therefore not one
-number: it is everything up to a sequence, and ranges beyond it. Pure.
+Tenants take turns, so the entries of a writer do not become durable in its own order. So the settled sequences are not
+one number but all up to one sequence, and ranges after it.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Iterable, Sequence
 from services.audit.storage.frames import SessionMark
 
 MAX_RANGES = 16_384
-"""A writer that leaves more holes than it can have entries under way numbers them wrongly."""
+"""The most ranges of a session. A writer that leaves more holes than entries it can have under way counts wrongly."""
 MAX_REFUSED = 4096
 
 
 class SettledSequences:
-    """A set of sequences that mostly grows at its lower end; costs what its holes cost."""
+    """A set of sequences that mostly grows at its lower end. Its size in memory is that of its holes."""
 
     def __init__(self, through: int = 0, ranges: Iterable[Sequence[int]] = ()) -> None:
         self.through = through
         """Every sequence up to this one is settled."""
         self._ranges = [(first, last) for first, last in ranges]
-        """Beyond it: sorted, apart from each other and from `through`."""
+        """Ranges after `through`: sorted, not adjacent to each other or to `through`."""
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
-        """What is settled beyond `through`: first and last of each range."""
+        """The settled ranges after `through`: first and last sequence of each."""
         return tuple(self._ranges)
 
     def __contains__(self, sequence: int) -> bool:
@@ -65,44 +65,44 @@ class SettledSequences:
 
 
 class WriterSession:
-    """One writer's session, over all its streams."""
+    """One session of a writer, over all its streams."""
 
     def __init__(self, session_id: bytes, settled: SettledSequences | None = None) -> None:
         self.session_id = session_id
         self.settled = settled or SettledSequences()
-        """Durable, or refused for good."""
+        """Sequences whose entries are durable or were refused for good."""
         self.writer = ""
-        """The writer's name, once it has said it."""
+        """The writer's name; empty before its first hello."""
         self._refused: OrderedDict[bytes, bool] = OrderedDict()
-        """Record ids; whether they will come again."""
+        """Refused record ids, and whether the writer will send them again."""
 
     @classmethod
     def of(cls, mark: SessionMark) -> WriterSession:
-        """As the journal recorded it."""
+        """The session as the journal recorded it."""
         return cls(mark.session_id, SettledSequences(mark.sequence, mark.ranges))
 
     @property
     def durable_sequence(self) -> int:
-        """Everything up to it is settled."""
+        """Every sequence up to this one is settled."""
         return self.settled.through
 
     def mark(self, also: Iterable[int] = ()) -> SessionMark:
-        """What the journal records once the sequences `also` are settled too."""
+        """The record for the journal, as if the sequences `also` were settled too."""
         settled = self.settled.copy()
         for sequence in also:
             settled.add(sequence)
         return SessionMark(self.session_id, settled.through, settled.ranges)
 
     def refuse(self, record_id: bytes, *, for_now: bool) -> None:
-        """A record was not taken: what names it as its admit must not be in the log before it."""
+        """Take note of a refused record: an outcome that names it as its admit must not be in the log before it."""
         self._refused[record_id] = for_now
         if len(self._refused) > MAX_REFUSED:
             self._refused.popitem(last=False)
 
     def take(self, record_id: bytes) -> None:
-        """A record was taken, perhaps after it had been refused."""
+        """Take note of an accepted record, which may have been refused before."""
         self._refused.pop(record_id, None)
 
     def refused_for_now(self, record_id: bytes) -> bool | None:
-        """Whether a record that was refused will come again; None when it was not refused, or was taken since."""
+        """Whether a refused record will be sent again; None when it was not refused, or was accepted since."""
         return self._refused.get(record_id)

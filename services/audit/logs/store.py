@@ -1,8 +1,8 @@
-"""All logs over one journal: commit a batch, fold, recover. Blocking and single-threaded: the appender owns it.
+"""All logs over one journal: commits batches, folds, recovers. Blocking and single-threaded; the appender owns it.
 
 LOCK   wal/   wal.json   keyring/<log_id>   logs/<log_id>/{segments,state.json,checkpoint}   logs/tenants.json
 
-What grows with tenants is done in slices, so that a batch never waits for more than one.
+Work that grows with the number of tenants is done in slices, so that a batch waits for one slice at most.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ FOLD_BYTES = 32 << 20
 CLOSE_SECONDS = 1.0
 
 Result = Receipt | RecordConflictError | RecordForgottenError | LogDamagedError
-"""What becomes of an entry."""
+"""The result of appending an entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class _JournalEnd:
-    """Where the journal stood when a fold began, and its files up to there."""
+    """The end of the journal when a fold began, and its files up to there."""
 
     files: list[Path]
     incarnation: int
@@ -66,8 +66,8 @@ class LogStore:
     """Every tenant's log of one state directory.
 
     Raises:
-        JournalDamagedError: acknowledged entries are gone.
-        StateIncompleteError: the journal's position or the list of logs is gone.
+        JournalDamagedError: acknowledged entries are lost.
+        StateIncompleteError: the journal's position or the list of logs is missing.
         StateFileError: one of them is damaged.
     """
 
@@ -97,7 +97,7 @@ class LogStore:
 
     @property
     def sessions(self) -> dict[bytes, SessionMark]:
-        """What is settled of each writer's session."""
+        """The settled sequences of each writer's session, by session id."""
         return self._position.sessions
 
     @property
@@ -110,7 +110,7 @@ class LogStore:
         return self._logs.registry.tenant_uids()
 
     def log(self, tenant_uid: str, *, create: bool = False) -> TenantLog | None:
-        """A tenant's log, opened when first asked for; None when it has none and `create` is false.
+        """A tenant's log, opened on first use; None when the tenant has none and `create` is false.
 
         Raises:
             LogDamagedError: it cannot be opened.
@@ -120,11 +120,11 @@ class LogStore:
         return self._logs.readable(tenant_uid)
 
     def folder(self, log_id: bytes) -> Path:
-        """Where a log's files are."""
+        """The folder of a log."""
         return self._logs.folder(log_id)
 
     def view(self, log_id: str, index: int) -> LogView | None:
-        """What tells whether a log, its id in hex, holds the entry of an index; None when there is no such log."""
+        """A view that says whether a log holds the entry of an index; None when no open log has that id, in hex."""
         tenant_uid = self._logs.registry.owner_of(log_id)
         if tenant_uid is None:
             return None
@@ -147,12 +147,12 @@ class LogStore:
         checkpoints: Sequence[str] = (),
         settled: Collection[int] = (),
     ) -> list[Result]:
-        """Make entries durable; the result stands in their order.
+        """Append entries and make them durable. Results come in the order of the entries.
 
         Args:
-            entries: what to append.
-            marks: what is settled of writers' sessions once these entries are durable.
-            checkpoints: tenants whose logs get one.
+            entries: the entries.
+            marks: the settled sequences of writers' sessions, as they are when these entries are durable.
+            checkpoints: tenants whose logs get a checkpoint.
             settled: places of entries whose sequence was settled before: they are in a log, or were refused.
         """
         now_ns = int(self._clock.wall_seconds() * 1e9)
@@ -212,11 +212,11 @@ class LogStore:
         return made
 
     def dirty(self) -> list[str]:
-        """Tenants whose log has grown since its last checkpoint."""
+        """Tenants whose logs have grown since their last checkpoint."""
         return sorted(self._dirty)
 
     def checkpointed(self, tenant_uids: Sequence[str]) -> None:
-        """These tenants' checkpoints are durable."""
+        """Take note that the checkpoints of these tenants are durable."""
         self._dirty.difference_update(tenant_uids)
 
     @property
@@ -225,7 +225,7 @@ class LogStore:
         return self._unfolded_bytes >= FOLD_BYTES
 
     def begin_fold(self) -> None:
-        """Begin to move everything from the journal into segments; `fold_slice` does it."""
+        """Begin to move everything from the journal into segments. `fold_slice` does the work."""
         assert self._pass is None, "a fold is under way"
         self._journal.close()
         self._pass = FoldPass(self._logs)
@@ -236,7 +236,7 @@ class LogStore:
         self._unfolded_bytes = 0
 
     def fold_slice(self) -> bool:
-        """Go on with the fold; its last slice removes the journal's files. Returns whether there is more to do."""
+        """Do the next slice of the fold. The last one removes the journal's files. Returns whether more is left."""
         if self._pass is None:
             return False
         self._pass.slice()
@@ -246,7 +246,7 @@ class LogStore:
         return self._pass is not None
 
     def fold(self, end_seconds: float = math.inf) -> None:
-        """Move everything from the journal into segments and remove its files, or as much as there is time for."""
+        """Move everything from the journal into segments and remove its files, or as much as time allows."""
         while self.fold_slice() and self._clock.monotonic_seconds() < end_seconds:
             pass
         if self._pass is None:
@@ -255,7 +255,7 @@ class LogStore:
                 pass
 
     def fold_tenant(self, tenant_uid: str) -> bool:
-        """Fold some of one log, ahead of its turn. Returns whether there is more to do."""
+        """Fold a slice of one log ahead of its turn. Returns whether more of it is left."""
         fold_some(self._logs, tenant_uid)
         return has_more(self._logs, tenant_uid)
 
@@ -269,7 +269,7 @@ class LogStore:
         self._logs.close_idle(self._dirty, is_changed)
 
     def close(self) -> None:
-        """Fold as much as a stop has time for, and give up the directory; the next start folds the rest."""
+        """Fold for at most `CLOSE_SECONDS` and release the directory. The next start folds the rest."""
         self.fold(self._clock.monotonic_seconds() + CLOSE_SECONDS)
         self._journal.close()
         self._directory.release()
@@ -289,9 +289,9 @@ class LogStore:
         self._journal = JournalWriter(wal, incarnation, self._keys.log, found.next_batch, found.previous)
         self._journal.finished = [path for path, _ in files]
         if files:
-            # A killed process leaves pages that only the kernel has. No later batch may be durable without them.
+            # A killed process leaves pages that only the kernel holds. No later batch may be durable without them.
             for path, _ in files:
                 sync_file(path)
-            # They are folded in slices, like everything else: nobody waits for all of it.
+            # Fold them in slices, as always, so that no batch waits for all of them.
             self._unfolded_bytes = FOLD_BYTES
             _log.info("recovered %d frames, cut %d bytes of torn tail", len(found.frames), found.cut_bytes)

@@ -1,4 +1,4 @@
-"""One tenant's log in memory: its tree's edge, its current data key, and what is not folded yet."""
+"""One log in memory: the edge of its tree, its current data key, and the entries that are not folded yet."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from services.audit.storage.frames import HEAD_BYTES, PLACE_BYTES, Frame, FrameK
 from services.common.errors import FailedPreconditionError, Reason
 
 RECURRING = frozenset({EntryKind.CONFIG_VERSION, EntryKind.ADMIN_INTENT, EntryKind.ADMIN_OUTCOME})
-"""Kinds whose record ids follow from what they tell: another session may tell it again, much later."""
+"""Kinds whose record ids follow from their content, so that another session may append the same record much later."""
 MAX_RECURRING = 1024
 MAX_ENTRIES_PER_SEGMENT = 65_536
 MAX_SEGMENT_BYTES = 64 << 20
 
 
 class RecordConflictError(Exception):
-    """A record id came again with other content, or with content that cannot be compared any more."""
+    """A record id came again with other content, or with content that can no longer be compared."""
 
     def __str__(self) -> str:
-        """For the writer."""
+        """The text for the writer."""
         return "the record id was used before with other content"
 
 
 class RecordForgottenError(Exception):
-    """A sequence came again that was settled before, and its record is not among those that are remembered."""
+    """A sequence came again that was settled before, and its record is not remembered any more."""
 
     def __str__(self) -> str:
-        """For the writer."""
+        """The text for the writer."""
         return "the sequence was settled before, and its record is not remembered any more"
 
 
 class LogDamagedError(FailedPreconditionError):
-    """A log is quarantined: nothing is appended to it. A caller hears no more than that."""
+    """A log is quarantined: nothing is appended to it. Only the service's own log says why."""
 
     def __init__(self, tenant_uid: str, why: str) -> None:
         super().__init__("the audit log is damaged and quarantined", reason=Reason.LOG_DAMAGED)
@@ -62,11 +62,11 @@ class NewEntry:
     admit_record_id: bytes = NO_ID
     key_id: str = ""
     session_id: bytes = NO_ID
-    """The session that appends it; another one may append the same record again."""
+    """The session that appends it. Another session may append the same record again."""
     writer: str = ""
 
     def content_digest(self) -> bytes:
-        """What makes two entries of one record id the same."""
+        """A digest of the content. Two entries of one record id with one digest are the same entry."""
         return _content_digest(self.kind, self.admit_record_id, name_digest(self.key_id), self.payloads)
 
     @property
@@ -77,7 +77,7 @@ class NewEntry:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """An entry's place."""
+    """Says where an entry stands."""
 
     log_id: bytes
     index: int
@@ -96,7 +96,7 @@ class PendingFrame:
 
     @property
     def rest(self) -> bytes:
-        """What follows the entry in its frame."""
+        """The bytes after the entry in its frame."""
         return self.placed[PLACE_BYTES + HEAD_BYTES + ENTRY_BYTES :]
 
 
@@ -117,12 +117,12 @@ class TenantLog:
         self.frontier = Frontier(folded.size, folded.frontier)
         self.last_time_ns = folded.last_time_ns
         self.pending: deque[PendingFrame] = deque()
-        """In the order of their index, from `folded.size` on."""
+        """Entries that are not folded, in the order of their index, from `folded.size` on."""
         self.recurring = dict(folded.recurring)
         self.checkpoint_note: bytes | None = None
         self.checkpoint_size = -1
         self.folded_note: bytes | None = None
-        """The checkpoint that stands in the log's folder."""
+        """The checkpoint in the log's folder."""
         self._random_bytes = random_bytes
         self._predecessor = predecessor
         self._dek: DataKey | None = None
@@ -131,13 +131,13 @@ class TenantLog:
 
     @property
     def log_id(self) -> bytes:
-        """16 bytes."""
+        """The log's id, 16 bytes."""
         return self.folded.log_id
 
     def append(self, new: NewEntry, now_ns: int) -> tuple[list[tuple[PendingFrame, Frame]], Receipt]:
-        """Give an entry its index and seal it; opens a data key first where one is needed.
+        """Give an entry its index and seal it; opens a new data key first if one is needed.
 
-        Whoever writes the frames to the journal hands them to `written`.
+        The caller writes the frames to the journal and then calls `written` with each of them.
 
         Raises:
             KeysetError: there is no key to seal with; nothing has changed.
@@ -170,7 +170,7 @@ class TenantLog:
         return self._push(entry), entry_frame(entry, ciphertext)
 
     def _log_opened(self) -> NewEntry:
-        """A log's first own entry: whose it is, and which log it continues, in its tree before anything else."""
+        """The log's first entry after its key: binds the tree to a tenant and to the log before this one."""
         tenant_uid = self.folded.tenant_uid
         meta = {
             "tenant_uid": tenant_uid,
@@ -186,7 +186,7 @@ class TenantLog:
         )
 
     def replay(self, placed: bytes, frame: Frame) -> PendingFrame | None:
-        """Take an entry that the journal holds; None when the segments have it already.
+        """Take an entry from the journal; returns None when the segments have it already.
 
         Raises:
             LogDamagedError: entries before it are missing.
@@ -205,7 +205,7 @@ class TenantLog:
         return pending
 
     def written(self, pending: PendingFrame, placed: bytes) -> None:
-        """An entry is durable in the journal."""
+        """Take note that an entry is durable in the journal."""
         pending.placed = placed
         self.pending.append(pending)
         header = pending.entry.header
@@ -215,10 +215,10 @@ class TenantLog:
                 del self.recurring[next(iter(self.recurring))]
 
     def digest_of(self, entry: Entry, rest: bytes, opening: Entry) -> bytes | None:
-        """`NewEntry.content_digest` of an entry of this log; None where its key was destroyed.
+        """`NewEntry.content_digest` of an entry of this log; None when its key was destroyed.
 
         Args:
-            entry: what is in the log.
+            entry: the entry.
             rest: its ciphertext.
             opening: the DEK_OPEN entry of its key.
 
@@ -236,7 +236,7 @@ class TenantLog:
         return _content_digest(header.kind, header.admit_record_id, header.key_digest, payloads)
 
     def checkpoint(self) -> Checkpoint:
-        """Size and root as they are now."""
+        """The log's size and root as they are now."""
         return Checkpoint(self.origin, self.frontier.size, self.frontier.root())
 
     def _push(self, entry: Entry) -> PendingFrame:

@@ -31,7 +31,7 @@ class EntryFormatError(ValueError):
 
 
 class EntryKind(IntEnum):
-    """What an entry records; the numbers are those of `tenantry.audit.v1.EntryKind`."""
+    """The kind of an entry. The numbers are those of `tenantry.audit.v1.EntryKind`."""
 
     ADMIT = 1
     OUTCOME = 2
@@ -48,7 +48,7 @@ class EntryKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What anybody may read of an entry."""
+    """The clear part of an entry."""
 
     kind: EntryKind
     log_id: bytes
@@ -56,19 +56,19 @@ class Header:
     index: int
     """The entry's place in its log, from 0."""
     time_ns: int
-    """Nanoseconds since the Unix epoch, given by the service; never goes back within a log."""
+    """Nanoseconds since the Unix epoch, by the service's clock. Never goes back within a log."""
     record_id: bytes
     """16 bytes, unique within the log."""
     admit_record_id: bytes
-    """The record id of the admit an outcome belongs to; of LOG_OPENED the log before; 16 zero bytes for none."""
+    """Of an outcome, the record id of its admit; of LOG_OPENED, the id of the log before; otherwise 16 zero bytes."""
     key_digest: bytes
-    """`name_digest` of the caller's key id; of LOG_OPENED that of the tenant's uid."""
+    """`name_digest` of the caller's key id; of LOG_OPENED, of the tenant's uid."""
     session_id: bytes
-    """The session of the writer that appended the entry; zero bytes for the service's own entries."""
+    """The session of the writer that appended the entry; zero bytes for entries of the service itself."""
     writer_digest: bytes
     """`name_digest` of that writer's name."""
     dek_id: bytes
-    """16 bytes naming the data key that encrypts the entry."""
+    """The id of the data key that encrypts the entry, 16 bytes."""
     counter: int
     """The nonce under that key; 0 for a DEK_OPEN entry, which encrypts nothing."""
 
@@ -109,7 +109,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the tree commits to."""
+    """An entry. The tree commits to its encoding."""
 
     header: Header
     ciphertext_digest: bytes
@@ -134,5 +134,5 @@ class Entry:
 
 
 def name_digest(name: str) -> bytes:
-    """What the clear header holds of a name: the first 16 bytes of its SHA-256; zero bytes for none."""
+    """The first 16 bytes of a name's SHA-256, which the clear header holds; zero bytes for no name."""
     return hashlib.sha256(name.encode()).digest()[:ID_BYTES] if name else NO_ID

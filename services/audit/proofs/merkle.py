@@ -13,7 +13,7 @@ EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
 class ProofError(ValueError):
-    """A proof does not prove what it should."""
+    """A proof does not lead to the root, or has the wrong number of hashes."""
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -109,7 +109,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
 
 @dataclass(frozen=True, slots=True)
 class RangeProof:
-    """What leads from the leaves first..end-1 to the root of a tree: everything else, as few hashes."""
+    """Leads from the leaves first..end-1 to the root of a tree: the rest of the tree in as few hashes as possible."""
 
     left: tuple[bytes, ...] = ()
     """The frontier of the tree's first `first` leaves."""
@@ -118,7 +118,7 @@ class RangeProof:
 
 
 def right_levels(end: int, size: int) -> Iterator[int]:
-    """Into which perfect subtrees the leaves end..size-1 fall: the largest that begins at each place."""
+    """Levels of the perfect subtrees over the leaves end..size-1: at each place the largest that begins there."""
     while end < size:
         fitting = (size - end).bit_length() - 1
         level = min(fitting, (end & -end).bit_length() - 1) if end else fitting
@@ -141,7 +141,7 @@ def range_proof(leaves: Sequence[bytes], first: int, end: int) -> RangeProof:
 
 
 def finish_range(frontier: Frontier, size: int, right: Sequence[bytes]) -> None:
-    """Bring a frontier that began with a proof's left hashes, and took the range's leaves, to a tree's full size.
+    """Complete a frontier, which holds the proof's left hashes and the range's leaves, to a tree of `size` leaves.
 
     Raises:
         ProofError: there are more or fewer hashes on the right than such a range has.

@@ -1,6 +1,6 @@
 """Notes with Ed25519 signatures: C2SP signed-note, and checkpoints: C2SP tlog-checkpoint.
 
-Parsing is strict: what does not re-encode to the same bytes is refused.
+Parsing is strict: a text that does not encode to the same bytes again is refused.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _ED25519 = b"\x01"
 
 
 class NoteError(ValueError):
-    """Bytes are not a note, or not one these keys signed."""
+    """Bytes are not a note, or none that these keys signed."""
 
 
 def strict_base64(text: str) -> bytes:
-    """Decode standard base64, refusing every spelling but the canonical one.
+    """Decode standard base64. Refuses every spelling but the canonical one.
 
     Raises:
         NoteError: not canonical base64.
@@ -38,7 +38,7 @@ def strict_base64(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class VerifierKey:
-    """A public key with its name, `name+hash+base64` in its text form."""
+    """A public key with its name. Its text form is `name+hash+base64`."""
 
     name: str
     public_key: bytes
@@ -46,7 +46,7 @@ class VerifierKey:
 
     @property
     def key_hash(self) -> bytes:
-        """4 bytes that tell which of a name's keys signed."""
+        """4 bytes that identify the key among those of its name."""
         return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public_key).digest()[:4]
 
     def __str__(self) -> str:
@@ -79,14 +79,14 @@ class NoteSigner:
         self.verifier_key = VerifierKey(name, public)
 
     def sign(self, text: str) -> bytes:
-        """The note: text, an empty line, one signature line. The text ends with a newline."""
+        """Make the note: text, an empty line, one signature line. The text has to end with a newline."""
         signature = self.verifier_key.key_hash + self._private_key.sign(text.encode())
         line = f"— {self.verifier_key.name} {base64.b64encode(signature).decode()}\n"
         return (text + "\n" + line).encode()
 
 
 def open_note(note: bytes, key: VerifierKey) -> str:
-    """The text of a note that carries exactly one signature, this key's.
+    """Open a note that carries exactly one signature, of this key, and return its text.
 
     Raises:
         NoteError: another form, another signer, or a wrong signature.
@@ -114,7 +114,7 @@ def open_note(note: bytes, key: VerifierKey) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A log's size and root at one moment."""
+    """The size and root of a log at one moment."""
 
     origin: str
     size: int

@@ -1,8 +1,8 @@
-"""Writes that only the audit service makes: into the journal and at the end of segments; and the end of the process.
+"""Writes into the journal and at the end of segments, and the end of the process when a write fails.
 
-An error of fsync is the end: see `services.common.durable_files`. Any other write that fails, because the disk is full
-for example, ends the process as well: what is in memory and what is on disk may differ then, and a restart makes them
-the same again. No error of the disk is handled below the appender, which ends the process.
+A failed fsync ends the process: `services.common.durable_files` says why. Any other failed write, for example on a full
+disk, ends it as well: memory and disk may differ then, and a restart makes them the same again. The appender is the
+only place that handles these errors.
 """
 
 from __future__ import annotations

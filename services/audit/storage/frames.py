@@ -1,9 +1,9 @@
-"""Frames: how entries stand in the journal and, byte for byte, in a log's segments.
+"""Frames: the form of entries in the journal and, byte for byte, in the segments of logs.
 
     frame = magic "TNF1" ‖ kind u8 ‖ 3 zero bytes ‖ body length u32 ‖ CRC32C u32 ‖ body
 
 The CRC is seeded with the frame's place (incarnation, file, offset), so that a frame copied to another place of a
-journal does not pass for one written there. It finds torn writes; what finds forgery is the signed COMMIT.
+journal is not taken for one written there. The CRC finds torn writes; the signed COMMIT finds forgery.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLACE_BYTES = _PLACE.size
 
 
 class FrameKind(IntEnum):
-    """What a frame holds."""
+    """The kind of a frame's body."""
 
     DATA = 1
     DEK_OPEN = 2
@@ -36,12 +36,12 @@ class FrameKind(IntEnum):
 
 
 class FrameError(ValueError):
-    """Bytes at a place are not a frame that was written there."""
+    """The bytes at a place are not a frame that was written there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a frame stands."""
+    """The place of a frame."""
 
     incarnation: int
     """Counts the service's starts."""
@@ -51,12 +51,16 @@ class Place:
     """Bytes from the start of the file."""
 
     def encode(self) -> bytes:
-        """20 bytes."""
+        """The place as 20 bytes."""
         return _PLACE.pack(self.incarnation, self.file, self.offset)
 
     @classmethod
     def decode(cls, data: bytes) -> Place:
-        """Parse 20 bytes; ValueError for another length."""
+        """Parse 20 bytes.
+
+        Raises:
+            ValueError: another length.
+        """
         if len(data) != PLACE_BYTES:
             raise ValueError("a place has 20 bytes")
         return cls(*_PLACE.unpack(data))
@@ -64,7 +68,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame's content."""
+    """A frame."""
 
     kind: FrameKind
     body: bytes
@@ -75,7 +79,7 @@ class Frame:
         return HEAD_BYTES + len(self.body)
 
     def encode(self, place: Place) -> bytes:
-        """The frame's bytes at a place."""
+        """Encode the frame for a place."""
         return _HEAD.pack(MAGIC, self.kind, len(self.body), _checksum(self.body, place)) + self.body
 
 
@@ -87,7 +91,7 @@ def decode_frame(data: bytes | memoryview, start: int, place: Place) -> Frame:
     """Parse the frame that begins at `start`.
 
     Raises:
-        FrameError: nothing whole was written there.
+        FrameError: there is no whole frame.
     """
     if len(data) - start < HEAD_BYTES:
         raise FrameError("too short for a frame")
@@ -111,7 +115,7 @@ def entry_frame(entry: Entry, rest: bytes, kind: FrameKind = FrameKind.DATA) -> 
 
 
 def split_entry(frame: Frame) -> tuple[Entry, bytes]:
-    """The entry of a DATA or DEK_OPEN frame, and what follows it: the ciphertext, or the wrapped key.
+    """The entry of a DATA or DEK_OPEN frame, and the bytes after it: the ciphertext, or the wrapped key.
 
     Raises:
         EntryFormatError: the body holds no entry.
@@ -121,22 +125,22 @@ def split_entry(frame: Frame) -> tuple[Entry, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class SessionMark:
-    """Which sequences of a writer's session are settled."""
+    """The settled sequences of a writer's session."""
 
     session_id: bytes
     sequence: int
-    """Everything up to it."""
+    """Every sequence up to this one is settled."""
     ranges: tuple[tuple[int, int], ...] = ()
-    """What is settled beyond it: first and last of each range, in order."""
+    """The settled ranges after `sequence`: first and last of each, in order."""
 
     def frame(self) -> Frame:
-        """As a frame."""
+        """Encode as a SESSION frame."""
         numbers = (self.sequence, *itertools.chain.from_iterable(self.ranges))
         return Frame(FrameKind.SESSION, self.session_id + struct.pack(f">{len(numbers)}Q", *numbers))
 
     @classmethod
     def of(cls, frame: Frame) -> SessionMark:
-        """Of a SESSION frame.
+        """Parse a SESSION frame.
 
         Raises:
             FrameError: the body has another length.
@@ -155,10 +159,10 @@ _COMMIT_DOMAIN = b"tenantry/audit/commit/v1\n"
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Ends a batch: what stands before it is whole."""
+    """Ends a batch. The frames before it are whole."""
 
     batch: int
-    """Counts batches over all incarnations."""
+    """Number of the batch, counted over all incarnations."""
     frames: int
     size_bytes: int
     previous: bytes
@@ -167,16 +171,16 @@ class Commit:
     """RFC 6962 root over the batch's frames, in order."""
 
     def encode(self) -> bytes:
-        """The part before the signature."""
+        """The body without the signature."""
         return _COMMIT.pack(self.batch, self.frames, self.size_bytes, self.previous, self.root)
 
     def message(self) -> bytes:
-        """What is signed. The key signs checkpoints too: the prefix keeps either from passing for the other."""
+        """The bytes that are signed. The key signs checkpoints too; the prefix keeps the two apart."""
         return _COMMIT_DOMAIN + self.encode()
 
     @classmethod
     def of(cls, frame: Frame) -> tuple[Commit, bytes]:
-        """The commit and signature of a COMMIT frame.
+        """Parse a COMMIT frame into the commit and its signature.
 
         Raises:
             FrameError: the body has another length.

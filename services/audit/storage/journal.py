@@ -1,6 +1,6 @@
 """The shared commit journal: every tenant's frames of a batch, one signed COMMIT, one fdatasync.
 
-Files `wal/<incarnation>-<n>.wal` are preallocated and never reopened for writing: a start begins a new incarnation.
+Files `wal/<incarnation>-<n>.wal` are preallocated and never opened again for writing: each start is a new incarnation.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ def file_name(incarnation: int, file: int) -> str:
 
 
 def parse_file_name(name: str) -> tuple[int, int]:
-    """Incarnation and number of a journal file's name; ValueError for another name."""
+    """Incarnation and number in the name of a journal file.
+
+    Raises:
+        ValueError: another name.
+    """
     incarnation, _, file = name.removesuffix(".wal").partition("-")
     return int(incarnation, 16), int(file, 16)
 
 
 class JournalWriter:
-    """Appends batches. Blocking: one thread calls it, one batch at a time."""
+    """Appends batches. Blocking; one thread calls it, with one batch at a time."""
 
     def __init__(
         self, folder: Path, incarnation: int, signing_key: Ed25519PrivateKey, next_batch: int, previous: bytes
@@ -47,7 +51,7 @@ class JournalWriter:
         self._offset = 0
         self._descriptor: int | None = None
         self.finished: list[Path] = []
-        """Files that are full: they can be folded and removed."""
+        """Files that are complete and can be folded and removed."""
 
     def write(self, frames: Sequence[Frame]) -> tuple[int, list[bytes]]:
         """Write frames and their COMMIT durably.
@@ -89,7 +93,7 @@ class JournalWriter:
 
     @property
     def position(self) -> tuple[int, bytes]:
-        """The next batch's number and the hash it will name as its predecessor's."""
+        """The number of the next batch, and the hash it will name as that of its predecessor."""
         return self._next_batch, self._previous
 
     def roll(self) -> None:
@@ -101,7 +105,7 @@ class JournalWriter:
         self._offset = 0
 
     def close(self) -> None:
-        """Stop writing to the current file; it counts as finished."""
+        """Stop writing to the current file and count it as finished."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""Where the journal stands once everything before is folded: what `wal.json` holds."""
+"""The position from which the journal is read back, since everything before it is folded: the content of `wal.json`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class JournalPosition:
     next_batch: int = 1
     previous: bytes = bytes(32)
     sessions: dict[bytes, SessionMark] = field(default_factory=dict)
-    """The newest mark of each writer's session, the one longest unheard of first."""
+    """The newest mark of each writer's session, least recently changed first."""
     removed: list[str] = field(default_factory=list)
-    """Journal files that are folded; what a crash left of them goes at the next start."""
+    """Journal files that are folded. The next start removes those that a crash left."""
 
     def encode(self) -> bytes:
         """The file's bytes."""
@@ -68,7 +68,7 @@ class JournalPosition:
             raise StateFileError(f"{path.name} is damaged") from None
 
     def remember(self, marks: Iterable[SessionMark]) -> None:
-        """Take newer marks; the sessions longest unheard of are forgotten when there are too many."""
+        """Take newer marks. The least recently changed sessions are forgotten when there are too many."""
         for mark in marks:
             self.sessions.pop(mark.session_id, None)
             self.sessions[mark.session_id] = mark

@@ -1,12 +1,12 @@
-"""Reading the journal back after a stop of any kind.
+"""Reads the journal back after a stop of any kind.
 
-A batch is one write, and the disk may keep its pages in any order: its COMMIT can be there and its frames not. So
-damage in the last batch is a torn tail, cut off, with or without a COMMIT behind it. Was that batch acknowledged after
-all, a writer holds a receipt and will tell.
+A batch is one write, and the disk may keep its pages in any order: the COMMIT can be there without its frames. So
+damage in the last batch is a torn tail and is cut off, with or without a COMMIT after it. If that batch was
+acknowledged after all, a writer holds a receipt for it, and the check of receipts finds the loss.
 
-The COMMIT of a later batch is another matter: it was written only after this one's fdatasync. Damage below it, or whole
-bytes that its COMMIT does not fit, is no tail: acknowledged entries are gone, nobody can say whose, and the service
-refuses to start.
+Damage before the COMMIT of a later batch is no torn tail, because a batch is written only after the fdatasync of the
+one before. The same holds for whole bytes that do not fit their COMMIT. Acknowledged entries are lost then, it is
+unknown of which tenants, and the service refuses to start.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _NO_COMMIT = bytes(32)
 
 
 class JournalDamagedError(Exception):
-    """Bytes of acknowledged batches changed, or another key signed them; restore from the volume's copy."""
+    """Bytes of acknowledged batches changed, or another key signed them. Restore from the volume's copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedFrame:
-    """A frame that a COMMIT covers, as the journal holds it."""
+    """A frame that a COMMIT covers."""
 
     frame: Frame
     place: Place
@@ -51,14 +51,14 @@ class PlacedFrame:
 
 @dataclass(slots=True)
 class Recovered:
-    """What the journal holds."""
+    """The content of the journal."""
 
     frames: list[PlacedFrame] = field(default_factory=list)
     next_batch: int = 1
     previous: bytes = _NO_COMMIT
     last_incarnation: int = 0
     cut_bytes: int = 0
-    """Bytes of unacknowledged tails that were dropped."""
+    """How many bytes of torn tails were dropped."""
 
 
 def recover(
@@ -69,11 +69,11 @@ def recover(
     Args:
         files: path and content of each file.
         public_key: of the key that signs COMMITs.
-        previous: hash of the last COMMIT whose frames were folded; zeros for none.
-        next_batch: the batch expected first.
+        previous: hash of the last COMMIT whose frames are folded; zeros for none.
+        next_batch: number of the first batch that is expected.
 
     Raises:
-        JournalDamagedError: damage below an acknowledged COMMIT; names file and offset.
+        JournalDamagedError: damage before an acknowledged COMMIT. The text names file and offset.
     """
     found = Recovered(next_batch=next_batch, previous=previous)
     for path, data in sorted(files, key=lambda item: parse_file_name(item[0].name)):
@@ -101,7 +101,7 @@ def _read_file(path: Path, data: bytes, public_key: Ed25519PublicKey, found: Rec
             commit, signature = Commit.of(frame)
         except FrameError:
             break
-        # A torn write does not keep its checksums: these bytes are whole.
+        # The checksum fits, so these bytes are no torn write.
         if not _signed(commit, signature, public_key):  # proven: commit-signature
             raise JournalDamagedError(f"{path.name}: another key signed the COMMIT at byte {place.offset}")
         if commit != _expected(batch, place.offset - committed, found):
@@ -127,7 +127,7 @@ def _signed(commit: Commit, signature: bytes, public_key: Ed25519PublicKey) -> b
 
 
 def _later_commit(data: bytes, start: int, public_key: Ed25519PublicKey, batch: int) -> bool:
-    """Whether a signed COMMIT of a batch after `batch` stands behind `start`: proof that `batch` was synced."""
+    """Whether a signed COMMIT of a batch after `batch` stands after `start`, which proves that `batch` was synced."""
     for offset in _magics(data, start):
         body = data[offset + HEAD_BYTES : offset + COMMIT_FRAME_BYTES]
         try:

@@ -1,7 +1,7 @@
-"""The claim on a state directory, and whether anything was ever recorded in it.
+"""Claims the state directory for one process, and says whether anything was ever recorded in it.
 
-Keys, the journal's position and the list of logs are made in a directory that records nothing yet, and never again:
-made anew beside evidence, they would disown it.
+Keys, the journal's position and the list of logs are made only in a directory that records nothing yet. Made again
+beside recorded entries, they would make all of them look like damage.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 from services.common.durable_files import make_directory, remove_scratch_files
 
 POSITION = "wal.json"
-"""Written last by a first start: with it, the directory is in use."""
+"""The first start writes this file last. A directory that has it is in use."""
 _FOLDERS = ("wal", "keyring", "logs", "keys")
 
 
 class StateInUseError(Exception):
-    """Another audit service holds the state directory: there are never two writers of one log."""
+    """Another audit service holds the state directory. A log never has two writers."""
 
 
 class StateIncompleteError(Exception):
-    """A file that every directory in use has is missing; restore it from the volume's copy."""
+    """A file is missing that every directory in use has. Restore it from the volume's copy."""
 
 
 def is_unused(root: Path) -> bool:
-    """Whether no log, journal or keyring was ever begun in a directory."""
+    """Whether a directory has no log, journal or keyring yet."""
     begun = (
         *(root / "wal").glob("*"),
         *(root / "keyring").glob("*"),
@@ -38,14 +38,14 @@ def is_unused(root: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
-    """A directory that this process alone may write, for as long as it holds it."""
+    """A directory that only this process may write while it holds the lock."""
 
     root: Path
     lock: int
 
     @classmethod
     def claim(cls, root: Path) -> StateDirectory:
-        """Take a directory, making it where needed; nothing else of it may be read or made before.
+        """Lock a directory, and make it if needed. Nothing in it may be read or made before.
 
         Raises:
             StateInUseError: another process holds it.
@@ -64,5 +64,5 @@ class StateDirectory:
         return cls(root, lock)
 
     def release(self) -> None:
-        """Let another process have it."""
+        """Release the lock."""
         os.close(self.lock)

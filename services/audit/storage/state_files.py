@@ -1,4 +1,4 @@
-"""The service's own JSON files: each says which version of its form it has, and no other is read."""
+"""Reads the service's own JSON files. Each names the version of its format, and no other version is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STATE_VERSION = 1
 
 
 class StateFileError(ValueError):
-    """A state file is damaged, or of a version this service does not know; names the file."""
+    """A state file is damaged, or of a version that this service does not know. The text names the file."""
 
 
 def read_state_file(path: Path) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def test_content_beyond_the_window_or_of_a_destroyed_key_must_not_be_shown(tmp_p
         assert expected in damages(folder)
 
 
-NO_ADMIT = "records.jsonl: holds an outcome without its admit before it, and no gap tells of one"
+NO_ADMIT = "records.jsonl: holds an outcome without its admit before it, and no gap accounts for one"
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ RECORDS_CHECKS = {
     "an outcome's admit": (
         lambda folder: write(folder, a_log("one!", "one")),
         "admit-before-outcome",
-        "records.jsonl: holds an outcome without its admit before it, and no gap tells of one",
+        "records.jsonl: holds an outcome without its admit before it, and no gap accounts for one",
     ),
     "the neighbour before": (
         lambda folder: write(folder, LOG, part=(2, 5), change=changed(window=Window(200, None))),
