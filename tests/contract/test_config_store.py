@@ -10,6 +10,7 @@ from services.config.etcd.client import PAGE_KEYS, EtcdClient
 from services.config.etcd.store import MAX_TXN_OPERATIONS, Expect, Stored, StoreUnavailableError, Unchanged
 from tests.fakes.etcd_process import EtcdProcess
 from tests.fakes.memory_config_store import MemoryConfigStore
+from tests.fakes.patience import promised
 
 ETCD = pytest.param("etcd", marks=pytest.mark.integration)
 
@@ -85,7 +86,7 @@ async def test_a_store_that_is_away_says_so_at_once(tmp_path):
     channel = etcd.channel()
     try:
         for store in (memory, EtcdClient(channel)):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(promised(3)):
                 for attempt in (store.get("/a"), store.list("/a"), store.write([], {"/a": b""})):
                     with pytest.raises(StoreUnavailableError):
                         await attempt

@@ -21,11 +21,12 @@ from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.model import Snapshot
 from services.router.snapshot.outcomes import OutcomeCounts
 from services.router.text.text_model import TextModelLoader
+from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.router_config import ConfigWorld, ScriptedConfigService
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
 
-async def until(true: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(true: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - looks at plain state of several objects
             await asyncio.sleep(0.01)
@@ -214,7 +215,7 @@ async def test_it_stops_even_while_its_stream_breaks(tmp_path, monkeypatch):
     server = await followed.start()
     async with open_channel(followed.target) as channel:
         running = asyncio.create_task(followed.client(channel).run())
-        await asyncio.wait([running], timeout=2)
+        await asyncio.wait([running], timeout=PATIENCE_SECONDS)
         assert running.cancelled()
     await server.stop(0)
 
@@ -234,7 +235,7 @@ async def test_a_snapshot_is_on_its_way_from_its_first_piece_until_it_is_in_forc
     await until(compiling.is_set)
     assert not followed.at_rest.is_set()
     may_end.set()
-    await asyncio.wait_for(followed.at_rest.wait(), 5)
+    await asyncio.wait_for(followed.at_rest.wait(), PATIENCE_SECONDS)
     assert followed.state.revision == 1
 
 
@@ -243,7 +244,7 @@ async def test_what_was_on_its_way_is_not_when_the_stream_ends(tmp_path):
         await followed.service.send([pb.SnapshotChunk(nonce="n", revision=4, chunk=0)])
         await until(lambda: not followed.at_rest.is_set())
         await server.stop(0)
-        await asyncio.wait_for(followed.at_rest.wait(), 5)
+        await asyncio.wait_for(followed.at_rest.wait(), PATIENCE_SECONDS)
 
 
 async def test_a_refused_snapshot_and_messages_nobody_knows_are_nothing_on_its_way(followed):

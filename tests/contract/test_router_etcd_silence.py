@@ -23,11 +23,12 @@ from services.router.snapshot.outcomes import OutcomeCounts
 from services.router.text.text_model import TextModelLoader
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import changed, replaced
+from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.router_config import ConfigWorld, ScriptedConfigService
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
 
-async def until(true: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(true: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - looks at plain state of several objects
             await asyncio.sleep(0.01)

@@ -23,6 +23,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.status import from_status
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
 from tests.fakes.kserve_script import ScriptedKServe, serve_kserve, tokens
+from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.router_config import FAR_FUTURE_SECONDS, ConfigWorld, ScriptedConfigService
 from tests.fakes.router_pipeline import question
 from tests.fakes.scripted_audit import ScriptedAuditService
@@ -151,7 +152,7 @@ async def test_sigterm_lets_what_runs_end(tmp_path):
         ending = asyncio.create_task(router.end(signal.SIGTERM))
         await asyncio.sleep(0)
         neighbours.goes_on.set()
-        answers = await asyncio.wait_for(running, 5)
+        answers = await asyncio.wait_for(running, PATIENCE_SECONDS)
         assert answers[-1].HasField("final")
         assert await ending == 0
         (outcome,) = outcomes(neighbours)
@@ -166,7 +167,7 @@ async def test_sigterm_ends_what_runs_too_long_and_records_it(tmp_path):
             await running
         told = from_status(status_of(error.value))
         assert (told.reason, told.retry_after_seconds is not None) == (Reason.SHUTTING_DOWN, True)
-        await asyncio.wait_for(neighbours.triton.stopped.wait(), 2)
+        await asyncio.wait_for(neighbours.triton.stopped.wait(), PATIENCE_SECONDS)
         (outcome,) = outcomes(neighbours)
         assert b'"status":"SHUTTING_DOWN"' in outcome
 
@@ -186,5 +187,5 @@ async def test_a_model_server_that_goes_mid_stream_ends_it_at_once(tmp_path):
         running = await begun(neighbours, stub)
         await neighbours.servers[-1].stop(0)
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await asyncio.wait_for(running, 2)
+            await asyncio.wait_for(running, PATIENCE_SECONDS)
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -18,6 +18,7 @@ from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
 from services.router.backends.backend import DispatchRequest, TokenChunk
 from services.router.request.servicer import InferenceServicer
+from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
 
@@ -77,7 +78,7 @@ def asked(world: PipelineWorld):
     return call.request, (("authorization", call.authorization),)
 
 
-async def until(true, seconds: float = 2.0) -> None:
+async def until(true, seconds: float = PATIENCE_SECONDS) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - looks at plain state of several objects
             await asyncio.sleep(0.01)
@@ -114,7 +115,7 @@ async def test_a_caller_that_leaves_mid_stream_frees_the_model_server_at_once(tm
     async with served(tmp_path, server) as (world, stub):
         request, metadata = asked(world)
         call = stub.StreamGenerate(request, metadata=metadata, timeout=60)
-        await asyncio.wait_for(server.begun.wait(), 5)
+        await asyncio.wait_for(server.begun.wait(), PATIENCE_SECONDS)
         call.cancel()
         await until(lambda: server.open_streams == 0)
         await until(lambda: outcomes(world) == ["CANCELLED_BY_CALLER"])
@@ -127,7 +128,7 @@ async def test_a_whole_answers_caller_that_leaves_frees_the_model_server_at_once
     async with served(tmp_path, server) as (world, stub):
         request, metadata = asked(world)
         call = stub.Generate(request, metadata=metadata, timeout=60)
-        await asyncio.wait_for(server.begun.wait(), 5)
+        await asyncio.wait_for(server.begun.wait(), PATIENCE_SECONDS)
         call.cancel()
         await until(lambda: server.open_streams == 0)
         await until(lambda: outcomes(world) == ["CANCELLED_BY_CALLER"])
@@ -140,7 +141,7 @@ async def test_a_server_that_dies_mid_stream_ends_it_with_a_time_to_try_again(tm
         request, metadata = asked(world)
         call = stub.StreamGenerate(request, metadata=metadata, timeout=60)
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await asyncio.wait_for(everything(call), 2)
+            await asyncio.wait_for(everything(call), PATIENCE_SECONDS)
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
         assert details_of(error.value)[error_details_pb2.RetryInfo].retry_delay.ToNanoseconds() > 0
         assert details_of(error.value)[error_details_pb2.ErrorInfo].reason == "MODEL_SERVER_FAILED"

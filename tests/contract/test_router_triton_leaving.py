@@ -14,6 +14,7 @@ from services.router.backends.backend import BackendError
 from services.router.backends.triton_stream import TritonStreamBackend
 from tests.contract.kserve_streams import REQUEST, everything, speaking_to
 from tests.fakes.kserve_script import failure, tokens
+from tests.fakes.patience import PATIENCE_SECONDS
 
 
 async def left_behind(folder, *, heeds_stop=True):
@@ -25,12 +26,12 @@ async def left_behind(folder, *, heeds_stop=True):
 
     async with speaking_to(folder, scene) as (servicer, backend, target):
         servicer.heeds_stop = heeds_stop
-        async with aclosing(backend.generate(target, REQUEST, 5.0)) as chunks:
+        async with aclosing(backend.generate(target, REQUEST, 60.0)) as chunks:
             assert (await anext(chunks)).token_ids == (9,)
-        _, unfinished = await asyncio.wait(set(backend._tasks), timeout=5)
+        _, unfinished = await asyncio.wait(set(backend._tasks), timeout=PATIENCE_SECONDS)
         assert not unfinished
         heard = {asyncio.ensure_future(event.wait()) for event in (servicer.stopped, servicer.cancelled)}
-        await asyncio.wait(heard, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(heard, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for waiting in heard:
             waiting.cancel()
         return servicer
@@ -50,7 +51,7 @@ async def test_that_test_notices_a_backend_that_cancels_the_call(tmp_path, monke
 
 async def test_a_server_that_does_not_heed_a_stop_is_cut_off(tmp_path):
     servicer = await left_behind(tmp_path, heeds_stop=False)
-    await asyncio.wait_for(servicer.cancelled.wait(), 2)
+    await asyncio.wait_for(servicer.cancelled.wait(), PATIENCE_SECONDS)
 
 
 async def test_one_stop_reaches_one_request(tmp_path):
@@ -63,12 +64,12 @@ async def test_one_stop_reaches_one_request(tmp_path):
     other = replace(REQUEST, request_id="id-2")
     async with (
         speaking_to(tmp_path, scene) as (servicer, backend, target),
-        aclosing(backend.generate(target, other, 5.0)) as stays,
+        aclosing(backend.generate(target, other, 60.0)) as stays,
     ):
         await anext(stays)
-        async with aclosing(backend.generate(target, REQUEST, 5.0)) as leaves:
+        async with aclosing(backend.generate(target, REQUEST, 60.0)) as leaves:
             await anext(leaves)
-        await asyncio.wait_for(servicer.stopped.wait(), 2)
+        await asyncio.wait_for(servicer.stopped.wait(), PATIENCE_SECONDS)
         stopped.set()
         assert (await anext(stays)).token_ids == (10,)
 
@@ -88,7 +89,7 @@ async def test_a_server_that_has_answered_ends_the_stream_itself(tmp_path):
     async with speaking_to(tmp_path, scene) as (servicer, backend, target):
         assert len(await everything(backend, target)) == 1
         goes_on.set()
-        await asyncio.wait(set(backend._tasks), timeout=5)
+        await asyncio.wait(set(backend._tasks), timeout=PATIENCE_SECONDS)
         assert not servicer.cancelled.is_set()
         assert not servicer.stopped.is_set()
 
@@ -103,8 +104,8 @@ async def test_a_server_that_never_ends_its_stream_holds_nobody_up(tmp_path, las
 
     async with speaking_to(tmp_path, scene) as (servicer, backend, target):
         with contextlib.suppress(BackendError):
-            await asyncio.wait_for(everything(backend, target, 30.0), 3)
-        await asyncio.wait_for(servicer.cancelled.wait(), 5)
+            await asyncio.wait_for(everything(backend, target, 60.0), PATIENCE_SECONDS)
+        await asyncio.wait_for(servicer.cancelled.wait(), PATIENCE_SECONDS)
 
 
 async def test_a_cancelled_reader_stops_the_request_by_message(tmp_path):
@@ -116,11 +117,11 @@ async def test_a_cancelled_reader_stops_the_request_by_message(tmp_path):
 
     async with speaking_to(tmp_path, scene) as (servicer, backend, target):
         reading = asyncio.create_task(everything(backend, target))
-        await asyncio.wait_for(started.wait(), 2)
+        await asyncio.wait_for(started.wait(), PATIENCE_SECONDS)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        await asyncio.wait_for(servicer.stopped.wait(), 2)
+        await asyncio.wait_for(servicer.stopped.wait(), PATIENCE_SECONDS)
         assert not servicer.cancelled.is_set()
 
 

@@ -16,6 +16,7 @@ from services.router.backends.triton_health import TritonProbe
 from services.router.backends.triton_stream import TritonStreamBackend
 from tests.contract.kserve_streams import LORA_ID, everything, speaking_to
 from tests.fakes.kserve_script import ScriptedKServe, failure, serve_kserve, tokens
+from tests.fakes.patience import PATIENCE_SECONDS
 
 
 async def test_tokens_come_as_they_are_sent_and_end_with_a_content_final(tmp_path):
@@ -123,7 +124,7 @@ async def test_a_channel_that_closes_under_a_request_is_a_broken_server_and_no_c
 
     async with speaking_to(tmp_path, scene) as (_, backend, target):
         reading = asyncio.create_task(everything(backend, target))
-        await asyncio.wait_for(started.wait(), 2)
+        await asyncio.wait_for(started.wait(), PATIENCE_SECONDS)
         await backend._channels._open[target].channel.close()
         with pytest.raises(BackendUnavailableError) as error:
             await reading

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.scripted_triton.conversation import Conversation
 from tests.fakes.scripted_triton.frames import TokenFrame
 from tests.fakes.scripted_triton.recordings import read_recording, tokens_of
@@ -58,7 +59,7 @@ async def test_a_hanging_request_is_counted_out_when_it_is_cancelled():
             call = stream(iter([infer_request(WITH_ADAPTER).SerializeToString()]), timeout=5)
             await call.read()
             call.cancel()
-        await asyncio.wait_for(triton.idle.wait(), 5)
+        await asyncio.wait_for(triton.idle.wait(), PATIENCE_SECONDS)
         assert triton.counts.cancelled == 1
         triton.script = Script()
         assert not last(await say(triton, Exchange(prompt(5) | adapter(402)))).error_message
@@ -113,4 +114,4 @@ async def test_it_runs_as_a_process(tmp_path):
             assert len(tokens_of(await conversation.say(Exchange(prompt(5))))) == 2
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE_SECONDS) == 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.scripted_triton.conversation import Conversation, read_to_the_end
 from tests.fakes.scripted_triton.recordings import tokens_of
 from tests.fakes.scripted_triton.scenarios import Exchange, adapter, by_id, infer_request, prompt, scalar
@@ -94,7 +95,7 @@ async def test_a_cancelled_request_lets_go_of_its_adapter(triton):
         for lora_id in (331, 332, 333, 334):  # twice as many as the cache holds
             call = await conversation.begin(Exchange(LONG | adapter(lora_id)))
             call.cancel()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 other = Exchange(prompt(1) | adapter(lora_id + 100))
                 while error_of(await conversation.say(other)):
                     pass

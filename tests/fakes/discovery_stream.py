@@ -9,6 +9,7 @@ from typing import Any
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 
 from services.config.discovery.servicer import DiscoveryServicer
+from tests.fakes.patience import PATIENCE_SECONDS
 
 
 class Stream:
@@ -28,7 +29,7 @@ class Stream:
 
     async def next(self, kind: str) -> Any:
         """The next message of a kind; the other kind is skipped, a chunk never silently."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             async for message in self.answers:
                 if message.WhichOneof("message") == kind:
                     return getattr(message, kind)
@@ -54,7 +55,7 @@ class Stream:
 
     async def ends(self) -> None:
         """Wait for the end of the stream; messages before it are skipped."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             async for _ in self.answers:
                 pass
 

@@ -20,7 +20,7 @@ from tests.integration.mesh_access import Failure, bearer, question
 
 _PAUSE_SECONDS = 0.02
 _SETTLED_SECONDS = 1.0
-_GIVE_UP_SECONDS = 15.0
+_GIVE_UP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class OutageRun:
             frozen: whether it is stopped alive.
             at_least_seconds: how long it is away.
             until_flagged: whether it stays away beyond that until a second has passed with flagged answers only,
-                for 15 s at most.
+                for a minute at most.
             tell: told every 5 s.
         """
         seen = self.seen = Outage()

@@ -54,7 +54,7 @@ class EtcdProcess:
             )  # fmt: skip
         channel = self.channel()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     try:
                         await EtcdClient(channel).get("ready?")

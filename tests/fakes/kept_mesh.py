@@ -29,7 +29,7 @@ COLD_START_SECONDS = 3.0
 CONVERGED_SECONDS = 3.0
 
 
-async def until(true: Callable[[], Any], within_seconds: float = 20.0) -> None:
+async def until(true: Callable[[], Any], within_seconds: float = 60.0) -> None:
     async with asyncio.timeout(within_seconds):
         while True:
             found = true()

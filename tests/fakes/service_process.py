@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.rpc.channel import open_channel
+from tests.fakes.patience import PATIENCE_SECONDS
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -41,7 +42,7 @@ class ServiceProcess:
         channel = open_channel(self._health_target)
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 while True:
                     assert self.process is not None
                     if self.process.returncode is not None:
@@ -61,7 +62,7 @@ class ServiceProcess:
         assert self.process is not None
         if self.process.returncode is None:
             self.process.send_signal(number)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.process.wait()
 
     async def kill(self) -> None:

@@ -36,6 +36,7 @@ from services.local.certificates import Certificates, ensure_certificates
 from services.local.edge import edge_spec
 from services.local.layout import StateLayout, open_layout
 from services.local.supervisor import Supervisor
+from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.ports import own_ports
 
 ASK, EDIT, READ = f"{INFERENCE}Generate", f"{ADMIN}GetTenant", f"{REVIEW}ExportLog"
@@ -153,7 +154,7 @@ class Edge:
         if not any(name.lower() == "content-type" for name, _ in headers):
             lines.append("Content-Type: application/grpc")
         lines += ["TE: trailers", "Content-Length: 5", *(f"{name}: {value}" for name, value in headers)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             reader, writer = await self.connect(self.tenant_port)
             writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + bytes(5))
             head = (await reader.readuntil(b"\r\n\r\n")).decode()

@@ -17,6 +17,7 @@ from tenantry.config.v1 import credential_pb2, tenant_pb2
 
 from services.common.sealed_artifact import artifact_associated_data, open_sealed
 from tests.fakes.config_service import ADAPTER, ConfigServicePlane, RouterFollower
+from tests.fakes.patience import promised
 from tests.integration.mesh_access import failure_of
 
 pytestmark = pytest.mark.integration
@@ -44,7 +45,7 @@ async def test_a_tenants_life_reaches_a_following_router(plane):
         updated = await plane.call("UpdateTenant", admin_pb.UpdateTenantRequest(tenant=created))
         assert updated.config_version == 2
         await router.until(lambda r: r.resources[key].tenant.config_version == 2)
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < promised(1.0)
         adapter = await plane.register("acme")
         rendition = adapter.versions[0].renditions[0]
         assert rendition.lora_id >> 40 == created.ordinal
@@ -156,7 +157,7 @@ async def test_without_etcd_reads_go_on_edits_fail_and_both_come_back(plane):
     started = time.monotonic()
     failure = await failure_of(plane.call("UpdateTenant", admin_pb.UpdateTenantRequest(tenant=tenant)))
     assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < promised(3.0)
     read = await plane.call("GetTenant", admin_pb.GetTenantRequest(name="tenants/acme"))
     assert read.config.weight == 0
     router = RouterFollower(plane.discovery)

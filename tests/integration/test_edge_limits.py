@@ -17,7 +17,7 @@ from tests.integration.edge_process import ASK, EDIT, STREAM, changed_filter, ru
 pytestmark = pytest.mark.integration
 
 EXHAUSTED, UNAVAILABLE = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE
-SOON_SECONDS = 5.0
+SOON_SECONDS = 30.0
 USUAL = EdgeLimits()
 
 
@@ -85,10 +85,10 @@ async def test_a_request_above_what_is_held_is_exhausted_and_reaches_nobody(edge
 
 
 async def deadlines(edge, port, path, headers):
-    """What services hear of callers' deadlines of none, 3 and 1000 seconds; gRPC rounds up on the wire."""
+    """What services hear of callers' deadlines of none, 30 and 1000 seconds; gRPC rounds up on the wire."""
     heard = []
     async with edge.channel(port) as channel:
-        for timeout in (None, 3, 1000):
+        for timeout in (None, 30, 1000):
             answer = await channel.unary_unary(path)(b"", metadata=headers, timeout=timeout)
             heard.append(json.loads(answer)["seconds_left"])
     return heard
@@ -97,10 +97,10 @@ async def deadlines(edge, port, path, headers):
 async def test_a_callers_deadline_arrives_and_none_is_made_up_for_tenants(edge):
     none, short, long = await deadlines(edge, edge.tenant_port, ASK, edge.caller())
     assert none is None, "the tenant's default deadline would not apply"
-    assert 0 < short < 4
+    assert 0 < short < 31
     assert 900 < long < 1020
     none, short, long = await deadlines(edge, edge.operations_port, EDIT, edge.operator())
-    assert 0 < short < 4
+    assert 0 < short < 31
     assert 100 < long < 125
     assert 100 < none < 125
 
@@ -244,7 +244,7 @@ async def answered_beside_slow_readers(edge):
             for stream in streams:
                 await stream.read()
             for _ in range(20):
-                if not isinstance(await edge.tenant(ASK, edge.caller(), timeout=1), dict):
+                if not isinstance(await edge.tenant(ASK, edge.caller(), timeout=5), dict):
                     return False
         except grpc.aio.AioRpcError:
             return False  # a connection that stands still may be given up by the service behind it

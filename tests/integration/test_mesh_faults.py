@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import tenant_pb2
 
+from tests.fakes.patience import PATIENCE_SECONDS, promised
 from tests.integration.mesh_access import Failure, bearer, failure_of, question
 
 pytestmark = [pytest.mark.integration, pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
@@ -42,7 +43,9 @@ async def test_without_etcd_requests_go_on_and_edits_fail(mesh):
         assert (await ask(mesh, tenant.key)).text
         read.config.system_prompt = "Not now."
         failure = await failure_of(
-            mesh.admin("UpdateTenant", admin_pb.UpdateTenantRequest(tenant=read), timeout_seconds=10)
+            mesh.admin(
+                "UpdateTenant", admin_pb.UpdateTenantRequest(tenant=read), timeout_seconds=PATIENCE_SECONDS
+            )
         )
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
         assert (await ask(mesh, tenant.key)).text
@@ -91,10 +94,10 @@ async def test_without_the_router_envoy_answers_and_no_stream_hangs(mesh):
     await stream.read()
     async with mesh.down("router"):
         started = time.monotonic()
-        ended = await failure_of(asyncio.wait_for(read_to_end(stream), 5))
+        ended = await failure_of(asyncio.wait_for(read_to_end(stream), promised(5)))
         # Its headers have gone out, so all Envoy can do is reset it; gRPC calls that INTERNAL.
         assert ended.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL}
-        failure = await failure_of(ask(mesh, key, timeout_seconds=10))
+        failure = await failure_of(ask(mesh, key, timeout_seconds=PATIENCE_SECONDS))
         assert failure.code is grpc.StatusCode.UNAVAILABLE
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < promised(8)
     await answers_again(mesh, key)

@@ -25,6 +25,7 @@ from services.common.rpc.channel import open_channel
 from services.local import specs
 from services.local.layout import open_layout
 from services.local.mesh import LocalMesh, MeshOptions
+from tests.fakes.patience import promised
 from tests.integration.mesh_access import Failure, bearer, question
 from tests.integration.running_mesh import RunningMesh, running
 
@@ -136,7 +137,7 @@ async def test_a_revoked_key_is_refused_by_every_router_once_propagation_is_comp
     await routers.mesh.admin("RevokeKey", admin_pb.RevokeKeyRequest(name=tenant.key_name))
     answer = await routers.wait()
     assert (answer.complete, answer.applied_routers) == (True, 3)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < promised(2.0)
     assert set(await routers.reasons(tenant.key)) == {"KEY_REFUSED"}
 
 
@@ -146,7 +147,7 @@ async def test_a_suspended_tenant_is_refused_by_every_router_and_served_again_wh
     suspended = await routers.mesh.admin("SuspendTenant", admin_pb.SuspendTenantRequest(name=tenant.name))
     answer = await routers.wait(suspended.revision)
     assert (answer.revision, answer.complete, answer.applied_routers) == (suspended.revision, True, 3)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < promised(2.0)
     assert set(await routers.reasons(tenant.key)) == {"TENANT_SUSPENDED"}
     resumed = await routers.mesh.admin("ResumeTenant", admin_pb.ResumeTenantRequest(name=tenant.name))
     assert (await routers.wait(resumed.revision)).complete
@@ -159,8 +160,8 @@ async def test_a_router_that_hangs_is_named_and_the_others_are_not(routers):
     with routers.stopped("router-2"):
         await routers.edit()
         started = time.monotonic()
-        answer = await routers.wait(seconds=5.0)
-        assert time.monotonic() - started < 5.0
+        answer = await routers.wait(seconds=30.0)
+        assert time.monotonic() - started < promised(5.0)
         assert (answer.complete, answer.applied_routers) == (False, 2)
         (missing,) = answer.missing
         assert missing.router == "router-2"
@@ -206,7 +207,7 @@ async def test_with_etcd_silent_every_router_flags_its_answers_or_refuses_as_the
     with routers.stopped("etcd"):
         stopped = time.monotonic()
         await routers.mesh.until(refused, {"CONFIG_STALE"})
-        assert time.monotonic() - stopped < 10.0
+        assert time.monotonic() - stopped < promised(10.0)
         for router in ROUTERS:
             assert (await routers.ask(serves.key, router)).provenance.stale
     await routers.mesh.until(refused, {"OK"})

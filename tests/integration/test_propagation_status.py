@@ -73,7 +73,7 @@ async def listed(plane):
     return {router.router: router.state for router in answer.routers}
 
 
-async def until(measure, wanted, seconds=15.0):
+async def until(measure, wanted, seconds=60.0):
     async with asyncio.timeout(seconds):
         while await measure() != wanted:  # noqa: ASYNC110 another process's state has no event
             await asyncio.sleep(0.05)

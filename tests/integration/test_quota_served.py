@@ -16,6 +16,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.status import from_rpc_error
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.client import EtcdClient
+from tests.fakes.quota_windows import within_one_month
 from tests.fakes.router_pipeline import question
 from tests.fakes.served_mesh import ServedMesh
 
@@ -48,9 +49,12 @@ class Spender:
             self.spent_tokens += answer.usage.input_tokens + answer.usage.output_tokens
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_two_routers_spend_one_quota_and_give_back_what_is_left(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("q")
+    await within_one_month(lambda: spend_with_two_routers(tmp_path_factory.mktemp("q")))
+
+
+async def spend_with_two_routers(folder):
     async with ServedMesh(folder, routers=2) as mesh:
         await mesh.new_pool("p")
         quota = tenant_pb2.Quota(window=tenant_pb2.QUOTA_WINDOW_MONTH, tokens=QUOTA_TOKENS)

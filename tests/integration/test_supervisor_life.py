@@ -14,6 +14,7 @@ import pytest
 from services.local import process as process_module
 from services.local.process import ProcessFailedError, ProcessSpec
 from services.local.supervisor import Supervisor
+from tests.fakes.patience import PATIENCE_SECONDS, promised
 
 pytestmark = pytest.mark.integration
 
@@ -41,7 +42,7 @@ def alive(pid):
         return False
 
 
-async def until(condition, seconds=10.0):
+async def until(condition, seconds=PATIENCE_SECONDS):
     async with asyncio.timeout(seconds):
         while True:
             if condition():
@@ -79,7 +80,7 @@ async def supervisor(tmp_path, lines):
 
 
 async def test_its_lines_are_kept_and_shown(supervisor, tmp_path, lines):
-    await supervisor.start(parent_spec(tmp_path / "pids")).wait_ready(10)
+    await supervisor.start(parent_spec(tmp_path / "pids")).wait_ready(PATIENCE_SECONDS)
     said = f"hello from {pids_in(tmp_path / 'pids')[0]}"
     await until(lambda: ("parent", said) in lines)
     assert said in (tmp_path / "logs" / "parent.log").read_text()
@@ -88,18 +89,18 @@ async def test_its_lines_are_kept_and_shown(supervisor, tmp_path, lines):
 async def test_one_that_dies_comes_back(supervisor, tmp_path):
     pids = tmp_path / "pids"
     process = supervisor.start(parent_spec(pids))
-    await process.wait_ready(10)
+    await process.wait_ready(PATIENCE_SECONDS)
     first = pids_in(pids)
     os.kill(first[0], signal.SIGKILL)
     await until(lambda: pids.exists() and pids_in(pids)[0] != first[0])
-    await process.wait_ready(10)
+    await process.wait_ready(PATIENCE_SECONDS)
     assert not any(alive(pid) for pid in first), "its child was left behind"
 
 
 async def test_killed_stays_down_until_started(supervisor, tmp_path):
     pids = tmp_path / "pids"
     process = supervisor.start(parent_spec(pids))
-    await process.wait_ready(10)
+    await process.wait_ready(PATIENCE_SECONDS)
     first = pids_in(pids)
     await process.kill()
     assert process.pid is None
@@ -107,7 +108,7 @@ async def test_killed_stays_down_until_started(supervisor, tmp_path):
     with pytest.raises(ProcessFailedError):
         await process.wait_ready(0.5)
     process.start()
-    await process.wait_ready(10)
+    await process.wait_ready(PATIENCE_SECONDS)
     assert pids_in(pids)[0] != first[0]
 
 
@@ -115,7 +116,7 @@ async def test_killed_stays_down_until_started(supervisor, tmp_path):
 async def test_stop_takes_the_whole_group(tmp_path, stubborn):
     pids = tmp_path / "pids"
     async with Supervisor(tmp_path / "logs", lambda name, line: None, []) as supervisor:
-        await supervisor.start(parent_spec(pids, stubborn=stubborn)).wait_ready(10)
+        await supervisor.start(parent_spec(pids, stubborn=stubborn)).wait_ready(PATIENCE_SECONDS)
         started = pids_in(pids)
     await until(lambda: not any(alive(pid) for pid in started), 1)
     assert not pids.exists(), "what it leaves behind is cleared after its end"
@@ -138,7 +139,7 @@ async def test_one_that_cannot_be_started_is_named_and_tried_again(supervisor, t
         await process.wait_ready(20)
     assert "No such file or directory" in failure.value.last_lines[0]
     assert len([line for name, line in lines if "could not be run" in line]) >= 3
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(promised(1)):
         await supervisor.stop()
 
 
@@ -150,7 +151,7 @@ async def test_what_fails_before_a_start_fails_once(supervisor, tmp_path):
         if failures:
             raise failures.pop()
 
-    await supervisor.start(replace(parent_spec(pids), before_start=clear)).wait_ready(10)
+    await supervisor.start(replace(parent_spec(pids), before_start=clear)).wait_ready(PATIENCE_SECONDS)
     assert not failures
 
 
@@ -158,7 +159,7 @@ async def test_a_log_that_takes_no_lines_does_not_end_the_process_or_its_lines(s
     pids = tmp_path / "pids"
     (tmp_path / "logs" / "parent.log").mkdir(parents=True)
     process = supervisor.start(parent_spec(pids))
-    await process.wait_ready(10)
+    await process.wait_ready(PATIENCE_SECONDS)
     await until(lambda: any(line.startswith("hello from") for _, line in lines))
     assert len([line for _, line in lines if "takes no lines" in line]) == 1
     assert process.pid == pids_in(pids)[0]
@@ -173,11 +174,11 @@ async def test_a_viewer_that_fails_does_not_end_the_process(tmp_path):
 
     async with Supervisor(tmp_path / "logs", show, []) as supervisor:
         process = supervisor.start(parent_spec(pids))
-        await process.wait_ready(10)
+        await process.wait_ready(PATIENCE_SECONDS)
         await until(lambda: seen)
         os.kill(pids_in(pids)[0], signal.SIGKILL)
         await until(lambda: len(seen) > 2)
-        await process.wait_ready(10)
+        await process.wait_ready(PATIENCE_SECONDS)
 
 
 async def test_stopping_does_not_wait_for_the_next_start(supervisor, tmp_path, monkeypatch):
@@ -185,7 +186,7 @@ async def test_stopping_does_not_wait_for_the_next_start(supervisor, tmp_path, m
     spec = replace(parent_spec(tmp_path / "pids"), argv=[sys.executable, "-c", ""])
     process = supervisor.start(spec)
     await until(lambda: process._early_deaths)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(promised(1)):
         await supervisor.stop()
 
 
@@ -193,12 +194,12 @@ async def test_a_start_does_not_wait_for_the_backoff(supervisor, tmp_path, monke
     monkeypatch.setattr(process_module.Backoff, "next_delay_seconds", lambda _: 60.0)
     pids = tmp_path / "pids"
     process = supervisor.start(parent_spec(pids))
-    await process.wait_ready(10)
+    await process.wait_ready(PATIENCE_SECONDS)
     os.kill(pids_in(pids)[0], signal.SIGKILL)
     await until(lambda: process._early_deaths)
     await process.kill()
     process.start()
-    await process.wait_ready(10)
+    await process.wait_ready(PATIENCE_SECONDS)
 
 
 def stuck_in_stages(folder, count):
@@ -215,26 +216,26 @@ async def test_several_that_will_not_stop_share_one_deadline(tmp_path):
     )
     async with supervisor:
         for spec in specs:
-            await supervisor.start(spec).wait_ready(10)
+            await supervisor.start(spec).wait_ready(PATIENCE_SECONDS)
         pids = [pid for spec in specs for pid in pids_in(tmp_path / spec.name)]
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(promised(3)):
             await supervisor.stop()
-        await until(lambda: not any(alive(pid) for pid in pids), 1)
+        await until(lambda: not any(alive(pid) for pid in pids))
 
 
 async def test_hurry_kills_at_once(tmp_path):
     [spec], hurry = stuck_in_stages(tmp_path, 1), asyncio.Event()
     supervisor = Supervisor(tmp_path / "logs", lambda name, line: None, [], stop_seconds=60, hurry=hurry)
     async with supervisor:
-        await supervisor.start(spec).wait_ready(10)
+        await supervisor.start(spec).wait_ready(PATIENCE_SECONDS)
         pids = pids_in(tmp_path / spec.name)
         stopping = asyncio.create_task(supervisor.stop())
         await until(supervisor[spec.name]._unwanted.is_set)
         assert not stopping.done()
         hurry.set()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(promised(3)):
             await stopping
-        await until(lambda: not any(alive(pid) for pid in pids), 1)
+        await until(lambda: not any(alive(pid) for pid in pids))
 
 
 SUPERVISOR = """
@@ -253,7 +254,7 @@ async def main():
     parent = Path(sys.argv[3]).read_text()
     spec = ProcessSpec("parent", [sys.executable, "-c", parent, str(pids)], {"PATH": os.defpath}, ready)
     async with Supervisor(pids.parent / "logs", lambda name, line: None, []) as supervisor:
-        await supervisor.start(spec).wait_ready(10)
+        await supervisor.start(spec).wait_ready(PATIENCE_SECONDS)
         await asyncio.sleep(600)
 
 asyncio.run(main())

@@ -29,7 +29,7 @@ ADAPTERS = {
     for task_id, name in enumerate(REFERENCE["adapters"], start=(1 << 40) + 1)
 }
 AT_ONCE = 8
-ATTEMPTS = 3
+ATTEMPTS = 10
 CASES = [(case, output) for case in REFERENCE["cases"] for output in case["outputs"]]
 
 
