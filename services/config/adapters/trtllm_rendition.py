@@ -80,4 +80,7 @@ def _file(config: npt.NDArray[np.int32], weights: Encoded, weights_type: str) ->
 
 
 def _row(module: LoraModule, scale: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    return np.concatenate([module.a.ravel(), (module.b * np.float32(scale)).ravel()])
+    # A product that does not fit becomes infinite and is refused by the caller, so NumPy need not warn of it.
+    with np.errstate(over="ignore", invalid="ignore"):  # proven: overflow-is-refused
+        scaled = module.b * np.float32(scale)
+    return np.concatenate([module.a.ravel(), scaled.ravel()])
