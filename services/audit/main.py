@@ -68,7 +68,7 @@ async def serve(settings: AuditSettings) -> None:
         tls=settings.tls,
         max_concurrent_rpcs=64,
     )
-    with serve_metrics(metrics.registry, settings.metrics_address):
+    with serve_metrics(metrics.registry, settings.metrics_address, settings.metrics_token_path):
         try:
             async with Lifetime() as lifetime:
                 lifetime.own(appender.run(), "journal")

@@ -23,6 +23,8 @@ class ServiceSettings(BaseSettings):
     """The least severe level written."""
     metrics_address: str | None = None
     """`host:port` for Prometheus; none for no metrics server."""
+    metrics_token_path: Path | None = None
+    """Holds the token that Prometheus has to send; made with mode 0600 where it is missing."""
     tls_certificate_path: Path | None = None
     """PEM certificate of this process; with the two below, mutual TLS on every hop that leaves the host."""
     tls_key_path: Path | None = None
@@ -39,6 +41,12 @@ class ServiceSettings(BaseSettings):
             raise ValueError(
                 "tls_certificate_path, tls_key_path and tls_ca_path go together: set all or none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_have_a_token(self) -> ServiceSettings:
+        if self.metrics_address is not None and self.metrics_token_path is None:
+            raise ValueError("metrics_address needs metrics_token_path: metrics name every tenant")
         return self
 
     @property

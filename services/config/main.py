@@ -110,7 +110,7 @@ async def serve(settings: ConfigSettings) -> None:  # noqa: PLR0915 - a composit
         health,
     )
 
-    with serve_metrics(metrics.registry, settings.metrics_address):
+    with serve_metrics(metrics.registry, settings.metrics_address, settings.metrics_token_path):
         async with Lifetime() as lifetime:
             lifetime.own(watch.run(), "etcd-watch")
             lifetime.own(known_good.run(), "last-known-good")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.edge.access_log import sampling
 from services.edge.keys import key_check, key_holder_check
 from services.edge.listener_specs import KEYLESS_BYTES, ListenerSpec
 from services.edge.messages import buffer, hcm, pack, router_filter
@@ -14,6 +15,7 @@ BUFFER = "envoy.filters.http.buffer"
 def chain(listener: ListenerSpec, limits: EdgeLimits) -> list[hcm.HttpFilter]:
     """A listener's filters: check the key, count the request, then wait for the whole of it."""
     return [
+        sampling(limits.logged_refusals_per_second),
         key_check(listener.routes),
         key_holder_check(),
         rate(listener.routes, limits),

@@ -21,6 +21,7 @@ import envoy_data_plane.envoy.extensions.common.ratelimit.v3 as ratelimit
 import envoy_data_plane.envoy.extensions.filters.http.buffer.v3 as buffer
 import envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 as jwt
 import envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 as local_limit
+import envoy_data_plane.envoy.extensions.filters.http.lua.v3 as lua
 import envoy_data_plane.envoy.extensions.filters.http.rbac.v3 as http_rbac
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router_filter
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
@@ -115,6 +116,7 @@ __all__ = [
     "kinds",
     "listener",
     "local_limit",
+    "lua",
     "matcher",
     "metadata",
     "mutation",

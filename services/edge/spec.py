@@ -95,6 +95,8 @@ class EdgeLimits:
     """Of one tenant, operator or reviewer, with as much again at once."""
     keyless_requests_per_second: Count = 1_000
     """Of all callers without a key together, at each listener."""
+    logged_refusals_per_second: Count = 50
+    """Refusals beyond it, for each listener and worker thread, are logged once in a hundred; answers always."""
     heap_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
     """At 90 % of it Envoy gives memory back, at 95 % it refuses requests and connections."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from services.common.command_errors import CommandError
 from services.common.rpc.targets import MAX_UNIX_PATH_BYTES, UNIX_PREFIX
+from triton_models.cpu_engine.launch import MEMORY_PREFIX
 
 # Triton's python backend puts its stub's path into a shell's command line as it is.
 _PLAIN_PATH = re.compile(r"[\w@%+=:,./-]+")
@@ -86,6 +87,11 @@ class StateLayout:
         return self.logs_dir / "access.log"
 
     @property
+    def metrics_token_path(self) -> Path:
+        """Opens the metrics of every service of this mesh."""
+        return self.state_dir / "metrics-token"
+
+    @property
     def operator_key_path(self) -> Path:
         """The first platform-admin's key."""
         return self.config_dir / "operator.key"
@@ -94,7 +100,7 @@ class StateLayout:
     def shm_prefix(self) -> str:
         """Starts the names of Triton's shared memory; the same at every run, so that a new one cleans up."""
         digest = hashlib.sha256(os.fsencode(self.state_dir)).hexdigest()[:12]
-        return f"tenantry_{digest}_"
+        return f"{MEMORY_PREFIX}{digest}_"
 
     def socket(self, name: str) -> Path:
         """The Unix socket of a listener."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +13,6 @@ MAX_BYTES = 16 << 20
 def older(path: Path) -> Path:
     """Where the lines before those of a log are: `<name>.1`."""
     return path.with_name(f"{path.name}.1")
-
-
-def begin_anew(path: Path, max_bytes: int = MAX_BYTES) -> None:
-    """Before a run: a log that another program writes itself, and never ends, makes room when it is full.
-
-    One that cannot be moved goes on growing.
-    """
-    with contextlib.suppress(OSError):
-        if path.exists() and path.stat().st_size >= max_bytes:
-            path.replace(older(path))
 
 
 class LogFile:
@@ -61,7 +50,7 @@ class LogFile:
             if self._file is None:
                 self._file = self._path.open("ab", buffering=0)
             self._file.write(line)
-            full = self._file.tell() >= self._max_bytes
+            full = self._file.tell() >= self._max_bytes  # proven: log-has-an-end
         except OSError as error:
             if not self._losing:
                 self._complain(f"{self._path} takes no lines: {error.strerror}")

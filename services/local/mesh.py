@@ -13,10 +13,10 @@ from typing import Self
 from services.edge.bootstrap import write
 from services.edge.spec import KeySets, Source, Upstream, Upstreams
 from services.local import specs
+from services.local.access_log import rotate_when_full
 from services.local.certificates import Certificates, ensure_certificates
 from services.local.edge import edge_spec
 from services.local.layout import StateLayout
-from services.local.log_file import begin_anew
 from services.local.ports import LOOPBACK
 from services.local.preparation import prepare_model
 from services.local.process import Show, to_logs_only
@@ -47,6 +47,11 @@ class MeshOptions:
 def router_names(count: int) -> list[str]:
     """`router` where there is one, `router-1` and so on where there are several."""
     return ["router"] if count == 1 else [f"router-{number}" for number in range(1, count + 1)]
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 class LocalMesh:
@@ -118,6 +123,8 @@ class LocalMesh:
             await process.wait_ready(READY_SECONDS)
         edge_and_routers = [start(specs.router(self.layout, self.ports, name)) for name in self._routers]
         edge_and_routers.append(start(specs.envoy(self.layout, await asyncio.to_thread(self._write_edge))))
+        rotation = rotate_when_full(self.layout.access_log_path, self.layout.socket("envoy-admin"))
+        self._stack.push_async_callback(_cancelled, asyncio.create_task(rotation, name="access log"))
         for process in edge_and_routers:
             await process.wait_ready(READY_SECONDS)
 
@@ -125,7 +132,6 @@ class LocalMesh:
         layout = self.layout
         layout.edge_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         certificates = ensure_certificates(layout.edge_dir, dt.datetime.now(dt.UTC))
-        begin_anew(layout.access_log_path)
         path = layout.edge_dir / "bootstrap.pb"
         spec = edge_spec(
             layout,
@@ -157,6 +163,7 @@ class LocalMesh:
             keys=keys,
             state_dir=self.layout.state_dir,
             metrics={name: f"{LOOPBACK}:{port}" for name, port in self.ports.metrics.items()},
+            metrics_token_path=self.layout.metrics_token_path,
         )
 
     @property

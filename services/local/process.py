@@ -29,6 +29,8 @@ def to_logs_only(_name: str, _line: str) -> None:
 
 
 _PR_SET_PDEATHSIG = 1
+# No file, socket or shared memory of the mesh is for other users of the host.
+_OWNER_ONLY = 0o077
 _PROBE_EVERY_SECONDS = 0.05
 _KEPT_LINES = 20
 _EARLY_DEATHS = 3
@@ -130,6 +132,7 @@ class SupervisedProcess:
                     stdout=pipe.write_fd,
                     stderr=asyncio.subprocess.STDOUT,
                     start_new_session=True,
+                    umask=_OWNER_ONLY,
                     preexec_fn=partial(_die_with, os.getpid()),  # two system calls, no Python lock taken
                 )
                 pipe.close_write_end()

@@ -31,6 +31,8 @@ class Endpoints(BaseModel):
     """Everything the local mesh keeps."""
     metrics: dict[str, str] = {}
     """Process to the `host:port` that serves its Prometheus metrics."""
+    metrics_token_path: Path | None = None
+    """Holds the token that those ask for, mode 0600."""
 
     def save(self, state_dir: Path) -> None:
         """Publish to the commands that look in `state_dir`; replaces what was there at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,13 @@ from services.local.needs import required_binary
 from services.local.ports import ANY, LOOPBACK, reserved_ports
 from services.local.process import ProcessSpec
 from services.local.readiness import grpc_health, http_ok
-from triton_models.cpu_engine.launch import TwinSettings, assemble, remove_leftover_memory, triton_command
+from triton_models.cpu_engine.launch import (
+    TwinSettings,
+    assemble,
+    remove_abandoned_memory,
+    remove_leftover_memory,
+    triton_command,
+)
 
 # Nothing of the caller's environment reaches the mesh: no proxy, no stray setting, no secret.
 _ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "ERROR"}
@@ -91,10 +98,16 @@ def etcd(layout: StateLayout, ports: Ports, program: Path | None = None) -> Proc
 
 
 def _service(
-    name: str, module: str, ports: Ports, settings: dict[str, str | Path], health_target: str
+    name: str,
+    module: str,
+    layout: StateLayout,
+    ports: Ports,
+    settings: dict[str, str | Path],
+    health_target: str,
 ) -> ProcessSpec:
     prefix = f"TENANTRY_{module.rsplit('.', 1)[-1].upper()}_"
     settings["metrics_address"] = f"{LOOPBACK}:{ports.metrics[name]}"
+    settings["metrics_token_path"] = layout.metrics_token_path
     return ProcessSpec(
         name=name,
         argv=[sys.executable, "-P", "-m", module],
@@ -110,7 +123,7 @@ def audit(layout: StateLayout, ports: Ports) -> ProcessSpec:
         "review_listen": layout.target("audit-review"),
         "state_dir": layout.audit_dir,
     }
-    return _service("audit", "services.audit", ports, settings, layout.target("audit-review"))
+    return _service("audit", "services.audit", layout, ports, settings, layout.target("audit-review"))
 
 
 def config(layout: StateLayout, ports: Ports) -> ProcessSpec:
@@ -123,7 +136,7 @@ def config(layout: StateLayout, ports: Ports) -> ProcessSpec:
         "artifact_dir": layout.artifact_dir,
         "audit_target": layout.target("audit-append"),
     }
-    return _service("config", "services.config", ports, settings, layout.target("config-admin"))
+    return _service("config", "services.config", layout, ports, settings, layout.target("config-admin"))
 
 
 def router(layout: StateLayout, ports: Ports, name: str) -> ProcessSpec:
@@ -140,7 +153,7 @@ def router(layout: StateLayout, ports: Ports, name: str) -> ProcessSpec:
         "state_dir": layout.router_dir(name),
         "drain_seconds": "1.0",
     }
-    return _service(name, "services.router", ports, settings, layout.target(name))
+    return _service(name, "services.router", layout, ports, settings, layout.target(name))
 
 
 def triton(layout: StateLayout, ports: Ports, model_directory: Path) -> ProcessSpec:
@@ -168,6 +181,7 @@ def triton(layout: StateLayout, ports: Ports, model_directory: Path) -> ProcessS
 
 def _forget_memory(layout: StateLayout) -> None:
     remove_leftover_memory(layout.shm_prefix)
+    remove_abandoned_memory(time.time())
 
 
 # Out of descriptors, Envoy accepts nobody, operators included; it keeps the soft limit it is started with.
@@ -177,6 +191,8 @@ _ALL_DESCRIPTORS = ["/bin/sh", "-c", 'ulimit -n "$(ulimit -H -n)" && exec "$@"',
 def envoy(layout: StateLayout, bootstrap: Path) -> ProcessSpec:
     """The edge."""
     flags = ["--config-path", str(bootstrap), "--concurrency", "1", "--disable-hot-restart"]
+    # Envoy's own is ten seconds, in which an operator would not find a request in the log.
+    flags += ["--file-flush-interval-msec", "1000"]
     return ProcessSpec(
         name="envoy",
         argv=[*_ALL_DESCRIPTORS, str(required_binary("envoy")), *flags, "--log-level", "warning"],

@@ -74,7 +74,7 @@ async def serve(settings: RouterSettings) -> None:
     artifacts = DirectoryArtifactStore(settings.artifact_dir)
     health = HealthBoard([_CONFIG])
     async with AsyncExitStack() as stack:
-        stack.enter_context(serve_metrics(registry, settings.metrics_address))
+        stack.enter_context(serve_metrics(registry, settings.metrics_address, settings.metrics_token_path))
         config_channel = await stack.enter_async_context(open_channel(settings.config_target, settings.tls))
         audit_channel = await stack.enter_async_context(open_channel(settings.audit_target, settings.tls))
         endpoint_channels = await stack.enter_async_context(EndpointChannels(settings.tls))

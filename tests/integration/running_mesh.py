@@ -121,8 +121,10 @@ class RunningMesh:
 
     async def metric(self, process: str, name: str, **labels: str) -> float:
         """The sum of a process's samples of a name that carry these labels."""
-        address = self.local.endpoints({}).metrics[process]
-        return await scraped(f"http://{address}/metrics", name, **labels)
+        endpoints = self.local.endpoints({})
+        assert endpoints.metrics_token_path is not None
+        token = endpoints.metrics_token_path.read_text()
+        return await scraped(f"http://{endpoints.metrics[process]}/metrics", name, token, **labels)
 
     async def triton_metric(self, name: str, **labels: str) -> float:
         """The same of tritonserver."""
@@ -154,14 +156,15 @@ class RunningMesh:
         return await asyncio.to_thread(CliRunner().invoke, app, [str(argument) for argument in arguments])
 
 
-def read_page(url: str) -> str:
+def read_page(url: str, token: str) -> str:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(url, timeout=5) as answer:
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"})
+    with direct.open(request, timeout=5) as answer:
         return str(answer.read().decode("utf-8"))
 
 
-async def scraped(url: str, name: str, **labels: str) -> float:
-    text = await asyncio.to_thread(read_page, url)
+async def scraped(url: str, name: str, token: str = "", **labels: str) -> float:
+    text = await asyncio.to_thread(read_page, url, token)
     return sum(
         sample.value
         for family in text_string_to_metric_families(text)

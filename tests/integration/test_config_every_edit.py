@@ -44,10 +44,12 @@ class Service:
     process: ServiceProcess
     target: str
     metrics: str
+    metrics_token_path: Path
 
     async def alarms(self):
-        url = f"http://{self.metrics}/metrics"
-        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+        token = {"authorization": f"Bearer {self.metrics_token_path.read_text()}"}
+        request = urllib.request.Request(f"http://{self.metrics}/metrics", headers=token)
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=5).read().decode())
         return float(ALARM.search(text)[1])
 
 
@@ -69,9 +71,11 @@ class Two(ConfigServicePlane):
             "TENANTRY_CONFIG_STATE_DIR": str(self.folder / name),
             "TENANTRY_CONFIG_ARTIFACT_DIR": str(self.folder / "artifacts"),
             "TENANTRY_CONFIG_METRICS_ADDRESS": metrics,
+            "TENANTRY_CONFIG_METRICS_TOKEN_PATH": str(self.folder / "metrics-token"),
         }
         log = self.folder / f"{name}.log"
-        return Service(ServiceProcess("services.config", settings, admin, log), admin, metrics)
+        process = ServiceProcess("services.config", settings, admin, log)
+        return Service(process, admin, metrics, self.folder / "metrics-token")
 
     async def __aenter__(self):
         await self.etcd.start()

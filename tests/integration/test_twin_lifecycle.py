@@ -14,8 +14,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.integration import triton_process
 from tests.integration.triton_process import prompt_tensors, read, running_twin, scalar
-from triton_models.cpu_engine.launch import missing_needs, remove_leftover_memory
+from triton_models.cpu_engine.launch import missing_needs, remove_leftover_memory, triton_command
 from triton_models.cpu_engine.preparation import prepare
 
 pytestmark = pytest.mark.integration
@@ -66,6 +67,31 @@ def regions(twin):
 
 def test_this_machine_lacks_nothing():
     assert missing_needs() == []
+
+
+def modes_while_generating(twin):
+    stream = generating(twin)
+    try:
+        return {region.stat().st_mode & 0o777 for region in regions(twin)}
+    finally:
+        stream.cancel()
+
+
+def test_nobody_else_may_open_the_memory_that_prompts_pass_through(prepared_model, tmp_path):
+    with running_twin(prepared_model, tmp_path) as twin:
+        assert modes_while_generating(twin) == {0o600}
+
+
+def test_that_test_notices_a_server_with_a_umask_alone(prepared_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(triton_process, "triton_command", with_a_umask_alone)
+    with running_twin(prepared_model, tmp_path) as twin:
+        assert modes_while_generating(twin) == {0o644}
+
+
+def with_a_umask_alone(settings):
+    command = triton_command(settings)
+    program = command.argv[command.argv.index("triton_models.cpu_engine.private_memory") + 1 :]
+    return replace(command, argv=("/bin/sh", "-c", 'umask 077 && exec "$@"', "triton", *program))
 
 
 def test_sigterm_ends_running_requests_and_leaves_nothing(prepared_model, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -14,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import triton_models
+from triton_models.cpu_engine import private_memory
 
 MODEL_NAME = "tensorrt_llm"
+MEMORY_PREFIX = "tenantry_"
+"""Starts the names of all our servers' shared-memory regions."""
 
+_START_SECONDS = 60.0
 _OLDEST_GLIBC = (2, 35)
 _REPOSITORY = Path("cpu")
 _SHM_DIRECTORY = Path("/dev/shm")  # noqa: S108 -- where Triton's python backend puts its regions
@@ -35,7 +40,10 @@ class TwinSettings:
     http_port: int
     metrics_port: int
     shm_prefix: str
-    """Starts the names of the shared-memory regions; unique among running servers: letters, digits, `_`."""
+    """Starts the names of the shared-memory regions, itself beginning with `MEMORY_PREFIX`.
+
+    Unique among running servers: letters, digits, `_`.
+    """
     lora_cache_slots: int = 8
     lora_cache_max_adapter_size: int = 64
     kv_cache_blocks: int = 512
@@ -148,7 +156,7 @@ def triton_command(settings: TwinSettings) -> TritonCommand:
         "shm-default-byte-size": 4 << 20,
         "shm-growth-byte-size": 4 << 20,
     }
-    argv = [str(_server() / "bin" / "tritonserver")]
+    argv = [sys.executable, "-P", "-m", private_memory.__name__, str(_server() / "bin" / "tritonserver")]
     argv += [f"--{name}={value}" for name, value in flags.items()]
     argv += ["--disable-auto-complete-config"]
     argv += [f"--backend-config=python,{name}={value}" for name, value in backend.items()]
@@ -176,6 +184,40 @@ def remove_leftover_memory(shm_prefix: str) -> int:
     for region in leftovers:
         region.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def remove_abandoned_memory(now_seconds: float) -> int:
+    """Unlink regions of servers that were killed and will not start again; returns how many there were.
+
+    Those are this user's, mapped by no process, and older than a start takes: a new region is not mapped yet.
+
+    Args:
+        now_seconds: Unix time.
+    """
+    abandoned = []
+    for region in _SHM_DIRECTORY.glob(f"{MEMORY_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):
+            stat = region.stat()
+            if stat.st_uid == os.getuid() and now_seconds - stat.st_ctime > _START_SECONDS:
+                abandoned.append(region)
+    if abandoned:
+        mapped = _mapped_regions()
+        abandoned = [region for region in abandoned if str(region) not in mapped]
+    for region in abandoned:
+        region.unlink(missing_ok=True)
+    return len(abandoned)
+
+
+def _mapped_regions() -> set[str]:
+    """The regions that processes have mapped, as far as this user may look."""
+    found: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            lines = maps.read_text("utf-8", "surrogateescape").splitlines()
+            found.update(
+                line[line.index("/") :] for line in lines if f"{_SHM_DIRECTORY}/{MEMORY_PREFIX}" in line
+            )
+    return found
 
 
 def _repository(settings: TwinSettings) -> Path:

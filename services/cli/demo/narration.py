@@ -108,6 +108,8 @@ class Narration:
             f"tenants    {endpoints.tenant_address}  (TLS, CA {endpoints.ca_path})", style="bold"
         )
         self._output.note(f"operators  {endpoints.operations_address}", style="bold")
+        if endpoints.metrics:
+            self._output.note(f"metrics    with the bearer token in {endpoints.metrics_token_path}")
         for name, address in endpoints.metrics.items():
             self._output.note(f"metrics    http://{address}/metrics  ({name})")
         self._output.suggest("Talk to one", f"tenantry chat --tenant globex{state}")

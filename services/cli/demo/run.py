@@ -96,6 +96,7 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
         ca_path=str(endpoints.ca_path),
         state_dir=str(layout.state_dir),
         metrics=endpoints.metrics,
+        metrics_token_path=str(endpoints.metrics_token_path),
     )
     if options.once:
         async with AdminClient.connect(operations, operator_key) as admin:

@@ -6,7 +6,7 @@ import pytest
 
 from services.local import log_file
 from services.local.log_file import LogFile, older
-from tests.fakes.mutants import mutant
+from tests.fakes.mutants import changed
 
 LINES = [b"line %04d\n" % number for number in range(1_000)]
 MAX_BYTES = 1_000
@@ -43,7 +43,7 @@ def test_the_newest_lines_are_kept_in_order_and_two_files_hold_them(path):
 
 
 def test_that_test_notices_a_log_without_an_end(path):
-    assert not bounded(path, mutant(log_file, ">= self._max_bytes", "< 0"))
+    assert not bounded(path, changed(log_file, "log-has-an-end", "full = False"))
 
 
 def test_a_later_run_goes_on_where_the_one_before_stopped(path):
@@ -63,21 +63,6 @@ def test_a_full_file_that_cannot_be_moved_goes_on_taking_lines(path):
     complaints = write(path, LINES[:300])
     assert path.read_bytes() == b"".join(LINES[:300])
     assert complaints == [f"{path} is full and goes on growing: Is a directory"]
-
-
-@pytest.mark.parametrize(("size", "moved"), [(9, False), (10, True)])
-def test_a_log_another_program_writes_is_over_before_a_run_if_it_is_full(path, size, moved):
-    log_file.begin_anew(path, 10)
-    path.write_bytes(b"x" * size)
-    log_file.begin_anew(path, 10)
-    assert (path.exists(), older(path).exists()) == (not moved, moved)
-
-
-def test_such_a_log_that_cannot_be_moved_keeps_no_mesh_from_starting(path):
-    (older(path) / "in the way").mkdir(parents=True)
-    path.write_bytes(b"x" * 10)
-    log_file.begin_anew(path, 10)
-    assert path.read_bytes() == b"x" * 10
 
 
 def test_a_log_nobody_writes_to_is_not_made(path):

@@ -187,8 +187,9 @@ def settings(tmp_path) -> RouterSettings:
     )
 
 
-def scraped(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+def scraped(url: str, token: str) -> str:
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=5) as answer:
         return str(answer.read().decode())
 
 
@@ -198,8 +199,10 @@ async def test_metrics_are_served_where_the_settings_say(tmp_path, world, monkey
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setenv("TENANTRY_ROUTER_METRICS_ADDRESS", address)
-    with serve_metrics(world.registry, settings(tmp_path).metrics_address):
-        text = await asyncio.to_thread(scraped, f"http://{address}/metrics")
+    monkeypatch.setenv("TENANTRY_ROUTER_METRICS_TOKEN_PATH", str(tmp_path / "token"))
+    given = settings(tmp_path)
+    with serve_metrics(world.registry, given.metrics_address, given.metrics_token_path):
+        text = await asyncio.to_thread(scraped, f"http://{address}/metrics", (tmp_path / "token").read_text())
     assert 'tenantry_requests_total{outcome="ok",tenant="uid-acme"} 1.0' in text
 
 
@@ -216,4 +219,5 @@ def test_metrics_never_leave_the_host(tmp_path, monkeypatch, address):
 @pytest.mark.parametrize("address", ["127.0.0.1:9000", "localhost:9000"])
 def test_loopback_is_where_metrics_may_be(tmp_path, monkeypatch, address):
     monkeypatch.setenv("TENANTRY_ROUTER_METRICS_ADDRESS", address)
+    monkeypatch.setenv("TENANTRY_ROUTER_METRICS_TOKEN_PATH", str(tmp_path / "token"))
     assert settings(tmp_path).metrics_address == address
