@@ -221,7 +221,7 @@ async def hung_waiters(writer, service, end_writer) -> list[asyncio.Task]:
     await service.take(3)
     end_writer(writer, running)
     await asyncio.wait([running])
-    _, hung = await asyncio.wait(waiters, timeout=0.5)
+    _, hung = await asyncio.wait(waiters, timeout=1.5)
     for waiter in hung:
         waiter.cancel()
     ends = [waiter.exception() for waiter in waiters if waiter not in hung]

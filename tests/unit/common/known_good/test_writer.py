@@ -16,13 +16,14 @@ from services.common.known_good import writer as writer_module
 from services.common.known_good.generations import Generations
 from services.common.known_good.sealed_file import Expected, Header, Kind
 from services.common.known_good.writer import Content, KnownGoodWriter
+from tests.fakes.patience import PATIENCE_SECONDS
 
 KEY = bytes(range(32))
 SOON_SECONDS = 0.02
 
 
 async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not true():  # noqa: ASYNC110 - looks at a disk
             await asyncio.sleep(0.005)
 
@@ -144,7 +145,7 @@ async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_a_clean_stop(tmp_
     kept = Kept(tmp_path)
     kept.files.free.clear()
     kept.change()
-    await asyncio.wait_for(kept.writer.finish(0.05), 2)
+    await asyncio.wait_for(kept.writer.finish(0.05), PATIENCE_SECONDS)
     assert "not written within" in caplog.text
     kept.files.free.set()
 

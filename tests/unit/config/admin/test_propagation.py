@@ -22,6 +22,7 @@ from services.config.discovery.servicer import DiscoveryServicer
 from tests.fakes.config_plane import Call, ConfigPlane
 from tests.fakes.discovery_stream import Stream
 from tests.fakes.mutants import without
+from tests.fakes.patience import PATIENCE_SECONDS, promised
 
 
 class Waiting(Call):
@@ -107,10 +108,11 @@ async def test_revisions_that_change_nothing_are_not_waited_for(mesh):
     mesh.plane.current.apply([], mesh.plane.store._revision)
     started = time.monotonic()
     assert (await mesh.ask(mesh.plane.store._revision)).complete
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < promised(1.0)
 
 
-async def test_a_slow_router_is_named_before_the_deadline_and_is_no_error(mesh):
+async def test_a_slow_router_is_named_before_the_deadline_and_is_no_error(mesh, monkeypatch):
+    monkeypatch.setattr(propagation, "ANSWER_SECONDS", 1.0)
     await mesh.following("r1")
     slow = await mesh.following("slow")
     before = mesh.plane.current.state.revision
@@ -119,8 +121,8 @@ async def test_a_slow_router_is_named_before_the_deadline_and_is_no_error(mesh):
     await slow.next("chunk")
     await mesh.streams[0].next("heartbeat")
     started = time.monotonic()
-    answer = await mesh.ask(seconds=0.6)
-    assert 0.4 < time.monotonic() - started < 0.6
+    answer = await mesh.ask(seconds=2.0)
+    assert 0.9 < time.monotonic() - started < 2.0
     assert (answer.complete, answer.applied_routers) == (False, 1)
     (missing,) = answer.missing
     assert (missing.router, missing.state) == ("slow", status_pb.ROUTER_STATE_APPLYING)
@@ -151,7 +153,7 @@ async def test_a_refusal_ends_the_wait_once_all_others_are_done(mesh):
     assert not asked.done()
     await good.ack(held_up)
     await good.next("heartbeat")
-    answer = await asyncio.wait_for(asked, 2)
+    answer = await asyncio.wait_for(asked, PATIENCE_SECONDS / 2)
     (refused,) = answer.missing
     assert (refused.router, refused.state) == ("bad", status_pb.ROUTER_STATE_REFUSED)
     assert refused.refused_revision == answer.revision

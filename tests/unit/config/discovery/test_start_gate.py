@@ -42,7 +42,7 @@ async def held_up(folder, monkeypatch, module=last_known_good) -> tuple[bool, bo
     found = []
     for revision in (8, 9):
         settling = asyncio.create_task(process.known_good._settle())
-        await asyncio.wait({settling}, timeout=0.1)
+        await asyncio.wait({settling}, timeout=0.5)
         found.append(not settling.done())
         settling.cancel()
         process.known_good._content()
