@@ -194,11 +194,6 @@ class QuotaSlice:
         """The tokens that requests may still reserve; below zero while a debt waits for a grant."""
         return self._available
 
-    @property
-    def reserved_tokens(self) -> int:
-        """The tokens that requests hold."""
-        return self._reserved
-
     def _report(self, used: int, wanted: int) -> Demand:
         report = Demand(self._start_seconds, used + self._over_used, self._over_returned, wanted)
         self._unreported -= used

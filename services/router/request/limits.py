@@ -117,11 +117,6 @@ class TenantLimiter:
             rate = limits.tokens_per_minute / 60.0
             self._usage.setdefault(tenant_uid, _Usage()).tokens.give_back(rate, reserved - used)
 
-    def concurrent(self, tenant_uid: str) -> int:
-        """Running requests of a tenant."""
-        usage = self._usage.get(tenant_uid)
-        return usage.concurrent if usage else 0
-
     def forget(self, known_tenant_uids: frozenset[str]) -> None:
         """Drop idle usage of tenants that are gone, so that memory follows the config."""
         gone = [

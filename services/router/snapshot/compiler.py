@@ -21,7 +21,6 @@ from services.router.text.text_model import TextModel
 Resources = Mapping[str, config_discovery_service_pb2.Resource]
 LoadTextModel = Callable[[str, str], TextModel]
 """Tokeniser digest and chat template digest to a text model; raises `TextModelError`."""
-_SHARED = ("pools/", "models/")
 _OWNED = ("tenants/", "adapters/", "credentials/")
 
 

@@ -49,12 +49,6 @@ class ConfigState:
         return self._snapshot
 
     @property
-    def silence_seconds(self) -> float | None:
-        """Seconds since etcd's last sign of life, as far as it is known here; None for never."""
-        silence_seconds = self._clock.monotonic_seconds() - self._heard_at_seconds
-        return silence_seconds if silence_seconds < float("inf") else None
-
-    @property
     def stale(self) -> bool:
         """Whether the snapshot may be out of date."""
         silence_seconds = self._clock.monotonic_seconds() - self._heard_at_seconds

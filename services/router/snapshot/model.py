@@ -156,7 +156,6 @@ class AdapterRendition:
     lora_id: int
     sha256: str
     artifact_sha256: str
-    size_bytes: int
     dtype: str
     config_columns: int
     engine_sha256: str

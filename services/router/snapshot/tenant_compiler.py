@@ -169,7 +169,6 @@ def _adapter_version(
             lora_id=rendition.lora_id,
             sha256=rendition.sha256,
             artifact_sha256=rendition.artifact_sha256,
-            size_bytes=rendition.size_bytes,
             dtype=sys.intern(rendition.dtype),
             config_columns=rendition.config_columns,
             engine_sha256=sys.intern(rendition.engine_sha256),

@@ -93,7 +93,7 @@ def bound(store: CountingStore, fill: int, serial: int, tenant_uid: str = "t") -
     sha256 = hashlib.sha256(data).hexdigest()
     artifact = store.put(seal(KEY, artifact_associated_data(tenant_uid, sha256), data))
     rendition = AdapterRendition(
-        "TRTLLM_ENGINE", (7 << 40) | serial, sha256, artifact, len(data), "float16", 4, "e" * 64
+        "TRTLLM_ENGINE", (7 << 40) | serial, sha256, artifact, "float16", 4, "e" * 64
     )
     return AdapterBinding(AdapterVersion("a", 1, "models/m", "5" * 64, (rendition,), KEY), rendition)
 

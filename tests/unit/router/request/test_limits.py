@@ -69,7 +69,7 @@ def test_concurrency_counts_each_tenant_alone():
     assert refused.value.reason is Reason.CONCURRENCY_LIMITED
     limiter.leave("a")
     limiter.enter("a", "tenants/a", limits, 0.0)
-    assert limiter.concurrent("a") == 1
+    assert limiter._usage["a"].concurrent == 1
 
 
 def test_a_refused_rate_holds_no_concurrency():
@@ -77,7 +77,7 @@ def test_a_refused_rate_holds_no_concurrency():
     with pytest.raises(ResourceExhaustedError) as refused:
         limiter.enter("t", "tenants/t", limits, 0.0)
     assert refused.value.retry_after_seconds is None
-    assert limiter.concurrent("t") == 0
+    assert limiter._usage["t"].concurrent == 0
 
 
 def test_tokens_are_reserved_whole_and_settled_to_what_was_used():
