@@ -14,6 +14,8 @@ from typing import Any
 NOBODY = "service"
 """Sets a field that no operator may set."""
 _INDEX = re.compile(r"\[[0-9]*\]")
+# Other words for a topic: errors say `base_model.context_tokens`.
+_SYNONYMS = {"base_model": "model", "credential": "key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +145,13 @@ class Catalog:
         )
 
     def find(self, path: str) -> Place:
-        """What is at a path such as `tenant.config.limits`; `models[0]` is read as `models`.
+        """Find what is at a path such as `tenant.config.limits`; `models[0]` is read as `models`.
 
         Raises:
             UnknownPathError: there is no such path.
         """
         first, *rest = _INDEX.sub("", path).strip(".").split(".")
+        first = _SYNONYMS.get(first, first)
         message = self.messages.get(self.topics.get(first, first))
         if message is None:
             raise UnknownPathError(path, first, self._nearest_topics(first, rest))

@@ -19,8 +19,9 @@ from services.cli.reference.catalog import Field, load
 from services.common.errors import InvalidArgumentError
 from services.config.adapters.peft import WEIGHTS_FILE
 from services.config.adapters.peft_config import CONFIG_FILE
-from services.config.admin import page_tokens
+from services.config.admin import keys, page_tokens, propagation
 from services.config.admin.tenant_config import resource_violations
+from services.config.rules import patterns
 from services.config.rules.catalog_rules import model_violations, pool_violations
 from services.config.rules.report import Surroundings
 from services.config.rules.serving import PoolFacts
@@ -306,6 +307,39 @@ def test_what_is_counted_out_and_uploaded_has_the_services_bounds():
     assert tenants["ordinal"].maximum == allocation.MAX_ORDINAL
     chunk = CATALOG.messages["FileChunk"].fields
     assert set(chunk["file"].choices) == {WEIGHTS_FILE, CONFIG_FILE}
+
+
+@pytest.mark.parametrize(
+    ("path", "phrase"),
+    [
+        ("tenant.config.guardrails", f"need {patterns.MAX_PROGRAM_SIZE_TOGETHER} RE2 instructions"),
+        ("tenant.config.guardrails.pattern", f"need {patterns.MAX_PROGRAM_SIZE} RE2 instructions"),
+        ("tenant.config.guardrails.pattern", f"{patterns.MAX_UNICODE_CLASSES} Unicode classes"),
+        ("key.expire_time", f"{keys.MAX_LIFETIME_SECONDS // 86_400} days"),
+        ("WaitForPropagationRequest", f"at most {propagation.MAX_WAIT_SECONDS:.0f} s"),
+    ],
+)
+def test_a_number_in_a_description_is_the_services(path, phrase):
+    place = CATALOG.find(path)
+    described = place.field or place.message
+    assert described is not None
+    assert phrase in described.about
+
+
+def test_a_default_in_words_has_the_services_number():
+    place = CATALOG.find("key.expire_time")
+    assert place.field is not None
+    assert place.field.default is not None
+    assert place.field.default.text == f"{keys.DEFAULT_LIFETIME_SECONDS // 86_400} days from now"
+
+
+@pytest.mark.parametrize(("length", "good"), [(112, True), (113, False)])
+def test_an_endpoints_path_is_as_long_as_described(length, good):
+    place = CATALOG.find("pool.endpoints.target")
+    assert place.field is not None
+    assert "of at most 112 characters" in place.field.about
+    target = "unix:/" + "a" * (length - 6)
+    assert ("pool.endpoints.target" not in refused(with_value("pool.endpoints.target", target))) == good
 
 
 def test_no_bound_goes_unchecked():

@@ -102,6 +102,8 @@ def test_a_mistyped_path_says_what_it_may_have_meant(path, meant):
 
 def test_a_path_out_of_an_error_is_understood():
     assert CATALOG.find("tenant.config.models[0].alias") == CATALOG.find("tenant.config.models.alias")
+    assert CATALOG.find("base_model.context_tokens") == CATALOG.find("model.context_tokens")
+    assert CATALOG.find("credential.scopes") == CATALOG.find("key.scopes")
 
 
 def test_nobody_sets_what_only_shows_what_was():
