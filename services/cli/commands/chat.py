@@ -150,22 +150,26 @@ class Session:
         pieces: list[str] = []
         request = self._conversation.request(question)
         events = client.stream_generate(request, timeout_seconds=self._timeout_seconds)
-        async with aclosing(events):
-            async for event in events:
-                kind = event.WhichOneof("event")
-                if self._output.json and kind:
-                    self._output.record({"event": kind, **to_plain(getattr(event, kind))})
-                if kind == "delta":
-                    pieces.append(event.delta.text)
-                    if not self._output.json:
-                        self._output.text(event.delta.text)
-                elif kind == "final":
-                    self._conversation.answered(question, "".join(pieces))
-                    if not self._output.json:
-                        self._output.line("")
-                        self._output.note(summary(event.final))
-                    return
-        raise InternalError("the stream ended before the answer did")
+        final = None
+        with self._output.streaming() as show:
+            async with aclosing(events):
+                async for event in events:
+                    kind = event.WhichOneof("event")
+                    if self._output.json and kind:
+                        self._output.record({"event": kind, **to_plain(getattr(event, kind))})
+                    if kind == "delta":
+                        pieces.append(event.delta.text)
+                        if not self._output.json:
+                            show(event.delta.text)
+                    elif kind == "final":
+                        final = event.final
+                        break
+        if final is None:
+            raise InternalError("the stream ended before the answer did")
+        self._conversation.answered(question, "".join(pieces))
+        if not self._output.json:
+            self._output.line("")
+            self._output.note(summary(final))
 
 
 async def _list_models(connection: AbstractAsyncContextManager[InferenceClient], output: Output) -> None:

@@ -38,19 +38,27 @@ def up(
     with lasting_streams():
         output = Output(json=json)
         settings = read_settings()
+        settled = expanded(state_dir) if state_dir else settings.state_path
+        output.note(f"Starting a mesh in {'a new folder' if ephemeral else settled}. Ctrl-C stops it.")
         _require_needs(output, settings.etcd_binary)
         # Only now: these import what was just looked for.
         from services.cli.demo.narration import Narration  # noqa: PLC0415
         from services.cli.demo.run import RunOptions, run  # noqa: PLC0415
 
-        settled = expanded(state_dir) if state_dir else settings.state_path
         with (
             _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir),
             open_layout(folder, models_dir) as layout,
         ):
             options = RunOptions(once, routers, not ephemeral, settings.etcd_binary)
             narration = Narration(output, verbose=verbose)
-            interrupted = asyncio.run(_until_signal(lambda hurry: run(layout, options, narration, hurry)))
+            interrupted = asyncio.run(
+                _until_signal(
+                    lambda hurry: run(layout, options, narration, hurry),
+                    lambda: output.note("Stopping … A second Ctrl-C ends it at once."),
+                )
+            )
+        if interrupted:
+            output.note("Stopped. Nothing is left running.")
     if interrupted and once:
         raise typer.Exit(INTERRUPTED_STATUS)
 
@@ -81,8 +89,18 @@ def _kept_in(state_dir: Path, *, explicit: bool, ephemeral: bool) -> Iterator[tu
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> bool:
-    """Run until it ends or a signal asks to stop; whether one did. Who asks twice is in a hurry."""
+async def _until_signal(
+    work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], stopping: Callable[[], None] = lambda: None
+) -> bool:
+    """Run until the work ends or a signal stops it.
+
+    Args:
+        work: is cancelled by the first signal; a second one sets the event it is given.
+        stopping: called at the first signal.
+
+    Returns:
+        Whether a signal stopped it.
+    """
     hurry = asyncio.Event()
     task = asyncio.create_task(work(hurry))
     asked = False
@@ -91,8 +109,9 @@ async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None
         nonlocal asked
         if not asked:
             asked = True
+            stopping()
             task.cancel()
-        elif number != signal.SIGHUP:  # A closed terminal says it twice: by itself and through the shell.
+        elif number != signal.SIGHUP:  # A closed terminal sends two: its own and the shell's.
             hurry.set()
 
     loop = asyncio.get_running_loop()

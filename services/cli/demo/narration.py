@@ -1,7 +1,8 @@
-"""What `tenantry up` says: steps for machines, a log, a table and hints for people."""
+"""Shows how `tenantry up` goes: steps for programs; steps, log lines, a table and hints for people."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,6 +20,16 @@ from services.local.profile import Endpoints
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
 _QUIET = {"etcd", "triton", "envoy"}
+_BEGINNINGS = {
+    "start": "Starting etcd, Envoy, the services and the model server …",
+    "provision": "Checking the three demo tenants …",
+    "triton": "Waiting for the model …",
+    "export": "Exporting one tenant's audit log …",
+    "verify": "Verifying it offline …",
+}
+# A line of our services (`services.common.logs`).
+_LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT(?P<clock>\d\d:\d\d:\d\d)\S* (?P<level>[A-Z]+) \S+ (?P<message>.*)")
+_LEVEL_STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 
 
 class Narration:
@@ -30,6 +41,7 @@ class Narration:
         self._colours: dict[str, str] = {}
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._asking = False
 
     def step(self, step: str, *, ok: bool, **details: object) -> None:
         """One thing done, or not done."""
@@ -38,8 +50,10 @@ class Narration:
 
     @contextmanager
     def doing(self, step: str) -> Iterator[dict[str, object]]:
-        """A step that is done when the context ends, and not done if it raises; yields its details, to be filled."""
+        """Say that a step begins, and report it when the context ends; yields the details to report."""
         details: dict[str, object] = {}
+        if step in _BEGINNINGS:
+            self._output.note(_BEGINNINGS[step])
         try:
             yield details
         except Error as error:
@@ -51,11 +65,38 @@ class Narration:
         self.step(step, ok=True, **details)
 
     def log(self, name: str, line: str) -> None:
-        """A process's line, beside the results."""
-        if self._verbose or name not in _QUIET:
-            colour = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
-            text = Text.assemble((f"{name:>8} ", colour), one_line(line))
-            self._output.progress_console.print(text, soft_wrap=True)
+        """Show a line of a process, shortened and wrapped on a terminal; the log files have it whole."""
+        if not self._verbose and (name in _QUIET or self._is_expected(line)):
+            return
+        style = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
+        console = self._output.progress_console
+        if not console.is_terminal:
+            console.print(Text(f"{name:>8} {one_line(line)}"), soft_wrap=True)
+            return
+        found = _LOG_LINE.match(line)
+        clock, level, message = found.group("clock", "level", "message") if found else ("", "", line)
+        row = Table.grid(padding=(0, 1, 0, 0))
+        row.add_column(style="dim", width=8)
+        row.add_column(style=style, min_width=8)
+        row.add_column(overflow="fold")
+        row.add_row(clock, name, Text(one_line(message), style=_LEVEL_STYLES.get(level, "")))
+        console.print(row)
+
+    @contextmanager
+    def asking(self, question: str) -> Iterator[None]:
+        """Show the question. Until the context ends a router's refusals are not shown.
+
+        The demo asks again until the model server answers and each tenant's config is in force.
+        """
+        self._output.note(f"Asking each tenant: {question}")
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
+
+    def _is_expected(self, line: str) -> bool:
+        return self._asking and " failed: " in line
 
     def bar(self) -> Progress:
         """A bar for the preparation of the model; to be used as a context."""
@@ -81,12 +122,13 @@ class Narration:
             self.step("answer", ok=isinstance(answer, Answer), **asdict(answer))
         if self._output.json:
             return
-        table = Table(title="Three tenants, one question")
-        for column in ("tenant", "adapter", "config version", "first token", "tokens/s", "answer"):
+        table = Table(box=None, pad_edge=False, padding=(1, 2, 0, 0), header_style="bold")
+        for column in ("TENANT", "ADAPTER", "CONFIG", "FIRST TOKEN", "TOKENS/S", "ANSWER"):
             table.add_column(column, overflow="fold")
         for answer in answers:
             table.add_row(answer.tenant, *_cells(answer))
         self._output.progress_console.print(table)
+        self._output.note("")
         for answer in answers:
             if isinstance(answer, NoAnswer):
                 if answer.command:
@@ -122,7 +164,7 @@ def _cells(answer: Answer | NoAnswer) -> tuple[str | Text, ...]:
         return "", "", "", "", Text(one_line(f"none: {answer.message}"), style="yellow")
     return (
         answer.adapter or "(base)",
-        str(answer.config_version),
+        f"v{answer.config_version}",
         f"{answer.first_token_ms:.0f} ms",
         f"{answer.tokens_per_second:.1f}",
         Text(one_line(answer.text)),

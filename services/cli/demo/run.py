@@ -12,7 +12,7 @@ from pathlib import Path
 from services.cli.clients.admin import AdminClient
 from services.cli.clients.listener import Listener
 from services.cli.demo.answer import Answer, NoAnswer
-from services.cli.demo.demonstration import ask, export, verify
+from services.cli.demo.demonstration import QUESTION, ask, export, verify
 from services.cli.demo.narration import Narration
 from services.cli.demo.provisioning import DEMO_TENANTS, Provisioned, provision
 from services.cli.mesh import read_secret
@@ -83,7 +83,8 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
     with narration.doing("triton"):
         await mesh.wait_ready("triton")
     listener = Listener(endpoints.tenant_address, endpoints.ca_path)
-    answers = [await _ask(listener, provisioned, tenant.tenant_id) for tenant in DEMO_TENANTS]
+    with narration.asking(QUESTION):
+        answers = [await _ask(listener, provisioned, tenant.tenant_id) for tenant in DEMO_TENANTS]
     state = "" if layout.state_dir == CliSettings().state_path else f" --state-dir {quoted(layout.state_dir)}"
     narration.answers(answers, state)
     if options.once:

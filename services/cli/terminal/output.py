@@ -9,7 +9,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from services.cli.documents import to_json, to_plain, to_yaml
 from services.cli.terminal.interruption import interruptible
+from services.cli.terminal.word_wrap import WordWrap
 from services.cli.visible_text import one_line, prose
 
 # Wide enough for any row: what is piped into another program must not be cut.
@@ -137,10 +139,20 @@ class Output:
         """A text, wrapped between words on a terminal."""
         self._stdout.print(Text(one_line(text)))
 
-    def text(self, text: str) -> None:
-        """A piece of an answer, at once, as it came."""
-        sys.stdout.write(prose(text))
-        sys.stdout.flush()
+    @contextmanager
+    def streaming(self) -> Iterator[Callable[[str], None]]:
+        """Show an answer piece by piece; on a terminal lines end between words."""
+        wrap = WordWrap(self._stdout.width) if self._stdout.is_terminal else None
+
+        def write(text: str) -> None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+        try:
+            yield lambda piece: write(wrap.feed(prose(piece)) if wrap else prose(piece))
+        finally:
+            if wrap:
+                write(wrap.finish())
 
     def line(self, text: str, style: str = "") -> None:
         """One line of a result."""

@@ -73,6 +73,19 @@ async def test_a_terminal_that_is_closed_says_so_twice_and_is_in_no_hurry():
         assert not work.hurried
 
 
+async def test_the_first_signal_is_answered_at_once_and_once():
+    said = []
+    work = Work()
+    with dispositions():
+        task = asyncio.create_task(_until_signal(work, lambda: said.append(work.stopping.is_set())))
+        await work.began.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+        await work.stopping.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert await task
+    assert said == [False]
+
+
 async def test_nohup_is_heeded():
     async with running(ignored=[signal.SIGHUP]) as (work, task):
         os.kill(os.getpid(), signal.SIGHUP)

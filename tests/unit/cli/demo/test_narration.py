@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from io import StringIO
 
@@ -28,10 +29,10 @@ ANSWERS = [
 ]
 
 
-def said_to_a_person(say):
+def said_to_a_person(say, width=110):
     output = Output(json=False)
     output._stderr = Console(
-        file=(shown := StringIO()), force_terminal=True, color_system=None, width=110, markup=False
+        file=(shown := StringIO()), force_terminal=True, color_system=None, width=width, markup=False
     )
     say(Narration(output, verbose=False))
     return shown.getvalue()
@@ -44,20 +45,52 @@ def said_to_a_program(capsys, say):
 
 def test_people_get_a_table_of_three_rows_and_what_to_do():
     shown = said_to_a_person(lambda narration: narration.answers(ANSWERS, " --state-dir x"))
-    heading, *rows = (
-        [cell.strip() for cell in line.strip("│┃ ").replace("┃", "│").split("│")]
-        for line in shown.splitlines()
-        if "│" in line or "┃" in line
-    )
-    assert heading == ["tenant", "adapter", "config version", "first token", "tokens/s", "answer"]
+    heading, *rows = (re.split(r"  +", line.strip()) for line in shown.splitlines()[:-1] if line.strip())
+    assert heading == ["TENANT", "ADAPTER", "CONFIG", "FIRST TOKEN", "TOKENS/S", "ANSWER"]
     assert rows == [
-        ["acme", "(base)", "1", "812 ms", "21.2", "Berlin."],
-        ["globex", "pirate", "2", "640 ms", "18.0", "Berlin, matey!"],
-        ["initech", "", "", "", "", "none: the tenant is suspended"],
+        ["acme", "(base)", "v1", "812 ms", "21.2", "Berlin."],
+        ["globex", "pirate", "v2", "640 ms", "18.0", "Berlin, matey!"],
+        ["initech", "none: the tenant is suspended"],
     ]
     assert shown.splitlines()[-1] == (
         f"initech got no answer. Serve it again: {_as_called()} tenant resume initech --state-dir x"
     )
+
+
+LINE = (
+    "2026-12-01T03:32:14.436+00:00 INFO services.router.snapshot config revision 2 is in force at this router"
+)
+
+
+def test_a_log_line_is_shortened_and_wrapped_between_words_beside_its_name():
+    shown = said_to_a_person(lambda narration: narration.log("router", LINE), width=50)
+    assert [line.rstrip() for line in shown.splitlines()] == [
+        "03:32:14 router   config revision 2 is in force at",
+        "                  this router",
+    ]
+
+
+def test_the_refusals_before_the_first_answer_are_not_shown():
+    refusal = LINE.replace("config revision 2 is in force", "request 7f failed: NO_READY_ENDPOINT")
+
+    def say(narration):
+        with narration.asking("Why?"):
+            narration.log("router", refusal)
+            narration.log("router", LINE)
+        narration.log("router", refusal)
+
+    shown = said_to_a_person(say)
+    assert shown.startswith("Asking each tenant: Why?")
+    assert shown.count("NO_READY_ENDPOINT") == 1
+    assert shown.count("in force") == 1
+
+
+def test_a_step_is_named_when_it_begins():
+    def say(narration):
+        with narration.doing("triton"):
+            narration.log("config", LINE)
+
+    assert said_to_a_person(say).startswith("Waiting for the model")
 
 
 def test_programs_get_one_step_an_answer(capsys):
