@@ -1,4 +1,4 @@
-"""Large immutable bytes by their SHA-256: tokenisers, chat templates, sealed adapters."""
+"""A store of large immutable bytes by their SHA-256: tokenisers, chat templates, sealed adapters."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ArtifactError(Exception):
-    """An artifact is missing or its bytes are not those its name promises."""
+    """An artifact is missing, or its bytes do not have the SHA-256 of its name."""
 
 
 class ArtifactStore(Protocol):
     """Content-addressed bytes. Blocking: call it off the event loop."""
 
     def put(self, data: bytes) -> str:
-        """Keep the bytes durably and return their SHA-256, lowercase hex."""
+        """Store bytes durably and return their SHA-256 in lowercase hex."""
         ...
 
     def read(self, sha256: str) -> bytes:
-        """The bytes of a digest, verified.
+        """Return the bytes of a digest, verified.
 
         Raises:
             ArtifactError: missing or damaged.
@@ -44,7 +44,7 @@ class DirectoryArtifactStore:
         return self._root / sha256[:2] / sha256
 
     def put(self, data: bytes) -> str:
-        """Keep the bytes durably and return their SHA-256, lowercase hex."""
+        """Store bytes durably and return their SHA-256 in lowercase hex."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._path(sha256)
         if path.exists():
@@ -53,7 +53,7 @@ class DirectoryArtifactStore:
         return sha256
 
     def read(self, sha256: str) -> bytes:
-        """The bytes of a digest, verified."""
+        """Return the bytes of a digest, verified; raises as `ArtifactStore.read`."""
         try:
             data = self._path(sha256).read_bytes()
         except FileNotFoundError:

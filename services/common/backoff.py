@@ -1,4 +1,4 @@
-"""Waiting longer after every failure, with full jitter.
+"""Delays that grow with every failure, with full jitter.
 
 Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
@@ -14,7 +14,7 @@ class Backoff:
     def __init__(self, base_seconds: float, cap_seconds: float, rng: random.Random | None = None) -> None:
         self._base_seconds = base_seconds
         self._cap_seconds = cap_seconds
-        # Jitter spreads load; nobody gains by guessing it.
+        # Jitter spreads load; it is no secret.
         self._rng = rng or random.Random()  # noqa: S311
         self._failures = 0
 

@@ -1,7 +1,7 @@
-"""Canonical JSON (RFC 8785) as `rfc8785` writes it, fast enough for sections that hold whole prompts and answers. Pure.
+"""Writes canonical JSON (RFC 8785) as `rfc8785` does, but fast enough for whole prompts and answers. Pure.
 
-`rfc8785` calls Python for every character it escapes: a prompt of quotation marks would hold up an event loop for a
-tenth of a second. `json` writes strings in C, and escapes what RFC 8785 escapes, in the same way.
+`rfc8785` calls Python for every character it escapes, so a prompt of quotation marks would hold up an event loop for a
+tenth of a second. `json` writes strings in C and escapes the same characters in the same way.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _string = json.JSONEncoder(ensure_ascii=False).encode  # proven: least-escapes
 
 
 def canonical_json(section: Mapping[str, Any]) -> bytes:
-    """The one spelling of a JSON object.
+    """Encode a JSON object in canonical form.
 
     Raises:
-        rfc8785.CanonicalizationError: it holds what JSON cannot say exactly, such as half a surrogate pair or an
-            integer beyond 2^53.
+        rfc8785.CanonicalizationError: it holds a value that JSON cannot express exactly, such as half a surrogate pair
+            or an integer beyond 2^53.
     """
     pieces: list[str] = []
     _write(section, pieces)
@@ -52,10 +52,10 @@ def _write(value: Any, pieces: list[str]) -> None:
         pieces.append(rfc8785.dumps(value).decode())
 
 
-# The turns of a conversation, and all sections of a kind, have the same few keys.
+# The turns of a conversation have the same few keys, and so have the sections of one kind.
 @lru_cache(maxsize=256)
 def _in_order(keys: tuple[object, ...]) -> list[tuple[str, str]]:
-    """Keys by their UTF-16, as RFC 8785 sorts them, each with its spelling."""
+    """Keys sorted by their UTF-16 code units, as RFC 8785 demands, each with its encoding."""
     names = [key for key in keys if isinstance(key, str)]
     if len(names) < len(keys):
         raise rfc8785.CanonicalizationError("object keys must be strings")

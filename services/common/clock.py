@@ -1,4 +1,4 @@
-"""Time, passed in: what is pure never asks the operating system."""
+"""Clocks, which are passed in, so that pure code never asks the operating system for the time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two clocks: one that people read, one that only moves forward."""
+    """Two clocks: a wall clock, and one that only moves forward."""
 
     def wall_seconds(self) -> float:
         """Seconds since the Unix epoch."""

@@ -1,4 +1,4 @@
-"""What goes wrong before or beside a call: said once, with what to do next."""
+"""Errors that end a command before or beside a call, each with a hint at what to do next."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ INTERRUPTED_STATUS = 130
 
 
 class CommandError(Exception):
-    """Ends a command. None of its parts holds a secret.
+    """Ends a command. No part of it holds a secret.
 
-    `message` says what is wrong, `hint` what to do next, `details` where exactly: pairs of a place (a field, a
-    file, a router; may be empty) and what is the matter there.
+    `message` says what is wrong, `hint` what to do next. `details` are pairs of a place (a field, a file, a router; it
+    may be empty) and the problem there.
     """
 
     exit_status = FAILURE_STATUS
@@ -26,7 +26,7 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """The command was asked wrongly: options that contradict each other, a malformed file."""
+    """The command was called wrongly: with options that contradict each other, or a malformed file."""
 
     exit_status = USAGE_STATUS
 

@@ -1,4 +1,4 @@
-"""Deadlines that several services have to agree on."""
+"""Deadlines on which several services have to agree."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The one tree of errors a tenantry process shows anybody.
+"""The one tree of errors that a tenantry process shows to callers.
 
 Error:
-    ├── InvalidArgumentError       fields are wrong; every one of them is named
-    ├── UnauthenticatedError       who calls is not known
-    ├── PermissionDeniedError      who calls is known and may not
+    ├── InvalidArgumentError       fields are wrong; it names every one of them
+    ├── UnauthenticatedError       the caller is not known
+    ├── PermissionDeniedError      the caller is known and may not do this
     ├── NotFoundError              missing, or another tenant's: the two look the same
     ├── AlreadyExistsError         the name is taken
     ├── AbortedError               the resource changed since it was read
@@ -14,7 +14,7 @@ Error:
     ├── UnimplementedError         no such method
     └── InternalError              our fault; says nothing of its cause
 
-Callers branch on `Reason`, never on text (AIP-193). The tree knows nothing of gRPC: `rpc_status` translates.
+Callers branch on `Reason`, never on text (AIP-193). The tree knows nothing of gRPC: `rpc/status.py` translates.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 DOMAIN = "tenantry"
-# In the message; the details name them all.
+# So many violations are in the message; the details name all of them.
 _SPELLED_OUT = 5
 
 
 class Code(IntEnum):
-    """The canonical codes of `google.rpc.Code` that tenantry uses."""
+    """The codes of `google.rpc.Code` that tenantry uses."""
 
     CANCELLED = 1
     INVALID_ARGUMENT = 3
@@ -47,7 +47,7 @@ class Code(IntEnum):
 
 
 class Reason(StrEnum):
-    """Every reason an `ErrorInfo` of the domain `tenantry` may carry; docs/errors.md says what to do."""
+    """Every reason that an `ErrorInfo` of the domain `tenantry` may carry. docs/errors.md says what to do."""
 
     INVALID_FIELD = "INVALID_FIELD"
     KEY_REFUSED = "KEY_REFUSED"
@@ -91,9 +91,9 @@ class FieldViolation:
     """One wrong field."""
 
     field: str
-    """The path from the request's root, for example `tenant.config.models[2].alias`."""
+    """The path from the root of the request, for example `tenant.config.models[2].alias`."""
     description: str
-    """What is wrong, with the limit and the actual value where there are any; never tenant text."""
+    """The problem, with the limit and the actual value if there are any. Never text of a tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +101,16 @@ class QuotaViolation:
     """One exhausted limit."""
 
     subject: str
-    """Whose limit, for example `tenants/acme`."""
+    """The owner of the limit, for example `tenants/acme`."""
     description: str
-    """Which limit, with its value."""
+    """The limit, with its value."""
 
 
 class Error(Exception):
-    """Base of everything shown to callers: a code, a reason, and what a program needs to react.
+    """Base of all errors shown to callers: a code, a reason, and the data that a program needs to react.
 
-    `message` and `metadata` are shown as they are: they never hold text from Triton, etcd or Python, nor
-    another tenant's names.
+    `message` and `metadata` are shown as they are. They never hold text from Triton, etcd or Python, nor names of
+    another tenant.
     """
 
     code = Code.INTERNAL
@@ -134,7 +134,7 @@ class Error(Exception):
 
 
 class InvalidArgumentError(Error):
-    """Fields are wrong; `violations` names every one of them."""
+    """Fields are wrong. `violations` names every one of them."""
 
     code = Code.INVALID_ARGUMENT
     default_reason = Reason.INVALID_FIELD
@@ -149,7 +149,7 @@ class InvalidArgumentError(Error):
 
 
 class UnauthenticatedError(Error):
-    """Who calls is not known. One text for every cause, so that it tells an attacker nothing."""
+    """The caller is not known. Every cause has the same text, so that an attacker learns nothing from it."""
 
     code = Code.UNAUTHENTICATED
     default_reason = Reason.KEY_REFUSED
@@ -161,14 +161,14 @@ class UnauthenticatedError(Error):
 
 
 class PermissionDeniedError(Error):
-    """Who calls is known and may not."""
+    """The caller is known and may not do this."""
 
     code = Code.PERMISSION_DENIED
     default_reason = Reason.ROLE_FORBIDS
 
 
 class NotFoundError(Error):
-    """Missing, or another tenant's. The message never echoes the name, so that both give the same bytes."""
+    """Missing, or another tenant's. The message never repeats the name, so that both give the same bytes."""
 
     code = Code.NOT_FOUND
     default_reason = Reason.RESOURCE_NOT_FOUND
@@ -196,7 +196,7 @@ class FailedPreconditionError(Error):
 
 
 class ResourceExhaustedError(Error):
-    """A limit is reached; `violations` names it."""
+    """A limit is reached. `violations` names it."""
 
     code = Code.RESOURCE_EXHAUSTED
     default_reason = Reason.RATE_LIMITED
@@ -215,7 +215,7 @@ class ResourceExhaustedError(Error):
 
 
 class UnavailableError(Error):
-    """Something the request needs is down or not ready; carries a retry delay."""
+    """A part that the request needs is down or not ready. Carries a retry delay."""
 
     code = Code.UNAVAILABLE
     default_reason = Reason.NO_READY_ENDPOINT
@@ -246,7 +246,7 @@ class UnimplementedError(Error):
 
 
 class InternalError(Error):
-    """Our fault. Says nothing of its cause; the log does."""
+    """A fault of tenantry. The cause is only in the log."""
 
     code = Code.INTERNAL
     default_reason = Reason.INTERNAL

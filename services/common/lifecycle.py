@@ -1,7 +1,7 @@
-"""How long a process lives: until a signal, or until a task it cannot do without ends.
+"""The lifetime of a process: until a signal, or until the end of a task that it cannot do without.
 
-Every background task of a service is owned here, so that its death is noticed: the process stops and says why
-instead of going on without it.
+Every background task of a service is owned here, so that its end is noticed: the process stops and says why, and does
+not go on without it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _log = logging.getLogger(__name__)
 
 
 class TaskDiedError(Exception):
-    """A task that should run as long as the process has ended."""
+    """A task ended that should run as long as the process."""
 
 
 class Lifetime:
-    """Owns the process's background tasks and its end.
+    """Owns the background tasks of the process and decides its end.
 
-    Use as an async context manager; leaving it cancels every task and waits for them.
+    Use it as an async context manager. Leaving it cancels every task and waits for them.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Lifetime:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Cancel the tasks and wait until they are gone."""
+        """Cancel the tasks and wait for their end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
@@ -53,11 +53,11 @@ class Lifetime:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def own(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[object]:
-        """Run a task for as long as the process lives; its end, however it comes, stops the process."""
+        """Run a task for as long as the process lives. Any end of it stops the process."""
         return self._start(work, name, self._ended)
 
     def finish(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[object]:
-        """Run a task that is done some day; only its failure stops the process."""
+        """Run a task that may finish. Only its failure stops the process."""
         return self._start(work, name, self._finished)
 
     def _start(

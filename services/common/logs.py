@@ -1,6 +1,6 @@
-"""Log lines: one a line, key=value, to standard error.
+"""Logging to standard error, one line for each record.
 
-An exception's text is never written, only its type and place: it may hold what a tenant wrote.
+The text of an exception is never written, only its type and place, since it may hold text of a tenant.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class LineFormatter(logging.Formatter):
-    """Formats `time level logger message`, and for an exception its type and place."""
+    """Formats `time level logger message`, and the type and place of an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message holds."""
+        """Format a record as one line, also if the message has several."""
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = f"{moment} {record.levelname} {record.name} {record.getMessage()}"
         if record.exc_info and record.exc_info[1] is not None:
@@ -29,7 +29,7 @@ class LineFormatter(logging.Formatter):
 
 
 def configure_logging(level: LogLevel) -> None:
-    """Send every logger's lines to standard error."""
+    """Send the lines of every logger to standard error."""
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(LineFormatter())
     root = logging.getLogger()

@@ -1,6 +1,6 @@
-"""Prometheus metrics: one registry a process, served over loopback HTTP to those who hold a token.
+"""Prometheus metrics: one registry for each process, served over HTTP on loopback to holders of a token.
 
-They name every tenant and count its tokens, which other users of the host have no business with. Prometheus sends the
+Metrics name every tenant and count its tokens, so other users of the host must not read them. Prometheus sends the
 token with `authorization: {credentials_file: FILE}` in its scrape config.
 """
 
@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics, make_w
 
 from services.common.durable_files import read_or_create
 
-# Seconds; from a millisecond to a minute, fit for first tokens and whole answers.
+# Seconds, from a millisecond to a minute: for first tokens and for whole answers.
 LATENCY_BUCKETS_SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
@@ -33,12 +33,12 @@ _Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 def serve_metrics(
     registry: CollectorRegistry, address: str | None, token_path: Path | None
 ) -> Iterator[None]:
-    """Serve a registry at `host:port` while the context lasts; nothing for no address.
+    """Serve a registry while the context lasts. Without an address, serve nothing.
 
     Args:
-        registry: what to serve.
-        address: where.
-        token_path: a file of mode 0600 with the token that requests have to bring; made where it is missing.
+        registry: the metrics.
+        address: `host:port`.
+        token_path: a file of mode 0600 with the token that requests have to bring; made if it is missing.
 
     Raises:
         OSError: the port is taken, or the token cannot be read or made.
@@ -48,7 +48,7 @@ def serve_metrics(
         yield
         return
     host, port = address.rsplit(":", 1)
-    # A quarter of the lines would be when each series began, which nobody asks.
+    # Creation times of series would be a quarter of all lines, and have no use here.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     application = _with_token(make_wsgi_app(registry), metrics_token(token_path))
     server = make_server(host, int(port), application, _Server, _Silent)

@@ -1,4 +1,4 @@
-r"""Characters that mislead whoever reads a text: found, named and escaped. Pure.
+r"""Finds, names and escapes characters that mislead the reader of a text. Pure.
 
 Control characters (C0, DEL, C1) can command a terminal, line and paragraph separators (U+2028, U+2029) can forge a row,
 bidirectional embeddings, overrides and isolates show a text in another order (UAX #9; CVE-2021-42574), and a lone

@@ -1,7 +1,7 @@
 """The id that finds one request in answers, errors, logs and audit entries.
 
-The edge gives it, as an `x-request-id` that no caller can choose; a service mints one for a call that brings none. It
-names a request and authorises nothing: no decision may rest on its being secret or unique.
+The edge sets it as an `x-request-id` that no caller can choose. A service makes one for a call without it. It names a
+request and authorises nothing: no decision may depend on its being secret or unique.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 
 REQUEST_ID_KEY = "x-request-id"
-"""The metadata key it travels under, towards a service and back."""
+"""The metadata key of the id, in requests and in answers."""
 # Envoy puts its trace sampling into the version digit, so that digit may be any.
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _current: ContextVar[str] = ContextVar("request_id")

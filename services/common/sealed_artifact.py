@@ -1,7 +1,7 @@
-"""Sealed artifacts: what one service seals and another opens, in one place.
+"""Sealed artifacts: one service seals them and another opens them.
 
 A sealed artifact is `0x01 ‖ nonce (12) ‖ AES-256-GCM ciphertext and tag` (NIST SP 800-38D). The associated
-data binds it to its tenant and to the digest of what is inside, so that neither can be exchanged for another.
+data binds it to its tenant and to the digest of its content, so that neither can be exchanged for another.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _CONTEXT = b"tenantry/artifact/v1"
 
 
 class SealedArtifactError(Exception):
-    """The bytes are not a sealed artifact, are damaged, or were sealed for somebody or something else."""
+    """The bytes are not a sealed artifact, are damaged, or were sealed for another tenant or content."""
 
 
 def artifact_associated_data(tenant_uid: str, rendition_sha256: str) -> bytes:
-    """What a tenant's sealed rendition is bound to; the digest is 64 hex digits, so nothing is ambiguous."""
+    """The associated data of a tenant's sealed rendition. Unambiguous, because a digest has 64 hex digits."""
     if len(rendition_sha256) != 64:
         raise ValueError("a rendition's digest is a SHA-256 in lowercase hex")
     return _CONTEXT + tenant_uid.encode() + rendition_sha256.encode()
 
 
 def seal(key: bytes, associated_data: bytes, plaintext: bytes) -> bytes:
-    """Seal under a 32-byte key with a random nonce; good for 2^32 artifacts a key.
+    """Seal under a 32-byte key with a random nonce. One key may seal 2^32 artifacts.
 
     Raises:
         ValueError: the key is not 32 bytes.
@@ -41,7 +41,7 @@ def seal(key: bytes, associated_data: bytes, plaintext: bytes) -> bytes:
 
 
 def open_sealed(key: bytes, associated_data: bytes, sealed: bytes) -> bytes:
-    """Open what `seal` made.
+    """Open a sealed artifact.
 
     Raises:
         SealedArtifactError: another format, key or associated data, or damage.

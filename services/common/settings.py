@@ -1,6 +1,6 @@
-"""What every process's settings have in common.
+"""The settings that every process has.
 
-Settings come from the environment and are frozen at start; only `settings.py` files read them.
+Settings come from the environment and are frozen at start. Only `settings.py` files read the environment.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from services.common.rpc.tls import TLSMaterial
 
 
 class ServiceSettings(BaseSettings):
-    """Settings of any process; each subclass sets its own environment prefix."""
+    """Settings of any process. Each subclass sets its own environment prefix."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     log_level: LogLevel = "INFO"
-    """The least severe level written."""
+    """The least severe level that is written."""
     metrics_address: str | None = None
-    """`host:port` for Prometheus; none for no metrics server."""
+    """`host:port` for Prometheus. None for no metrics server."""
     metrics_token_path: Path | None = None
-    """Holds the token that Prometheus has to send; made with mode 0600 where it is missing."""
+    """Holds the token that Prometheus has to send. Made with mode 0600 if it is missing."""
     tls_certificate_path: Path | None = None
     """PEM certificate of this process; with the two below, mutual TLS on every hop that leaves the host."""
     tls_key_path: Path | None = None
@@ -51,7 +51,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def tls(self) -> TLSMaterial | None:
-        """The TLS material, or None on one host."""
+        """The TLS material; None when no path is set."""
         if self.tls_certificate_path and self.tls_key_path and self.tls_ca_path:
             return TLSMaterial(self.tls_certificate_path, self.tls_key_path, self.tls_ca_path)
         return None

@@ -1,8 +1,7 @@
-"""Keys as signed JWTs: issued by one service, verified by Envoy and again by every service they reach.
+"""Keys as signed JWTs: one service issues them; Envoy verifies them, and so does every service they reach.
 
-A token names a principal, never more: whether its key is revoked or its tenant suspended is looked up by key
-id. ES256 (RFC 7518), and one issuer and audience for each kind of principal, so that no token passes for
-another.
+A token only names a principal. Whether its key is revoked or its tenant suspended is looked up by key id. ES256 (RFC
+7518), and one issuer and audience for each kind of principal, so that no token is accepted as one of another kind.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _CACHED_SIGNATURES = 16_384
 
 
 class Audience(StrEnum):
-    """Who a token is shown to; each kind of principal has its own."""
+    """The audience of a token. Each kind of principal has its own."""
 
     INFERENCE = "tenantry-inference"
     OPERATOR = "tenantry-operator"
@@ -46,24 +45,24 @@ class Audience(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified token says."""
+    """The claims of a verified token."""
 
     key_id: str
     """The key's id: the JWT's `jti`."""
     subject: str
-    """A tenant_uid for a tenant's key and for a reviewer's grant, an operator's name for an operator's."""
+    """The tenant_uid, for a tenant's key and for a reviewer's grant; an operator's name, for an operator's key."""
     scopes: tuple[str, ...]
-    """What it may be used for; empty for all its kind of principal may do."""
+    """The permitted uses; empty for all that its kind of principal may do."""
     expire_seconds: int
-    """Unix time after which it is refused."""
+    """Unix time in seconds from which it is refused."""
     role: str
     """For an operator: `platform-admin` or `tenant-admin`; empty otherwise."""
     role_tenant_uid: str
-    """For a tenant-admin: its tenant; empty otherwise."""
+    """For a tenant-admin: the tenant_uid of its tenant; empty otherwise."""
 
 
 class TokenIssuer:
-    """Signs tokens with one private key; the key id in the header names it in the JWKS."""
+    """Signs tokens with one private key. The key id in a token's header names the key in the JWKS."""
 
     def __init__(self, private_key: ec.EllipticCurvePrivateKey, issuer: str) -> None:
         self._private_key = private_key
@@ -104,7 +103,7 @@ class TokenIssuer:
 
 
 def new_signing_key_pem() -> bytes:
-    """A new P-256 key as PKCS #8 PEM, unencrypted: keep it 0400."""
+    """Make a P-256 key as unencrypted PKCS #8 PEM. Keep it in a file of mode 0400."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -136,8 +135,8 @@ class TokenVerifier:
         """Check the value of an `authorization` header.
 
         Raises:
-            UnauthenticatedError: the header has another form, which is said, or the key is refused, for every cause
-                with one text.
+            UnauthenticatedError: the header has another form, which the text says, or the key is refused, with the
+                same text for every cause.
         """
         if authorization is None or len(authorization) > MAX_TOKEN_BYTES:
             raise UnauthenticatedError
@@ -198,7 +197,7 @@ class TokenVerifier:
         return self._keys[signing_key_id]
 
     def _read(self) -> dict[str, ec.EllipticCurvePublicKey] | None:
-        """Every key of the file; None where it is not a JWKS, whatever else it is."""
+        """Every key of the file; None when the file is not a JWKS."""
         try:
             keys = {
                 str(jwk["kid"]): _public_key(jwk) for jwk in json.loads(self._jwks_path.read_text())["keys"]

@@ -1,4 +1,4 @@
-"""What a writer puts into a tenant's audit log, and what it gets back."""
+"""An entry for a tenant's audit log, and the receipt for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPERATOR_LOG_UID = "operators"
 
 
 class EntryKind(IntEnum):
-    """What an entry records; the numbers are those of `tenantry.audit.v1.EntryKind`."""
+    """The kind of an entry. The numbers are those of `tenantry.audit.v1.EntryKind`."""
 
     ADMIT = 1
     OUTCOME = 2
@@ -29,7 +29,7 @@ class EntryKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """An entry to append. The three sections become canonical JSON (RFC 8785); bytes are that already."""
+    """An entry to append. Its three sections become canonical JSON (RFC 8785); bytes already are."""
 
     tenant_uid: str
     kind: EntryKind
@@ -43,7 +43,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class AuditReceipt:
-    """Where a durable entry stands."""
+    """Says where a durable entry stands."""
 
     log_id: str
     index: int
@@ -51,9 +51,9 @@ class AuditReceipt:
 
 
 class AuditUnavailableError(UnavailableError):
-    """The audit service is down, slow, or too far behind; nothing is known to be durable.
+    """The audit service is down, slow or too far behind, so the entry is not known to be durable.
 
-    What is not known may still be so: an entry that was queued can be in the log, once at most.
+    It may be durable all the same: a queued entry can be in the log, once at most.
     """
 
     default_reason = Reason.AUDIT_UNAVAILABLE

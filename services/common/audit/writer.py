@@ -1,7 +1,7 @@
-"""Writes audit entries over one long-lived stream; used by routers and the config service.
+"""Writes audit entries over one long-lived stream. Routers and the config service use it.
 
-An entry that was queued is sent, whatever happens to the call that queued it: after a broken connection it is sent
-again, and the audit service recognises it by session, sequence and record id.
+A queued entry is sent even if the call that queued it ends. After a broken connection it is sent again, and the audit
+service recognises it by session, sequence and record id.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_KEPT_BYTES = 64 << 20
 MAX_KEPT_ENTRIES = 65_536
 CONNECT_SECONDS = 5.0
 RESEND_SECONDS = 0.1
-"""How long an entry that found the service's queue full waits before it is sent again."""
+"""How long an entry waits before it is sent again when the service's queue was full."""
 _LAST_ACKS_SECONDS = 1.0
 _SESSION_ID_BYTES = 16
 
@@ -47,9 +47,9 @@ class _Kept:
 
 
 class AuditWriter:
-    """One session of one writer. Use as an async context manager, or own `run` as a task.
+    """One session of one writer. Use it as an async context manager, or own `run` as a task.
 
-    Every waiter hears of its entry: by its receipt, its refusal, its own deadline, or the end of `run`.
+    Every wait for an entry ends: with its receipt, its refusal, the caller's deadline, or the end of `run`.
     """
 
     def __init__(self, channel: grpc.aio.Channel, writer: str) -> None:
@@ -57,12 +57,12 @@ class AuditWriter:
         self._writer = writer
         self._session_id = os.urandom(_SESSION_ID_BYTES)
         self._kept: dict[int, _Kept] = {}
-        """Everything not settled, by sequence."""
+        """Entries that are not settled, by sequence."""
         self._kept_bytes = 0
         self._to_send: deque[int] = deque()
-        """Sequences not sent over the open stream, in order."""
+        """Sequences that were not sent over the open stream yet, in order."""
         self._returned: list[int] = []
-        """Sequences that found the service's queue full and wait for `RESEND_SECONDS`."""
+        """Sequences that were refused by a full queue and wait for `RESEND_SECONDS`."""
         self._sequence = 0
         self._ended = False
         self._unsent = asyncio.Event()
@@ -74,11 +74,11 @@ class AuditWriter:
     async def append(self, entry: AuditEntry, timeout_seconds: float) -> AuditReceipt:
         """Append and wait until the entry is durable. A cancelled wait leaves the entry queued.
 
-        An entry for which there is no room is counted: a gap entry will tell of it.
+        An entry for which there is no room is dropped and counted in a gap entry.
 
         Raises:
             AuditUnavailableError: not known to be durable in time, too much is waiting, or `run` has ended.
-            Error: what the audit service refused the entry with.
+            Error: the audit service refused the entry.
         """
         if self._ended:
             raise _stopped()
@@ -93,7 +93,7 @@ class AuditWriter:
             raise AuditUnavailableError("the audit service did not answer in time") from None
 
     def append_soon(self, entry: AuditEntry) -> bool:
-        """Queue without waiting; False when there is no room. A gap entry will tell how many were dropped."""
+        """Queue without waiting. Returns False when there is no room; a gap entry counts the dropped entries."""
         if self._ended or self._keep(entry) is None:
             self._drop(entry)
             return False
@@ -103,9 +103,9 @@ class AuditWriter:
         self._dropped[entry.tenant_uid] = self._dropped.get(entry.tenant_uid, 0) + 1
 
     async def run(self) -> None:
-        """Keep the stream open for as long as the process lives.
+        """Keep the stream open until cancelled.
 
-        However it ends, whoever waits is told: what they wait for may be durable or not.
+        Its end ends every wait with `AuditUnavailableError`; those entries may be durable or not.
         """
         backoff = Backoff(0.05, 2.0)
         self._ended = False
@@ -125,7 +125,7 @@ class AuditWriter:
                     kept.done.set_exception(_stopped())  # proven: end-reaches-waiters
 
     async def flush(self, timeout_seconds: float) -> int:
-        """Wait until everything queued is settled; returns how many entries are not."""
+        """Wait until all queued entries are settled. Returns how many are not."""
         waiting = [kept.done for kept in self._kept.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=timeout_seconds)
@@ -139,7 +139,7 @@ class AuditWriter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give what is queued a moment, then stop."""
+        """Wait up to a second for queued entries, then stop."""
         await self.flush(1.0)
         self._task.cancel()
         (end,) = await asyncio.gather(self._task, return_exceptions=True)
@@ -164,7 +164,7 @@ class AuditWriter:
             key_id=entry.key_id,
         )
         done: asyncio.Future[AuditReceipt] = asyncio.get_running_loop().create_future()
-        # A refusal that nobody awaits is logged when it comes; asyncio need not complain as well.
+        # A refusal is logged when it comes, so asyncio need not complain that it was never awaited.
         done.add_done_callback(lambda future: future.cancelled() or future.exception())
         kept = self._kept[self._sequence] = _Kept(message, size, done)
         self._to_send.append(self._sequence)
@@ -196,12 +196,12 @@ class AuditWriter:
             call.cancel()
 
     async def _exchange(self, call: Any) -> None:
-        """Send and receive until either ends; the stream is over then."""
+        """Send and receive until one of them ends, which ends the stream."""
         sender = asyncio.create_task(self._send(call), name="audit-writer-send")
         receiver = asyncio.create_task(self._receive(call), name="audit-writer-receive")
         try:
             await asyncio.wait((sender, receiver), return_when=asyncio.FIRST_COMPLETED)
-            # What ended the sender ends the stream as well; acks that came before it still count.
+            # The end of the sender ends the stream, but acks that came before it still count.
             await asyncio.wait((receiver,), timeout=_LAST_ACKS_SECONDS)
         finally:
             sender.cancel()
@@ -241,7 +241,7 @@ class AuditWriter:
             ):
                 del self._dropped[tenant_uid]
             else:
-                break  # no room for this one is no room for the next
+                break  # there is no room for the next one either
 
     async def _receive(self, call: Any) -> None:
         while True:
@@ -279,7 +279,7 @@ class AuditWriter:
             kept.done.set_result(AuditReceipt(receipt.log_id, receipt.index, receipt.leaf_hash))
 
     def _send_again(self) -> None:
-        # They were sent before anything that still waits its turn, so they go before it.
+        # They were first sent before the entries that still wait, so they go first again.
         self._to_send.extendleft(sorted(self._returned, reverse=True))
         self._returned.clear()
         self._unsent.set()

@@ -1,4 +1,4 @@
-"""The signature of a last known good file: the statement that its content is somebody's, and what it has to say."""
+"""The signature of a last known good file: a signed statement about the file's content."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from services.common.known_good.signed_state import NotSignedError, SignedStatem
 from services.common.known_good.state_digest import digest_of
 
 Items = Callable[[Sequence[bytes]], Iterable[tuple[str, bytes]]]
-"""What of a file's content is signed."""
+"""Extracts the signed items of a file's content."""
 _STATEMENT_PARTS = 2
 
 
 class UnsignedError(KnownGoodError):
-    """The file's content is not what the config service signed."""
+    """The config service did not sign this content."""
 
 
 def signed_parts(signed: SignedStatement, parts: Sequence[bytes]) -> list[bytes]:
-    """The parts of a file: statement and signature before the content."""
+    """The parts of a file: statement, signature, then the content."""
     return [signed.text, signed.signature, *parts]
 
 
 def require_signed(known: KnownGood, signer: bytes, items: Items) -> KnownGood:
-    """The file without its statement, which has to be the signer's and about this content.
+    """Check that the signer signed this content, and return the file without its statement.
 
     Raises:
-        UnsignedError: it is not.
-        ValueError: the content does not come apart.
+        UnsignedError: it did not.
+        ValueError: the content cannot be parsed.
     """
     if len(known.parts) < _STATEMENT_PARTS:
         raise UnsignedError(known.path, "carries no signature")

@@ -1,4 +1,4 @@
-"""The files of a last known good config: two generations, one of them whole whatever moment power fails at.
+"""The files of a last known good config: two generations, of which one is whole at any moment power may fail.
 
 Blocking: call it from a thread.
 """
@@ -36,28 +36,28 @@ class Generations:
         self._scratch = folder / f".{name}.new"  # proven: beside-the-newest
         self.newest, self.older = folder / f"{name}.1", folder / f"{name}.2"
         self._newest_is_whole = False
-        """Whether this process wrote it; else it is looked at before it is kept."""
+        """Whether this process wrote it. If not, it is opened before it is kept."""
 
     def save(self, header: Header, parts: Sequence[bytes]) -> None:
         """Write a new newest generation.
 
         Raises:
-            OSError: it may be there or not; what was readable before still is, or has been replaced by it.
-            ValueError: it is too long.
+            OSError: it may be there or not. The generation readable before still is, unless this one replaced it.
+            ValueError: the content is too long.
         """
-        # A retry writes everything again: what an earlier fsync failed on is never relied on.
+        # A retry writes everything again, because bytes whose fsync failed must not be relied on.
         write_scratch(self._scratch, seal(self._key, header, parts))
         keep = self._is_newest_whole()
         self._newest_is_whole = False
         if keep:  # proven: damaged-is-not-kept
-            # A damaged one never takes the place of the whole one before it.
+            # A damaged newest generation must not replace the whole one before it.
             self.newest.replace(self.older)
         self._scratch.replace(self.newest)
         sync_directory(self._folder)
         self._newest_is_whole = True
 
     def readable(self, expected: Expected, now_wall_seconds: float) -> Iterator[KnownGood]:
-        """The generations that open and are what is expected, newest first; each refusal is logged."""
+        """Iterate over the generations that open and are as expected, newest first. Each refusal is logged."""
         for path in (self.newest, self.older):
             try:
                 known = self._open(path)
@@ -87,7 +87,7 @@ class Generations:
 
 
 def read_record(path: Path) -> str:
-    """A line kept beside the files; empty for none."""
+    """Read a line that is kept beside the files; empty when there is none."""
     try:
         return path.read_text("ascii").strip()
     except FileNotFoundError:
@@ -95,17 +95,17 @@ def read_record(path: Path) -> str:
 
 
 def write_record(path: Path, line: str) -> None:
-    """Keep a line, durably, whole or not at all."""
+    """Keep a line beside the files, durably, whole or not at all."""
     if read_record(path) == line:
         return
     replace_file(path, line.encode("ascii") + b"\n")
 
 
 def load_key(path: Path) -> bytes:
-    """Read a key file, making it at the first start with mode 0400, whole or not at all.
+    """Read a key file. The first start makes it, with mode 0400.
 
     Raises:
-        KnownGoodError: it holds something else.
+        KnownGoodError: the file does not hold a key.
         OSError: it cannot be read or made.
     """
     key = read_or_create(path, lambda: os.urandom(KEY_BYTES))

@@ -1,7 +1,7 @@
-"""Last known good: config as it was, sealed in a file, to start from when there is nobody to ask.
+"""A last known good file: config sealed in a file, to start from when no config service or etcd answers.
 
 docs/formats/last-known-good.md specifies the bytes. AES-256-GCM authenticates the file under a key of this host; the
-header stays readable and is authenticated with it. `known_good_files` keeps two generations of it.
+header stays readable and is authenticated with it. `generations` keeps two such files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEY_BYTES = 32
 MAGIC = b"tenantry-lkg-v1\n"
 MAX_FILE_BYTES = 1 << 30
 FUTURE_TOLERANCE_SECONDS = 60.0
-"""Clocks of one host may be set back this far between two runs."""
+"""The clock of a host may be set back this far between two runs."""
 
 _LENGTH_BYTES = 8
 _HEADER_LENGTH_BYTES = 4
@@ -36,12 +36,12 @@ _DIGEST_BYTES = 32
 _PART_LENGTH_BYTES = 4
 # Each file has a key of its own, so one fixed nonce is used once.
 _NONCE = bytes(12)
-# What is encrypted at once holds the interpreter's lock; a whole config at once would hold up the event loop.
+# Encryption of a piece holds the interpreter's lock, and a whole config would hold up the event loop.
 _PIECE_BYTES = 1 << 18
 
 
 class KnownGoodError(Exception):
-    """A file is refused; the text names it and says why."""
+    """A file is refused. The text names it and says why."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -54,11 +54,11 @@ class TruncatedError(KnownGoodError):
 
 
 class DamagedError(KnownGoodError):
-    """The file is not what was written."""
+    """The file does not hold the bytes that were written."""
 
 
 class UnknownFormatError(KnownGoodError):
-    """The file is of another format, or of another version of this one."""
+    """The file has another format, or another version of this one."""
 
 
 class ForeignKeyError(KnownGoodError):
@@ -66,15 +66,15 @@ class ForeignKeyError(KnownGoodError):
 
 
 class AnotherKindError(KnownGoodError):
-    """The file is another kind of service's."""
+    """Another kind of service wrote the file."""
 
 
 class AnotherOwnerError(KnownGoodError):
-    """The file is another process's."""
+    """Another process wrote the file."""
 
 
 class AnotherClusterError(KnownGoodError):
-    """The file shows another etcd cluster's config."""
+    """The file holds the config of another etcd cluster."""
 
 
 class TooOldError(KnownGoodError):
@@ -82,11 +82,11 @@ class TooOldError(KnownGoodError):
 
 
 class FromTheFutureError(KnownGoodError):
-    """The file says it was current at a time that has not come: a clock is wrong, so its age is not known."""
+    """The file says that it was current in the future: a clock is wrong, so its age is unknown."""
 
 
 class Kind(StrEnum):
-    """Whose file."""
+    """The kind of service that wrote a file."""
 
     CONFIG = "config"
     ROUTER = "router"
@@ -94,13 +94,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself in the clear."""
+    """The clear part of a file."""
 
     kind: Kind
     cluster_id: str
-    """Of the etcd cluster, in hex; empty where it is not known."""
+    """Id of the etcd cluster, in hex; empty when it is unknown."""
     owner: str
-    """The process that wrote it."""
+    """The name of the process that wrote the file."""
     revision: int
     written_unix_ms: int
     """When the content was last known to be current, by the wall clock."""
@@ -112,7 +112,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a file has to be."""
+    """The properties that a file has to have."""
 
     kind: Kind
     owner: str
@@ -123,7 +123,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class KnownGood:
-    """A file that opened."""
+    """An opened file."""
 
     path: Path
     header: Header
@@ -131,10 +131,10 @@ class KnownGood:
 
 
 def seal(key: bytes, header: Header, parts: Sequence[bytes]) -> Iterator[bytes]:
-    """The file's bytes, piece by piece.
+    """Make the bytes of a file, piece by piece.
 
     Raises:
-        ValueError: it would be longer than `MAX_FILE_BYTES`.
+        ValueError: the file would be longer than `MAX_FILE_BYTES`.
     """
     payload_bytes = sum(_PART_LENGTH_BYTES + len(part) for part in parts)
     head = rfc8785.dumps(asdict(header) | {"payload_bytes": payload_bytes})
@@ -158,7 +158,7 @@ def seal(key: bytes, header: Header, parts: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def unseal(key: bytes, path: Path, data: bytes) -> KnownGood:
-    """Open a file's bytes; nothing is parsed before it is authenticated.
+    """Open the bytes of a file. Nothing is parsed before it is authenticated.
 
     Raises:
         KnownGoodError: truncated, damaged, of another format, or sealed under another key.
@@ -177,7 +177,7 @@ def unseal(key: bytes, path: Path, data: bytes) -> KnownGood:
     tag_at = size - _DIGEST_BYTES - _TAG_BYTES
     if len(data) != size or sealed_at > tag_at:
         raise DamagedError(path, "has another length than it says")
-    # Damage and a foreign key look alike to what follows. An operator wants to know which it is.
+    # The steps below cannot distinguish damage from another key, and an operator has to know which it is.
     if hashlib.sha256(view[:-_DIGEST_BYTES]).digest() != view[-_DIGEST_BYTES:]:
         raise DamagedError(path, "its checksum does not match")
     file_key, commitment = _derive(key, bytes(view[salt_at : salt_at + _SALT_BYTES]))
@@ -189,16 +189,16 @@ def unseal(key: bytes, path: Path, data: bytes) -> KnownGood:
     try:
         payload = decryptor.update(view[sealed_at:tag_at]) + decryptor.finalize()
     except InvalidTag:
-        raise DamagedError(path, "was changed by somebody without its key") from None
+        raise DamagedError(path, "was changed without its key") from None
     header = _header(path, bytes(view[_FRAME_BYTES:salt_at]), len(payload))
     return KnownGood(path, header, _split(path, payload))
 
 
 def require(expected: Expected, known: KnownGood, now_wall_seconds: float) -> None:
-    """Check that a file is ours, of this cluster and recent.
+    """Check kind, owner, cluster and age of a file.
 
     Raises:
-        KnownGoodError: it is not.
+        KnownGoodError: one of them is not as expected.
     """
     path, header = known.path, known.header
     if header.kind is not expected.kind:
@@ -221,7 +221,7 @@ def require(expected: Expected, known: KnownGood, now_wall_seconds: float) -> No
 
 
 def _derive(key: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """The file's own key, and what commits to it: AES-GCM alone lets a ciphertext open under two keys."""
+    """The key of the file and a commitment to it, since AES-GCM alone lets a ciphertext open under two keys."""
     info = b"tenantry/last-known-good/v1"
     derived = HKDF(hashes.SHA512(), KEY_BYTES + _DIGEST_BYTES, salt, info).derive(key)
     return derived[:KEY_BYTES], derived[KEY_BYTES:]

@@ -1,4 +1,4 @@
-"""What a config service states of a config, under its signature: which etcd's, which revision, when it was current.
+"""Signed statements of a config service about a config: its etcd cluster, its revision, when it was current.
 
 Ed25519 (RFC 8032) over a prefix and canonical JSON (RFC 8785); docs/formats/last-known-good.md specifies both.
 """
@@ -17,30 +17,30 @@ _PREFIX = b"tenantry-config-statement-v1\n"
 
 
 class NotSignedError(Exception):
-    """A statement is not the signer's; the text says why."""
+    """The signer did not make this statement. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A config was in force."""
+    """States that a config was in force."""
 
     cluster_id: str
-    """Of the etcd cluster, in hex."""
+    """Id of the etcd cluster, in hex."""
     current_unix_ms: int
-    """When it was known to be the newest, by the wall clock: at etcd's last sign of life."""
+    """When it was last known to be the newest, by the wall clock: at etcd's last sign of life."""
     revision: int
     state_sha256: str
-    """`state_digest` of all its items."""
+    """`state_digest` of all items of the config."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignedStatement:
-    """A statement as it travels and is kept."""
+    """A statement as it is sent and stored."""
 
     text: bytes
     signature: bytes
     signer: bytes
-    """The public key it is said to be signed with."""
+    """The public key that is claimed to have signed it."""
 
 
 class StatementSigner:
@@ -57,10 +57,10 @@ class StatementSigner:
 
 
 def verified(signed: SignedStatement, signer: bytes) -> Statement:
-    """What somebody stated; nothing is parsed before the signature is checked.
+    """Verify a statement and return it. Nothing is parsed before the signature is checked.
 
     Raises:
-        NotSignedError: it is somebody else's statement, or was changed.
+        NotSignedError: another key signed it, or it was changed.
     """
     if not hmac.compare_digest(signed.signer, signer):
         raise NotSignedError("is signed by another config service")

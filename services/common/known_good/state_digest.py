@@ -1,4 +1,4 @@
-"""One digest over everything a state holds, which costs what changed and not what there is. Pure.
+"""One digest over all items of a state. Its cost grows with the changes, not with the size of the state. Pure.
 
 docs/formats/last-known-good.md specifies it: SHA-256 over 256 buckets, each over its items' digests in the order of
 their keys.
@@ -14,7 +14,7 @@ _KEY_LENGTH_BYTES = 4
 
 
 class StateDigest:
-    """Follows what is put and removed."""
+    """Keeps the digest up to date as items are put and removed."""
 
     def __init__(self) -> None:
         self._items: list[dict[str, bytes]] = [{} for _ in range(BUCKETS)]
@@ -33,7 +33,7 @@ class StateDigest:
             self._buckets[bucket] = None
 
     def hexdigest(self) -> str:
-        """Of everything there is, lowercase hex."""
+        """The digest of all items, in lowercase hex."""
         root = hashlib.sha256(b"\x02")
         for place, items in enumerate(self._items):
             digest = self._buckets[place]
@@ -45,7 +45,7 @@ class StateDigest:
 
 
 def digest_of(items: Iterable[tuple[str, bytes]]) -> str:
-    """Of a whole state."""
+    """The digest of a whole state, in lowercase hex."""
     digest = StateDigest()
     for key, value in items:
         digest.put(key, value)

@@ -1,4 +1,4 @@
-"""Keeps a process's last known good file near what is in force, without ever holding up the event loop."""
+"""Keeps the last known good file of a process near the config in force, and never holds up the event loop."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from services.common.known_good.sealed_file import Header
 _log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 5.0
-"""A file is written this often at most."""
+"""The file is written at most once in this time."""
 REFRESH_SECONDS = 60.0
-"""How often a config that did not change is written again, since it is known to be current still."""
+"""How often an unchanged config is written again, because it is known to be still current."""
 _NEWS_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What to write: taken on the event loop, made into bytes in the writer's thread."""
+    """Content to write. It is taken on the event loop and encoded in the writer's thread."""
 
     header: Header
     encode: Callable[[], Sequence[bytes]]
     before_save: Callable[[], None] = lambda: None
-    """Has to be durable before the file is."""
+    """Runs before the save, for bytes that have to be durable before the file."""
 
 
 async def _at_once() -> None:
-    """A change is written when it comes."""
+    """Return at once: a change is written when it comes."""
 
 
 class KnownGoodWriter:
-    """Own `run` as a task, and end with `finish`.
+    """Writes the file. Own `run` as a task, and end with `finish`.
 
-    After a change, `settle` is waited for. A failed save is logged and tried again; the generations from before it
-    stay, and nobody waits for it.
+    A change is written after `settle` has returned. A failed save is logged and tried again; the generations from
+    before it stay.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class KnownGoodWriter:
         age.set_function(lambda: time.time() - self._written_unix_ms / 1000)
 
     def changed(self) -> None:
-        """There is something new to write."""
+        """Say that there is something new to write."""
         self._changed.set()
 
     async def run(self) -> NoReturn:
-        """Write for as long as the process lives."""
+        """Write until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(REFRESH_SECONDS):
@@ -93,10 +93,10 @@ class KnownGoodWriter:
             await asyncio.sleep(self._every_seconds)
 
     async def finish(self, within_seconds: float) -> None:
-        """Write what is not written yet, on a clean stop.
+        """Write the last changes, on a clean stop.
 
-        What takes longer is waited for no more, and goes on until the process ends; the file from before stays until
-        it is done.
+        A save that takes longer goes on until the process ends, but is no longer waited for. The file from before stays
+        until the save is done.
         """
         try:
             async with asyncio.timeout(within_seconds):
@@ -105,12 +105,12 @@ class KnownGoodWriter:
             _log.error(
                 "last known good: not written within %.1f s; the process may end with it", within_seconds
             )
-        # `run` goes on until its owner ends it, and has no thread any more.
+        # `run` goes on until its owner ends it, but can no longer write.
         self._finished = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _save(self) -> None:
-        # A clean stop may come as `run` wakes: what one of them writes, the other does not write again.
+        # `finish` may come as `run` wakes up; only one of them may write a change.
         async with self._saving:
             await self._save_news()
 
@@ -119,7 +119,7 @@ class KnownGoodWriter:
         if content is None:
             return
         if not self._changed.is_set() and content.header.written_unix_ms - self._written_unix_ms < _NEWS_MS:
-            # Nothing was heard since: it would only look newer than it is.
+            # Nothing confirmed the config since, and the file must not look newer than it is.
             return
         self._changed.clear()
         try:

@@ -1,1 +1,6 @@
-"""gRPC between processes: servers, channels, TLS, interceptors, statuses, health."""
+"""gRPC between processes: servers, channels, TLS, error statuses, health.
+
+Every server and channel of the mesh is made here, so that bounds and error mapping are the same everywhere. A service's
+own methods and messages are not known here.
+Entrances: `server.py` and `channel.py`.
+"""

@@ -10,11 +10,11 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A peer that comes back is found within a second, not after gRPC's default of up to two minutes.
+    # Find a peer that comes back within a second; gRPC's default is up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Retries are the caller's decision, with its own budget.
+    # The caller decides on retries, within its own budget.
     ("grpc.enable_retries", 0),
 ]
 
@@ -22,12 +22,12 @@ _OPTIONS: list[tuple[str, int | str]] = [
 def open_channel(
     target: str, tls: TLSMaterial | None = None, *, max_message_bytes: int = 4 << 20
 ) -> grpc.aio.Channel:
-    """Open a channel between the mesh's own processes; connects when first used.
+    """Open a channel between the mesh's own processes. It connects on first use.
 
     Args:
         target: `unix:/path` or `host:port`.
-        tls: demanded for every target that leaves this host.
-        max_message_bytes: the largest message received.
+        tls: required for every target that leaves this host.
+        max_message_bytes: the largest message that is received.
 
     Raises:
         InsecureTargetError: the target leaves this host and there is no TLS material.
@@ -36,7 +36,7 @@ def open_channel(
     options = [
         *_OPTIONS,
         ("grpc.max_receive_message_length", max_message_bytes),
-        # Two channels to one target must not share a connection: one's shutdown would be the other's error.
+        # Two channels to one target must not share a connection, or closing one would be an error of the other.
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if target.startswith("unix:"):

@@ -1,7 +1,6 @@
-"""Readiness by named components, shown as standard gRPC health.
+"""Readiness by named components, published as standard gRPC health.
 
-A server serves when every component it named is ready. It names them before it starts, so it starts
-NOT_SERVING.
+A server is SERVING when every component is ready. Components are named before the start, so it starts NOT_SERVING.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from grpc_health.v1.health import aio as health_aio
 
 
 class HealthBoard:
-    """The components of one process and whether each is ready."""
+    """The components of one process, each ready or not."""
 
     def __init__(self, components: Iterable[str]) -> None:
         self._ready = dict.fromkeys(components, False)
@@ -29,14 +28,18 @@ class HealthBoard:
         return [component for component, ready in self._ready.items() if not ready]
 
     async def set(self, component: str, ready: bool) -> None:
-        """Say whether a component is ready; KeyError for one that was never named."""
+        """Set whether a component is ready.
+
+        Raises:
+            KeyError: the component was not named at the start.
+        """
         if component not in self._ready:
             raise KeyError(component)
         self._ready[component] = ready
         await self.publish()
 
     async def publish(self) -> None:
-        """Show the overall state, under the empty service name that probes ask for."""
+        """Publish the overall state, under the empty service name that probes use."""
         serving = health_pb2.HealthCheckResponse.ServingStatus.SERVING
         not_serving = health_pb2.HealthCheckResponse.ServingStatus.NOT_SERVING
         await self.servicer.set("", serving if self.ready else not_serving)

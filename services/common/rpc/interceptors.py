@@ -1,9 +1,9 @@
 """The server interceptor that turns every failure into one typed status.
 
-Unary and stream, before and after the first message: whatever leaves a servicer as `Error` reaches the caller
-as its status; anything else becomes INTERNAL, says nothing, and is logged here without the exception's text,
-which may hold what a tenant wrote. What gRPC would refuse in its own words is refused here: requests that do not
-parse, unknown methods, too many calls.
+An `Error` that a servicer raises, in a unary call or at any point of a stream, reaches the caller as its status. Any
+other exception becomes INTERNAL without a cause, and is logged here without its text, which may hold text of a tenant.
+Requests that do not parse, unknown methods and too many calls are refused here, because gRPC would answer them in its
+own words.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def where(error: BaseException) -> str:
 
 
 def _name_request(context: ServicerContext[Any, Any]) -> None:
-    """Take or mint the call's request id, and send it back whatever the answer is."""
+    """Take or make the request id of the call, and send it back with every answer."""
     request_id = request_id_of(context.invocation_metadata() or ())
     set_request_id(request_id)
     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
@@ -72,7 +72,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Maps errors to statuses, and gives each call its request id, for every method of its server."""
 
     def __init__(self, max_calls: int | None = None) -> None:
-        """Take at most `max_calls` at once; any number for None."""
+        """Take at most `max_calls` at once. None is no bound."""
         self._calls = _Calls(max_calls)
 
     async def intercept_service(
@@ -80,7 +80,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """Wrap the method's behaviour, whatever its arity."""
+        """Wrap a method of any arity."""
         handler = await continuation(handler_call_details)
         method, calls = handler_call_details.method, self._calls
         if handler is None:
@@ -105,7 +105,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 class _Calls:
-    """How many calls run."""
+    """Bounds the number of calls that run at once."""
 
     def __init__(self, most: int | None) -> None:
         self._most = most
@@ -130,8 +130,8 @@ _UNREADABLE = object()
 def _reading(parse: Callable[[bytes], Any] | None, streamed: bool) -> Callable[[bytes], Any] | None:
     """Parse a request.
 
-    gRPC calls this in the behaviour of a streamed request, where it may raise; and before the behaviour of a single
-    one, where gRPC would answer with the exception's text: there it returns what the behaviour is not called with.
+    For a stream of requests, gRPC calls this inside the behaviour, so it may raise. For a single request, gRPC calls it
+    before the behaviour and would answer with the exception's text, so it returns `_UNREADABLE` in that case.
     """
     if parse is None:
         return None
@@ -139,7 +139,7 @@ def _reading(parse: Callable[[bytes], Any] | None, streamed: bool) -> Callable[[
     def read(data: bytes) -> object:
         try:
             return parse(data)
-        except Exception:  # noqa: BLE001 - whatever a parser raises, it is the caller's message that is wrong
+        except Exception:  # noqa: BLE001 - every exception of a parser means a wrong message
             if streamed:
                 raise _unreadable() from None
             return _UNREADABLE  # proven: parser-is-silent
@@ -195,7 +195,7 @@ def _streaming(behaviour: Callable[..., Any], method: str, calls: _Calls) -> Cal
         try:
             with calls.one_more():
                 _require_readable(request)
-                # A caller that leaves closes this generator; the servicer's own must end now, not at collection.
+                # When the caller leaves, this generator is closed; the servicer's own has to end with it.
                 async with aclosing(behaviour(request, context)) as answers:
                     async for answer in answers:
                         yield answer

@@ -14,7 +14,7 @@ from services.common.rpc.tls import TLSMaterial, require_safe
 
 DEFAULT_MAX_MESSAGE_BYTES = 4 << 20
 
-# Calls beyond the bound that are being refused at once.
+# How many calls beyond the bound may be in refusal at once.
 _REFUSED_RPCS = 256
 
 Register = Callable[[grpc.aio.Server], None]
@@ -31,16 +31,16 @@ def build_server(
     max_concurrent_rpcs: int | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
-    """Build a server with error mapping, health, reflection and bounds; the caller starts and stops it.
+    """Build a server with error mapping, health, reflection and bounds. The caller starts and stops it.
 
     Args:
         listen: targets to bind, `unix:/path` or `host:port`.
         register: adds the services.
         service_names: full names shown by reflection.
-        health: shown as `grpc.health.v1`.
-        tls: demanded for every target that leaves this host.
-        max_message_bytes: the largest message received.
-        max_concurrent_rpcs: what is beyond it is answered RESOURCE_EXHAUSTED; None for no bound.
+        health: published as `grpc.health.v1`.
+        tls: required for every target that leaves this host.
+        max_message_bytes: the largest message that is received.
+        max_concurrent_rpcs: calls beyond it are answered RESOURCE_EXHAUSTED; None for no bound.
         interceptors: run inside the error mapping, in order.
 
     Raises:
@@ -48,7 +48,7 @@ def build_server(
     """
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(max_concurrent_rpcs), *interceptors],
-        # gRPC's own refusal has no reason a program could read: it is for floods too large to be told one.
+        # gRPC's own refusal carries no reason for programs, so it is only for floods beyond our own refusals.
         maximum_concurrent_rpcs=None if max_concurrent_rpcs is None else max_concurrent_rpcs + _REFUSED_RPCS,
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),

@@ -1,4 +1,4 @@
-"""Our errors as `google.rpc.Status`, and back.
+"""Translates our errors into `google.rpc.Status`, and back.
 
 Every status carries exactly one `ErrorInfo`, plus `BadRequest`, `QuotaFailure`, `RequestInfo` and
 `RetryInfo` where they apply (AIP-193). The only module that knows the detail messages.
@@ -53,7 +53,7 @@ _BY_CODE: dict[int, type[Error]] = {
 }
 
 
-# The trailer is base64, and holds the message too.
+# The trailer is base64 and also holds the message.
 _DETAIL_BYTES = 4_600
 _OVERHEAD_BYTES = 6
 _MAX_REQUEST_ID_CHARACTERS = 128
@@ -66,10 +66,10 @@ def _duration(seconds: float) -> duration_pb2.Duration:
 
 
 def fitting(violations: Sequence[FieldViolation]) -> list[FieldViolation]:
-    """All violations, as far as they fit into a status.
+    """The violations that fit into a status.
 
-    A status travels in trailers, of which gRPC's callers take 8 KiB by default: what is too long loses its
-    descriptions first, then its end.
+    A status travels in trailers, and gRPC's callers accept 8 KiB of them by default. Violations that are too long lose
+    first their descriptions, then the last of them.
     """
     names = [len(violation.field.encode()) + _OVERHEAD_BYTES for violation in violations]
     whole = list(itertools.accumulate(names))
@@ -85,7 +85,7 @@ def fitting(violations: Sequence[FieldViolation]) -> list[FieldViolation]:
 
 
 def to_status(error: Error) -> status_pb2.Status:
-    """Translate an error; the result holds only what the error means to show.
+    """Translate an error. The result holds only the parts of the error that callers may see.
 
     Text in it may quote what a caller sent, so characters that mislead a reader or have no UTF-8 are escaped.
     """
@@ -135,7 +135,7 @@ def _escaped(violation: FieldViolation) -> FieldViolation:
 
 
 def from_status(status: status_pb2.Status) -> Error:
-    """Rebuild the error of a status; a reason we do not know becomes INTERNAL's."""
+    """Rebuild the error of a status. An unknown reason becomes INTERNAL."""
     reason, metadata = Reason.INTERNAL, dict[str, str]()
     violations: list[FieldViolation] = []
     quotas: list[QuotaViolation] = []
@@ -179,7 +179,7 @@ def _rebuild(
 
 
 def from_rpc_error(error: grpc.RpcError) -> Error:
-    """Rebuild the error a server of ours answered with, or one like it for a failure on the way."""
+    """Rebuild the error that a server of ours answered, or a similar one for a failure of the connection."""
     call = error
     assert isinstance(call, grpc.Call | grpc.aio.AioRpcError)
     status = rpc_status.from_call(call)

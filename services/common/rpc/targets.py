@@ -1,16 +1,16 @@
-"""Where a gRPC peer is: `unix:/path` on one host, `host:port` otherwise."""
+"""Targets of gRPC peers: `unix:/path` on one host, `host:port` otherwise."""
 
 from __future__ import annotations
 
 import ipaddress
 
 UNIX_PREFIX = "unix:"
-# sockaddr_un.sun_path holds 108 bytes, one of them the closing NUL.
+# sockaddr_un.sun_path holds 108 bytes, including the NUL at its end.
 MAX_UNIX_PATH_BYTES = 107
 
 
 def is_local(target: str) -> bool:
-    """Whether a target cannot leave this host: a Unix socket, or a loopback address."""
+    """Whether a target stays on this host: a Unix socket or a loopback address."""
     if target.startswith(UNIX_PREFIX):
         return True
     host = target.rsplit(":", 1)[0].strip("[]")

@@ -1,9 +1,9 @@
-"""Chat templates: a conversation as the text a model was trained on, with nothing in it that forges a turn.
+"""Chat templates: render a conversation as the text that a model was trained on. A caller's text cannot forge a turn.
 
-A model's turns are made of control tokens, such as `<|im_start|>`. A caller's text that spells one must stay
-text. So whatever in the text is, or could be completed to, a control token is broken by a marker before
-rendering: control tokens in the rendered text are the template's own, and the markers vanish after the text
-was split at them. Text without such spellings is rendered untouched, and a template may inspect it.
+The turns of a model are made of control tokens, such as `<|im_start|>`. A caller's text that spells one has to stay
+text. So before rendering, a marker breaks every part of the text that is a control token or could be completed to one.
+The control tokens in the rendered text are then the template's own. The text is split at them, and the markers are
+removed. Text without such spellings is rendered unchanged, and a template may inspect it.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Segment:
 
     text: str
     control: bool
-    """Whether it is one control token of the template's; otherwise it is text, whatever it spells."""
+    """Whether it is one control token of the template; otherwise it is text, even if it spells one."""
 
 
 class ChatTemplate:
-    """One model's template, run in a sandbox: neither the template nor a conversation can reach anything."""
+    """The template of one model. It runs in a sandbox that gives template and conversation no access to the process."""
 
     def __init__(self, source: str, control_tokens: Sequence[str]) -> None:
         """Compile.
@@ -54,7 +54,7 @@ class ChatTemplate:
         Raises:
             TemplateError: not a template.
         """
-        # The whitespace rules that chat templates are written for.
+        # Chat templates are written for these rules of white space.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
@@ -64,12 +64,12 @@ class ChatTemplate:
             needed = meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError:
             raise TemplateError("the chat template does not compile") from None
-        # Jinja renders what it does not know as nothing, which here would be a silently different prompt.
+        # Jinja renders unknown names as nothing, which would silently change the prompt.
         if missing := needed & {"bos_token", "eos_token", "pad_token"}:
             raise TemplateError(f"the chat template asks for {', '.join(sorted(missing))}")
         if any(len(token) == 1 for token in control_tokens):
-            raise TemplateError("a control token of one character cannot be told from text")
-        # Leftmost, then longest: how tokenisers find added tokens.
+            raise TemplateError("a control token of one character cannot be distinguished from text")
+        # Tokenisers find added tokens in this order: leftmost, then longest.
         longest_first = sorted(filter(None, control_tokens), key=lambda token: (-len(token), token))
         self._tokens = longest_first
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
@@ -77,7 +77,7 @@ class ChatTemplate:
         self._longest = max(map(len, longest_first), default=0)
 
     def render(self, turns: Sequence[Turn]) -> list[Segment]:
-        """Render a conversation, with the opening of the answer, as control tokens and text between them.
+        """Render a conversation and the opening of the answer, as control tokens and the text between them.
 
         Raises:
             TemplateError: the template refuses the conversation.
@@ -94,17 +94,17 @@ class ChatTemplate:
         ]
 
     def _break(self, content: str, marker: str) -> str:
-        """Put the marker into every control token, and into an end that could become one."""
+        """Put the marker into every control token, and into an end that could become part of one."""
         if self._pattern is None:
             return content
         broken = content
-        # Spellings may overlap, and one pass finds only those that do not: go on until none is left.
+        # One pass does not find overlapping spellings, so repeat until none is left.
         while True:
             once = self._pattern.sub(lambda found: found[0][:1] + marker + found[0][1:], broken)
             if once == broken:
                 break
             broken = once
-        # A template may trim what it is given: the end that counts is the one before the white space.
+        # A template may trim the text, so the end before the white space counts.
         kept = broken.rstrip()
         for size in range(1, min(self._longest, len(kept) + 1)):
             if kept[-size:] in self._prefixes:

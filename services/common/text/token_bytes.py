@@ -1,4 +1,4 @@
-"""The bytes of a byte-level BPE tokeniser's tokens, which are spelled in GPT-2's byte alphabet. Pure."""
+"""The bytes of the tokens of a byte-level BPE tokeniser, which are spelled in GPT-2's byte alphabet. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BYTE_OF = _byte_alphabet()
 
 
 def token_bytes(vocabulary: Mapping[str, int], silent_ids: Iterable[int]) -> tuple[bytes, ...]:
-    """The bytes of every token id; empty for silent (special) ids and for holes in the vocabulary.
+    """The bytes of every token id, in order; empty for silent (special) ids and for holes in the vocabulary.
 
     A token with a character outside the alphabet stands for its own UTF-8 bytes.
     """

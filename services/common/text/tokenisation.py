@@ -1,11 +1,11 @@
-"""A model's tokeniser: exact ids for rendered conversations and raw prompts.
+"""The tokeniser of a model: exact ids for rendered conversations and raw prompts.
 
-The mesh's only importer of `tokenizers`. Text never becomes a control token here: the BPE model is loaded without
-the added tokens, which only `Segment`s of the template's own can name.
+The mesh's only importer of `tokenizers`. Text never becomes a control token here: the BPE model is loaded without the
+added tokens, and only the template's own `Segment`s name them.
 
-Whatever is encoded is a batch of one: the library keeps the interpreter's lock while it encodes a single text, so
-that a long one in a thread would stop the event loop all the same, and lets go of it for a batch.
-It takes one of the library's own threads, of which there are as many as cores (or RAYON_NUM_THREADS).
+Every text is encoded as a batch of one. For a single text the library keeps the interpreter's lock, so that a long text
+in a thread would still stop the event loop; for a batch it releases the lock. A batch takes one of the library's own
+threads, of which there are as many as cores (or RAYON_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from services.common.text.token_bytes import token_bytes
 
 
 class TokeniserError(ValueError):
-    """The bytes are not a tokeniser that can be used exactly."""
+    """The bytes are not a tokeniser whose ids would be exact here."""
 
 
 class Tokeniser:
-    """A byte-level BPE tokeniser; safe to share between threads."""
+    """A byte-level BPE tokeniser. Threads may share it."""
 
     def __init__(self, tokenizer_json: bytes) -> None:
         """Load a `tokenizer.json`.
@@ -41,7 +41,7 @@ class Tokeniser:
             self._text = Tokenizer.from_str(json.dumps(document | {"added_tokens": []}))
         except TokeniserError:
             raise
-        except Exception:  # noqa: BLE001 - the library raises bare Exception for whatever it cannot parse
+        except Exception:  # noqa: BLE001 - the library raises bare Exception for everything it cannot parse
             raise TokeniserError("not a readable tokenizer.json") from None
         self.control_token_ids: dict[str, int] = {token["content"]: token["id"] for token in added}
         """Added tokens by spelling."""
@@ -50,7 +50,7 @@ class Tokeniser:
         """The bytes of every token id, for `Detokeniser`."""
 
     def encode(self, segments: Sequence[Segment]) -> list[int]:
-        """Ids of a rendered conversation; equal to encoding its text whole, but for forged control tokens."""
+        """Ids of a rendered conversation: those of its whole text, except that forged control tokens stay text."""
         ids: list[int] = []
         for segment in segments:
             if segment.control:
@@ -60,18 +60,18 @@ class Tokeniser:
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of raw text, with what the tokeniser itself puts before or after any text."""
+        """Ids of raw text, with the tokens that the tokeniser itself adds before or after any text."""
         return self._encoded(text, special=True)
 
     def _encoded(self, text: str, *, special: bool) -> list[int]:
-        # "Fast" leaves out where each token stands in the text, which nobody asks.
+        # "Fast" leaves out the offsets of tokens in the text, which are not needed.
         (encoding,) = self._text.encode_batch_fast([text], add_special_tokens=special)
         ids: list[int] = encoding.ids
         return ids
 
 
 def _require_exact(document: dict[str, Any], added: list[dict[str, Any]]) -> None:
-    """Refuse what the split at control tokens or the detokeniser would get wrong."""
+    """Refuse tokenisers for which the split at control tokens or the detokeniser would be wrong."""
     if document["model"]["type"] != "BPE" or (document.get("decoder") or {}).get("type") != "ByteLevel":
         raise TokeniserError("only byte-level BPE tokenisers are supported")
     if any(token[flag] for token in added for flag in ("single_word", "lstrip", "rstrip", "normalized")):
