@@ -1,4 +1,4 @@
-"""The element types adapters come in and are sent in: float16, bfloat16, float32. Pure.
+"""The element types of adapters, as uploaded and as sent: float16, bfloat16, float32. Pure.
 
 NumPy has no bfloat16: its values are kept as their 16 bits, the upper half of a float32, rounded to nearest, ties to
 even.
@@ -22,13 +22,13 @@ class ElementType:
     """One element type."""
 
     safetensors_name: str
-    """As safetensors' header spells it."""
+    """Its name in a safetensors header."""
     stored: type[np.generic]
-    """The NumPy type of its bytes."""
+    """The NumPy type that holds its bytes."""
     encode: Callable[[Floats], Encoded]
-    """Round to the nearest value; what does not fit becomes infinite."""
+    """Rounds to the nearest value; a value out of range becomes infinite."""
     decode: Callable[[Encoded], Floats]
-    """Exact."""
+    """Converts exactly."""
 
 
 def _to_float16(values: Floats) -> Encoded:

@@ -1,4 +1,4 @@
-"""Reads a PEFT LoRA adapter: adapter_config.json and adapter_model.safetensors. Pure, and suspicious of both.
+"""Reads a PEFT LoRA adapter from untrusted adapter_config.json and adapter_model.safetensors. Pure.
 
 Safetensors holds no code; pickled weights are not accepted in any form.
 """
@@ -31,7 +31,7 @@ Matrix = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The decoder an adapter must fit."""
+    """The dimensions of the decoder that an adapter must fit."""
 
     layers: int
     hidden: int
@@ -61,18 +61,18 @@ class LoraModule:
     layer: int
     module: str
     a: Matrix
-    """[rank, in]."""
+    """Shape [rank, in]."""
     b: Matrix
-    """[out, rank]."""
+    """Shape [out, rank]."""
 
     @property
     def rank(self) -> int:
-        """The rank."""
+        """The rank of its matrices."""
         return int(self.a.shape[0])
 
     @property
     def name(self) -> str:
-        """As the model itself calls the projection."""
+        """The projection's name in the model."""
         return f"model.layers.{self.layer}.{_PARENTS[self.module]}.{self.module}"
 
 
@@ -81,7 +81,7 @@ class PeftAdapter:
     """A checked adapter."""
 
     scale: float
-    """What the product of a module's matrices is multiplied with."""
+    """The factor of the product of a module's matrices."""
     modules: tuple[LoraModule, ...]
     """Sorted by layer and module."""
 
@@ -95,7 +95,7 @@ def parse_peft(config: bytes, weights: bytes, shape: Shape) -> PeftAdapter:
     """Parse and check an adapter against the model it is for.
 
     Raises:
-        InvalidArgumentError: names the file and what is wrong with it, everything at once.
+        InvalidArgumentError: names the file and every violation.
     """
     lora, wrong = parse_config(config)
     try:

@@ -1,7 +1,7 @@
-"""Reads a PEFT adapter's adapter_config.json. Pure, and suspicious of it.
+"""Reads a PEFT adapter's adapter_config.json, which is untrusted. Pure.
 
-What would change the mathematics and is not honoured here is refused, so that an adapter never answers with something
-else than it was trained to. That goes for keys of later PEFT releases too: one that is not known must be empty.
+A setting that changes the mathematics and is not supported is refused, so that an adapter never answers differently
+from its training. An unknown key, such as one of a later PEFT release, has to be empty.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_RANK = 512
 
 _MAX_NAMED = 20
 _HONOURED = {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "init_lora_weights", "bias"}
-# About training, about where modules are looked for, or without effect while another key is empty.
+# They concern training or the search for modules, or have no effect while another key is empty.
 _WITHOUT_EFFECT = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -36,30 +36,30 @@ _WITHOUT_EFFECT = {
     "revision",
     "task_type",
 }
-# With those, as with true and false, the base model stays as it is. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
-# move a part of its weights into the adapter, which then fits no server's base model; PEFT writes true into what it
-# converted back.
+# These leave the base model as it is, like true and false. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) move a part
+# of its weights into the adapter, which then fits no server's base model. PEFT writes true when it converts such an
+# adapter back.
 _INITIALISATIONS = ("gaussian", "orthogonal", "eva")
 
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """What is honoured of a checked config."""
+    """The settings of a checked config that have an effect."""
 
     rank: int
-    """Of every module."""
+    """The rank of every module."""
     scale: float
     """lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA."""
     target_modules: tuple[str, ...] | None
-    """Endings of modules' names; None where it is a pattern or is left to PEFT."""
+    """Suffixes of modules' names; None where it is a pattern or is left to PEFT."""
 
     def wrong_targets(self, held: Iterable[str]) -> list[str]:
-        """Say where the modules that a file holds are not those that the config names.
+        """Find differences between the modules in a file and those that the config names.
 
-        PEFT leaves out what the config does not name, and starts anew what the file does not hold.
+        PEFT ignores modules that the config does not name, and initialises those that the file does not hold.
 
         Args:
-            held: Their full names.
+            held: the full names of the modules in the file.
         """
         if self.target_modules is None:
             return []
@@ -79,7 +79,7 @@ class LoraConfig:
 
 
 def parse_config(data: bytes) -> tuple[LoraConfig, list[FieldViolation]]:
-    """Parse a config; where something is wrong with it, the first part of the answer means nothing."""
+    """Parse a config; returns its settings and its violations. With violations, the settings mean nothing."""
     wrong: list[FieldViolation] = []
     config = _object(data)
     if config is None:
@@ -115,7 +115,7 @@ def parse_config(data: bytes) -> tuple[LoraConfig, list[FieldViolation]]:
     for name in [name for name in others if config[name]][:_MAX_NAMED]:
         refuse(name, "is not supported")
     scale = float(alpha) / (math.sqrt(rank) if rank_stabilised else rank)
-    # A pattern is not looked at: what it matches and the file does not hold, PEFT starts at zero.
+    # A pattern is not checked: PEFT initialises to zero what it matches and the file does not hold.
     return LoraConfig(rank, scale, tuple(targets) if isinstance(targets, list) else None), wrong
 
 

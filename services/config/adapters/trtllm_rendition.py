@@ -1,4 +1,4 @@
-"""An adapter as TensorRT-LLM's engine backend takes it: `lora_weights` and `lora_config`. Pure.
+"""Renders an adapter for TensorRT-LLM's engine backend: `lora_weights` and `lora_config`. Pure.
 
     row = flatten(A [r, in]) ++ flatten(scale * B [out, r]) ++ zeros up to the widest row
     config row = [module id, layer, r] (++ [is_dora = 0] where the server declares four columns)
@@ -45,7 +45,7 @@ def render(adapter: PeftAdapter, dtype: str, columns: int) -> RenderedAdapter:
     """Render for servers that declare an element type and a number of config columns.
 
     Raises:
-        InvalidArgumentError: the element type is not one we can make, or a weight does not fit it.
+        InvalidArgumentError: the element type or the number of columns is not supported, or a weight does not fit.
     """
     kind = ELEMENT_TYPES.get(dtype)
     if kind is None:
@@ -68,7 +68,7 @@ def render(adapter: PeftAdapter, dtype: str, columns: int) -> RenderedAdapter:
 
 
 def _file(config: npt.NDArray[np.int32], weights: Encoded, weights_type: str) -> bytes:
-    """A safetensors file (format 0.x): equal tensors give equal bytes, whichever library is installed."""
+    """Write a safetensors file (format 0.x): equal tensors give equal bytes, with every version of the library."""
     end = config.nbytes + weights.nbytes
     header = {
         "lora_config": {"dtype": "I32", "shape": config.shape, "data_offsets": [0, config.nbytes]},

@@ -1,1 +1,5 @@
-"""What a tenant's config has to keep to: one module a subject, each pure; `validation` asks all of them."""
+"""The rules that configs, pools and base models have to keep, one module for each subject.
+
+They decide and never write or wait: what else exists comes in as an argument. `validation.validate_config` is the
+entrance for tenants' configs, `catalog_rules` for pools and base models.
+"""

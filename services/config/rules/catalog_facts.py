@@ -1,4 +1,4 @@
-"""Records as the facts that rules decide on. Pure."""
+"""Extracts from records the facts that rules decide on. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.config.state.records import AdapterRecord, ModelRecord, PoolRecord
 
 
 def surroundings(state: ConfigState, tenant_name: str, tenant_uid: str) -> Surroundings:
-    """What a tenant's config may refer to."""
+    """The models, pools and adapters that a tenant's config may refer to."""
     return Surroundings(
         tenant_name,
         {r.model.name: r.model.context_tokens for r in state.under("models/") if isinstance(r, ModelRecord)},
@@ -21,7 +21,7 @@ def surroundings(state: ConfigState, tenant_name: str, tenant_uid: str) -> Surro
 
 
 def no_base_model(state: ConfigState) -> str:
-    """What is wrong with a name of a base model that does not exist."""
+    """The violation of a base model's name that does not exist; lists those that do."""
     names = (r.model.name for r in state.under("models/") if isinstance(r, ModelRecord))
     return f"names no base model; {listed(names)}"
 
@@ -32,13 +32,13 @@ def pool_facts(state: ConfigState) -> dict[str, PoolFacts]:
 
 
 def facts_of_pool(pool: pool_pb2.Pool) -> PoolFacts:
-    """What one pool serves to whom."""
+    """The facts of one pool."""
     form = AdapterForm(pool.dialect, pool.engine_sha256, pool.adapter_dtype, pool.adapter_config_columns)
     return PoolFacts(pool.base_model, pool.dedicated_to, form, pool.available_time.ToNanoseconds())
 
 
 def adapter_facts(state: ConfigState, tenant_uid: str) -> dict[str, dict[int, VersionFacts]]:
-    """A tenant's adapters, by id and version; none for a tenant that is still to be made."""
+    """A tenant's adapters, by id and version; none for a tenant that does not exist yet."""
     return {
         record.stored.adapter_id: {
             version.version: VersionFacts(version.base_model, frozenset(map(_form, version.renditions)))

@@ -1,4 +1,4 @@
-"""Are a base model and a pool right? Every violation at once. Pure."""
+"""Checks base models and pools; reports every violation at once. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_sha256(digest: str) -> bool:
 
 
 def pool_violations(pool: pool_pb2.Pool, sent: pool_pb2.Pool) -> list[FieldViolation]:
-    """Every violation of a pool, as it would be and as it was sent, that shows without looking around it."""
+    """Every violation of a pool that shows without other resources; the pool as it would be, and as it was sent."""
     wrong = list(dict.fromkeys(unknown_violations(pool, "pool") + unknown_violations(sent, "pool")))
     if pool.dialect == adapter_pb2.DIALECT_UNSPECIFIED:
         wrong.append(FieldViolation("pool.dialect", f"is missing: {choices(adapter_pb2.Dialect.DESCRIPTOR)}"))
@@ -62,7 +62,7 @@ def _is_target(target: str) -> bool:
 
 
 def model_violations(model: pool_pb2.BaseModel) -> list[FieldViolation]:
-    """Every violation of a base model that shows without looking around it."""
+    """Every violation of a base model that shows without other resources."""
     wrong = unknown_violations(model, "base_model")
     for field in ("weights_sha256", "tokenizer_sha256", "chat_template_sha256"):
         if not is_sha256(getattr(model, field)):

@@ -1,4 +1,4 @@
-"""Texts that operators write freely: how long they may be, and that they mislead no reader. Pure."""
+"""Checks texts that operators write freely: their length, and that they mislead no reader. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ MAX_REASON = 512
 
 
 def check_display_name(name: str, path: str) -> list[FieldViolation]:
-    """One line of at most 128 characters."""
+    """Check a display name: one line of at most 128 characters."""
     return _check_line(name, path, MAX_DISPLAY_NAME)
 
 
 def check_reason(reason: str, path: str = "reason") -> list[FieldViolation]:
-    """The reason of a change: one line of at most 512 characters."""
+    """Check the reason of a change: one line of at most 512 characters."""
     return _check_line(reason, path, MAX_REASON)
 
 

@@ -1,4 +1,4 @@
-"""Guardrails: ids, actions, patterns and replacements."""
+"""Checks guardrails: ids, actions, patterns and replacements."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ from services.config.rules.patterns import (
 from services.config.rules.report import NAME, NAME_RULE, Report
 
 MAX_REPLACEMENT_BYTES = 256
-_NOT_LOOKED_AT = CheckedPattern(
-    "was not looked at: those before it took all the work there is for them", 0, 0
-)
+_NOT_LOOKED_AT = CheckedPattern("was not checked: the patterns before it used up the work allowed", 0, 0)
 _INPUT = frozenset({tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED, tenant_pb2.GUARDRAIL_STAGE_INPUT})
 _OUTPUT = frozenset({tenant_pb2.GUARDRAIL_STAGE_UNSPECIFIED, tenant_pb2.GUARDRAIL_STAGE_OUTPUT})
 
 
 def check_guardrails(rules: Sequence[tenant_pb2.GuardrailRule], report: Report) -> None:
-    """Every rule by itself, and what all of them together cost."""
+    """Check every rule by itself, and the cost of all of them together."""
     seen: set[str] = set()
     together, work, good = 0, 0, True
     for number, rule in enumerate(rules):

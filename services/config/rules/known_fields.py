@@ -1,4 +1,4 @@
-"""Does the contract know every field and enum value of a message? Accepting others would mean ignoring them. Pure."""
+"""Finds fields and enum values that the contract does not know; accepting them would mean ignoring them. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def has_unknown_fields(message: Message) -> bool:
     """Whether a message itself has fields that the contract does not know; those of messages in it do not count."""
     if message.ByteSize() <= _LISTED_BYTES:
         return len(UnknownFieldSet(message)) > 0
-    # Listing 100,000 of them takes 0.1 s; what is left without the known ones shows at once.
+    # Listing 100,000 unknown fields takes 0.1 s; the size left without the known ones takes none.
     rest = type(message)()
     rest.CopyFrom(message)
     for field, _ in rest.ListFields():

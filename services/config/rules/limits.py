@@ -1,7 +1,7 @@
-"""Rates, sizes, quotas and deadlines.
+"""Checks rates, sizes, quotas and deadlines.
 
-In `limits` 0 is a value: none at all, which stops a tenant without suspending it. A quota's 0 is a mistake: it would
-say the same less plainly.
+A limit of 0 is allowed: it stops a tenant without suspending it. A quota of 0 is refused, since it would do the same
+less plainly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WINDOWS = (tenant_pb2.QUOTA_WINDOW_HOUR, tenant_pb2.QUOTA_WINDOW_DAY, tenant_pb
 
 
 def check_limits(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
-    """Each in its range; no more input tokens than any of the aliased models has context for."""
+    """Check that each limit is in its range, and that some aliased model has context for the input tokens."""
     limits = config.limits
     good = {name: between(limits, name, 0, high, "limits", report) for name, high in _RANGES}
     contexts = [
@@ -46,7 +46,7 @@ def check_limits(config: tenant_pb2.TenantConfig, around: Surroundings, report: 
 
 
 def check_quotas(config: tenant_pb2.TenantConfig, report: Report) -> None:
-    """At most one a window, each of at least a token, and none larger than that of a longer window."""
+    """Check that there is at most one quota a window, each of at least 1 token and none above a longer window's."""
     seen: set[int] = set()
     tokens_of: dict[int, tuple[int, int]] = {}
     for number, quota in enumerate(config.quotas):
@@ -67,7 +67,7 @@ def check_quotas(config: tenant_pb2.TenantConfig, report: Report) -> None:
 
 
 def check_deadlines(config: tenant_pb2.TenantConfig, report: Report) -> None:
-    """Above 0 and at most an hour; a default that is set is no longer than the longest in force."""
+    """Check that deadlines are above 0 and at most an hour, and the default not above the longest granted."""
     deadlines = config.deadlines
     default = _nanoseconds(deadlines, "default_timeout", report)
     longest = _nanoseconds(deadlines, "max_timeout", report)
@@ -81,7 +81,7 @@ def check_deadlines(config: tenant_pb2.TenantConfig, report: Report) -> None:
 def _nanoseconds(
     deadlines: tenant_pb2.Deadlines, name: Literal["default_timeout", "max_timeout"], report: Report
 ) -> int | None:
-    """A deadline that is set and good."""
+    """A deadline in nanoseconds; None where it is unset or wrong."""
     if not deadlines.HasField(name):
         return None
     given: Duration = getattr(deadlines, name)

@@ -1,4 +1,4 @@
-"""Can routers use a base model's tokeniser and chat template? Asked with the routers' own code."""
+"""Checks with the routers' own code that they can use a base model's tokeniser and chat template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MISSING = "is not in the artifact store"
 
 
 def text_violations(model: pool_pb2.BaseModel, artifacts: ArtifactStore) -> list[FieldViolation]:
-    """What is wrong with the artifacts of a base model whose digests are digests. Blocking."""
+    """Every violation of a base model's artifacts; malformed digests are left to `model_violations`. Blocking."""
     wrong: list[FieldViolation] = []
     tokeniser = _tokeniser(model, artifacts, wrong)
     source = _read(artifacts, model.chat_template_sha256, _TEMPLATE, wrong)
@@ -48,7 +48,7 @@ def _tokeniser(
 
 def _read(artifacts: ArtifactStore, digest: str, field: str, wrong: list[FieldViolation]) -> bytes | None:
     if not is_sha256(digest):
-        # `model_violations` says so.
+        # `model_violations` reports it.
         return None
     try:
         return artifacts.read(digest)

@@ -1,4 +1,4 @@
-"""Who refers to a base model. Pure."""
+"""Finds what refers to a base model. Pure."""
 
 from __future__ import annotations
 

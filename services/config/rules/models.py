@@ -1,4 +1,4 @@
-"""Aliases, adapters and system prompts."""
+"""Checks aliases, adapters and system prompts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAX_PROMPT_BYTES = 16 << 10
 
 
 def check_models(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
-    """At least one alias, each once, of a base model that is there, with an adapter that fits; the default is one.
+    """Check that there are aliases, each once, of an existing base model and with an adapter that fits.
 
-    A system prompt leaves something of each of its models' context, as far as its tokens were counted. The router
-    refuses each request whose rendered prompt is too long all the same.
+    The default has to be one of them. A system prompt has to leave room in the context of each of its models, as far as
+    its tokens were counted; the router also refuses each request whose rendered prompt is too long.
     """
     if not config.models:
         report("models", "has no alias: there has to be at least 1")

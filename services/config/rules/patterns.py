@@ -1,7 +1,7 @@
-"""Are tenants' patterns fit for every router? The config service's only user of RE2.
+"""Checks that tenants' patterns compile at every router, within bounds. The config service's only user of RE2.
 
-A pattern that is let through here compiles at a router, which uses the same engine with the same bounds. The bounds
-are what a hostile pattern can cost: a search takes time in proportion to text times program, whatever the text.
+A pattern that passes here compiles at a router, which uses the same engine with the same bounds. The bounds limit the
+cost of a hostile pattern: a search takes time in proportion to the length of the text times the size of the program.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import re2
 
 MAX_PATTERN_BYTES = 1024
 MAX_PROGRAM_SIZE = 2000
-"""Instructions of one pattern: `a{1000}` has 1004, `\\pL` 1200, an e-mail address 42."""
+"""The most instructions of one pattern: `a{1000}` has 1004, `\\pL` 1200, an e-mail address 42."""
 MAX_PROGRAM_SIZE_TOGETHER = 5000
-"""Of all of a tenant's patterns."""
+"""The most instructions of all of a tenant's patterns."""
 MAX_UNICODE_CLASSES = 32
-"""Named by one pattern, such as `\\pL`: each costs RE2 up to 0.2 ms before it knows how large the program is."""
+"""The most Unicode classes, such as `\\pL`, in one pattern: each takes RE2 up to 0.2 ms before the size is known."""
 MAX_WORK = 20_000
-"""Instructions made while looking at all of a tenant's patterns; those of patterns that are refused count, too."""
+"""The most instructions compiled while checking all of a tenant's patterns, refused ones included."""
 PATTERN_MEMORY_BYTES = 512 << 10
 SET_MEMORY_BYTES = 2 << 20
 
-# What RE2 calls its errors; what follows them is the pattern's own text, which goes nowhere.
+# RE2's names of errors. The text after the name quotes the pattern, so it is dropped.
 _KNOWN_ERRORS = frozenset(
     {
         "bad repetition operator",
@@ -43,28 +43,28 @@ _KNOWN_ERRORS = frozenset(
         "unexpected )",
     }
 )
-# What was made until the memory was used up, about.
+# About as many instructions as fit the memory.
 _TOO_LARGE_WORK = 5000
 _WORK_OF_A_BYTE = 4
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-# Every kind of place a pattern can match without taking a character: ends, word borders, line ends.
+# Texts with every kind of position for an empty match: ends, word boundaries, line ends.
 _PLACES = ("", "a. b\n1\n")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedPattern:
-    """One pattern's verdict."""
+    """The result of checking one pattern."""
 
     problem: str | None
-    """What is wrong, without a character of the pattern; None for nothing."""
+    """The violation, without a character of the pattern; None for none."""
     program_size: int
-    """Its instructions; 0 where it is refused."""
+    """Its number of instructions; 0 where it is refused."""
     work: int
-    """What looking at it cost, in instructions."""
+    """The cost of the check, in instructions."""
 
 
 def check_pattern(pattern: str) -> CheckedPattern:
-    """Compile a pattern within its bounds and look at what it is."""
+    """Compile a pattern within its bounds and check it."""
     size = len(pattern.encode())
     if not 1 <= size <= MAX_PATTERN_BYTES:
         return CheckedPattern(f"has {size} bytes, not 1 to {MAX_PATTERN_BYTES}", 0, 0)
@@ -86,7 +86,7 @@ def check_pattern(pattern: str) -> CheckedPattern:
 
 
 def fit_together(patterns: Sequence[str]) -> bool:
-    """Whether patterns that are good one by one make one set, as a router will make of them."""
+    """Whether patterns that are good one by one compile as one set, as a router will compile them."""
     together = re2.Set.SearchSet(_options(SET_MEMORY_BYTES))
     try:
         for pattern in patterns:
@@ -98,7 +98,7 @@ def fit_together(patterns: Sequence[str]) -> bool:
 
 
 def _described(error: Exception) -> tuple[str, bool]:
-    """What to say of an error, and whether the pattern's size is what is wrong."""
+    """The violation of an error, and whether the pattern is too large."""
     cause = error.args[0] if error.args else ""
     if isinstance(cause, bytes):
         cause = cause.decode("utf-8", "replace")
@@ -111,8 +111,8 @@ def _described(error: Exception) -> tuple[str, bool]:
 def _options(memory_bytes: int) -> Any:
     options = re2.Options()
     options.max_mem = memory_bytes
-    # RE2 would write patterns to stderr.
+    # Otherwise RE2 writes patterns to stderr.
     options.log_errors = False  # proven: patterns-are-not-logged
-    # Nothing asks for groups, and without them programs are smaller.
+    # No group is read, and programs are smaller without them.
     options.never_capture = True
     return options

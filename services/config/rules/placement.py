@@ -1,4 +1,4 @@
-"""Weight, tier, pool and priorities: a tenant's place among the others, and its requests' among themselves."""
+"""Checks weight, tier, pool and priorities: a tenant's place among others, and its requests' among themselves."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ LOW, NORMAL, HIGH = 1, 2, 3
 
 
 def check_weight(config: tenant_pb2.TenantConfig, report: Report) -> None:
-    """1 to 1000."""
+    """Check that a weight is 1 to 1000."""
     if config.HasField("weight") and not 1 <= config.weight <= MAX_WEIGHT:
         report("weight", f"is {config.weight}, not 1 to {MAX_WEIGHT}")
 
 
 def check_pool(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
-    """The pool is what the tier asks, and every alias resolves: to a pool, with its adapter in that pool's form."""
+    """Check that the pool fits the tier, and that a pool serves every alias with its adapter in that pool's form."""
     dedicated = config.isolation_tier == tenant_pb2.ISOLATION_TIER_DEDICATED
     if not config.pool and dedicated:
         report("pool", "is needed by the tier DEDICATED")
         return
     if config.pool:
         pool = around.pools.get(config.pool)
-        # A pool dedicated to somebody else looks like one that does not exist.
+        # A pool dedicated to another tenant looks like one that does not exist.
         if pool is None or pool.dedicated_to not in {"", around.tenant_name}:
             report("pool", "names no pool this tenant may use")  # proven: no-tenant-text
             return
@@ -56,11 +56,11 @@ def _resolves(
         return
     version = bound_version(alias, around.adapters)
     if version is not None and around.pools[name].form not in version.forms:
-        report(f"{where}.adapter", "is not there in the form its pool takes: register it again")
+        report(f"{where}.adapter", "has no rendition in the form that its pool takes: register it again")
 
 
 def check_priorities(config: tenant_pb2.TenantConfig, report: Report) -> None:
-    """Each one of the contract's, and the default no higher than the highest granted."""
+    """Check that each priority is one of the contract's, and the default not above the highest granted."""
     rules = config.priorities
     good = between(rules, "default_priority", LOW, HIGH, "priorities", report)
     good &= between(rules, "max_priority", LOW, HIGH, "priorities", report)
@@ -68,6 +68,6 @@ def check_priorities(config: tenant_pb2.TenantConfig, report: Report) -> None:
         return
     default = rules.default_priority if rules.HasField("default_priority") else NORMAL
     most = rules.max_priority if rules.HasField("max_priority") else HIGH
-    # A default that is left unset gives way to a lower maximum.
+    # An unset default is lowered to the maximum.
     if rules.HasField("default_priority") and default > most:
         report("priorities.default_priority", f"is {default}, more than {most}, max_priority")

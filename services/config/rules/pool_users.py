@@ -1,4 +1,4 @@
-"""Whom a change of a pool would leave unserved. Pure."""
+"""Finds the tenants that a change of a pool would leave unserved. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from services.config.state.records import TenantRecord
 
 
 def left_unserved(state: ConfigState, changed: pool_pb2.Pool) -> list[str]:
-    """The tenants with an alias that a pool serves now and no pool would serve after a change of it.
+    """The tenants with an alias that a pool serves now and that no pool would serve after the change.
 
-    What is unserved already keeps nobody from changing pools.
+    An alias that is unserved already does not prevent the change.
     """
     before = pool_facts(state)
     after = {**before, changed.name: facts_of_pool(changed)}

@@ -1,6 +1,6 @@
-"""How many tokens a tenant's system prompts have: what is left of a model's context is its callers'.
+"""Counts the tokens of a tenant's system prompts; the rest of a model's context is left to its callers.
 
-Counting takes a while: it belongs into a thread.
+Counting blocks: call it in a thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_COUNTED_BYTES = 16 << 10
 _KEPT = 16
 
 PromptTokens = Mapping[tuple[str, str], int]
-"""Base model and prompt to its tokens; nothing where they cannot be counted."""
+"""The tokens of a prompt by base model and prompt; absent where they cannot be counted."""
 
 
 class PromptLengths:
@@ -30,7 +30,7 @@ class PromptLengths:
     def __init__(self, artifacts: ArtifactStore) -> None:
         self._artifacts = artifacts
         self._tokenisers: OrderedDict[str, Tokeniser | None] = OrderedDict()
-        # Loading one takes memory many times its size: one at a time. Nothing is counted under it.
+        # Loading a tokeniser takes many times its size in memory: one at a time. Counting does not hold the lock.
         self._loading = threading.Lock()
 
     def count(self, config: tenant_pb2.TenantConfig, state: ConfigState) -> PromptTokens:
@@ -61,5 +61,5 @@ class PromptLengths:
         try:
             return Tokeniser(self._artifacts.read(digest))
         except (ArtifactError, TokeniserError, OSError):
-            # Routers say that they cannot use it; here it only cannot be counted with.
+            # Routers report that they cannot use it; here the tokens are not counted.
             return None

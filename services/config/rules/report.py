@@ -1,4 +1,4 @@
-"""How rules report what is wrong, and the checks that several subjects share."""
+"""The interface between the rules and their callers, and the checks that several rules share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from services.config.rules.serving import Adapters, Pools
 
 Report = Callable[[str, str], None]
-"""Takes a field's path below the config, and what is wrong with it: limit and actual value, never tenant text."""
+"""Takes a field's path below the config, and its violation: limit and actual value, never tenant text."""
 
 _LISTED = 8
 NAME = re.compile(r"[a-z0-9._-]{1,64}")
@@ -20,21 +20,21 @@ NAME_RULE = "has to be 1 to 64 of a-z, 0-9, '.', '_' and '-'"
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a tenant's config may refer to."""
+    """The resources that a tenant's config may refer to."""
 
     tenant_name: str
     models: Mapping[str, int]
-    """Base models by resource name, with their context in tokens."""
+    """The context in tokens of base models, by resource name."""
     pools: Pools
-    """By resource name."""
+    """The facts of pools, by resource name."""
     adapters: Adapters = field(default_factory=dict)
-    """The tenant's, by id and version."""
+    """The facts of the tenant's adapters, by id and version."""
     prompt_tokens: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Tokens of system prompts, by base model and prompt; nothing where nobody counted them."""
+    """The tokens of system prompts, by base model and prompt; absent where they were not counted."""
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names there are to choose from, for a message: the first few, and how many more there are."""
+    """List the names to choose from, for a message: the first few, and how many more there are."""
     found = list(names)
     if not found:
         return "there is none"
@@ -43,11 +43,11 @@ def listed(names: Iterable[str]) -> str:
 
 
 def between(message: Message, name: str, low: float, high: float, where: str, report: Report) -> bool:
-    """Whether a field is unset or in its range; reported where it is not. NaN is in no range."""
+    """Check that a field is unset or in its range, and report it otherwise. NaN is in no range."""
     if not message.HasField(name):
         return True
     value = getattr(message, name)
-    # Asks for what is right: a NaN fails every comparison.
+    # Positive form, because every comparison with NaN is false.
     if low <= value <= high:  # proven: nan-is-in-no-range
         return True
     report(f"{where}.{name}", f"is {value:.12g}, not {low:.17g} to {high:.17g}")

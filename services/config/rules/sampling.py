@@ -1,7 +1,7 @@
-"""Sampling defaults, their bounds, and that the ones lie within the others.
+"""Checks sampling defaults and their bounds.
 
-A default the tenant sets has to be within the bounds in force, set or not. What a tenant leaves unset gives way:
-the router clamps the contract's own defaults to the tenant's bounds.
+A default that the tenant sets has to be within the bounds in force, whether those are set or not. An unset default is
+no violation: the router clamps the contract's own defaults to the tenant's bounds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEFAULT_MAX_TEMPERATURE = 2.0
 
 
 def check_sampling(config: tenant_pb2.TenantConfig, report: Report) -> None:
-    """Every value in its range, and each set default within the bounds."""
+    """Check that every value is in its range, and each set default within the bounds."""
     tokens = _max_output_tokens(config, report)
     _temperature(config, report)
     defaults = config.parameter_defaults
@@ -30,7 +30,7 @@ def check_sampling(config: tenant_pb2.TenantConfig, report: Report) -> None:
 
 
 def _max_output_tokens(config: tenant_pb2.TenantConfig, report: Report) -> int | None:
-    """The bound in force, if it and the default are good by themselves."""
+    """The bound in force; None if it or the default is wrong by itself."""
     defaults, bounds = config.parameter_defaults, config.parameter_bounds
     good = between(defaults, "max_output_tokens", 1, MAX_TOKENS, "parameter_defaults", report)
     good &= between(bounds, "max_output_tokens", 1, MAX_TOKENS, "parameter_bounds", report)

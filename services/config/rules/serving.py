@@ -1,7 +1,7 @@
-"""Which pool serves an alias: the routers' rule, asked before a config is in force.
+"""Decides which pool serves an alias, by the routers' rule, before a config is in force.
 
-A tenant that names a pool is served by it and no other. One that names none is served, alias by alias, by the pool
-of the alias's base model that it may use and that has been available longest: adding a pool moves nobody.
+The pool that a tenant names serves all its aliases. Without one, each alias is served by the pool of its base model
+that the tenant may use and that has been available longest, so that a new pool moves no tenant.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AdapterForm(NamedTuple):
 
 
 class PoolFacts(NamedTuple):
-    """What a pool serves to whom."""
+    """The facts of a pool that decide what it serves to which tenant."""
 
     base_model: str
     dedicated_to: str = ""
@@ -32,7 +32,7 @@ class PoolFacts(NamedTuple):
 
 
 class VersionFacts(NamedTuple):
-    """What an adapter version can be served as."""
+    """The base model and the forms in which an adapter version can be served."""
 
     base_model: str
     forms: frozenset[AdapterForm] = frozenset({AdapterForm()})
@@ -56,7 +56,7 @@ def serving_pool(config: tenant_pb2.TenantConfig, tenant_name: str, base_model: 
 
 
 def bound_version(alias: tenant_pb2.ModelAlias, adapters: Adapters) -> VersionFacts | None:
-    """The adapter version an alias stands for: the one it names, or the newest for its base model."""
+    """The adapter version of an alias: the one it names, or the newest one for its base model."""
     versions = adapters.get(alias.adapter, {})
     fitting = [
         number

@@ -1,4 +1,4 @@
-"""How large a config may be: checked first, so that all other rules cost what a good config may cost.
+"""Checks the size of a config, before all other rules, so that those cost no more than for a good config.
 
 Several rules are loops over a list, and a message of 256 KiB may hold 128,000 empty entries.
 """
@@ -9,16 +9,16 @@ from tenantry.config.v1 import tenant_pb2
 
 from services.config.rules.report import Report
 
-# Twice in one etcd transaction (1.5 MiB), and readable in one audit entry (1 MiB).
+# It has to fit twice into an etcd transaction (1.5 MiB), and in readable form into an audit entry (1 MiB).
 MAX_CONFIG_BYTES = 256 << 10
 MAX_MODELS = 64
 MAX_RULES = 100
 MAX_QUOTAS = 3
-"""One a window."""
+"""One for each window."""
 
 
 def check_lengths(config: tenant_pb2.TenantConfig, report: Report) -> tenant_pb2.TenantConfig:
-    """Report lists that are too long. What is returned has no more of them than there may be."""
+    """Report lists that are too long; returns the config with such lists cut to what is allowed."""
     models, rules, quotas = len(config.models), len(config.guardrails), len(config.quotas)
     if models > MAX_MODELS:
         report("models", f"has {models} aliases, more than {MAX_MODELS}")

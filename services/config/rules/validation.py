@@ -1,6 +1,6 @@
-"""Is a tenant's config right? Every violation in one answer, each with its field, its limit and the actual value.
+"""Validates a tenant's config: every violation in one answer, with its field, the limit and the actual value. Pure.
 
-Pure: what else exists comes in as `Surroundings`. The rules themselves are in `services.config.rules`.
+What else exists comes in as `Surroundings`; the other modules of this package hold the rules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TENANT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def validate_tenant_id(tenant_id: str, path: str = "tenant_id") -> list[FieldViolation]:
-    """A lowercase DNS label (RFC 1123)."""
+    """Check that a tenant's id is a lowercase DNS label (RFC 1123)."""
     if _TENANT_ID.fullmatch(tenant_id):
         return []
     return [
@@ -32,7 +32,7 @@ def validate_tenant_id(tenant_id: str, path: str = "tenant_id") -> list[FieldVio
 
 
 def oversize(config: tenant_pb2.TenantConfig, path: str = "tenant.config") -> list[FieldViolation]:
-    """Too large to be looked at any further?"""
+    """Check the size of a config in bytes."""
     size = config.ByteSize()
     return [FieldViolation(path, f"has {size} bytes, more than {MAX_CONFIG_BYTES}")] * (
         size > MAX_CONFIG_BYTES
@@ -42,7 +42,7 @@ def oversize(config: tenant_pb2.TenantConfig, path: str = "tenant.config") -> li
 def validate_config(
     config: tenant_pb2.TenantConfig, around: Surroundings, path: str = "tenant.config"
 ) -> list[FieldViolation]:
-    """Every violation of a config, named by its path; of one that is too large, that alone."""
+    """Every violation of a config, by its path; for one that is too large, only that."""
     found = oversize(config, path)
     if found:
         return found
@@ -65,6 +65,6 @@ def validate_config(
 
 
 def unknown_in(config: tenant_pb2.TenantConfig, path: str = "tenant.config") -> list[FieldViolation]:
-    """What the contract does not know in a config, in as much of its lists as there may be."""
+    """Find what the contract does not know in a config, in lists up to their allowed length."""
     shorter = check_lengths(config, lambda _name, _what: None)
     return unknown_violations(shorter, path)
