@@ -1,4 +1,4 @@
-"""Adapters: register a version, get, list."""
+"""Registers adapter versions; gets and lists adapters."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MAX_VERSIONS = 500
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A form of adapter some pools need."""
+    """A form in which some pools take adapters."""
 
     engine_sha256: str
     dtype: str
@@ -56,18 +56,18 @@ class _Target:
 
 
 class AdapterAdmin:
-    """The adapters' part of the admin service."""
+    """The admin RPCs of adapters."""
 
     def __init__(self, edits: Edits, artifacts: ArtifactStore) -> None:
         self._edits = edits
         self._artifacts = artifacts
         self._places = UploadPlaces()
-        # Rendering holds two more copies of what was uploaded.
+        # Rendering holds two more copies of the upload in memory.
         self._rendering = asyncio.Semaphore(1)
 
     async def register(self, pieces: Pieces, context: Context) -> adapter_pb2.Adapter:
         """Register an adapter version: rendered, sealed and stored before its record is written."""
-        # Who is not known is not heard out: that would be a place for everybody.
+        # Callers without a key must not occupy an upload place.
         operator = self._edits.operator(context)
         try:
             header = await receive_header(pieces)
@@ -165,7 +165,7 @@ class AdapterAdmin:
         version: adapter_pb2.AdapterVersion,
         rendered: list[tuple[_Target, RenderedAdapter]],
     ) -> None:
-        """Keep the sealed tensors, then write the record; registrations at one moment race for serials only."""
+        """Store the sealed tensors, then write the record; concurrent registrations compete for serials only."""
         tenant_uid = tenant.stored.tenant_uid
         for target, blob in rendered:
             sealed = seal(tenant.key.artifact, artifact_associated_data(tenant_uid, blob.sha256), blob.data)
@@ -234,13 +234,13 @@ def _render(
 
 
 def _targets(state: ConfigState, base_model: str, tenant_name: str) -> list[_Target]:
-    """Every distinct form the pools of a base model that this tenant may use need, in a fixed order."""
+    """Every distinct form that this tenant's possible pools of a base model take, in a fixed order."""
     ranks: dict[tuple[str, str, int], int] = {}
     for record in state.under("pools/"):
         if not isinstance(record, PoolRecord) or record.pool.base_model != base_model:
             continue
         pool = record.pool
-        # Not even its engine's digest is another tenant's business.
+        # Another tenant must not learn even the digest of its engine.
         if pool.dedicated_to and pool.dedicated_to != tenant_name:
             continue
         if pool.dialect != adapter_pb2.DIALECT_TRTLLM_ENGINE:

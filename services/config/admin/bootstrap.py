@@ -1,4 +1,4 @@
-"""The first start: a token signing key, its published half, and a key for the first platform-admin."""
+"""Makes what a first start lacks: a token signing key, its public half, and a key of a platform-admin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPERATOR_SECONDS = 366 * 86_400
 
 
 def load_issuer(state_dir: Path) -> TokenIssuer:
-    """Read the token signing key, making it at the first start, and publish `jwks.json`."""
+    """Read the token signing key, or make it at the first start; publish its public half as `jwks.json`."""
     make_directory(state_dir)
     issuer = TokenIssuer.from_pem(
         read_or_create(state_dir / "tokens.pem", new_signing_key_pem), CONFIG_ISSUER
@@ -41,7 +41,7 @@ def load_issuer(state_dir: Path) -> TokenIssuer:
 
 @dataclass(frozen=True, slots=True)
 class FirstOperator:
-    """Sees to it that some platform-admin's key opens the admin service."""
+    """Ensures that some platform-admin's key opens the admin service."""
 
     state_dir: Path
     issuer: TokenIssuer
@@ -50,9 +50,9 @@ class FirstOperator:
     clock: Clock
 
     async def ensure(self) -> None:
-        """Issue one where there is none; returns once it is in force."""
+        """Issue a key where there is none; returns once it is in force."""
         if self._is_missing():
-            # Out of a file, it is not known who became one since.
+            # A config from a file may lack newer operators.
             await self.current.live.wait()
         if not self._is_missing():
             return
@@ -76,7 +76,7 @@ class FirstOperator:
         change = Change(
             operator, "CreateKey", f"operators/{OPERATOR}", "no platform-admin's key", {"key_id": key_id}
         )
-        # Written by an attempt whose answer was lost: the same key, so that is as good.
+        # None means that an earlier attempt wrote the same key and its answer was lost.
         await self.intents.write(change, [Expect(etcd_key, 0)], {etcd_key: credential.SerializeToString()})
 
 
@@ -99,7 +99,7 @@ def issue_first_operator(state_dir: Path, issuer: TokenIssuer, clock: Clock) -> 
 
 
 def has_platform_admin(state: ConfigState, issuer: TokenIssuer, clock: Clock) -> bool:
-    """Whether some platform-admin's key still opens the admin service: after a rotation, none from before does."""
+    """Whether a platform-admin's key still opens the admin service; keys from before a rotation do not."""
     return any(
         isinstance(record, CredentialRecord)
         and record.stored.key.role == credential_pb2.OPERATOR_ROLE_PLATFORM_ADMIN

@@ -1,8 +1,8 @@
-"""Checks of configs, off the event loop and within bounds.
+"""Checks configs off the event loop and within bounds.
 
-What tenants write decides how long a check takes: patterns are compiled and prompts tokenised. On the loop one of
-them would hold up heartbeats, and with them every router. So a few threads check, one config of each principal at a
-time, and a bounded number of others wait for their turn until they are told to come back.
+Tenants' text decides how long a check takes, since patterns are compiled and prompts tokenised. On the event loop, one
+check would delay the heartbeats of every router. So a few threads check one config of each principal at a time; a
+bounded number waits, and the others are refused and may try again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from services.config.state.operators import Operator
 
 THREADS = 2
 MAX_WAITING = 32
-"""Of one principal, the one whose turn it is included."""
+"""The most checks of one principal, the running one included."""
 WAIT_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 T = TypeVar("T")
@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Turns:
-    """One principal's."""
+    """The turns of one principal."""
 
     free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     waiting: int = 0
 
 
 class ConfigChecks:
-    """Validates configs for whoever asks."""
+    """Validates configs, one at a time for each principal."""
 
     def __init__(self, prompts: PromptLengths) -> None:
         self._prompts = prompts
@@ -59,12 +59,12 @@ class ConfigChecks:
         """Every violation of a config.
 
         Args:
-            operator: who asks.
-            state: what the config may refer to.
-            tenant: whose it is, as name and uid; the uid is empty for one that is still to be made.
-            config: as it would be in force.
-            path: its name in violations.
-            sent: what of it was sent, where only a part of that is taken: nothing may be dropped unread.
+            operator: the caller.
+            state: the resources that the config may refer to.
+            tenant: the tenant's name and uid; the uid is empty for a tenant that does not exist yet.
+            config: the config as it would be in force.
+            path: the config's name in violations.
+            sent: the config as it was sent, where only a part is taken: unknown fields in the rest are refused too.
 
         Raises:
             ResourceExhaustedError: the operator has too many configs checked at once.
@@ -85,10 +85,10 @@ class ConfigChecks:
         return await self.run(operator, check)
 
     async def run(self, operator: Operator, check: Callable[[], T]) -> T:
-        """Do what takes a while, when it is the operator's turn.
+        """Run a blocking check in a thread, when it is the operator's turn.
 
         Raises:
-            ResourceExhaustedError: too many of its others are before it.
+            ResourceExhaustedError: too many checks of this operator wait already.
         """
         principal = operator.role_tenant_uid or operator.key_id
         turns = self._turns.setdefault(principal, _Turns())
@@ -108,7 +108,7 @@ class ConfigChecks:
             turns.free.release()
             self._done(principal, turns)
 
-        # A caller that leaves ends its wait, not the thread's work: its turn is over when that is done.
+        # Cancelling the caller does not stop the thread: its turn ends when the thread is done.
         work = asyncio.get_running_loop().run_in_executor(self._threads, check)
         work.add_done_callback(ended)
         return await asyncio.shield(work)  # proven: check-outlives-caller

@@ -1,4 +1,4 @@
-"""How two messages differ, field by field. Pure."""
+"""Compares two messages field by field. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tenantry.config.v1 import tenant_version_pb2 as pb
 
 
 def differences(before: Message, after: Message) -> list[pb.Difference]:
-    """Every field whose value differs, sorted by path; lists are compared place by place."""
+    """Every field whose value differs, sorted by path; lists are compared index by index."""
     old, new = dict(_leaves(_plain(before), "")), dict(_leaves(_plain(after), ""))
     found = []
     for path in sorted(old.keys() | new.keys(), key=_in_order):
@@ -35,7 +35,7 @@ def _plain(message: Message) -> Any:
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Paths and JSON of everything that holds nothing else. An empty message is a leaf: its presence may matter."""
+    """Paths and JSON of all leaves. An empty message is a leaf, since its presence may matter."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from _leaves(inner, f"{path}.{name}" if path else name)
@@ -47,6 +47,6 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _in_order(path: str) -> list[tuple[int, str]]:
-    """Places in lists sort as numbers: 10 after 9."""
+    """A sort key in which list indexes are numbers: 10 after 9."""
     parts = path.replace("]", "").replace("[", ".#").split(".")
     return [(int(part[1:]), "") if part.startswith("#") else (0, part) for part in parts]

@@ -1,4 +1,4 @@
-"""What every admin edit shares: who asks, the state it saw, and a write that is visible here before it is answered."""
+"""Shared by all admin RPCs: verify the caller, read the config in force, and write so that the next read sees it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Context = ServicerContext[Any, Any]
 T = TypeVar("T")
 VISIBLE_SECONDS = 2.0
 MAX_REQUEST_BYTES = 1 << 20
-"""Leaves room to name what is wrong with a config that is too large; a larger one is not looked at."""
+"""Leaves room to name the violations of a config that is too large; a larger request is refused unread."""
 _ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """Shared by the modules of the admin service."""
+    """The admin RPCs' way to the config in force, and to the door for changes of it."""
 
     intents: Intents
     store: ConfigStore
@@ -49,12 +49,13 @@ class Edits:
         return self.current.state
 
     def operator(self, context: Context, request: Message | None = None) -> Operator:
-        """Who calls, asking for nothing this version does not know: an option unread would be an option ignored.
+        """Verify the caller and the request's size, and that the request itself has no unknown field.
+
+        Unknown fields of a request's resource are left to validation.
 
         Raises:
-            UnauthenticatedError: no good operator's key.
-            InvalidArgumentError: the request is too large, or itself has unknown fields; those of its resource are
-                validation's.
+            UnauthenticatedError: the operator's key is missing or not good.
+            InvalidArgumentError: the request is too large, or has a field that this version would ignore.
         """
         operator = self.operators.operator(context.invocation_metadata())
         size = request.ByteSize() if request is not None else 0
@@ -85,10 +86,10 @@ class Edits:
         Raises:
             UnavailableError: the operator audit log is not reachable; nothing was written.
             AbortedError: something changed since it was read; nothing was written.
-            StoreUnavailableError: etcd does not answer, or does not tell of the write.
+            StoreUnavailableError: etcd does not answer, or the watch does not show the write in time.
         """
         if not self.current.live.is_set():
-            # What the change was decided on is out of a file: etcd may be at the same revisions with other values.
+            # The state comes from a file: etcd may have other values at the same revisions.
             raise StoreUnavailableError(
                 "the config store does not answer; the config shown may be out of date"
             )
@@ -102,12 +103,12 @@ class Edits:
         return revision
 
     async def retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Attempt a write again while others come in between: for what races with everybody, such as a counter.
+        """Repeat a write while others come in between: for writes that compete with all others, as for a counter.
 
-        Each attempt has to decide anew, on the state of its own moment. A stale etag is not tried again.
+        Each attempt has to decide anew on the state at its time. A stale etag is not retried.
 
         Raises:
-            AbortedError: too many came in between, or an etag is stale.
+            AbortedError: too many writes came in between, or an etag is stale.
         """
         backoff = Backoff(0.01, 0.2)
         for _ in range(_ATTEMPTS - 1):

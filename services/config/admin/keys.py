@@ -1,4 +1,4 @@
-"""Keys: issue, list, revoke. A secret is in the answer that made it and nowhere else."""
+"""Issues, lists and revokes keys. A secret is in the answer that made it and nowhere else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PARENTS = ("tenants/{tenant}", "operators/{operator}")
 
 
 class KeyAdmin:
-    """The keys' part of the admin service."""
+    """The admin RPCs of keys."""
 
     def __init__(self, edits: Edits, issuer: TokenIssuer) -> None:
         self._edits = edits
@@ -179,9 +179,7 @@ class KeyAdmin:
             roles = choices(credential_pb2.OperatorRole.DESCRIPTOR)
             wrong.append(FieldViolation("key.role", f"is missing: {roles}"))
         if not for_tenant and (role == TENANT_ADMIN) is not bool(key.role_tenant):
-            wrong.append(
-                FieldViolation("key.role_tenant", "goes with the role tenant-admin, and only with it")
-            )
+            wrong.append(FieldViolation("key.role_tenant", "is for the role tenant-admin, which needs it"))
         if wrong:
             raise InvalidArgumentError(wrong)
         return int(expire)

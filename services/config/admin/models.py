@@ -1,4 +1,4 @@
-"""Base models: what platform-admins register for everybody."""
+"""Registers, gets, lists and deletes base models, which all tenants share."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from services.config.state.resources import listed, model_resource, parse_name, 
 
 
 class ModelAdmin:
-    """The base models' part of the admin service."""
+    """The admin RPCs of base models."""
 
     def __init__(self, edits: Edits, artifacts: ArtifactStore) -> None:
         self._edits = edits
         self._artifacts = artifacts
 
     async def create(self, request: pb.CreateBaseModelRequest, context: Context) -> pool_pb2.BaseModel:
-        """Register a base model; its artifacts have to be in the store, and of a kind routers can use."""
+        """Register a base model; its artifacts have to be in the store, and usable by routers."""
         operator = self._edits.operator(context, request)
         operator.require_platform()
         model_id = require_id(request.base_model_id, "base_model_id")
@@ -83,7 +83,7 @@ class ModelAdmin:
         wrong = check_reason(request.reason)
         if wrong:
             raise InvalidArgumentError(wrong)
-        # Tenants, adapters and pools are written all the time; only those that begin to use the model matter.
+        # Other writes of tenants, adapters and pools are frequent; only those that name the model matter.
         revision = await self._edits.retrying(lambda: self._delete_once(request, operator, model_id))
         return pb.DeleteBaseModelResponse(revision=revision)
 

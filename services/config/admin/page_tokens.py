@@ -1,4 +1,4 @@
-"""Pages of sorted names (AIP-158). A token says where the next page begins, and nothing about who may read it."""
+"""Pages of sorted names (AIP-158). A token says where the next page begins; it grants no access. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def page(
     """One page of items sorted by name, and the token of the next one; empty for none.
 
     Raises:
-        InvalidArgumentError: a negative size, or a token that is not of this list.
+        InvalidArgumentError: the size is negative, or the token belongs to another list.
     """
     if page_size < 0:
         raise InvalidArgumentError([FieldViolation("page_size", f"is {page_size}, less than 0")])
@@ -35,7 +35,7 @@ def page(
 
 
 def _short(kind: str) -> str:
-    """A list may be told apart by a caller's own text, of any length and with line breaks."""
+    """A digest of a list's kind, which may hold a caller's text of any length, with line breaks."""
     return hashlib.sha256(kind.encode()).hexdigest()[:_KIND_DIGITS]
 
 

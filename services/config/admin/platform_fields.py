@@ -1,6 +1,6 @@
-"""What of its own config a tenant-admin may not change. Pure.
+"""The fields of a tenant's config that its tenant-admin may not change. Pure.
 
-These fields decide how much of what tenants share a tenant gets, where it runs, and what is recorded of it.
+They decide the tenant's share of what tenants share, where it runs, and what is recorded of it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ PLATFORM_FIELDS = ("audit_policy", "isolation_tier", "limits", "pool", "quotas",
 def require_may_change(
     operator: Operator, before: tenant_pb2.TenantConfig, after: tenant_pb2.TenantConfig, path: str
 ) -> None:
-    """Let platform-admins pass, and tenant-admins who leave the platform's fields as they are.
+    """Let platform-admins pass, and tenant-admins that leave the platform's fields as they are.
 
-    Values count, not masks: a whole config that was exported may come back.
+    Values are compared, not masks, so that an exported config can be sent back whole.
 
     Raises:
-        PermissionDeniedError: names every such field that would change.
+        PermissionDeniedError: such a field would change; the error names every one.
     """
     if operator.role == PLATFORM_ADMIN:
         return
@@ -37,6 +37,6 @@ def require_may_change(
 
 
 def _value(config: tenant_pb2.TenantConfig, name: str) -> tuple[bool, Any]:
-    """A field, and whether it is set: unset means a default, which is another value than the same one set."""
+    """A field's presence and value: a default that is unset differs from the same value set."""
     field = config.DESCRIPTOR.fields_by_name[name]
     return (config.HasField(name) if field.has_presence else True), getattr(config, name)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Pools: what platform-admins register for everybody."""
+"""Registers, gets, lists and updates pools."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _POOL_FIXED = frozenset({"name", "etag", "available_time"})
 
 
 class PoolAdmin:
-    """The pools' part of the admin service."""
+    """The admin RPCs of pools."""
 
     def __init__(self, edits: Edits) -> None:
         self._edits = edits
 
     async def create(self, request: pb.CreatePoolRequest, context: Context) -> pool_pb2.Pool:
-        """Register a pool. Tenants that name none stay where they are."""
+        """Register a pool. Tenants that name no pool stay where they are."""
         operator = self._edits.operator(context, request)
         operator.require_platform()
         pool_id = require_id(request.pool_id, "pool_id")
@@ -73,7 +73,7 @@ class PoolAdmin:
         return pb.ListPoolsResponse(pools=chosen, next_page_token=token)
 
     async def update(self, request: pb.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
-        """Update a pool; whatever of a tenant's it serves has to be served afterwards."""
+        """Update a pool; every alias that it serves has to be served afterwards."""
         operator = self._edits.operator(context, request)
         operator.require_platform()
         parse_name(request.pool.name, "pools/{pool}", field="pool.name")
@@ -83,7 +83,7 @@ class PoolAdmin:
         pool = merged(record.pool, request.pool, request.update_mask.paths, _POOL_FIXED)
         self._require_good(pool, request.reason, request.pool)
         if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
-            # Whom it serves from now on it has not served before: it takes over from no other pool.
+            # It may serve other tenants now; being the newest, it takes over from no other pool.
             pool.available_time.CopyFrom(self._after_all())  # proven: takes-over-from-no-pool
         key = etcd_keys.pool_key(pool.name.removeprefix("pools/"))
         conditions: list[Expect | Unchanged] = [Expect(key, record.mod_revision)]
@@ -108,13 +108,13 @@ class PoolAdmin:
     async def _require_nobody_unserved(
         self, operator: Operator, state: ConfigState, pool: pool_pb2.Pool
     ) -> None:
-        # Looks at every tenant: beside the event loop.
+        # Looks at every tenant, so not on the event loop.
         tenants = await self._edits.checks.run(operator, lambda: left_unserved(state, pool))
         if tenants:
             raise FailedPreconditionError(f"no pool would serve all aliases of {listed(tenants)} any more")
 
     def _after_all(self) -> Timestamp:
-        """Now, or right after the newest of the pools: their order is the order in which they came."""
+        """Now, or 1 ns after the newest pool: the times order pools as they were registered."""
         found = [r.pool for r in self._edits.state.under("pools/") if isinstance(r, PoolRecord)]
         newest = max((pool.available_time.ToNanoseconds() for pool in found), default=0)
         stamp = Timestamp()
@@ -122,9 +122,9 @@ class PoolAdmin:
         return stamp
 
     def _references_hold(self, pool: pool_pb2.Pool) -> list[Expect]:
-        """Conditions of a pool: its base model and its owner are there.
+        """Conditions of a pool: its base model and its owner still exist.
 
-        Routers refuse a pool that outlived its tenant; and the next tenant of that name would get it.
+        Routers refuse a pool whose tenant is gone, and the next tenant of that name would get the pool.
         """
         state = self._edits.state
         owner = state.tenant(pool.dedicated_to.removeprefix("tenants/"))

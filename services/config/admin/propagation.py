@@ -1,4 +1,4 @@
-"""How far config has come: which routers there are, and a wait until all of them have a revision."""
+"""Waits until all routers have applied a revision, and lists routers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from services.config.state.operators import PLATFORM_ADMIN, Operator
 
 MAX_WAIT_SECONDS = 60.0
 ANSWER_SECONDS = 0.1
-"""The answer leaves this long before the caller's deadline."""
+"""The answer is sent this long before the caller's deadline."""
 MAX_WAITS = 64
 MAX_WAITS_OF_ONE_KEY = 8
 _LOOK_AGAIN_SECONDS = 0.2
@@ -34,7 +34,7 @@ _STATES = {
 
 
 class PropagationAdmin:
-    """The routers' part of the admin service."""
+    """The admin RPCs of routers."""
 
     def __init__(self, edits: Edits, registry: RouterRegistry, recalled: asyncio.Event) -> None:
         self._edits = edits
@@ -45,9 +45,9 @@ class PropagationAdmin:
     async def wait(
         self, request: pb.WaitForPropagationRequest, context: Context
     ) -> pb.WaitForPropagationResponse:
-        """Wait until every known router has a revision, or until those that have not are known not to get it.
+        """Wait until every known router has a revision, or until the others are known not to get it.
 
-        Being late is an answer, not an error.
+        At the deadline the answer names those that are missing; that is no error.
         """
         operator = self._edits.operator(context, request)
         if request.revision < 0:
@@ -64,7 +64,7 @@ class PropagationAdmin:
         )
 
     async def list_page(self, request: pb.ListRoutersRequest, context: Context) -> pb.ListRoutersResponse:
-        """List the routers that are known."""
+        """List the known routers."""
         self._edits.operator(context, request).require_platform()
         self._look()
         found = [_status(router) for router in self._registry.routers()]
@@ -74,7 +74,7 @@ class PropagationAdmin:
         return pb.ListRoutersResponse(routers=chosen, next_page_token=token)
 
     def _newest(self, operator: Operator) -> int:
-        """The newest revision that is this operator's to know: other tenants' edits are not a tenant-admin's."""
+        """The newest revision that this operator may know of; a tenant-admin must not see other tenants' edits."""
         state = self._edits.state
         if operator.role == PLATFORM_ADMIN:
             return state.revision
@@ -86,19 +86,19 @@ class PropagationAdmin:
         loop = asyncio.get_running_loop()
         until = loop.time() + within_seconds
         try:
-            # Before that, a router that is gone for good is not known yet.
+            # Routers of an earlier process are not known before.
             await _within(self._recalled, within_seconds)
             while True:
                 changed.clear()
                 self._look()
                 progress = self._registry.progress(revision)
                 if operator.role != PLATFORM_ADMIN and revision > self._newest(operator):
-                    # Routers' progress would tell how often other tenants are edited.
+                    # Routers' progress would show how often other tenants are edited.
                     progress = Progress(0, (), complete=False, settled=False)  # proven: own-revisions-only
                 left = until - loop.time()
                 if progress.complete or progress.settled or left <= 0:
                     return progress
-                # Time alone changes where a router stands, too.
+                # A router's status changes with time alone too.
                 await _within(changed, min(left, _LOOK_AGAIN_SECONDS))
         finally:
             stop_listening()
@@ -112,7 +112,7 @@ class PropagationAdmin:
     def _counted(self, operator: Operator) -> Iterator[None]:
         if self._waits.total() >= MAX_WAITS or self._waits[operator.key_id] >= MAX_WAITS_OF_ONE_KEY:
             raise ResourceExhaustedError(
-                "too many wait for propagation already", reason=Reason.CONCURRENCY_LIMITED
+                "too many calls wait for propagation already", reason=Reason.CONCURRENCY_LIMITED
             )
         self._waits[operator.key_id] += 1
         try:
@@ -139,10 +139,10 @@ def _seconds_to_wait(context: Context) -> float:
 def _missing(router: RouterView, *, of_all_tenants: bool) -> status_pb.RouterStatus:
     status = _status(router)
     if status.state == status_pb.ROUTER_STATE_CURRENT:
-        # It has answered all there was; what is waited for has not come to this service yet.
+        # It has applied all there was; the revision has not reached this service yet.
         status.state = status_pb.ROUTER_STATE_APPLYING
     if not of_all_tenants:
-        # Reasons name resources of every tenant, and revisions count every tenant's edits.
+        # Reasons name resources of all tenants, and revisions count the edits of all tenants.
         status.applied_revision = status.refused_revision = 0
         del status.reasons[:]  # proven: reasons-for-platform-admins
     return status

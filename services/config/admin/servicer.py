@@ -1,4 +1,4 @@
-"""The admin service: each RPC handed to the module of its noun."""
+"""The admin service: passes each RPC to the module of its noun."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def admin_servicer(
     artifacts: ArtifactStore,
     propagation: PropagationAdmin,
 ) -> AdminServicer:
-    """Put the modules of all nouns together."""
+    """Build the service from the modules of all nouns."""
     return AdminServicer(
         tenants=TenantAdmin(edits, keys),
         versions=VersionAdmin(edits),

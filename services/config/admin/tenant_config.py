@@ -1,4 +1,4 @@
-"""What every change of a tenant's config shares: finding it, what it may refer to, and its next version."""
+"""Shared by all changes of a tenant's config: find the tenant, hold its references, make its next version."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from services.config.state.sealed_versions import seal_in_force, seal_version
 from services.config.state.sealing import TenantKey
 
 KEPT_VERSIONS = 100
-"""In etcd; the tenant's audit log has them all."""
+"""The number of versions kept in etcd; the tenant's audit log keeps all."""
 
 
 def find_tenant(state: ConfigState, operator: Operator, name: str, field: str) -> TenantRecord:
-    """The tenant of a resource name, if this operator may see it.
+    """Find the tenant of a resource name, if this operator may see it.
 
     Raises:
-        InvalidArgumentError: not a tenant's name.
-        NotFoundError: missing, or not this operator's: the two look the same.
+        InvalidArgumentError: it is not a tenant's name.
+        NotFoundError: the tenant does not exist or is not this operator's: the two look the same.
     """
     _, (tenant_id,) = parse_name(name, "tenants/{tenant}", field=field)
     return operator.require_tenant(state.tenant(tenant_id))
 
 
 def still_there(state: ConfigState, tenant_uid: str) -> Expect:
-    """A condition of whatever is written for a tenant: it is there, so that nothing outlives it.
+    """A condition of all that is written for a tenant: the tenant still exists, so that nothing outlives it.
 
     Raises:
-        NotFoundError: it is gone already.
+        NotFoundError: the tenant does not exist.
     """
     record = state.tenant_by_uid(tenant_uid)
     if record is None:
@@ -48,10 +48,10 @@ def still_there(state: ConfigState, tenant_uid: str) -> Expect:
 def references_hold(
     state: ConfigState, tenant_uid: str, config: tenant_pb2.TenantConfig
 ) -> list[Expect | Unchanged]:
-    """Conditions of a config: what it refers to is as it was in `state`, where the config was checked.
+    """Conditions of a config: what it refers to is unchanged since `state`, in which the config was checked.
 
-    A pool may have changed and not fit any more; a base model or an adapter may just be going away. Routers refuse
-    the whole mesh's config for one alias that names what is gone.
+    Meanwhile a pool may have changed, or a base model or an adapter may have been deleted. One alias that names a
+    missing resource would make routers refuse the config of the whole mesh.
     """
     named = sorted({alias.adapter for alias in config.models if alias.adapter})
     found = [(adapter_id, state.adapter(tenant_uid, adapter_id)) for adapter_id in named]
@@ -67,10 +67,10 @@ def references_hold(
 
 
 def model_still_there(state: ConfigState, name: str, field: str) -> Expect:
-    """A condition of whatever refers to a base model by itself: it is there.
+    """A condition of a resource that refers to a base model: the base model still exists.
 
     Raises:
-        InvalidArgumentError: it is gone already.
+        InvalidArgumentError: it does not exist.
     """
     record = state.model(name)
     if record is None:
@@ -102,7 +102,7 @@ def new_version(
 
 
 def version_puts(stored: stored_pb2.StoredTenant, version: NewVersion) -> tuple[dict[str, bytes], list[str]]:
-    """What a new version writes and deletes: the tenant, its history, and the oldest version beyond those kept."""
+    """The keys that a new version puts (tenant and history) and deletes (the oldest version beyond those kept)."""
     number, uid = version.stored.config_version, stored.tenant_uid
     puts = {
         etcd_keys.version_key(uid, number): version.stored.SerializeToString(),
@@ -112,7 +112,7 @@ def version_puts(stored: stored_pb2.StoredTenant, version: NewVersion) -> tuple[
 
 
 def resource_violations(wanted: tenant_pb2.Tenant, sent: tenant_pb2.Tenant) -> list[FieldViolation]:
-    """What is wrong with a tenant besides its config: as it would be, and as it was sent."""
+    """Every violation of a tenant besides its config; the tenant as it would be, and as it was sent."""
     shell = tenant_pb2.Tenant()
     shell.CopyFrom(sent)
     shell.ClearField("config")

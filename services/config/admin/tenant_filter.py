@@ -1,9 +1,9 @@
-"""Filters of tenant lists: a small part of AIP-160. Pure.
+"""Parses filters of tenant lists, a small part of AIP-160. Pure.
 
 filter = term { "AND" term }
 term   = "state" "=" ("ACTIVE" | "SUSPENDED")
        | "pool" "=" text
-       | "display_name" ("=" | ":") text     `:` for contains, letters' case aside
+       | "display_name" ("=" | ":") text     `:` for contains, ignoring case
 text   = a word, or anything in double quotes
 """
 
@@ -28,10 +28,10 @@ _AND = re.compile(r"AND\b")
 
 
 def parse_filter(text: str) -> Wanted:
-    """Whether a tenant is wanted; an empty filter wants all.
+    """Parse a filter into a predicate; an empty filter accepts all tenants.
 
     Raises:
-        InvalidArgumentError: not a filter, or too long.
+        InvalidArgumentError: it is not a filter, or too long.
     """
     if not text.strip():
         return lambda _record: True
@@ -68,7 +68,7 @@ def _term(term: re.Match[str]) -> Wanted:
             return lambda record: record.stored.display_name == value
         folded = value.casefold()
         return lambda record: folded in record.stored.display_name.casefold()
-    raise _wrong("knows the terms `state =`, `pool =`, `display_name =` and `display_name :`")
+    raise _wrong("has a term other than `state =`, `pool =`, `display_name =` and `display_name :`")
 
 
 def _wrong(description: str) -> InvalidArgumentError:

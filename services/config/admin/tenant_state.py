@@ -1,4 +1,4 @@
-"""A tenant's state: suspend, resume, delete."""
+"""Suspends, resumes and deletes tenants."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from services.config.state.resources import tenant_resource
 _ACTIVE, _SUSPENDED = tenant_pb2.TENANT_STATE_ACTIVE, tenant_pb2.TENANT_STATE_SUSPENDED
 WINDOWS = ("hour", "day", "month")
 _BATCH = 48
-"""With the 64 adapters a config can name, and the tenant's own keys, they fit into one transaction."""
+"""Deletions in one transaction, beside the 64 adapters that a config can name and the tenant's own keys."""
 
 
 class TenantStateAdmin:
-    """The part of the admin service that starts, stops and ends serving a tenant."""
+    """The admin RPCs that suspend, resume and delete a tenant."""
 
     def __init__(self, edits: Edits) -> None:
         self._edits = edits
@@ -45,7 +45,7 @@ class TenantStateAdmin:
         method: str,
         state: tenant_pb2.TenantState.ValueType,
     ) -> tenant_pb2.Tenant:
-        # Whoever stops a tenant in an emergency is not held up by an edit of its config that comes in between.
+        # Stopping a tenant in an emergency must not fail because of a concurrent edit of its config.
         return await self._edits.retrying(lambda: self._set_once(request, context, method, state))
 
     async def _set_once(
@@ -56,7 +56,7 @@ class TenantStateAdmin:
         state: tenant_pb2.TenantState.ValueType,
     ) -> tenant_pb2.Tenant:
         operator, record = self._asked(request, context)
-        # A tenant-admin may stop its own tenant in an emergency, not undo what the platform has stopped.
+        # A tenant-admin may stop its own tenant in an emergency, but must not undo a stop by the platform.
         if state == _ACTIVE:
             operator.require_platform()
         if record.stored.state == state:
@@ -76,11 +76,11 @@ class TenantStateAdmin:
     async def delete(self, request: pb.DeleteTenantRequest, context: Context) -> pb.DeleteTenantResponse:
         """Delete a suspended tenant with its keys and adapters.
 
-        Its wrapped key goes with it, so nothing of its config can be opened any more, in backups of etcd's
-        history neither. A tombstone keeps its uid and ordinal from being given out again.
+        Its wrapped key is deleted too, so that nothing of its config in etcd can be opened any more. A backup still
+        holds both. A tombstone keeps its uid and ordinal from being given out again.
 
-        One that owns much is deleted in several revisions. Ended in between, it leaves a suspended tenant whose
-        config still holds, with fewer keys; deleting it again goes on from there.
+        A tenant with many keys is deleted in several revisions. If this ends in between, a suspended tenant with a
+        valid config and fewer keys remains; deleting it again goes on from there.
         """
         operator, record = self._asked(request, context)
         operator.require_platform()
@@ -94,7 +94,7 @@ class TenantStateAdmin:
     async def _delete_once(self, request: pb.DeleteTenantRequest, context: Context, uid: str) -> int:
         operator, record = self._asked(request, context)
         if record.stored.tenant_uid != uid:
-            # Somebody else deleted it, and another has its name by now.
+            # It was deleted meanwhile, and another tenant has its name.
             raise NotFoundError(NO_TENANT)
         state = self._edits.state
         _require_unused(state, record)
@@ -116,7 +116,7 @@ class TenantStateAdmin:
             change,
             [
                 unchanged,
-                # What was given to the tenant meanwhile would be left behind.
+                # Otherwise keys, adapters and pools given to the tenant meanwhile would remain.
                 Unchanged(etcd_keys.CREDENTIALS, state.revision),
                 Unchanged(etcd_keys.adapters_prefix(uid), state.revision),
                 Unchanged(etcd_keys.POOLS, state.revision),
@@ -160,9 +160,9 @@ def _require_unused(state: ConfigState, record: TenantRecord) -> None:
 
 
 def _owned(state: ConfigState, tenant: TenantRecord) -> tuple[list[Expect], list[Expect]]:
-    """A tenant's keys, its tenant-admins' keys and its adapters; and apart, the adapters that its config names.
+    """A tenant's keys, its tenant-admins' keys and its adapters; separately, the adapters that its config names.
 
-    Those go with the tenant and not before it: routers refuse a config that names what is not there.
+    Those are deleted together with the tenant, since routers refuse a config that names a missing adapter.
     """
     uid, named = tenant.stored.tenant_uid, {alias.adapter for alias in tenant.config.models}
     loose: list[Expect] = []

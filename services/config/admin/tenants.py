@@ -1,4 +1,4 @@
-"""Tenants: create, get, list, update."""
+"""Creates, gets, lists and updates tenants."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OUTPUT_ONLY = frozenset(
 
 
 class TenantAdmin:
-    """The tenants' part of the admin service."""
+    """The admin RPCs of tenants."""
 
     def __init__(self, edits: Edits, keys: TenantKeys) -> None:
         self._edits = edits
@@ -96,7 +96,7 @@ class TenantAdmin:
         *,
         validate_only: bool,
     ) -> None:
-        """Give the tenant the next ordinal and write it; creations at the same moment race for the ordinal only."""
+        """Give the tenant the next ordinal and write it; concurrent creations compete for the ordinal only."""
         name_key, counter_key = etcd_keys.tenant_name_key(stored.tenant_id), etcd_keys.ordinal_counter_key()
 
         async def attempt() -> None:
@@ -107,7 +107,7 @@ class TenantAdmin:
                 change.operator, state, (change.resource, ""), version.config
             )
             if violations:
-                # A pool it names was dedicated to another tenant meanwhile.
+                # The pool it names was dedicated to another tenant meanwhile.
                 raise InvalidArgumentError(violations)
             counter = await self._edits.store.get(counter_key)
             stored.ordinal = next_number(counter.value if counter else None, MAX_ORDINAL, "tenant ordinal")

@@ -1,4 +1,4 @@
-"""Field masks (AIP-134, AIP-161): which fields of a resource an update changes."""
+"""Applies field masks (AIP-134, AIP-161) to the resource of an update. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ M = TypeVar("M", bound=Message)
 
 
 def merged(current: M, sent: M, paths: Iterable[str], output_only: frozenset[str]) -> M:
-    """The current resource with the masked fields of the sent one.
+    """Merge the masked fields of the sent resource into the current one.
 
-    Without paths every populated field is taken; `*` takes the whole. Output-only fields are never taken.
+    Without paths, every populated field is taken; `*` takes all. Output-only fields are never taken.
 
     Raises:
         InvalidArgumentError: a path names no field, or there are too many.
@@ -26,7 +26,7 @@ def merged(current: M, sent: M, paths: Iterable[str], output_only: frozenset[str
     if len(chosen) > MAX_PATHS:
         what = f"has {len(chosen)} paths, more than {MAX_PATHS}"
         raise InvalidArgumentError([FieldViolation("update_mask", what)])
-    # Each time a path is there, its field is copied.
+    # A path costs a copy each time it is repeated.
     chosen = list(dict.fromkeys(chosen))
     if chosen == ["*"]:
         chosen = [field.name for field in sent.DESCRIPTOR.fields]

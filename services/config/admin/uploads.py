@@ -1,4 +1,4 @@
-"""An adapter's files, received in pieces and within bounds."""
+"""Receives an adapter's files in pieces and within bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_WEIGHTS_BYTES = 256 << 20
 MAX_UPLOADS = 4
 UPLOAD_SECONDS = 300.0
 IDLE_SECONDS = 10.0
-"""The longest between two pieces."""
+"""The longest wait for the next piece."""
 DRAIN_SECONDS = 10.0
 _RETRY_SECONDS = 5.0
 _LIMITS = {CONFIG_FILE: MAX_CONFIG_BYTES, WEIGHTS_FILE: MAX_WEIGHTS_BYTES}
@@ -32,21 +32,21 @@ Pieces = AsyncIterator[pb.RegisterAdapterRequest]
 
 
 class UploadPlaces:
-    """Uploads are held in memory until they are stored: few at once, and one of each tenant."""
+    """Limits uploads, which are held in memory until they are stored: few at once, and one of each tenant."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     @contextlib.contextmanager
     def taken(self, tenant_uid: str) -> Iterator[None]:
-        """Hold a place.
+        """Hold a place for a tenant.
 
         Raises:
-            ResourceExhaustedError: the tenant holds one, or all are held.
+            ResourceExhaustedError: the tenant holds one already, or all are taken.
         """
         if tenant_uid in self._taken:  # proven: one-upload-a-tenant
             raise ResourceExhaustedError(
-                "the tenant uploads another adapter right now",
+                "another adapter of the tenant is being uploaded",
                 reason=Reason.CONCURRENCY_LIMITED,
                 retry_after_seconds=_RETRY_SECONDS,
             )
@@ -62,7 +62,7 @@ class UploadPlaces:
 
 
 async def receive_header(pieces: Pieces) -> pb.AdapterHeader:
-    """The first piece.
+    """Receive the first piece.
 
     Raises:
         InvalidArgumentError: it is not a header.
@@ -75,7 +75,7 @@ async def receive_header(pieces: Pieces) -> pb.AdapterHeader:
 
 
 async def receive_files(pieces: Pieces) -> dict[str, bytes]:
-    """Both files, whole.
+    """Receive both files, whole.
 
     Raises:
         InvalidArgumentError: a file is missing, unknown or too large.
@@ -95,7 +95,7 @@ async def receive_files(pieces: Pieces) -> dict[str, bytes]:
 
 
 async def _next(pieces: Pieces) -> pb.RegisterAdapterRequest | None:
-    """The next piece; None at the end. Who sends none keeps nothing."""
+    """Receive the next piece; None at the end."""
     try:
         async with asyncio.timeout(IDLE_SECONDS):
             return await anext(pieces, None)
@@ -118,10 +118,10 @@ def _add(files: dict[str, bytearray], piece: pb.RegisterAdapterRequest) -> None:
 
 
 async def drain(pieces: Pieces) -> None:
-    """Read what a caller still sends, and forget it.
+    """Read and drop the rest of an upload.
 
-    gRPC clients that are refused while they send may lose the status they are refused with; so a refusal waits for
-    the end of the upload, for a while.
+    A gRPC client that is refused while it sends may lose the status; so a refusal waits a while for the end of the
+    upload.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_SECONDS):

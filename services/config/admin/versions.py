@@ -1,4 +1,4 @@
-"""Config versions: list, get, compare, and roll back."""
+"""Lists, gets, compares and rolls back config versions."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from services.config.state.sealing import SealError
 
 _log = logging.getLogger(__name__)
 _MAX_NUMBER = 10**12
-_GONE = "no such version; the oldest are kept in the tenant's audit log only"
+_GONE = "no such version; older ones are in the tenant's audit log only"
 
 
 class VersionAdmin:
-    """The config versions' part of the admin service."""
+    """The admin RPCs of config versions."""
 
     def __init__(self, edits: Edits) -> None:
         self._edits = edits
@@ -48,7 +48,7 @@ class VersionAdmin:
         operator = self._edits.operator(context, request)
         tenant = find_tenant(self._edits.state, operator, request.parent, "parent")
         newest = tenant.stored.config_version
-        # Their numbers are known without reading them; each may have 256 KiB of config.
+        # The numbers are known without reading versions of up to 256 KiB each.
         numbers = range(newest, max(newest - KEPT_VERSIONS, 0), -1)
         chosen, token = page(
             numbers,
@@ -74,7 +74,7 @@ class VersionAdmin:
     async def diff(
         self, request: pb.DiffTenantVersionsRequest, context: Context
     ) -> pb.DiffTenantVersionsResponse:
-        """Say how two versions differ."""
+        """Compare two versions, or one with the config in force."""
         operator = self._edits.operator(context, request)
         tenant = find_tenant(self._edits.state, operator, request.name, "name")
         before, _ = _opened(tenant, await self._version(tenant, request.before_version))
@@ -84,7 +84,7 @@ class VersionAdmin:
         return pb.DiffTenantVersionsResponse(differences=differences(before, after))
 
     async def rollback(self, request: pb.RollbackTenantRequest, context: Context) -> tenant_pb2.Tenant:
-        """Put an older config in force again, as a new version; one that no longer fits is refused."""
+        """Put an older config in force as a new version; one that is no longer valid is refused."""
         operator = self._edits.operator(context, request)
         state = self._edits.state
         record = find_tenant(state, operator, request.name, "name")
@@ -129,7 +129,7 @@ class VersionAdmin:
         return tenant_resource(find_tenant(self._edits.state, operator, request.name, "name"))
 
     async def _listed(self, tenant: TenantRecord, number: int) -> tenant_version_pb2.TenantVersion | None:
-        """A version without its config; None for one that is not kept any more."""
+        """A version without its config; None for one that is no longer kept."""
         key = etcd_keys.version_key(tenant.stored.tenant_uid, number)
         stored = await self._edits.store.get(key)
         return None if stored is None else _resource(tenant, _Found.of(key, stored), whole=False)
@@ -146,10 +146,10 @@ class VersionAdmin:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What stands under a version's key."""
+    """A stored version, not opened yet."""
 
     number: int
-    """Of the key."""
+    """The number in the key."""
     stored: stored_pb2.StoredVersion
 
     @classmethod
