@@ -87,6 +87,11 @@ class StateLayout:
         return self.logs_dir / "access.log"
 
     @property
+    def ports_path(self) -> Path:
+        """The ports of the start before."""
+        return self.state_dir / "ports.json"
+
+    @property
     def metrics_token_path(self) -> Path:
         """Opens the metrics of every service of this mesh."""
         return self.state_dir / "metrics-token"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,10 @@ MAX_BYTES = 16 << 20
 def older(path: Path) -> Path:
     """Where the lines before those of a log are: `<name>.1`."""
     return path.with_name(f"{path.name}.1")
+
+
+def _for_the_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 class LogFile:
@@ -48,7 +53,7 @@ class LogFile:
         """Keep a line if that is possible."""
         try:
             if self._file is None:
-                self._file = self._path.open("ab", buffering=0)
+                self._file = open(self._path, "ab", buffering=0, opener=_for_the_owner)  # noqa: SIM115
             self._file.write(line)
             full = self._file.tell() >= self._max_bytes  # proven: log-has-an-end
         except OSError as error:

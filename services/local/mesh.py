@@ -17,6 +17,7 @@ from services.local.access_log import rotate_when_full
 from services.local.certificates import Certificates, ensure_certificates
 from services.local.edge import edge_spec
 from services.local.layout import StateLayout
+from services.local.mesh_ports import PortChoice, Ports, any_ports, chosen_ports
 from services.local.ports import LOOPBACK
 from services.local.preparation import prepare_model
 from services.local.process import Show, to_logs_only
@@ -32,8 +33,8 @@ class MeshOptions:
     """How the mesh is run."""
 
     routers: int = 1
-    usual_ports: bool = False
-    """Whether to listen where people expect it, if nobody else does."""
+    ports: PortChoice | None = None
+    """The ports wanted; None for any."""
     show: Show = to_logs_only
     """Sees every log line."""
     progress: Progress | None = None
@@ -64,7 +65,7 @@ class LocalMesh:
         self.layout = layout
         self._options = options or MeshOptions()
         self._routers = router_names(self._options.routers)
-        self._ports: specs.Ports | None = None
+        self._ports: Ports | None = None
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor(
             layout.logs_dir,
@@ -80,12 +81,13 @@ class LocalMesh:
 
         Raises:
             ProcessFailedError: a process did not get ready.
-            CommandError: the model cannot be prepared.
+            CommandError: the model cannot be prepared, or a port that was asked for is taken.
         """
         services = ["config", "audit", *self._routers]
         try:
+            choice = self._options.ports
             self._ports = self._stack.enter_context(
-                specs.Ports.reserved(services, usual=self._options.usual_ports)
+                chosen_ports(services, choice) if choice else any_ports(services)
             )
             await self._stack.enter_async_context(self._supervisor)
             async with asyncio.TaskGroup() as group:
@@ -167,7 +169,7 @@ class LocalMesh:
         )
 
     @property
-    def ports(self) -> specs.Ports:
+    def ports(self) -> Ports:
         """The ports of this run."""
         assert self._ports is not None
         return self._ports

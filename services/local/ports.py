@@ -1,13 +1,24 @@
-"""Loopback ports: the usual one where nobody has it, else one the operating system chooses."""
+"""Loopback ports, held for the processes that will listen on them."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 ANY = 0
+_LISTENING = "0A"  # TCP_LISTEN in include/net/tcp_states.h
+
+
+class PortTakenError(Exception):
+    """Another process has the port."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        super().__init__(f"port {port} is taken")
 
 
 @contextmanager
@@ -15,17 +26,25 @@ def reserved_ports(wanted: Sequence[int]) -> Iterator[list[int]]:
     """Ports that are ours as long as the context lasts, all different.
 
     Each is bound here and never listened on. Linux lets the process it is for bind it as well and listen, if both
-    sides set SO_REUSEADDR, as servers do; but it gives it to nobody who asks for any port, and to no outgoing
-    connection, also while that process is between two lives.
+    sides set SO_REUSEADDR, as servers do; but it gives it to no process that asks for any port, and to no outgoing
+    connection, also while the process it is for is being restarted.
 
     Args:
-        wanted: a port each, taken if nobody has it; `ANY` for whichever.
+        wanted: the ports; `ANY` for one that the operating system chooses.
+
+    Raises:
+        PortTakenError: another process has one of them.
     """
     with ExitStack() as stack:
-        yield [_reserve(stack, port) for port in wanted]
+        yield [reserve(stack, port) for port in wanted]
 
 
-def _reserve(stack: ExitStack, wanted: int) -> int:
+def reserve(stack: ExitStack, wanted: int) -> int:
+    """Hold one port until the stack is closed.
+
+    Raises:
+        PortTakenError: another process has it.
+    """
     with ExitStack() as attempt:
         try:
             if wanted != ANY:
@@ -39,6 +58,37 @@ def _reserve(stack: ExitStack, wanted: int) -> int:
         except OSError:
             if wanted == ANY:
                 raise
-            return _reserve(stack, ANY)
+            raise PortTakenError(wanted) from None
         stack.push(attempt.pop_all())
         return int(taken.getsockname()[1])
+
+
+def holder(port: int) -> str:
+    """The program that listens on a port, as `name (pid)`; empty where the kernel does not show it to this user."""
+    sockets = _listening_sockets(port)
+    if not sockets:
+        return ""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(_link(fd) in sockets for fd in (folder / "fd").iterdir()):
+                return f"{(folder / 'comm').read_text('utf-8', 'replace').strip()} (pid {folder.name})"
+    return ""
+
+
+def _link(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
+
+
+def _listening_sockets(port: int) -> set[str]:
+    """The sockets that listen on a port, as links in `/proc/PID/fd` name them (proc_net_tcp.rst)."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text("ascii").splitlines()[1:]:
+                _, local, _, state, *_, inode = line.split()[:10]
+                if state == _LISTENING and int(local.rpartition(":")[2], 16) == port:
+                    found.add(f"socket:[{inode}]")
+    return found

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from services.local.layout import StateLayout
+from services.local.mesh_ports import Ports
 from services.local.needs import required_binary
-from services.local.ports import ANY, LOOPBACK, reserved_ports
+from services.local.ports import LOOPBACK
 from services.local.process import ProcessSpec
 from services.local.readiness import grpc_health, http_ok
 from triton_models.cpu_engine.launch import (
@@ -26,42 +23,6 @@ from triton_models.cpu_engine.launch import (
 
 # Nothing of the caller's environment reaches the mesh: no proxy, no stray setting, no secret.
 _ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "ERROR"}
-
-USUAL_LISTENERS = (8443, 8444)
-"""Tenants' and operators'."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Loopback ports of one run."""
-
-    tenant: int
-    operations: int
-    etcd_client: int
-    etcd_peer: int
-    triton_grpc: int
-    triton_http: int
-    triton_metrics: int
-    metrics: Mapping[str, int]
-    """Prometheus ports of our own services, by process."""
-
-    @classmethod
-    @contextmanager
-    def reserved(cls, services: Sequence[str], *, usual: bool) -> Iterator[Self]:
-        """Ports held for one run; with `usual`, those people expect of a mesh that is kept, if nobody has them."""
-        listeners = list(USUAL_LISTENERS) if usual else [ANY, ANY]
-        with reserved_ports([*listeners, *[ANY] * (5 + len(services))]) as numbers:
-            ports = iter(numbers)
-            yield cls(
-                tenant=next(ports),
-                operations=next(ports),
-                etcd_client=next(ports),
-                etcd_peer=next(ports),
-                triton_grpc=next(ports),
-                triton_http=next(ports),
-                triton_metrics=next(ports),
-                metrics=dict(zip(services, ports, strict=True)),
-            )
 
 
 def etcd(layout: StateLayout, ports: Ports, program: Path | None = None) -> ProcessSpec:

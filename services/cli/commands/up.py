@@ -19,6 +19,7 @@ from services.cli.terminal.lasting_streams import lasting_streams
 from services.cli.terminal.output import Output
 from services.common.command_errors import INTERRUPTED_STATUS, CommandError
 from services.local.layout import open_layout
+from services.local.mesh_ports import HIGHEST_FIRST_PORT, USUAL_PORT, PortChoice
 from services.local.needs import missing_needs
 
 
@@ -31,6 +32,16 @@ def up(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a step.")] = False,
     routers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Router processes.")] = 1,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=HIGHEST_FIRST_PORT,
+            metavar="N",
+            help="The tenants' port; operators get the next one, metrics those after it. "
+            f"Default: those of the last start, at first from {USUAL_PORT} on; taken ones are replaced.",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every process's every log line.")] = False,
 ) -> None:
     """Run etcd, Triton, Envoy and our services here, with three tenants that answer."""
@@ -49,7 +60,9 @@ def up(
             _kept_in(settled, explicit=state_dir is not None, ephemeral=ephemeral) as (folder, models_dir),
             open_layout(folder, models_dir) as layout,
         ):
-            options = RunOptions(once, routers, not ephemeral, settings.etcd_binary)
+            kept = not ephemeral
+            ports = PortChoice(port, layout.ports_path if kept else None) if kept or port else None
+            options = RunOptions(once, routers, ports, settings.etcd_binary)
             narration = Narration(output, verbose=verbose)
             interrupted = asyncio.run(
                 _until_signal(

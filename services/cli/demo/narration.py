@@ -16,6 +16,7 @@ from services.cli.terminal.output import Output
 from services.cli.visible_text import one_line
 from services.common.command_errors import CommandError
 from services.common.errors import Error
+from services.local.mesh_ports import MovedPort
 from services.local.profile import Endpoints
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
@@ -143,6 +144,17 @@ class Narration:
         self._output.note(
             f"One audit log exported and verified offline: {entries} entries, none missing.", "green"
         )
+
+    def moved_ports(self, moved: Sequence[MovedPort]) -> None:
+        """The ports that another program has; clients that were set up for them would reach that program."""
+        for port in moved:
+            self.step("port moved", ok=True, **asdict(port))
+            by = port.holder or "another program"
+            self._output.note(
+                f"Port {port.wanted} is taken by {by}: the {port.name} port is {port.taken}, also at the next start. "
+                f"`tenantry up --port N` chooses others.",
+                "bold yellow",
+            )
 
     def where(self, endpoints: Endpoints, state: str = "") -> None:
         """Where the mesh is and what to try; `state` as for `answers`."""

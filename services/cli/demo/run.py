@@ -24,6 +24,7 @@ from services.common.command_errors import CommandError
 from services.common.errors import Error, Reason
 from services.local.layout import StateLayout
 from services.local.mesh import LocalMesh, MeshOptions
+from services.local.mesh_ports import PortChoice
 
 _GRANT_SECONDS = 600
 
@@ -34,7 +35,7 @@ class RunOptions:
 
     once: bool
     routers: int
-    usual_ports: bool
+    ports: PortChoice | None
     etcd_binary: Path | None = None
 
 
@@ -54,7 +55,7 @@ async def run(layout: StateLayout, options: RunOptions, narration: Narration, hu
     with narration.doing("start"), narration.bar():
         how = MeshOptions(
             routers=options.routers,
-            usual_ports=options.usual_ports,
+            ports=options.ports,
             show=narration.log,
             progress=narration.prepared,
             hurry=hurry,
@@ -62,6 +63,7 @@ async def run(layout: StateLayout, options: RunOptions, narration: Narration, hu
         )
         mesh = LocalMesh(layout, how)
         await mesh.__aenter__()
+    narration.moved_ports(mesh.ports.moved)
     try:
         await _serve(mesh, options, narration)
     finally:
@@ -105,6 +107,7 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
         await _review(layout, operations, reviewed.tenant_uid, narration)
         return
     narration.where(endpoints, state)
+    narration.moved_ports(mesh.ports.moved)
     await asyncio.Event().wait()
 
 

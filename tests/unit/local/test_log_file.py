@@ -50,6 +50,7 @@ def test_a_later_run_goes_on_where_the_one_before_stopped(path):
     for line in LINES[:50]:
         assert write(path, [line]) == []
     assert kept(path) == b"".join(LINES[:50])
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_disk_that_takes_no_lines_is_told_once_and_costs_no_process(path):

