@@ -71,7 +71,7 @@ async def export(
 
 
 async def _require_same_tenant(mesh: Mesh, tenant: str, tenant_uid: str) -> None:
-    """Whoever names a tenant must get that tenant's log, and a grant names a uid only."""
+    """Check that the grant, which names only a uid, is for the tenant that was named."""
     if tenant == tenant_uid:
         return
     try:
@@ -106,7 +106,7 @@ def verify(
         Path | None, typer.Option(metavar="DIR", help="Where `export` pinned the keys [the local mesh's].")
     ] = None,
 ) -> None:
-    """Check a bundle offline: every byte, the order, the signatures. Calls nobody.
+    """Check a bundle offline: every byte, the order, the signatures. Makes no calls.
 
     Exit status: 0 for a good bundle, 1 for a damaged one or one of another tenant than the keys, 2 where nothing could
     be checked (no such folder, no keys).
@@ -184,7 +184,7 @@ def _show_damages(output: Output, folder: Path, report: VerificationReport, *, e
 
 
 def _hidden(report: VerificationReport) -> list[str]:
-    """By what a good bundle shows less than all of its entries' content."""
+    """The reasons why a good bundle does not show all content of its entries."""
     why = [f"{name} {value}" for name, value in report.window.document().items()]
     if report.sections != SECTION_NAMES:
         why.append(f"only {', '.join(report.sections) or 'no section'}")
@@ -207,9 +207,9 @@ async def grant(
     audit_state: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The audit service's state [STATE_DIR/audit].")
     ] = None,
-    uid: Annotated[bool, typer.Option("--uid", help="TENANT is a uid: ask nobody for it.")] = False,
+    uid: Annotated[bool, typer.Option("--uid", help="TENANT is a uid already; do not look it up.")] = False,
 ) -> None:
-    """Issue a reviewer's grant. Works only where the audit service's state is: that is the point."""
+    """Issue a reviewer's grant. Works only on the host that has the audit service's state, on purpose."""
     target = out or Path(f"{short(tenant)}.grant")
     if target.exists():
         raise UsageError(f"{target} exists already and is left alone.", "Give --out another path.")

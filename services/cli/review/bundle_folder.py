@@ -1,6 +1,6 @@
-"""An audit bundle on disk, written from a stream of pieces: whole or not at all, and never outside its folder.
+"""Writes an audit bundle from a stream of pieces into a folder: whole or not at all, and never outside the folder.
 
-The server is not trusted with paths: a bundle is evidence, and evidence may come from those it accuses.
+The server is not trusted with paths: a bundle is evidence, and may come from the party that it accuses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_FILES = 10_000
 
 
 class BundleError(CommandError):
-    """The stream is not a bundle; nothing was kept of it."""
+    """The stream is not a bundle. Nothing of it was kept."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -42,8 +42,7 @@ def _parts(path: str) -> tuple[str, ...]:
 class BundleFolder:
     """Collects a bundle beside its destination and moves it there in one step.
 
-    Used as a context manager: what was not finished is removed. Files are mode 0600, since they hold what tenants
-    said.
+    Use it as a context manager: an unfinished bundle is removed. Files have mode 0600, since they hold text of tenants.
     """
 
     def __init__(self, destination: Path) -> None:
@@ -79,18 +78,18 @@ class BundleFolder:
     ) -> None:
         """Remove what was not finished."""
         if self._open is not None:
-            # What is still buffered is of no use, and a full disk would refuse it once more.
+            # The buffered rest is of no use, and a full disk would refuse it once more.
             with suppress(OSError):
                 self._open.close()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def add(self, path: str, data: bytes, *, last: bool) -> None:
-        """Write the next piece of a file; files come one after another.
+        """Write the next piece of a file. Files come one after another.
 
         Raises:
             BundleError: the path leads elsewhere, comes again, or comes before the file before it has ended.
-            CommandError: the disk does not take it.
+            CommandError: it cannot be written.
         """
         try:
             self._add(path, data, last=last)
@@ -144,7 +143,7 @@ class BundleFolder:
         try:
             for folder, _, _ in os.walk(self._scratch):
                 sync_directory(Path(folder))
-            # Over an empty folder or nothing at all, never over a filled one.
+            # A rename replaces an empty folder or nothing at all, never a filled one.
             self._scratch.rename(self._destination.absolute())
         except OSError as error:
             raise UsageError(f"cannot write {self._destination}: {error.strerror}.") from None

@@ -1,4 +1,4 @@
-"""A reviewer's grant: issued beside the audit service, and looked at as far as its bearer can read it."""
+"""Issues a reviewer's grant beside the audit service, and reads the tenant from one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _ISSUE_TIMEOUT_SECONDS = 30.0
 
 
 async def issue_grant(audit_state: Path, tenant_uid: str, *, ttl_seconds: int) -> str:
-    """Let the audit service's own issuer make a grant: the only code that touches its signing key.
+    """Have a grant made by the audit service's own issuer, the only code that reads its signing key.
 
     Raises:
-        CommandError: it refused, or did not answer.
+        CommandError: the issuer refused, or did not answer.
     """
     arguments = ["--state-dir", audit_state, "--tenant-uid", tenant_uid, "--ttl-seconds", ttl_seconds]
-    # -P: a folder `services` where somebody happens to stand is not ours to run.
+    # -P: do not run a folder `services` of the current directory.
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "services.audit.rpc.issue_grant", *map(str, arguments),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -46,7 +46,7 @@ async def issue_grant(audit_state: Path, tenant_uid: str, *, ttl_seconds: int) -
 
 
 def granted_tenant_uid(grant: str) -> str:
-    """The tenant whose log a grant opens.
+    """The tenant_uid whose log a grant opens.
 
     Raises:
         UsageError: it is not a grant.

@@ -1,7 +1,7 @@
-"""The public keys a tenant's log was first seen with, kept outside any bundle.
+"""Pins the public keys with which a log was first seen, outside of any bundle.
 
-Trust on first use: whoever can check the keys over another channel should, once. From then on a service that shows
-other keys is refused.
+Trust on first use: check the keys once over another channel, if there is one. From then on a service that shows other
+keys is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.common.durable_files import replace_file
 
 
 class Pin(BaseModel):
-    """One log's public keys, in the C2SP text form."""
+    """The public keys of one log, in the C2SP text form."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,13 +75,13 @@ def find_pin(state_dir: Path, origins: Sequence[str]) -> Path:
 
 
 def check_pin(state_dir: Path, tenant_uid: str, shown: VerificationKeys) -> tuple[Path, bool]:
-    """Compare the keys a service shows with those pinned; pin them if there are none yet.
+    """Compare the keys that a service shows with the pinned ones. Pin them if there are none yet.
 
     Returns:
         The pin's path and whether it is new.
 
     Raises:
-        CommandError: they are others.
+        CommandError: the service shows other keys.
     """
     path = pin_path(state_dir, tenant_uid)
     now = Pin(
@@ -95,7 +95,7 @@ def check_pin(state_dir: Path, tenant_uid: str, shown: VerificationKeys) -> tupl
     if read_pin(path) != now:
         raise CommandError(
             f"the service shows other keys for this log than those pinned in {path}.",
-            "Nothing was exported. If the keys were replaced on purpose, check the new ones with whoever runs the "
-            "audit service, over another channel, and only then move the pin away.",
+            "Nothing was exported. If the keys were replaced on purpose, check the new ones over another channel with "
+            "those who run the audit service, and only then move the pin away.",
         )
     return path, False

@@ -1,4 +1,4 @@
-"""What a token says, as far as its bearer can read it. Nothing is verified here: whoever is called does that."""
+"""Reads the claims of a token without verifying it. The service that is called verifies it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def read_claims(token: str) -> dict[str, Any]:
-    """The claims of a signed token; empty for what is none."""
+    """The claims of a signed token; empty if the text is not a token."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

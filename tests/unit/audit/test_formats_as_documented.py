@@ -1,4 +1,4 @@
-"""What docs/formats says is what the service writes: a reader made from those pages reads a log and a bundle."""
+"""The service writes what docs/formats specifies: a reader made from those pages reads a log and a bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole files: after a crash at any moment the old bytes or the new ones, after a return the new ones for good."""
+"""After a crash at any moment a file has its old bytes or its new ones; after a return, the new ones for good."""
 
 from __future__ import annotations
 

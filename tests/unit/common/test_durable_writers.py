@@ -1,4 +1,4 @@
-"""Every file that has to outlive a crash: power fails at any moment of the first start, and the next start goes on."""
+"""Files that have to outlive a crash: power fails at any moment of a first start, and the next start goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles of any entries, as somebody makes them who holds every signing key: right in all but what a test changes."""
+"""Makes bundles as a holder of every signing key could: right in all but the part that a test changes."""
 
 from __future__ import annotations
 

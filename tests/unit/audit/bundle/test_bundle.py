@@ -1,4 +1,4 @@
-"""A bundle verifies with the pinned keys, whatever part of a log it holds, and any flip in any file is named."""
+"""A bundle of any part of a log verifies with the pinned keys, and a flip in any file is named."""
 
 from __future__ import annotations
 

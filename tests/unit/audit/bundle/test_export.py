@@ -1,4 +1,4 @@
-"""What the exporter checks before it believes its own files."""
+"""The exporter checks the service's own files before it uses them."""
 
 from __future__ import annotations
 

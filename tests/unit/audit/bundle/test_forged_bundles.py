@@ -1,4 +1,4 @@
-"""Bundles made by somebody who holds every signing key: named as damaged, and never an exception."""
+"""Bundles made by a holder of every signing key are reported as damaged, and never raise an exception."""
 
 from __future__ import annotations
 

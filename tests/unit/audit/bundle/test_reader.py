@@ -1,4 +1,4 @@
-"""What a bundle's records look like as values."""
+"""The reader gives the records of a bundle as values."""
 
 from __future__ import annotations
 

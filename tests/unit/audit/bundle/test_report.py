@@ -1,4 +1,4 @@
-"""A damage is named once, by its cause; what is said of it is true, and nothing damaged is ever called good."""
+"""A damage is reported once, by its cause, with a true verdict. No damaged bundle is called good."""
 
 from __future__ import annotations
 

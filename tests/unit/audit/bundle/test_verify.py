@@ -92,7 +92,7 @@ def unlisted(folder, name):
 
 
 def relabelled(folder):
-    """Tenant b's log, told as a's in all that the manifest's key signs."""
+    """Tenant b's log, named tenant a's wherever the manifest's key signs."""
     relabelled_checkpoint(folder, tenant_uid="b")
     manifest = Manifest.parse((folder / MANIFEST).read_bytes())
     put(folder, {}, dataclasses.replace(manifest, tenant_uid="a").encode(), manifest_signer())

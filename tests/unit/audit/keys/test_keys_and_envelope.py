@@ -159,7 +159,7 @@ def test_a_root_key_of_another_version_opens_nothing(tmp_path):
     assert Keyset.load(tmp_path / "a", rotated).dek(dek_id).dek_id == dek_id
     newer = Keyset.create(tmp_path / "b", "b", b"B" * 16, rotated)
     newer.new_dek()
-    # The old root is gone: what it wrapped does not open, whatever version its wrap claims.
+    # The old root is gone, so a wrap under it does not open under any claimed version.
     path.write_bytes(path.read_bytes()[36:])
     only_new = FileKeyProvider(path)
     with pytest.raises(KeysetError, match="no root key of version 1"):
@@ -256,7 +256,7 @@ def test_destroying_a_tenant_key_closes_its_data_keys_and_says_so(tmp_path):
         keyset.dek(dek_id)
     with pytest.raises(KeyDestroyedError):
         keyset.new_dek()
-    # Nor does the wrap that the log's frame carries, whatever became of the file's.
+    # Nor does the wrap in the log's frame, with or without the file's.
     del ring.deks[dek_id]
     with pytest.raises(KeyDestroyedError):
         Keyset(tmp_path / "a", ring, provider).dek(dek_id, framed)

@@ -1,4 +1,4 @@
-"""A record that is sent again is one entry, whenever it comes; other content under its id never passes for it."""
+"""A record that is sent again is one entry at any time, and other content under its id is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_what_the_journal_had_is_known_without_its_sequence(tmp_path):
 
 
 def test_a_settled_sequence_never_becomes_a_second_entry(tmp_path):
-    """Its record is older than everything that is looked at, or was refused: nobody knows, so it is not appended."""
+    """Its record is older than all that is searched, or was refused: that is unknown, so it is not appended."""
     store = open_store(tmp_path)
     store.commit([new_entry("a")], [])
     store.fold()

@@ -1,4 +1,4 @@
-"""A log names its tenant and the log before it, in its tree; which log is whose stands in one file."""
+"""A log names its tenant and the log before it in its tree; one file lists the logs of each tenant."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def appended(kind: entry_pb2.EntryKind.ValueType) -> entry_pb2.AppendEntry:
 
 
 def test_an_admit_says_which_session_of_which_writer_began_it(tmp_path):
-    """All that a later start needs to tell whose admits are open: nothing of it is encrypted."""
+    """A later start can find the writer of open admits from clear fields alone."""
     store = open_store(tmp_path)
     message = appended(entry_pb2.ENTRY_KIND_ADMIT)
     store.commit([parse_entry(message, b"s" * 16, "router-1")], [])

@@ -1,4 +1,4 @@
-"""What is wrong with one tenant's log concerns that tenant alone, destroys nothing, and ends with the files back."""
+"""Damage of one log affects its tenant alone, destroys nothing, and ends when the files are restored."""
 
 from __future__ import annotations
 

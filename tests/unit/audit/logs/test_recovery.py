@@ -1,4 +1,4 @@
-"""Stops of every kind: what was acknowledged is there, once, in order; what was not may be cut; no nonce repeats."""
+"""After a stop of any kind, acknowledged entries are there once and in order, and no nonce repeats."""
 
 from __future__ import annotations
 

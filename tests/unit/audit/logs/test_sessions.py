@@ -1,4 +1,4 @@
-"""What is settled is remembered exactly and costs what its holes cost."""
+"""Settled sequences are remembered exactly, in memory that grows with their holes only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a log goes on with one data key."""
+"""A data key encrypts a bounded number of entries and bytes."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_note_opens_for_its_key_only_and_every_flip_is_noticed():
 
 
 def test_a_commit_and_a_checkpoint_never_pass_for_each_other():
-    """One key signs both. Neither's message can be the other's, whatever its fields hold."""
+    """One key signs both. No values of their fields make the message of one that of the other."""
     commit = Commit(1, 2, 3, bytes(32), bytes(32))
     assert commit.message() == b"tenantry/audit/commit/v1\n" + commit.encode()
     key = Ed25519PrivateKey.generate()

@@ -1,4 +1,4 @@
-"""What one append stream may rely on: order, settlement, refusals of its own, and no more under way than is bounded."""
+"""An append stream keeps order and settlement, has refusals of its own, and bounds the entries under way."""
 
 from __future__ import annotations
 
@@ -125,11 +125,11 @@ async def test_a_damaged_log_is_its_own_tenants_refusal(tmp_path):
         stream = await Stream(service).open()
         stream.send(append_entry(1, "a"), append_entry(2, "b"))
         await stream.until(1, 2)
-        await service.appender.with_store(lambda store: store.logs.quarantine("a", "somebody said so"))
+        await service.appender.with_store(lambda store: store.logs.quarantine("a", "a secret reason"))
         stream.send(append_entry(3, "a"), append_entry(4, "b"))
         refused, durable = await stream.until(3, 4)
         assert reason_of(refused) is Reason.LOG_DAMAGED
-        assert "somebody" not in refused.error.message
+        assert "secret" not in refused.error.message
         assert durable.HasField("receipt")
         await stream.close()
 

@@ -1,4 +1,4 @@
-"""What writers may not append, named field by field."""
+"""Refused entries of writers name every wrong field."""
 
 from __future__ import annotations
 

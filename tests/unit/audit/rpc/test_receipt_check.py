@@ -1,4 +1,4 @@
-"""Writers' receipts show a roll-back, of the log they are of and no other."""
+"""Writers' receipts show a roll-back of their own log, and of no other."""
 
 from __future__ import annotations
 

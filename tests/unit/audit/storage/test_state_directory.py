@@ -1,4 +1,4 @@
-"""What a directory in use may not lose, who may write it, and what a first start makes."""
+"""One process claims a directory, and a directory in use never gets new keys or lists."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_claim_removes_what_a_crash_left_of_replaced_files_and_nothing_else(tm
     left = tmp_path / "keyring" / f".0123.{'ab' * 8}"
     left.write_bytes(b"half of a keyring")
     kept = tmp_path / "keys" / ".note"
-    kept.write_bytes(b"somebody's")
+    kept.write_bytes(b"not ours")
     StateDirectory.claim(tmp_path).release()
     assert not left.exists()
     assert kept.exists()

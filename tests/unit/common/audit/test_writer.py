@@ -1,4 +1,4 @@
-"""Whoever waits for an audit entry hears of it, whatever happens to the others, the writer or the service."""
+"""Every wait for an audit entry ends, also when other entries, the writer or the service fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLENTY_SECONDS = 10.0
 
 
 class HeldAuditService(rpc.AuditAppendServiceServicer):
-    """Takes entries and answers when told to."""
+    """Takes entries and answers when a test says so."""
 
     def __init__(self) -> None:
         self.hellos: list[pb.SessionHello] = []
@@ -192,7 +192,9 @@ async def test_entries_there_was_no_room_for_are_told_of_as_a_gap(service, chann
 async def test_a_lost_service_is_a_typed_error_by_the_deadline_and_the_entry_is_still_sent(service, channel):
     async with AuditWriter(channel, "w") as writer:
         waiter = append(writer, timeout_seconds=0.2)
-        (sent,) = await service.take(1)  # it has it, and never answers: nobody knows whether it is durable
+        (sent,) = await service.take(
+            1
+        )  # it has the entry and never answers, so it is unknown whether the entry is durable
         (end,) = await end_of([waiter])
         assert isinstance(end, AuditUnavailableError)
         assert end.reason is Reason.AUDIT_UNAVAILABLE
@@ -247,7 +249,7 @@ def break_sender(writer, running):
 async def test_the_end_of_the_writers_task_is_every_waiters_typed_error(service, channel, end_writer):
     writer = AuditWriter(channel, "w")
     assert await hung_waiters(writer, service, end_writer) == []
-    # Nobody would ever send another entry: it is refused at once, not at its deadline.
+    # Another entry would never be sent, so it is refused at once and not at its deadline.
     (late,) = await end_of([append(writer)])
     assert isinstance(late, AuditUnavailableError)
     assert not writer.append_soon(entry())

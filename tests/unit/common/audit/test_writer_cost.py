@@ -1,4 +1,4 @@
-"""What a batch costs the writer does not grow with what waits for its ack. Operations are counted, not time."""
+"""The cost of a batch does not grow with the entries that wait for acks. Operations are counted, not time."""
 
 from __future__ import annotations
 

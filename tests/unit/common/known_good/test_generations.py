@@ -1,4 +1,4 @@
-"""The two generations: whatever happens between two steps of a save, one of them can be read."""
+"""The two generations: after a failure between any two steps of a save, one of them can be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file's bytes: what opens, and everything that does not."""
+"""The bytes of one file: which open, and which are refused."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_another_key_opens_nothing_and_is_told_from_damage():
 
 
 def rechecked(data: bytes) -> bytes:
-    """With a checksum that fits, as somebody would make it who has no key."""
+    """With a checksum that fits, as can be made without the key."""
     return data[:-32] + hashlib.sha256(data[:-32]).digest()
 
 

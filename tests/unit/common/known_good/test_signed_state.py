@@ -1,4 +1,4 @@
-"""What a config service signs of a state: nobody else can say it, and about no other state."""
+"""Only the config service can sign a statement, and the statement is about one state only."""
 
 from __future__ import annotations
 

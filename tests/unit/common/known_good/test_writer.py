@@ -1,4 +1,4 @@
-"""When the file is written: after a change, not too often, again after a failure, and never as newer than it is."""
+"""The file is written after a change, not too often, again after a failure, and never dated newer than it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gRPC would answer in its own words is answered in ours: over a real channel, with raw bytes."""
+"""Calls that gRPC would refuse in its own words get our statuses: over a real channel, with raw bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However many fields are wrong, the caller gets an answer it can read, with as many of them as fit."""
+"""For any number of wrong fields the caller gets a readable answer, with as many of them as fit."""
 
 from __future__ import annotations
 

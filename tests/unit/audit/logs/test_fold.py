@@ -1,4 +1,4 @@
-"""A fold goes a few logs at a time; batches and crashes come between its slices and lose nothing."""
+"""A fold takes a few logs at a time. Batches and crashes between its slices lose nothing."""
 
 from __future__ import annotations
 
