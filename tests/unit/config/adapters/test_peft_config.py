@@ -1,4 +1,4 @@
-"""What of a PEFT config is honoured, what has no effect, and what is refused because it would."""
+"""Which settings of a PEFT config are supported, which have no effect, and which are refused."""
 
 from __future__ import annotations
 

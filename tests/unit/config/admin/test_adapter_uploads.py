@@ -89,7 +89,7 @@ async def test_broken_uploads_name_the_file_and_write_nothing(plane, files, fiel
 
 
 async def test_weights_beyond_the_bound_are_refused_and_read_to_their_end(plane, monkeypatch):
-    """A client that still sends may lose the status it is refused with."""
+    """A client that is still sending may lose the status of its refusal."""
     monkeypatch.setitem(uploads._LIMITS, WEIGHTS_FILE, 100)
     sent = []
 

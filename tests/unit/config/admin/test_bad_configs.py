@@ -1,4 +1,4 @@
-"""Two hundred bad configs, each with mistakes that are known: all are refused, by name, and nothing changes."""
+"""Two hundred bad configs with known mistakes: each is refused with every field named, and nothing changes."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ OF_ADAPTERS = {"models[1].adapter", "models[1].adapter_version"}
 
 
 def update(tenant, bad, *, validate_only):
-    """An edit of a tenant that has what a good config names; what is sent, and what is wrong with it."""
+    """An edit of a tenant that has all a good config names: the request, and its wrong fields."""
     tenant.config.CopyFrom(bad.config)
     return "UpdateTenant", pb.UpdateTenantRequest(tenant=tenant, validate_only=validate_only), bad.fields
 
 
 def create(tenant, bad, *, validate_only):
-    """The same config for a tenant that is still to be made, which has no adapters."""
+    """The same config for a tenant that does not exist yet, and so has no adapters."""
     tenant.config.CopyFrom(bad.config)
     tenant.config.models[1].ClearField("adapter")
     tenant.config.models[1].ClearField("adapter_version")

@@ -1,4 +1,4 @@
-"""Somebody can always get in: a first operator's key is made when there is none that opens anything."""
+"""A first operator's key is made whenever no other key opens the admin service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Start:
         self.first = module.FirstOperator(state_dir, self.issuer, self.current, plane.intents, plane.clock)
 
     async def makes_a_key(self):
-        """Whether it does."""
+        """Whether the start makes a key."""
         before = set(self.current.state.records)
         async with asyncio.timeout(5):
             await self.first.ensure()
@@ -52,7 +52,7 @@ async def test_the_first_start_makes_a_key_and_the_next_ones_none(plane, state_d
 async def rotated_and_started_again_before_the_key_was_recorded(plane, state_dir, module):
     await Start(plane, state_dir).makes_a_key()
     (state_dir / "tokens.pem").unlink()
-    Start(plane, state_dir, module)  # it makes a signing key, and dies before it comes to a first operator
+    Start(plane, state_dir, module)  # it makes a signing key, and dies before it makes an operator's key
     return await Start(plane, state_dir, module).makes_a_key()
 
 

@@ -1,4 +1,4 @@
-"""What looking at a config costs has a bound, whatever the config holds."""
+"""The cost of checking a config is bounded, even for a hostile one."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_hundred_common_mistakes_are_all_looked_at():
 
 
 class Looks:
-    """Counts what the rules look at."""
+    """Counts the patterns that the rules compile."""
 
     def __init__(self, monkeypatch):
         self.lengths = []

@@ -1,4 +1,4 @@
-"""What a tenant writes holds up neither the event loop nor another tenant's edits."""
+"""Checking one tenant's config delays neither the event loop nor another tenant's edits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def tenant_admin(plane, tenant_id):
 
 
 class LoopProbe:
-    """Work that ends when the event loop has taken a turn while it ran."""
+    """Work that ends once the event loop has taken a turn meanwhile."""
 
     def __init__(self, within_seconds):
         self._loop = asyncio.get_running_loop()
@@ -90,7 +90,7 @@ async def _at_once(check):
 
 
 class Held:
-    """A check that lasts until it is let go."""
+    """A check that lasts until it is released."""
 
     def __init__(self):
         self._loop = asyncio.get_running_loop()
@@ -160,7 +160,7 @@ async def second_begins_when_the_first_caller_leaves(found):
         await asyncio.sleep(0)
     other = asyncio.create_task(found.run(OTHER, lambda: None))
     second_begins = asyncio.create_task(second.begun.wait())
-    # One thread is left: what came before the other has begun by now, what waits still waits.
+    # One thread is left: the check that came first has begun by now, the other still waits.
     await asyncio.wait([other, second_begins], return_when=asyncio.FIRST_COMPLETED)
     begun = second.begun.is_set()
     held.let_go()

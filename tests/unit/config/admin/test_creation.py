@@ -1,4 +1,4 @@
-"""Creating a tenant while somebody edits the pool it names, over a store in memory."""
+"""Creating a tenant during an edit of the pool that it names, over a store in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deleting a tenant while others edit, and half way; over a store in memory."""
+"""Deleting a tenant during other edits, and in part; over a store in memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def come_in(plane, action, after=0):
 
 
 def take_away(plane):
-    """What another config service's DeleteTenant does."""
+    """Delete the tenant as another config service would."""
     tenant_uid = uid(plane)
     plane.store.put(
         {etcd_keys.tombstone_key(tenant_uid): b""},
@@ -75,7 +75,7 @@ def files():
 
 
 def issue(plane, tenant_uid):
-    """What another config service's CreateKey does."""
+    """Create a key as another config service would."""
     key = credential_pb2.Key(name=f"{ACME}/keys/0123456789abcdef")
     stored = stored_pb2.StoredCredential(key=key, tenant_uid=tenant_uid)
     plane.store.put({etcd_keys.credential_key("0123456789abcdef"): stored.SerializeToString()})

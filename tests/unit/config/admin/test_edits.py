@@ -1,4 +1,4 @@
-"""The admin RPCs over a store in memory: what is written, what is refused, and who comes in between."""
+"""The admin RPCs over a store in memory: what is written, what is refused, and concurrent writers."""
 
 from __future__ import annotations
 

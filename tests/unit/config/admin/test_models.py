@@ -1,4 +1,4 @@
-"""Base models: only those routers can use are registered, and only those nobody uses are deleted."""
+"""Base models: only those that routers can use are registered, and only unused ones are deleted."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def uses_of(plane, kind):
         await plane.new_pool("spare", base_model=SPARE)
         tenant = tenant_pb2.Tenant(config=tenant_pb2.TenantConfig(models=[alias]))
         await plane.call("CreateTenant", pb.CreateTenantRequest(tenant_id="acme", tenant=tenant))
-        # The pool alone would be reason enough.
+        # The pool alone would suffice.
         plane.store.put({}, [etcd_keys.pool_key("spare")])
         return "tenants/acme"
     if kind == "pool":
@@ -160,7 +160,7 @@ async def test_one_that_a_pool_begins_to_use_meanwhile_stays(plane):
 
 
 async def names_it_while_it_goes(plane):
-    """A tenant's edit that was decided on while the model was there."""
+    """A tenant's edit that was decided on before the model was deleted."""
     await plane.new_pool("spare", base_model=SPARE)
     acme = await plane.new_tenant("acme")
     acme.config.models.add(alias="x", base_model=SPARE)

@@ -1,4 +1,4 @@
-"""A tenant's own admins change neither its share nor its limits, place or audit policy."""
+"""Tenant-admins change neither their tenant's share nor its limits, place or audit policy."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ async def test_a_rollback_is_held_to_it(plane):
 
 
 async def changes_that_were_let_in(plane, seed):
-    """Random edits of a tenant-admin, each of some of the platform's fields."""
+    """Make random edits as a tenant-admin, each of some of the platform's fields."""
     rng, let_in = random.Random(seed), 0
     for _ in range(30):
         tenant = await acme(plane)

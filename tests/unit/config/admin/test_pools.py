@@ -70,7 +70,7 @@ async def test_a_pool_that_is_added_moves_nobody_whatever_its_name(plane):
 
 
 async def shares_an_older_pool(plane, module):
-    """Where a tenant is that names no pool, after a pool that is older than its own began to be shared."""
+    """The pool of a tenant that names none, after a pool older than its own became shared."""
     await plane.new_pool("a", dedicated_to="tenants/acme")
     await plane.new_tenant("globex")
     older = pool_pb2.Pool()
@@ -145,7 +145,7 @@ async def test_a_pool_that_serves_an_alias_goes_on_serving_it(plane, change):
         await change_pool(plane, **change)
     await plane.new_pool("spare")
     if "base_model" in change:
-        # Who names the pool has no other.
+        # A tenant that names the pool is served by no other.
         with pytest.raises(FailedPreconditionError, match="tenants/globex"):
             await change_pool(plane, **change)
         return

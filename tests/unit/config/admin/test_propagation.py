@@ -37,7 +37,7 @@ class Waiting(Call):
 
 
 class Mesh:
-    """Routers' streams of one servicer; every one of them gives signs of life."""
+    """Routers' streams of one servicer; each gives signs of life."""
 
     def __init__(self, plane: ConfigPlane) -> None:
         self.plane = plane
@@ -176,7 +176,7 @@ async def test_a_tenant_admin_may_wait_and_reads_no_reason(mesh):
 
 
 async def answers_to_a_tenant_admin(mesh, module, revisions):
-    """To a tenant-admin of acme, after another tenant was edited."""
+    """The answers to a tenant-admin of acme, after another tenant was edited."""
     key = await mesh.tenant_admin()
     own = mesh.plane.current.state.revision
     await mesh.plane.new_tenant("globex")

@@ -1,4 +1,4 @@
-"""One tenant's uploads do not keep another's out, however slowly they come."""
+"""One tenant's slow uploads do not keep out another's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def pieces_of(tenant, waiting, go_on):
 
 
 class Stalled:
-    """An upload that sends a header, and the rest when it is told to."""
+    """An upload that sends a header, and the rest on demand."""
 
     def __init__(self, plane, tenant):
         self.waiting, self.go_on = asyncio.Event(), asyncio.Event()
@@ -68,11 +68,11 @@ async def stall(plane, *tenants):
 
 
 async def others_are_served(plane):
-    """One tenant tries to hold every place; another registers an adapter."""
+    """One tenant tries to hold every place while another registers an adapter."""
     mine = [Stalled(plane, "acme") for _ in range(MAX_UPLOADS)]
     for upload in mine:
         await upload.waiting.wait()
-        # What is refused is heard out.
+        # A refused upload is read to its end.
         upload.go_on.set() if upload is not mine[0] else None
     try:
         return (await plane.register("globex", good_files())).name

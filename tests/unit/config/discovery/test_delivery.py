@@ -1,4 +1,4 @@
-"""Snapshots as messages, and what a router's stream is sent: whole states, deltas, the newest, nothing twice."""
+"""Snapshots as messages, and a router's stream: whole states, deltas, the newest one, nothing twice."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def test_a_slow_router_gets_the_newest_state_and_nothing_between(plane, st
     assert first.kind == pb.SNAPSHOT_KIND_FULL
     for name in ("acme", "globex", "initech"):
         await plane.new_tenant(name)
-    for _ in range(3):  # it owes an answer: no second snapshot is on its way
+    for _ in range(3):  # it has not answered yet, so no second snapshot is sent
         await stream.next("heartbeat")
     await stream.ack(first)
     second = await stream.next("chunk")

@@ -1,4 +1,4 @@
-"""A delta over the keys that were touched is the delta over everything."""
+"""A delta over the touched keys equals the delta over all keys."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ step = st.one_of(
 
 
 class History:
-    """Etcd's live keys and everything a config service made of them."""
+    """etcd's live keys, and the states that a config service built of them."""
 
     def __init__(self, module):
         self.current = module.CurrentState(ConfigStateBuilder(KEYS), ManualClock())
@@ -47,7 +47,7 @@ class History:
         elif kind == "replace":
             self.current.replace(dict(self.items), self.revision)
         elif kind == "forget":
-            # Etcd was set back: states are built on none.
+            # etcd was restored: the next state is built on none.
             self.revision = 1
             self.items = {key: Stored(stored.value, 1) for key, stored in self.items.items()}
             self.current.replace(dict(self.items), 1)
@@ -91,7 +91,7 @@ VALUES = {"pool": pool, "tenant": tenant, "adapter": adapter}
 
 
 def said(messages):
-    """What a router makes of a delta."""
+    """The resources of a router after a delta."""
     resources, removed = {}, set()
     for message in messages:
         resources |= {one.key: one.SerializeToString() for one in message.chunk.resources}

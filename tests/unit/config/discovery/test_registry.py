@@ -1,4 +1,4 @@
-"""Which routers there are and what each has applied, decided over a clock that moves when told to."""
+"""The registry of routers, over a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_answer_to_an_older_snapshot_counts_for_every_revision_with_its_conte
 def test_a_revision_not_seen_here_is_not_complete_whatever_routers_hold(world):
     assert not world.registry.progress(11).complete
     assert not world.registry.progress(11).settled
-    assert world.registry.progress(10).complete  # nobody is there to lack it
+    assert world.registry.progress(10).complete  # there is no router that lacks it
 
 
 def test_a_refusal_is_final_until_there_is_newer_content(world):
@@ -133,9 +133,9 @@ def test_a_router_that_is_gone_is_missed_until_it_expires(world):
     session = world.current("r1")
     world.current("r2")
     world.registry.disconnect(session)
-    world.registry.newest(11, FIRST)  # what is gone may come back with something older
+    world.registry.newest(11, FIRST)  # a router that reconnects may hold something older
     assert world.missing(11) == {"r1": (RouterStatus.UNREACHABLE, 10)}
-    assert not world.registry.progress(11).settled  # it may be back in a moment
+    assert not world.registry.progress(11).settled  # it may reconnect at once
     world.clock.advance(RETURNS_WITHIN_SECONDS + 0.1)
     assert world.registry.progress(11).settled
     world.clock.advance(60.0)
@@ -155,7 +155,7 @@ def test_a_router_that_stopped_speaking_is_out_of_reach_though_connected(world):
 
 
 def routers_that_have_501_of_the_new_history(module):
-    """Etcd went back from 1000 to 500 and came to 501; one router's answer to revision 1000 comes late."""
+    """etcd went back from 1000 to 500 and reached 501; one router's answer to revision 1000 is late."""
     world = World(module)
     session = world.current("r1")
     late = world.registry.connect("r2")
@@ -181,7 +181,7 @@ def test_of_two_streams_under_one_name_the_newer_counts(world):
     older = world.current("r1")
     newer = world.registry.connect("r1")
     assert (world.registry.stands(older), world.registry.stands(newer)) == (False, True)
-    # Another process may be behind it: it has to show what it holds.
+    # It may be a new process, so what it applied is forgotten.
     assert world.missing(10) == {"r1": (RouterStatus.APPLYING, 0)}
     world.registry.applied(older, 10, FIRST)
     world.registry.disconnect(older)

@@ -1,4 +1,4 @@
-"""Routers that start together share one encoding of the state, and none of it stays when they have it."""
+"""Routers that start together share one encoding of the state, and it is freed once they have it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def one_resource_a_piece(monkeypatch):
 
 
 class Encoded:
-    """Counts what is put together, and knows how much of it is still there."""
+    """Counts the pieces that are built, and those still in memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module=shared_pieces) -> None:
         self.count = 0
@@ -43,7 +43,7 @@ class Encoded:
         made = snapshot_messages.full_pieces
 
         class Watched:
-            """A piece that can be referred to weakly."""
+            """A piece that can be weakly referenced."""
 
             def __init__(self, piece):
                 self.body, self.last = piece.body, piece.last
@@ -63,7 +63,7 @@ class Encoded:
 
 
 def take(pieces, count):
-    """Like a router that gets so far; it holds on to nothing that it was sent."""
+    """Read as a router that stops there and keeps nothing."""
     for _ in islice(pieces, count):
         pass
 
@@ -93,7 +93,7 @@ def left_over(monkeypatch, module) -> int:
     take(first, 40)
     take(second, 17)
     assert encoded.alive == 40
-    # One was sent everything, one hung up.
+    # One has received everything, one has hung up.
     del first
     second.close()
     del second
@@ -152,7 +152,7 @@ def test_between_a_fast_router_and_a_slow_one_lies_what_an_older_state_keeps(mon
 
 
 def started_after_a_failure(monkeypatch, module) -> int:
-    """Putting a piece together fails once, while one router is ahead of another; then a third one starts."""
+    """Building a piece fails once, while one router is ahead of another; then a third one starts."""
     made, failures = snapshot_messages.full_pieces, iter([True])
 
     def failing_once(state):

@@ -1,4 +1,4 @@
-"""What routers are told of their snapshots, signed: about what they hold, and only while it is the newest."""
+"""Signed statements are about the snapshot that a router holds, and only while it is the newest."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def statement_about(plane, state):
 
 
 class Held:
-    """What a router makes of its stream."""
+    """The state of a router that follows a stream."""
 
     def __init__(self, plane):
         self.stream = Stream(DiscoveryServicer(plane.current, plane.metrics, plane.routers, plane.statements))
@@ -81,7 +81,7 @@ class Held:
 
 
 async def changes(plane):
-    """One change after another, of those that show or hide more than what they touch, too."""
+    """Changes one after the other, some of which show or hide more than the touched key."""
     globex = "tenants/globex"
     yield await plane.new_pool("q")
     yield await plane.new_tenant("globex")
@@ -112,7 +112,7 @@ async def test_only_the_newest_state_is_signed_and_not_between_two_histories(pla
 
 
 async def kept_up(plane, module):
-    """Whether a digest that was kept up over changes is that of the whole."""
+    """Whether a digest that was advanced over changes equals that of the whole state."""
     digested = module.DigestedState(plane.current.state)
     before = plane.current.state
     async for _ in changes(plane):
@@ -140,7 +140,7 @@ async def test_the_time_is_that_of_etcds_last_sign_of_life(plane):
 
 
 async def digested(plane, monkeypatch, module):
-    """How often a state is digested that a stream asks for turn after turn, and whether a start was waited for."""
+    """How often a state is digested while a stream asks repeatedly, and whether a starting router was waited for."""
     monkeypatch.setattr(starts, "_WAIT_SECONDS_PER_RECORD", 1e6)
     count, real = 0, module.DigestedState
 

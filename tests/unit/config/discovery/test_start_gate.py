@@ -1,4 +1,4 @@
-"""Heavy work waits for routers on their way to a first state, as long as the state is large, and no longer."""
+"""Heavy work over a large state waits for starting routers, for a bounded time."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def registry(monkeypatch):
 
 
 async def turns(waiting: asyncio.Task[None]) -> bool:
-    """Whether it is over, given every chance."""
+    """Whether the wait has ended, after a few turns of the loop."""
     for _ in range(20):
         await asyncio.sleep(0)
     return waiting.done()
 
 
 async def held_up(folder, monkeypatch, module=last_known_good) -> tuple[bool, bool]:
-    """Whether a router that hangs at its start holds up the file of a list, and of the change after it."""
+    """Whether a router that hangs at its start delays the file of a list, and that of the change after it."""
     monkeypatch.setattr(start_gate, "_WAIT_SECONDS_PER_RECORD", 1e6)
     process = Process(folder, ManualClock(), last_known_good=module)
     process.etcd_lists(pools(5, a="one"), 7)

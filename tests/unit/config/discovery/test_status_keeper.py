@@ -1,4 +1,4 @@
-"""What is remembered of routers in etcd, how often it is written, and how little it matters when it cannot be."""
+"""Routers' keys in etcd: what they hold, how often they are written, and that a failure costs little."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTENT = object()
 
 
 class MemoryLeases:
-    """Leases over the store in memory; `expire` does what time does to etcd's."""
+    """Leases over the store in memory; `expire` ends those whose time is up."""
 
     def __init__(self, store: MemoryConfigStore, clock: ManualClock) -> None:
         self.store, self.clock = store, clock
@@ -114,7 +114,7 @@ async def test_a_router_is_remembered_for_its_expiry_and_not_much_longer(world):
     for _ in range(int(EXPIRY_SECONDS)):
         world.clock.advance(1.0)
         world.leases.expire()
-        assert list(await world.remembered()) == ["r1"]  # nobody has to be there to keep it
+        assert list(await world.remembered()) == ["r1"]  # no config service has to run to keep it
     world.clock.advance(EXPIRY_SECONDS / 3 + 2)
     world.leases.expire()
     assert await world.remembered() == {}

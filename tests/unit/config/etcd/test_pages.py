@@ -1,4 +1,4 @@
-"""Lists of whatever size come through: pages fit a message, and the time a call has."""
+"""Lists of any size arrive: their pages fit a message and a call's deadline."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Etcd:
         self.pages.append((len(chosen), size))
         if size > self._at_most_bytes:
             raise grpc.aio.AioRpcError(self._code, grpc.aio.Metadata(), grpc.aio.Metadata())
-        # One value stands for all of them: what counts is the size of the page.
+        # One value stands for all of them: only the size of the page matters.
         kvs = [pb.KeyValue(key=self._keys[number], mod_revision=1) for number in chosen]
         if kvs:
             kvs[0].value = bytes(size)

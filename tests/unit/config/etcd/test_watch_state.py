@@ -1,4 +1,4 @@
-"""The watch's rules, over any way a server may cut its events into responses."""
+"""The watch's rules, over every way in which a server may split its events into responses."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_whole_revisions_once_and_in_order_over_cuts_and_fragments(data):
         state.connected()
         pending = [item for item in history if item.mod_revision >= state.next_revision]
         resent = data.draw(st.booleans())
-        if resent:  # a server that replays what was seen already
+        if resent:  # a server that replays events already seen
             pending = history
         budget = data.draw(st.integers(1, 6))
         while pending and budget:

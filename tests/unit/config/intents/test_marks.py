@@ -1,4 +1,4 @@
-"""Whoever writes to etcd around the operator audit log is told of: plain values, and old values beside old marks."""
+"""Writes to etcd around the operator audit log raise the alarm: plain values, and old values beside old marks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVIL = {etcd_keys.pool_key("evil"): pool_pb2.Pool(name="pools/evil").SerializeTo
 
 
 class Watching:
-    """A config service of its own that watches a plane's store, or lists it."""
+    """Another config service, which watches a plane's store or lists it."""
 
     def __init__(self, plane, marks=intent_marks, changes=watch_check):
         self.plane, self.alarms, self.concluded = plane, 0, []
@@ -55,7 +55,7 @@ async def plane(tmp_path):
 
 
 async def put_back(plane, seconds_later):
-    """A key is revoked; later somebody puts it back as it was, beside the mark it was made with."""
+    """A key is revoked; later its old value is put back, beside its old mark."""
     made = await plane.call("CreateKey", pb.CreateKeyRequest(parent="tenants/acme"))
     stored = etcd_keys.credential_key(made.key.name.rsplit("/", 1)[1])
     before = {key: (await plane.store.get(key)).value for key in (stored, etcd_keys.INTENT)}
@@ -92,7 +92,7 @@ async def test_after_a_start_the_newest_mark_is_good_no_second_time(plane):
 
 
 def refused_of_two_services_whose_clocks_differ(module):
-    """They edit in turns; the clock of one is a day ahead, until it is set right."""
+    """They edit in turns; the clock of one is a day ahead until it is corrected."""
     clocks = ManualClock(), ManualClock(ManualClock().wall_seconds() + 86_400)
     services = [module.IntentMarks(b"k" * 32, clock) for clock in clocks]
     refused = 0

@@ -1,4 +1,4 @@
-"""Every intent gets its outcome: callers that go away, a slow audit service, revisions that are never watched."""
+"""Every intent gets its outcome: after cancelled callers, with a slow audit service, for revisions never watched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANGE = Change(Operator("k", "first", PLATFORM_ADMIN, ""), "UpdateTenant", "ten
 
 
 class SlowStore(MemoryConfigStore):
-    """Holds writes up on their way in, and loses answers on their way out."""
+    """Delays writes on their way in, and loses answers on their way out."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class SlowStore(MemoryConfigStore):
 
 
 class AskedAudit(MemoryAudit):
-    """Tells when it is asked."""
+    """Sets an event when it is asked."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ async def plane(tmp_path, monkeypatch):
 
 
 def outcomes(entries):
-    """By intent, what was said of it."""
+    """The outcomes, by intent."""
     said = {entry.record_id: [] for entry in entries if entry.kind is EntryKind.ADMIN_INTENT}
     for entry in entries:
         if entry.kind is EntryKind.ADMIN_OUTCOME:
@@ -124,7 +124,7 @@ async def test_edits_whose_revisions_are_never_watched_get_their_outcomes_from_a
     for prefix, follower in followers:
         follower.replace(*await plane.store.list(prefix))
     assert [(await edit).config.weight for edit in edits] == [7, 8]
-    # The newest mark is concluded twice under one record id: one entry.
+    # The newest mark is concluded twice under one record id, which makes one entry.
     assert [set(said) for said in outcomes(plane.entries)] == [{"written"}, {"written"}]
     assert told_versions(plane) == [2, 2]
 

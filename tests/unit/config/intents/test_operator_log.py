@@ -1,4 +1,4 @@
-"""No edit without an intent, and no revision without one unnoticed; over a store in memory."""
+"""No edit without an intent, and an alarm about every revision without one; over a store in memory."""
 
 from __future__ import annotations
 

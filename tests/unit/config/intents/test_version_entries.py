@@ -1,4 +1,4 @@
-"""What a tenant's audit log is told of its config versions."""
+"""The entries of config versions in a tenant's audit log."""
 
 from __future__ import annotations
 

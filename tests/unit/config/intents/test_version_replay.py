@@ -1,4 +1,4 @@
-"""A config service that dies between etcd's answer and the audit service's: the next one tells what it could not."""
+"""After a config service died between etcd's answer and the audit service's, the next one records the versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quota leases over a store in memory: who comes in between, what is damaged, what is refused."""
+"""Quota leases over a store in memory: concurrent claims, damaged values, refusals."""
 
 from __future__ import annotations
 

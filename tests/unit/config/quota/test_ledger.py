@@ -1,4 +1,4 @@
-"""The quota ledger against routers that die, repeat themselves, come late and spend what they hold to the last."""
+"""The quota ledger against routers that die, repeat requests, are late and spend all they hold."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ EXAMPLES = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-# What a mutant does wrong needs finding, not shrinking.
+# A mutant's failure has to be found; it need not be shrunk.
 SEARCH = settings(EXAMPLES, max_examples=5000, phases=[Phase.generate])
 
 
 @dataclass
 class Router:
-    """The truth about one router, which ignores that leases end: it spends what it ever got in this window."""
+    """The true spending of one router that ignores ends of leases: it may spend all it was granted in this window."""
 
     session: int = 0
     sequence: int = 0
@@ -69,7 +69,7 @@ class Quota(RuleBasedStateMachine):
 
     @rule(back=st.sampled_from([1, 1, 1, 2, 3, 5]), answered=st.sampled_from([True, True, False]))
     def deliver(self, back, answered):
-        """Any request that was ever sent, once more perhaps; its answer may be lost."""
+        """Deliver any request ever sent, perhaps again; its answer may be lost."""
         if not self.network:
             return
         which, claim = self.network[-min(back, len(self.network))]

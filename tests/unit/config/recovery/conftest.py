@@ -1,4 +1,4 @@
-"""What a config service that was stopped cleanly left on disk."""
+"""The state directory of a config service that was stopped cleanly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clock():
 
 @pytest.fixture
 async def kept(tmp_path, clock):
-    """A state directory that a config service left on a clean stop, at revision 9."""
+    """A state directory after a clean stop at revision 9."""
     process = Process(tmp_path, clock)
     process.etcd_lists(pools(5, a="one", b="one"), 7)
     changed = {**pools(9, a="two"), etcd_keys.pool_key("b"): None}

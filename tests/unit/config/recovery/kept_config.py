@@ -1,4 +1,4 @@
-"""A config service over a state directory, as far as its last known good file is concerned."""
+"""The parts of a config service that write and read its last known good file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAY_SECONDS = 86_400.0
 
 
 class Process:
-    """One run of a config service over a state directory, as far as the file is concerned."""
+    """One run of those parts over a state directory."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The marks of what was given out: on disk before etcd hears of it, whole, and refused when damaged."""
+"""Marks of numbers given out are on disk before etcd is written, whole, and refused when damaged."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_other_writes_and_reads_pass_as_they_are(tmp_path):
 
 
 async def marks_after_a_start(module, folder):
-    """Etcd is at an epoch that another config service's file was raised to; ours knows an older one."""
+    """etcd has an epoch that was raised in another config service's file; ours has an older one."""
     folder.mkdir()
     write_marks(folder / module.FILE, Allocated(9, 1))
     store = MemoryConfigStore()

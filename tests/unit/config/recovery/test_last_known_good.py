@@ -1,4 +1,4 @@
-"""The config service's file: what is kept of etcd, when it is started from, and that etcd wins."""
+"""The config service's file: its content, when a start uses it, and that a list from etcd replaces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a config service that starts waits for etcd before it looks at its file."""
+"""How long a config service waits for etcd at its start before it reads its file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_start_without_etcd_waits_for_it_a_moment(kept, clock, monkeypat
 
 
 async def started_while_etcd_lists(kept, clock, module):
-    """Etcd sends page after page, and the last one long after a silent etcd would have been given up."""
+    """etcd sends page after page, the last one long after a silent etcd would have been given up."""
     process = Process(kept, clock, last_known_good=module)
 
     def pages():

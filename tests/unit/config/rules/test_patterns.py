@@ -1,4 +1,4 @@
-"""Which patterns tenants may have, and that refusing one says nothing of it."""
+"""Which patterns tenants may have, and that a refusal does not quote them."""
 
 from __future__ import annotations
 

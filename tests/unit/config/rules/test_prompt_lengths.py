@@ -1,4 +1,4 @@
-"""A system prompt has to leave something of the model's context: counted with the model's own tokeniser."""
+"""A system prompt has to leave room in the model's context, counted with the model's own tokeniser."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def refused(plane, wanted):
 
 
 def words(tokens):
-    """A prompt of about so many tokens: the tiny tokeniser knows no word of it."""
+    """A prompt of about so many tokens; the tiny tokeniser knows none of its words."""
     return "z" * tokens
 
 

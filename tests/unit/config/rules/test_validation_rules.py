@@ -1,4 +1,4 @@
-"""Rules between fields, and the ends of ranges: what is just right passes, what is just wrong does not."""
+"""Rules between fields, and the ends of ranges: the last allowed value passes, the next one does not."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_input_tokens_fit_the_longest_context_among_the_aliases():
     assert fields(config) == {"limits.input_tokens"}
     config.models.add(alias="b", base_model="models/long")
     assert fields(config) == set()
-    # A model that is not there has no context: that alone is reported.
+    # A model that does not exist has no context: only that is reported.
     lost = minimal(limits={"input_tokens": 4000})
     lost.models[0].base_model = "models/none"
     assert fields(lost) == {"models[0].base_model"}

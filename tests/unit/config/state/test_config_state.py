@@ -1,4 +1,4 @@
-"""What stands under a prefix, asked of a state without a look at everything there is."""
+"""The records under a prefix are found without a look at all records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tenant's history opens where it was written, as it was written; anything else is refused and named."""
+"""A version opens only where it was written and as it was written; everything else is refused and named."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_every_version_opens_in_its_place(plane):
 
 
 async def exchanged(plane, what):
-    """Version 7, with something of version 3 in it."""
+    """Version 7, with a part of version 3 in it."""
     three, seven = await stored(plane, 3), await stored(plane, 7)
     if what == "everything":
         return three
