@@ -19,7 +19,7 @@ from services.audit.keys.wrap import KeysetError
 from services.audit.logs.duplicates import DuplicateCheck
 from services.audit.logs.fold import FoldPass, fold_some, has_more, is_changed
 from services.audit.logs.log_registry import LogRegistry
-from services.audit.logs.open_logs import OpenLogs, origin_of
+from services.audit.logs.open_logs import OpenLogs
 from services.audit.logs.receipt_lookup import LogView
 from services.audit.logs.recent_records import RecentRecords
 from services.audit.logs.replay import Replay
@@ -41,8 +41,6 @@ from services.audit.storage.recovery import recover
 from services.audit.storage.state_directory import POSITION, StateDirectory, StateIncompleteError, is_unused
 from services.common.clock import Clock
 from services.common.durable_files import remove_file, replace_file, sync_file
-
-__all__ = ["LogStore", "Result", "origin_of"]
 
 _log = logging.getLogger(__name__)
 FOLD_BYTES = 32 << 20

@@ -22,8 +22,9 @@ from services.audit.keys.keyset import Keyset
 from services.audit.keys.signing import SigningKeys
 from services.audit.keys.wrap import KeysetError
 from services.audit.logs.folded_state import FoldedState
+from services.audit.logs.open_logs import origin_of
 from services.audit.logs.segments import SegmentDamagedError
-from services.audit.logs.store import LogStore, origin_of
+from services.audit.logs.store import LogStore
 from services.audit.logs.tenant_log import LogDamagedError, NewEntry
 from services.audit.proofs.entry import ID_BYTES, EntryKind
 from services.audit.proofs.signed_note import Checkpoint, NoteSigner, open_note
