@@ -41,7 +41,7 @@ class ConfigState:
     """The sorted keys of `records`, by their first part; the same object while no key is added or removed."""
     damaged: frozenset[str] = frozenset()
     """The keys whose values do not parse or open; their values before stay in force."""
-    revision_by_tenant: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    revision_by_tenant: MappingProxyType[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """The newest revision that changed a tenant, its keys, its tenant-admins' keys or its adapters; by tenant uid."""
     history: int = 0
     """Increases with every history of etcd that ends: revisions of two histories do not compare."""
@@ -119,7 +119,7 @@ class ConfigStateBuilder:
     def _with(self, before: ConfigState, changes: Iterable[KeyChange], revision: int) -> ConfigState:
         # dict(...) would read the proxy key by key, which takes ten times as long.
         records, names = before.records.copy(), before.uid_by_tenant_id.copy()
-        revisions = dict(before.revision_by_tenant)
+        revisions = before.revision_by_tenant.copy()
         broken = set(before.damaged)
         touched: set[str] = set()
         for change in changes:
