@@ -172,6 +172,14 @@ async def test_sigterm_ends_what_runs_too_long_and_records_it(tmp_path):
         assert b'"status":"SHUTTING_DOWN"' in outcome
 
 
+@pytest.mark.parametrize(("number", "goodbyes"), [(signal.SIGTERM, 1), (signal.SIGKILL, 0)])
+async def test_a_router_says_goodbye_to_the_config_service_when_it_stops_cleanly(tmp_path, number, goodbyes):
+    async with mesh(tmp_path) as (neighbours, router, _):
+        await router.end(number)
+        assert neighbours.config.goodbyes == goodbyes
+        assert len(neighbours.config.hellos) == 1
+
+
 async def test_a_router_whose_neighbours_go_at_the_same_moment_still_stops(tmp_path):
     async with mesh(tmp_path) as (neighbours, router, stub):
         running = await begun(neighbours, stub)
