@@ -18,7 +18,7 @@ import typer
 from services.cli.given_text import expanded
 from services.cli.mesh import Mesh
 from services.cli.settings import read_settings
-from services.cli.terminal.output import Output
+from services.cli.terminal.output import Output, quoted
 
 P = ParamSpec("P")
 
@@ -52,7 +52,8 @@ def _mesh_and_output(
         ca_file=ca_file,
         key_file=key_file,
     )
-    return mesh, *_output(json=json)
+    chosen = f" --state-dir {quoted(mesh.state_dir)}" if state_dir else ""
+    return mesh, Output(json=json, mesh_options=chosen)
 
 
 def _group_options(group: type[Any]) -> Iterator[inspect.Parameter]:

@@ -33,6 +33,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "pool": ("services.cli.commands.pool:app", "Register and show pools of model servers."),
     "router": ("services.cli.commands.router:app", "Show which routers there are and where they stand."),
     "edge": ("services.cli.commands.edge:app", "Make Envoy's config for any host."),
+    "operator": ("services.cli.commands.operator:app", "Show what operators changed, when and why."),
     "audit": ("services.cli.commands.audit:app", "Export a tenant's audit log and verify it offline."),
 }
 

@@ -13,13 +13,14 @@ from services.audit.bundle.report import VerificationReport
 from services.audit.bundle.verify import claimed_origins, verify_bundle
 from services.audit.proofs.signed_note import NoteError
 from services.cli.clients.names import short
+from services.cli.given_text import expanded
 from services.cli.invocation import offline_options, shared_options
 from services.cli.mesh import Mesh, read_secret
 from services.cli.review.bundle_folder import require_free
 from services.cli.review.fetch import fetch_log
 from services.cli.review.grants import granted_tenant_uid, issue_grant
 from services.cli.review.pins import find_pin, read_pin
-from services.cli.settings import CliSettings
+from services.cli.settings import read_settings
 from services.cli.terminal.output import Output, quoted
 from services.cli.terminal.wording import counted, size
 from services.common.command_errors import FAILURE_STATUS, CommandError, UsageError
@@ -113,7 +114,7 @@ def verify(
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder.", "Give the folder `tenantry audit export` wrote.")
-    kept = state_dir.expanduser() if state_dir else CliSettings().state_path
+    kept = expanded(state_dir) if state_dir else read_settings().state_path
     keys = keys or find_pin(kept, claimed_origins(folder))
     pin = read_pin(keys)
     try:

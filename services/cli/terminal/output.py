@@ -46,8 +46,15 @@ Cell = str | Styled
 class Output:
     """Where a command's results go."""
 
-    def __init__(self, *, json: bool) -> None:
+    def __init__(self, *, json: bool, mesh_options: str = "") -> None:
+        """Prepare the streams' consoles.
+
+        Args:
+            json: whether a program reads.
+            mesh_options: what a suggested command needs to find the same mesh; empty where it does without.
+        """
         self.json = json
+        self._mesh_options = mesh_options
         self._stdout = _console(stderr=False)
         self._stderr = _console(stderr=True)
 
@@ -177,6 +184,8 @@ class Output:
         """
         if not self.json:
             command = command.replace("tenantry", quoted(_as_called()), 1)
+            if "--state-dir" not in command:
+                command += self._mesh_options
             self._stderr.print(Text(f"{why}: {one_line(command)}", style="dim"), soft_wrap=True)
 
     def failure(self, text: str, style: str = "") -> None:
