@@ -28,7 +28,7 @@ _REQUEST = {
     "upstream": "%UPSTREAM_HOST%",
 }
 _HOLDERS = {
-    # What an issuer's subject is, and what its key is called.
+    # Names of an issuer's subject and key in the log.
     "caller": ("tenant_uid", "key_id"),
     "operator": ("operator", "key_id"),
     "reviewer": ("tenant_uid", "grant_id"),

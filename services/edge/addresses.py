@@ -32,7 +32,7 @@ def parse_address(text: str) -> Address:
     """Read an address.
 
     Raises:
-        ValueError: not an address; says why.
+        ValueError: not an address; the text gives the reason.
     """
     if text.startswith(UNIX_PREFIX):
         return Address(path=_unix_path(text.removeprefix(UNIX_PREFIX)))

@@ -17,7 +17,7 @@ REVIEW = "/tenantry.audit.v1.AuditReviewService/"
 MESSAGE_BYTES = 5 << 20
 """Above the services' own limit of 4 MiB a message, so that their answer to a larger one reaches the caller."""
 KEYLESS_BYTES = 1 << 10
-"""What the edge holds of a request before it has seen a key."""
+"""Held of a request before a key was seen."""
 _GRACE_SECONDS = 10.0
 
 

@@ -32,7 +32,7 @@ _READER = TypeAdapter(EdgeSpec)
 _MAX_DEPTH = 16
 
 Violation = tuple[str, str]
-"""A field's path in the document, and what is wrong with it."""
+"""A field's path in the document, and its fault."""
 
 
 class SpecError(Exception):
@@ -58,7 +58,7 @@ def read_spec(document: Mapping[str, object]) -> EdgeSpec:
 
 
 def _check_values(value: object, place: tuple[str | int, ...]) -> None:
-    """Refuse what YAML has and JSON has not, and nesting no spec has."""
+    """Refuse values that YAML has and JSON lacks, and nesting deeper than any spec."""
     if len(place) > _MAX_DEPTH:
         raise SpecError([(_path(place[:3]), f"is nested more than {_MAX_DEPTH} levels deep")])
     if isinstance(value, Mapping):

@@ -30,7 +30,7 @@ class Certificates:
 
 
 def ensure_certificates(folder: Path, now: dt.datetime) -> Certificates:
-    """Make what is missing, unreadable or about to expire, and what does not belong together.
+    """Make certificates and keys that are missing, unreadable, about to expire or not of each other.
 
     The authority's key never leaves its file of mode 0600.
     """
@@ -54,7 +54,7 @@ def _new_authority(path: Path, key_path: Path, now: dt.datetime) -> Pair:
 
 
 def _read_pair(path: Path, key_path: Path, now: dt.datetime) -> Pair | None:
-    """A certificate and its key; None where either is missing or damaged, or they are not of each other."""
+    """A certificate and its key; None where either is missing or damaged, or the two do not match."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)

@@ -1,4 +1,4 @@
-"""Where the local mesh keeps everything: one directory, and a short one for sockets where that is too deep."""
+"""Paths of the local mesh: one state directory, and a short one for sockets where that is too deep."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class StateLayout:
 
     @property
     def triton_targets_path(self) -> Path:
-        """Where our own Triton was in the runs before, so that the pool's other endpoints are left alone."""
+        """Targets of our own Triton in earlier runs, so that the pool's other endpoints are left alone."""
         return self.state_dir / "triton-targets"
 
     @property
@@ -78,12 +78,12 @@ class StateLayout:
 
     @property
     def logs_dir(self) -> Path:
-        """One log file a process; those that are full have another one beside them, with the lines before."""
+        """A log file for each process; a second one beside it holds the older lines of a full one."""
         return self.state_dir / "logs"
 
     @property
     def access_log_path(self) -> Path:
-        """A line for every request at the edge, written by Envoy itself."""
+        """Requests at the edge, written by Envoy itself."""
         return self.logs_dir / "access.log"
 
     @property
@@ -112,7 +112,7 @@ class StateLayout:
         return self.socket_dir / f"{name}.sock"
 
     def target(self, name: str) -> str:
-        """The same as a gRPC target."""
+        """The socket as a gRPC target."""
         return f"{UNIX_PREFIX}{self.socket(name)}"
 
 
@@ -126,7 +126,7 @@ def open_layout(state_dir: Path, models_dir: Path | None = None) -> Iterator[Sta
     state_dir = state_dir.absolute()
     if not _PLAIN_PATH.fullmatch(str(state_dir)):
         raise CommandError(
-            f"Triton cannot run from {state_dir}: a part of that path has a space or a mark that shells know.",
+            f"Triton cannot run from {state_dir}: its path has a space or a character special to shells.",
             "Give --state-dir another.",
         )
     try:
@@ -157,7 +157,7 @@ def _socket_dir(state_dir: Path) -> Path:
     near = state_dir / "run"
     if len(os.fsencode(near / _LONGEST_SOCKET_NAME)) > MAX_UNIX_PATH_BYTES:
         return Path(tempfile.mkdtemp(prefix="tenantry-"))
-    # What a killed run left.
+    # Left by a killed run.
     shutil.rmtree(near, ignore_errors=True)
     near.mkdir(mode=0o700)
     return near

@@ -1,4 +1,4 @@
-"""One process's log on disk. A full disk loses lines, never the process; a long run does not fill it."""
+"""One process's log on disk, of bounded size. A full disk loses lines, never the process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_BYTES = 16 << 20
 
 
 def older(path: Path) -> Path:
-    """Where the lines before those of a log are: `<name>.1`."""
+    """The file with the older lines of a log: `<name>.1`."""
     return path.with_name(f"{path.name}.1")
 
 
@@ -23,11 +23,11 @@ def _for_the_owner(path: str, flags: int) -> int:
 class LogFile:
     """Appends lines as long as the disk takes them; use as a context manager.
 
-    A file that is full takes the place of the one before it, and an empty one begins.
+    A full file replaces the older one, and a new file begins.
 
     Args:
         path: made if it is not there.
-        complain: told once when lines begin to be lost, and again after some were kept in between.
+        complain: called when lines begin to be lost, and again after some were kept in between.
         max_bytes: of each of the two files, give or take a line.
     """
 

@@ -37,13 +37,13 @@ class LogPipe:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop reading, whoever still writes."""
+        """Stop reading, even if a process still writes."""
         self.close_write_end()
         assert self._transport is not None
         self._transport.close()
 
     def close_write_end(self) -> None:
-        """Leave writing to the process; the lines end when nobody has this end any more."""
+        """Leave writing to the process; the lines end when no process has this end any more."""
         if self.write_fd >= 0:
             os.close(self.write_fd)
             self.write_fd = -1

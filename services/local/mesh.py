@@ -30,7 +30,7 @@ READY_SECONDS = 90.0
 
 @dataclass(frozen=True, slots=True)
 class MeshOptions:
-    """How the mesh is run."""
+    """Options of one run."""
 
     routers: int = 1
     ports: PortChoice | None = None
@@ -95,7 +95,7 @@ class LocalMesh:
                 group.create_task(self._start_services())
         except BaseException as error:
             await self._stack.aclose()
-            # What came first; the rest of a start that fails fails for it.
+            # The first failure; the others follow from it.
             if isinstance(error, BaseExceptionGroup):
                 raise error.exceptions[0] from None
             raise
@@ -105,7 +105,7 @@ class LocalMesh:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop everything; commands learn that there is no mesh any more."""
+        """Stop everything, and remove the file by which commands find the mesh."""
         (self.layout.state_dir / FILE).unlink(missing_ok=True)
         await self._stack.aclose()
 
@@ -118,7 +118,7 @@ class LocalMesh:
         start = self._supervisor.start
         etcd = start(specs.etcd(self.layout, self.ports, self._options.etcd_binary))
         audit = start(specs.audit(self.layout, self.ports))
-        # Not that it could not wait for etcd itself; it would only say so.
+        # The config service could wait for etcd itself, but would log that it does.
         await etcd.wait_ready(READY_SECONDS)
         config = start(specs.config(self.layout, self.ports))
         for process in (audit, config):
@@ -155,7 +155,7 @@ class LocalMesh:
         return path
 
     def endpoints(self, keys: dict[str, Path]) -> Endpoints:
-        """Where the mesh is, with the key files made so far."""
+        """Addresses of the mesh, with the key files made so far."""
         assert self._certificates is not None
         return Endpoints(
             tenant_address=f"localhost:{self.ports.tenant}",

@@ -1,4 +1,4 @@
-"""The ports of one mesh: where people expect them, and the same at every start."""
+"""Chooses the ports of one mesh: the usual ones where free, and the same at every start."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def chosen_ports(services: Sequence[str], choice: PortChoice) -> Iterator[Ports]
 
     Args:
         services: our own processes, which serve metrics.
-        choice: what is wanted.
+        choice: the ports wanted.
 
     Raises:
         CommandError: a port that was asked for is taken, or no port near is free.
@@ -104,7 +104,7 @@ def chosen_ports(services: Sequence[str], choice: PortChoice) -> Iterator[Ports]
 
 
 def _names(services: Sequence[str]) -> list[str]:
-    """What has a fixed port, in the order of the usual numbers; `services` has the routers last."""
+    """Uses of fixed ports, in the order of the usual numbers; `services` has the routers last."""
     return [_TENANT, _OPERATIONS, _TRITON_METRICS, *(f"{name} metrics" for name in services)]
 
 

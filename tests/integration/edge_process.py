@@ -149,7 +149,7 @@ class Edge:
         return await asyncio.open_connection("localhost", port, ssl=self.tls())
 
     async def raw(self, path: str, headers: Headers, method: str = "POST") -> Any:
-        """An HTTP/1.1 request as no gRPC client writes it, to the tenants' door: what the echo saw, or a refusal."""
+        """An HTTP/1.1 request as no gRPC client writes it, to the tenant listener: what the echo saw, or a refusal."""
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
         if not any(name.lower() == "content-type" for name, _ in headers):
             lines.append("Content-Type: application/grpc")
@@ -208,7 +208,7 @@ class Edge:
 
 
 def changed_manager(change: Callable[[hcm.HttpConnectionManager], None]) -> Change:
-    """A change of both doors' HTTP settings."""
+    """A change of both listeners' HTTP settings."""
 
     def apply(message: bootstrap.Bootstrap) -> None:
         assert message.static_resources is not None
@@ -223,7 +223,7 @@ def changed_manager(change: Callable[[hcm.HttpConnectionManager], None]) -> Chan
 
 
 def changed_filter(name: str, change: Callable[[Any], None]) -> Change:
-    """A change of one of both doors' filters."""
+    """A change of one filter of both listeners."""
 
     def apply(manager: hcm.HttpConnectionManager) -> None:
         (found,) = [item for item in manager.http_filters if item.name == name]

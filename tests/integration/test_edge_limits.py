@@ -106,7 +106,7 @@ async def test_a_callers_deadline_arrives_and_none_is_made_up_for_tenants(edge):
 
 
 async def full_of_silence(edge):
-    """Two silent connections at the tenants' door, and what becomes of a third and of an operator."""
+    """Two silent connections at the tenant listener, then a third that is closed, and an operator's answer."""
     port = edge.tenant_port
     held = [await silent(port) for _ in range(2)]
     reader, writer = await silent(port)
@@ -117,12 +117,12 @@ async def full_of_silence(edge):
     return answer
 
 
-async def test_who_fills_the_tenants_door_does_not_lock_operators_out(edge):
+async def test_who_fills_the_tenant_listener_does_not_lock_operators_out(edge):
     async with edge.like_this(limits=replace(USUAL, tenant_connections=2)) as strict:
         assert isinstance(await full_of_silence(strict), dict)
 
 
-async def test_that_test_notices_one_count_for_both_doors(edge):
+async def test_that_test_notices_one_count_for_both_listeners(edge):
     def shared(message):
         for listener in message.static_resources.listeners:
             listener.ignore_global_conn_limit = False
@@ -132,7 +132,7 @@ async def test_that_test_notices_one_count_for_both_doors(edge):
         assert await full_of_silence(mutant) is UNAVAILABLE
 
 
-async def test_each_door_has_a_limit_of_its_own(edge):
+async def test_each_listener_has_a_limit_of_its_own(edge):
     """Without the count of all connections, whose limit is the same."""
 
     def uncounted(message):

@@ -329,7 +329,7 @@ async def test_those_tests_notice_what_is_taken_away(edge):
 
 
 async def test_a_route_asks_for_its_key_even_where_the_key_check_has_no_rule(edge):
-    """The mutant has lost the key check's rules: the door behind it still stands."""
+    """The mutant has lost the key check's rules: the check of the route still stands."""
 
     def no_rules(config):
         config.rules = []

@@ -1,4 +1,4 @@
-"""Which LoRA adapters are resident, in which slot, and which may go."""
+"""Tracks which LoRA adapters are resident, in which slot, and which of them may be evicted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AdapterCache:
     """Least recently used eviction over idle adapters; one in use is pinned.
 
     An id is bound to the weights it was first put with until it is evicted, as in TensorRT-LLM. The cache keeps
-    no weights: it says which slot they are in.
+    no weights, only their slots.
     """
 
     def __init__(self, slots: int) -> None:

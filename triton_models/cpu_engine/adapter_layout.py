@@ -27,7 +27,7 @@ class LoraModule(IntEnum):
     ATTN_K = 2
     ATTN_V = 3
     ATTN_DENSE = 4
-    MLP_H_TO_4H = 5  # Hugging Face's gate_proj, whatever the comments of the shipped config.pbtxt say
+    MLP_H_TO_4H = 5  # Hugging Face's gate_proj; the comments of the shipped config.pbtxt are wrong
     MLP_4H_TO_H = 6
     MLP_GATE = 7  # up_proj
 

@@ -1,4 +1,4 @@
-"""Memory of the adapters: all resident ones apart, those of the current batch stacked for the graph."""
+"""Memory of the adapters: each resident one in its slot, those of the current batch stacked for the graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROW_MULTIPLE = 8  # matrix kernels waste less on it; also the rows there are wh
 class AdapterStaging:
     """Slots of adapters, and a stack of the rows of those in use.
 
-    What a batch costs grows with the ranks of the adapters in it, not with how many are resident.
+    The cost of a batch grows with the ranks of its own adapters, not with the number of resident ones.
 
     Args:
         sizes: (in, out) of each (layer, module).
@@ -39,7 +39,7 @@ class AdapterStaging:
         self._owners: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
     def store(self, slot: int, adapter: Adapter) -> None:
-        """Keep an adapter in a slot, in place of what was there."""
+        """Keep an adapter in a slot, replacing the one there."""
         self._resident[slot] = {
             place: (term.a.astype(np.float32), np.ascontiguousarray(term.b.T, np.float32))
             for place, term in adapter.items()

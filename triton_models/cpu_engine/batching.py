@@ -1,9 +1,9 @@
-"""Continuous batching: which tokens of which sequences the next step computes.
+"""Continuous batching: chooses the tokens of each sequence that the next step computes.
 
 A sequence is admitted, first come first served, only when the blocks for its prompt and all the tokens it may
 generate can be set aside; an admitted sequence is never preempted. Decoding sequences go first, so that a long
-prompt, computed in chunks, delays nobody's next token by more than one chunk; prompts share what is left, so that a
-short one does not wait for the end of a long one before it.
+prompt, computed in chunks, delays another sequence's next token by at most one chunk; prompts share the rest of the
+step, so that a short one does not wait for the end of a long one before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ScheduledSequence:
 
     sequence_id: int
     tokens: list[int]
-    """The prompt, followed by what was generated so far."""
+    """The prompt, followed by the tokens generated so far."""
     prompt_tokens: int
     max_new_tokens: int
     computed_tokens: int = 0
@@ -123,13 +123,13 @@ class BatchScheduler:
         """Queue a sequence.
 
         Raises:
-            RequestError: as `check` says.
+            RequestError: for the reasons of `check`.
         """
         self.check(sequence)
         self._waiting.append(sequence)
 
     def plan(self) -> list[Chunk]:
-        """Admit what fits, then choose the next step's tokens; an empty plan means there is nothing to do."""
+        """Admit what fits, then choose the next step's tokens; empty if there is nothing to do."""
         self._admit()
         decoding = [one for one in self._running if one.missing_tokens == 1]
         prefilling = [one for one in self._running if one.missing_tokens > 1]
@@ -159,18 +159,20 @@ class BatchScheduler:
         while self._waiting and len(self._running) < self.limits.max_sequences:
             wanted = self.pool.blocks_for(self._waiting[0].total_tokens)
             if wanted > self.pool.free_blocks:
-                return  # not overtaken by smaller ones, or it might wait for ever
+                return  # smaller ones do not overtake it, or it might never run
             sequence = self._waiting.popleft()
             sequence.blocks = self.pool.allocate(wanted)
             self._running.append(sequence)
 
 
 def fair_shares(wanted: Sequence[int], budget: int) -> list[int]:
-    """Divide a budget: nobody gets more than he wants, nor more than another who wants more; what is over goes first.
+    """Divide a budget by max-min fairness; a remainder goes to the oldest.
+
+    No share exceeds its demand, and none exceeds that of a larger demand.
 
     Args:
-        wanted: By age, the oldest first.
-        budget: What there is; all of it is given out if enough is wanted.
+        wanted: The demands, the oldest first.
+        budget: All of it is given out if the demands reach it.
     """
     shares = [0] * len(wanted)
     while short := [place for place, most in enumerate(wanted) if shares[place] < most]:

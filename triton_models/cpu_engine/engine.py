@@ -20,7 +20,7 @@ from triton_models.cpu_engine.sampler import Sampler, SamplingParameters
 
 @dataclass(frozen=True, slots=True)
 class AdapterReference:
-    """Which adapter a request wants, with its weights if the client sent them."""
+    """The adapter of a request, with its weights if the client sent them."""
 
     task_id: int
     weights: npt.NDArray[Any] | None = None
@@ -29,7 +29,7 @@ class AdapterReference:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What to generate."""
+    """A prompt and how to continue it."""
 
     prompt: Sequence[int]
     max_new_tokens: int
@@ -41,7 +41,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """What a step did for one request."""
+    """The outcome of one step for one request."""
 
     request_id: int
     token: int | None
@@ -84,7 +84,7 @@ class Engine:
 
     @property
     def free_blocks(self) -> int:
-        """KV blocks nobody holds."""
+        """KV blocks that no sequence holds."""
         return self._scheduler.pool.free_blocks
 
     def add(self, request_id: int, request: GenerationRequest) -> None:
@@ -97,7 +97,7 @@ class Engine:
         sequence = ScheduledSequence(
             request_id, list(request.prompt), len(request.prompt), request.max_new_tokens
         )
-        # Before the adapter: one of a request that cannot be served is not worth unpacking, nor another's place.
+        # Before the adapter: a request that cannot be served must not cost an unpacking or evict another adapter.
         self._scheduler.check(sequence)
         sampler = Sampler(request.sampling)
         slot = self._acquire_adapter(request.adapter) if request.adapter else None
@@ -106,7 +106,7 @@ class Engine:
         self._requests[request_id] = _Running(sequence, sampler, request.end_token_id, adapter_id, slot)
 
     def cancel(self, request_id: int) -> bool:
-        """Drop a request and free what it holds; False if it is not here (any more)."""
+        """Drop a request and free its blocks and adapter; False if it has ended or was never added."""
         if request_id not in self._requests:
             return False
         self._remove(request_id)
@@ -136,7 +136,7 @@ class Engine:
         request_id = sequence.sequence_id
         running = self._requests[request_id]
         if not np.isfinite(logits).all():
-            # No isolation hangs on it: who holds a block next counts only what he wrote. Such values just do not last.
+            # Isolation does not depend on it: the next holder of a block reads only its own values.
             self._executor.forget_blocks(sequence.blocks)
             self._remove(request_id)
             return TokenEvent(request_id, None, finished=True, error="the model's output is not finite")

@@ -1,4 +1,4 @@
-"""The engine's own thread: takes requests and stops from an inbox, steps, hands events to the callers' sinks."""
+"""The engine's own thread: takes requests and stops from an inbox, steps, and gives events to the sinks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from triton_models.cpu_engine.delayed_finals import DelayedFinals
 from triton_models.cpu_engine.engine import Engine, GenerationRequest, TokenEvent
 from triton_models.cpu_engine.errors import QueueFullError, RequestError
-from triton_models.cpu_engine.held_finals import HeldFinals
 from triton_models.cpu_engine.response_sink import ResponseSink
 from triton_models.cpu_engine.server_watch import ServerWatch
 
@@ -36,11 +36,11 @@ class _Stop:
 
 
 class EngineThread:
-    """Owns an engine. Its death is told to every request in flight, to later ones, and to `on_death`.
+    """Owns an engine. When it dies, requests in flight and later ones fail, and `on_death` is called.
 
     Args:
         build: Makes the engine; called on the thread itself.
-        watch: Says whether the server that the answers go to is still there.
+        watch: Notices that the server is stopping.
         max_inbox: Messages accepted between two steps.
         on_death: Called once, on the thread, with the exception that killed it.
         clock: Monotonic seconds.
@@ -61,7 +61,7 @@ class EngineThread:
         self._on_death = on_death
         self._clock = clock
         self._next_cancellation_check_seconds = clock()
-        self._held_finals = HeldFinals(clock)
+        self._delayed_finals = DelayedFinals(clock)
         self._sinks: dict[int, ResponseSink] = {}
         self._closing = threading.Event()
         self._gate = threading.Lock()
@@ -83,13 +83,13 @@ class EngineThread:
             raise RuntimeError("the engine could not be built") from self._death
 
     def close(self, timeout_seconds: float) -> None:
-        """Stop after the current step; whoever has no answer yet is told so, later requests are refused."""
+        """Stop after the current step: running requests end as stopped, later ones are refused."""
         self._refuse(_STOPPED)
         self._closing.set()
         self._thread.join(timeout_seconds)
 
     def add(self, request_id: int, request: GenerationRequest, sink: ResponseSink) -> None:
-        """Hand a request over; its fate reaches the sink.
+        """Hand a request over; its tokens and its end go to the sink.
 
         Raises:
             RequestError: the engine is dead or closed, or the inbox is full.
@@ -105,7 +105,7 @@ class EngineThread:
         self._put(_Stop(request_id))
 
     def _put(self, message: _Add | _Stop) -> None:
-        # Nothing comes in once a refusal is set, so that what is taken out then is all there ever is.
+        # Nothing is put in once a refusal is set, so that emptying the inbox then leaves no message behind.
         with self._gate:
             if self._refusal is not None:
                 raise RequestError(self._refusal)
@@ -121,7 +121,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             self._serve(self._build())
-        except BaseException as error:  # noqa: BLE001 -- handed to the owner, who decides what its death means
+        except BaseException as error:  # noqa: BLE001 -- the owner decides about it
             self._die(error)
 
     def _serve(self, engine: Engine) -> None:
@@ -132,10 +132,10 @@ class EngineThread:
             self._look_at_server(engine)
             for event in engine.step():
                 self._deliver(event)
-            for sink in self._held_finals.due():
+            for sink in self._delayed_finals.due():
                 sink.on_stopped()
-        for sink in [*self._sinks.values(), *self._held_finals.all()]:
-            _tell(sink.on_stopped)
+        for sink in [*self._sinks.values(), *self._delayed_finals.all()]:
+            _report(sink.on_stopped)
         self._fail_inbox(_STOPPED)
 
     def _die(self, error: BaseException) -> None:
@@ -143,8 +143,8 @@ class EngineThread:
         self._refuse(_FAILED)
         self._started.set()
         try:
-            for sink in [*self._sinks.values(), *self._held_finals.all()]:
-                _tell(partial(sink.on_error, _FAILED))
+            for sink in [*self._sinks.values(), *self._delayed_finals.all()]:
+                _report(partial(sink.on_error, _FAILED))
             self._fail_inbox(_FAILED)
         finally:
             self._on_death(error)
@@ -156,14 +156,14 @@ class EngineThread:
             except queue.Empty:
                 return
             if isinstance(message, _Add):
-                _tell(partial(message.sink.on_error, reason))
+                _report(partial(message.sink.on_error, reason))
 
     def _receive(self, engine: Engine) -> None:
         try:
             first = self._inbox.get(block=engine.idle, timeout=_IDLE_POLL_SECONDS)
         except queue.Empty:
             return
-        # No more than are there now: what comes in meanwhile must not keep the others from their next token.
+        # No more than are there now: messages that arrive meanwhile must not delay the next step.
         more = self._inbox.qsize()
         self._handle(engine, first)
         for _ in range(more):
@@ -190,7 +190,7 @@ class EngineThread:
         for request_id, sink in list(self._sinks.items()):
             if sink.cancelled():
                 engine.cancel(request_id)
-                self._held_finals.hold(self._sinks.pop(request_id))
+                self._delayed_finals.hold(self._sinks.pop(request_id))
 
     def _look_at_server(self, engine: Engine) -> None:
         if self._sinks and self._watch.stopping():
@@ -206,15 +206,15 @@ class EngineThread:
         sink = self._sinks.pop(event.request_id)
         self._end(sink, partial(sink.on_error, event.error) if event.error else partial(sink.on_event, event))
 
-    def _end(self, sink: ResponseSink, tell: Callable[[], None]) -> None:
+    def _end(self, sink: ResponseSink, report: Callable[[], None]) -> None:
         # A request may end by itself between its cancellation and the next look at it.
         if sink.cancelled():
-            self._held_finals.hold(sink)
+            self._delayed_finals.hold(sink)
         else:
-            tell()
+            report()
 
 
-def _tell(say: Callable[[], None]) -> None:
-    # One sink that cannot be told, perhaps the very one that the engine died of, must not cost the others theirs.
+def _report(report: Callable[[], None]) -> None:
+    # A sink that fails, perhaps the one that killed the engine, must not keep the others from their end.
     with contextlib.suppress(Exception):
-        say()
+        report()

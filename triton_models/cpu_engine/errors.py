@@ -1,4 +1,4 @@
-"""What the engine refuses, in the words of TensorRT-LLM where it has words for it."""
+"""Refusals of the engine, with TensorRT-LLM's own messages where it has them."""
 
 from __future__ import annotations
 

@@ -58,14 +58,14 @@ class Executor:
         self._kv_cache = self._allocate_kv_cache(compiled, shape.kv_blocks)
 
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
-        """Fill a slot; modules the adapter does not have stay the base model's."""
+        """Fill a slot; modules without a term behave as in the base model."""
         self._adapters.store(slot, adapter)
 
     def forget_blocks(self, blocks: Sequence[int]) -> None:
         """Zero KV blocks.
 
-        Today's attention kernel counts nothing that a sequence did not write itself. That is a property of a locked
-        release, not a promise of OpenVINO's, so what is not finite does not stay behind.
+        Today's attention kernel reads nothing that a sequence did not write itself. OpenVINO does not promise that,
+        so values that are not finite are removed.
         """
         for cache in self._kv_cache:
             cache[list(blocks)] = 0
@@ -94,7 +94,7 @@ class Executor:
             ),
             "max_context_len": np.array(max(row.start + len(row.tokens) for row in rows), np.int32),
             LORA_MASK: self._adapters.mask(slots, counts),
-            # One position is computed even where none is wanted: an empty MatMul is not worth the risk.
+            # Compute one position even where none is wanted, to avoid an empty MatMul.
             SAMPLED_INDICES: np.array(sampled or [0], np.int64),
         }
         for name, array in inputs.items():

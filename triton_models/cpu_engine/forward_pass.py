@@ -1,4 +1,4 @@
-"""What the engine asks of an executor, so that it can be told apart from OpenVINO."""
+"""The interface of an executor, which keeps the engine apart from OpenVINO."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Row:
 
 
 class ForwardPass(Protocol):
-    """What the engine needs of an executor."""
+    """Computes logits for the engine."""
 
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
         """Fill an adapter slot."""

@@ -30,7 +30,7 @@ _LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class TwinSettings:
-    """What distinguishes one launch of the twin from another."""
+    """Settings of one launch of the twin."""
 
     model_directory: Path
     """`PreparedModel.directory`."""
@@ -63,7 +63,7 @@ class TritonCommand:
 
 
 def missing_needs() -> list[str]:
-    """Name everything this machine lacks to run the twin, each with what to do about it."""
+    """Name everything that this machine lacks to run the twin, each with its remedy."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return [
             f"Linux on x86-64: the packaged Triton runs nowhere else (this is {sys.platform} on {platform.machine()})"

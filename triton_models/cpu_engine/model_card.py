@@ -1,4 +1,4 @@
-"""What a reader of a prepared model must know of it without opening its weights."""
+"""Describes a prepared model, so that a reader need not open its weights."""
 
 from __future__ import annotations
 

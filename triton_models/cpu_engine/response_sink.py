@@ -1,4 +1,4 @@
-"""Where the engine's thread says what becomes of a request."""
+"""Receives a request's tokens and its end from the engine's thread."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Sampler:
     def sample(self, logits: npt.NDArray[np.float32]) -> int:
         """The next token.
 
-        One random number is drawn a token, whatever else is in the batch: neighbours never change a draw.
+        Draws one random number for each token, so that other requests of the batch never change a draw.
 
         Args:
             logits: [vocabulary], finite.
@@ -79,7 +79,7 @@ class Sampler:
         return int(candidates[self._draw(weights[candidates], wanted)])
 
     def _draw(self, weights: npt.NDArray[np.float64], wanted: float) -> int:
-        """Draw from the first weights whose sum reaches what is wanted; from all where it is 0 or never reached."""
+        """Draw from the first weights whose sum reaches `wanted`; from all where that is 0 or never reached."""
         cumulative = weights.cumsum()
         if 0 < wanted < cumulative[-1]:
             cumulative = cumulative[: int(np.searchsorted(cumulative, wanted)) + 1]
@@ -89,7 +89,7 @@ class Sampler:
 
 
 def _largest(logits: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.intp]:
-    """The places of the largest values, largest first, equal ones in their order; a sort of all is 20 times dearer."""
+    """Indices of the largest values, largest first, equal ones in order; a sort of all takes 20 times as long."""
     if count >= len(logits):
         return np.argsort(-logits, kind="stable")
     least = np.partition(logits, len(logits) - count)[len(logits) - count]

@@ -1,4 +1,4 @@
-"""Ties a model inside of Triton to the life of its server, both ways, which Triton's python backend does not."""
+"""Ends a model's process with its Triton server and the server with it; Triton's python backend does neither."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _PARENT_POLL_SECONDS = 0.25
 _CONNECT_TIMEOUT_SECONDS = 0.5
 _RELEASE_TIMEOUT_SECONDS = 2.0
 _RELEASED = "released"
-# $0 is the server, $1 when it started (field 22 of its stat): the server may be gone too, and its number somebody
-# else's. The pipe ends without the word when this process does, however it does.
+# $0 is the server, $1 when it started (field 22 of its stat): the server may be gone, and its number another
+# process's. The pipe ends without the word when this process ends in any way.
 _GUARD = f"""
 read -r word
 [ "$word" = {_RELEASED} ] && exit
@@ -29,7 +29,7 @@ read -r stat < "/proc/$0/stat" && set -- ${{stat##*) }} && [ "${{20}}" = "$start
 class ServerWatch:
     """Notices that the server is stopping by one of its ports.
 
-    A stopping server closes its ports at once but tells a model only when its last request is answered.
+    A stopping server closes its ports at once, but finalizes a model only after its last request is answered.
 
     Args:
         port: A loopback TCP port that the server listens on while it serves.
@@ -57,15 +57,15 @@ class ServerWatch:
         except ConnectionRefusedError:
             return self._was_open  # a request can come in over gRPC just before this port opens
         except OSError:
-            pass  # no descriptor, or no answer in time: says nothing about the server
+            pass  # no descriptor, or no answer in time: the server may still serve
         return False
 
 
 def exit_with_parent() -> threading.Thread:
     """Start a thread that ends this process when the one that started it is gone.
 
-    A killed server tells nobody: every thread of its python stub that talks to it waits on shared memory for
-    ever, and the interpreter's own way out would wait for those.
+    A killed server gives no notice: every thread of its python stub that talks to it waits on shared memory without
+    end, and an orderly exit of the interpreter would wait for those threads.
     """
     parent = os.getppid()
 
@@ -83,19 +83,19 @@ def stop_parent(parent: int) -> None:
     """Ask the process that started this one to stop.
 
     Args:
-        parent: Its process id as it was at the start. When it is gone, somebody else is the parent, in a container
-            the one whose end is everybody's.
+        parent: Its process id as it was at the start. Once it is gone, another process is the parent, in a container
+            the first one, whose end ends all.
     """
     if os.getppid() == parent:
         os.kill(parent, signal.SIGTERM)
 
 
 class ParentGuard:
-    """Kills the process that started this one when this one dies without a word.
+    """Kills the process that started this one when this one dies without `release`.
 
-    A server whose python stub was killed (out of memory, say) stays ready for ever, fails each request and leaves
-    those in flight unanswered; some do not even end at SIGTERM. Killed, it can be started again. A process of
-    its own does it, since nothing in this one outlives a kill.
+    A server whose python stub was killed (out of memory, say) goes on reporting that it is ready, fails each request
+    and leaves those in flight unanswered; some do not even end at SIGTERM. Killed, it can be started again. A process
+    of its own does the killing, since nothing in this one outlives a kill.
 
     Args:
         parent: Its process id as it was at the start.
@@ -117,7 +117,7 @@ class ParentGuard:
         )
 
     def release(self) -> None:
-        """Let the parent live: this process ends as it should.
+        """Let the parent live: this process ends in order.
 
         Raises:
             subprocess.TimeoutExpired: the guard did not end.

@@ -1,6 +1,6 @@
 """A directory built once, published atomically, and checked by digest whenever it is opened.
 
-The digests are the caller's, not the directory's own: whoever can change a file in it can change a list beside it.
+The digests are the caller's, not the directory's own: a program that can change a file can change a list beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class LockTimeoutError(Exception):
 
 
 class UnexpectedBuildError(Exception):
-    """What was built is not what was expected; the text names the files."""
+    """The files built have other digests than expected; the text names them."""
 
 
 def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
@@ -93,7 +93,7 @@ def _damaged(
 ) -> bool:
     try:
         return bool(_differing(directory, expected, on_verify))
-    except OSError:  # what cannot be read, or goes away meanwhile, is not what was built
+    except OSError:  # a file that cannot be read, or vanishes meanwhile, is not the one built
         return True
 
 
@@ -132,7 +132,7 @@ def _is_plain_directory(path: Path) -> bool:
 
 
 def _remove_leftovers(target: Path) -> None:
-    # Whoever was killed halfway left these; the lock says that nobody is at work on them now.
+    # Left by builders that were killed; we hold the lock, so no other builder is at work.
     for pattern in (f".{target.name}.building-*", f".{target.name}.damaged-*"):
         for leftover in target.parent.glob(pattern):
             shutil.rmtree(leftover, ignore_errors=True)

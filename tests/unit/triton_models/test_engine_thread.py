@@ -4,8 +4,8 @@ import pytest
 
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.stub_engine import REQUEST, WAIT_SECONDS, Harness, Sink
+from triton_models.cpu_engine.delayed_finals import GRACE_SECONDS, DelayedFinals
 from triton_models.cpu_engine.engine import GenerationRequest
-from triton_models.cpu_engine.held_finals import GRACE_SECONDS, HeldFinals
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_clients_are_looked_for_ten_times_a_second_and_not_at_every_step(harness
 
 def test_what_is_held_is_bounded_and_leaves_in_its_order():
     clock = ManualClock()
-    held = HeldFinals(clock.monotonic_seconds, max_held=2)
+    held = DelayedFinals(clock.monotonic_seconds, max_held=2)
     sinks = [Sink() for _ in range(4)]
     for sink in sinks[:3]:
         held.hold(sink)

@@ -1,8 +1,8 @@
-"""Final responses of requests whose client has gone, held back until Triton has dealt with the cancellation.
+"""Delays the final responses of requests whose client has gone until Triton has handled the cancellation.
 
 Triton 2.51 takes a segmentation fault where a cancelled call's last response is completed between the cancellation's
 arrival and its processing (triton-inference-server/server, issue #8034; fixed by its pull requests #7840 and #8078 in
-later releases). A client that has gone waits for nothing, so its final response may as well come after that.
+later releases). The client has gone, so the delay costs nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ GRACE_SECONDS = 0.25
 _MAX_HELD = 1024
 
 
-class HeldFinals:
-    """Sinks in the order in which their grace ends; used by one thread.
+class DelayedFinals:
+    """Holds sinks in the order in which their grace ends; used by one thread.
 
     Args:
         clock: Monotonic seconds.
-        max_held: Beyond so many, the one that was held longest is given out before its time.
+        max_held: Beyond this number the oldest sink is given out before its grace ends.
     """
 
     def __init__(self, clock: Callable[[], float], max_held: int = _MAX_HELD) -> None:
@@ -30,7 +30,7 @@ class HeldFinals:
         self._held: deque[tuple[float, ResponseSink]] = deque()
 
     def hold(self, sink: ResponseSink) -> None:
-        """Keep a sink for the grace."""
+        """Hold a sink until its grace ends."""
         self._held.append((self._clock() + GRACE_SECONDS, sink))
 
     def due(self) -> Iterator[ResponseSink]:
@@ -39,6 +39,6 @@ class HeldFinals:
             yield self._held.popleft()[1]
 
     def all(self) -> Iterator[ResponseSink]:
-        """Give out every sink, whatever is left of its grace."""
+        """Give out every sink at once."""
         while self._held:
             yield self._held.popleft()[1]

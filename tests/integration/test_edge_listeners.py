@@ -1,4 +1,4 @@
-"""The real Envoy before an echo of what reached it: what each door leads to, and for whom."""
+"""The real Envoy before an echo of what reached it: which service each listener reaches, and with whose key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_envoy_accepts_every_line_of_the_config(edge, tmp_path):
     assert not re.search(r"\[(warning|error|critical)\]", done.stderr), done.stderr
 
 
-async def test_each_key_opens_its_own_door_only(edge):
+async def test_each_key_opens_its_own_listener_only(edge):
     caller = edge.token(edge.config, Audience.INFERENCE)
     operator = edge.token(edge.config, Audience.OPERATOR)
     reviewer = edge.token(edge.audit, Audience.REVIEW)
@@ -64,18 +64,18 @@ async def test_each_key_opens_its_own_door_only(edge):
         edge.token(edge.config, Audience.INFERENCE, seconds=-60),
         "not.a.token",
     ]
-    doors = {
+    openings = {
         (edge.tenant, ASK): caller,
         (edge.tenant, REFLECT): caller,
         (edge.operations, EDIT): operator,
         (edge.operations, REFLECT): operator,
         (edge.operations, READ): reviewer,
     }
-    for (door, path), right in doors.items():
-        assert isinstance(await door(path, [bearer(right)]), dict), path
-        assert await door(path) is UNAUTHENTICATED
+    for (call, path), right in openings.items():
+        assert isinstance(await call(path, [bearer(right)]), dict), path
+        assert await call(path) is UNAUTHENTICATED
         for wrong in [*{caller, operator, reviewer} - {right}, *others]:
-            assert await door(path, [bearer(wrong)]) is UNAUTHENTICATED, path
+            assert await call(path, [bearer(wrong)]) is UNAUTHENTICATED, path
 
 
 async def test_only_what_is_named_is_routed(edge):
@@ -99,9 +99,9 @@ async def test_only_what_is_named_is_routed(edge):
 
 
 async def test_nobody_without_a_key_holds_a_place_in_a_service(edge):
-    for door in (edge.tenant, edge.operations):
+    for call in (edge.tenant, edge.operations):
         # What gRPC clients take as: this server has no health to watch.
-        assert await door(WATCH) is UNIMPLEMENTED
+        assert await call(WATCH) is UNIMPLEMENTED
     assert edge.begun() == []
     assert await begun_while_a_question_stays_unfinished(edge) == [HEALTH]
 
