@@ -121,14 +121,14 @@ def state(tmp_path, prepared_model):
     return folder
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 async def test_once_does_everything_and_exits_zero(tmp_path):
     state = tmp_path / "state"
     process = await asyncio.create_subprocess_exec(
         str(TENANTRY), "up", "--once", "--json", "--state-dir", str(state),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 170)
+    out, err = await asyncio.wait_for(process.communicate(), 350)
     assert process.returncode == 0, err.decode()[-4000:]
     steps = [json.loads(line) for line in out.decode().splitlines()]
     assert all(step["ok"] for step in steps)

@@ -16,8 +16,8 @@ import pytest
 from tests.run_limit import LIMIT_STATUS
 
 REPOSITORY = Path(__file__).parents[2]
-LIMIT_SECONDS = 8
-ENDS_WITHIN_SECONDS = 60
+LIMIT_SECONDS = 12
+ENDS_WITHIN_SECONDS = 110
 SWALLOWS = """
 async def swallows_cancellation():
     while True:
@@ -84,7 +84,7 @@ HANGS = {
             "in held",
             "1 failed, 1 passed, 1 error",
         ),
-        ("--timeout", "1"),
+        ("--timeout", "1", "--run-limit", "100"),
         statuses=(1,),
     ),
     "a test whose task swallows cancellation": Hang(
@@ -96,7 +96,7 @@ HANGS = {
             "1 passed",
             "ERROR at teardown of test_waits",
         ),
-        ("--timeout", "1"),
+        ("--timeout", "1", "--run-limit", "100"),
         statuses=(1,),
     ),
 }
