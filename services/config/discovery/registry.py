@@ -105,7 +105,7 @@ class RouterRegistry:
         """Forget a router that stopped cleanly."""
         if self._of(session) is not None:
             del self._routers[session.router]  # proven: goodbye-forgets
-            self._tell()
+            self._notify()
 
     def newest(self, revision: int, content: object, history: int = 0) -> None:
         """Note the config in force; a router that holds the same content has the newer revision as well.
@@ -125,7 +125,7 @@ class RouterRegistry:
         self._newest = newest
         for router in self._routers.values():
             self._advance(router)
-        self._tell()
+        self._notify()
 
     def recall(self, name: str, applied_revision: int, heard_wall_seconds: float) -> None:
         """Add a router that an earlier process knew: unreachable until it connects, forgotten when it expires."""
@@ -133,7 +133,7 @@ class RouterRegistry:
             router = Router(name, self._clock.monotonic_seconds(), heard_wall_seconds)
             router.applied_revision = applied_revision
             self._routers[name] = router
-            self._tell()
+            self._notify()
 
     def routers(self) -> list[RouterView]:
         """Every router, sorted by name."""
@@ -186,9 +186,9 @@ class RouterRegistry:
 
     def _changed(self, router: Router) -> None:
         router.changes += 1
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in tuple(self._listeners):
             listener()
 

@@ -135,9 +135,9 @@ async def test_an_etcd_filled_by_somebody_else_is_counted_whole_and_told_in_few_
         revision = plane.store.put({key: pool_pb2.Pool(name=f"pools/evil-{number}").SerializeToString()})
     caplog.clear()
     assert (await Watching(plane).lists()).alarms == 500
-    told = [record.message for record in caplog.records if "ALARM" in record.message]
-    assert len(told) < 30
-    assert f"480 more revisions up to {revision}" in told[-1]
+    lines = [record.message for record in caplog.records if "ALARM" in record.message]
+    assert len(lines) < 30
+    assert f"480 more revisions up to {revision}" in lines[-1]
 
 
 async def test_that_test_notices_a_start_that_checks_nothing(plane):

@@ -76,7 +76,7 @@ def outcomes(entries):
     return list(said.values())
 
 
-def told_versions(plane):
+def recorded_versions(plane):
     return [e.meta["config_version"] for e in plane.entries if e.kind is EntryKind.CONFIG_VERSION]
 
 
@@ -101,7 +101,7 @@ async def test_a_caller_that_goes_away_while_etcd_writes_leaves_no_edit_without_
     plane.store.open.set()
     await plane.intents.finish(5.0)
     assert outcomes(plane.entries) == [["written"]]
-    assert told_versions(plane) == [2]
+    assert recorded_versions(plane) == [2]
     assert plane.current.state.tenant("acme").config.weight == 7
 
 
@@ -111,7 +111,7 @@ async def test_what_etcd_wrote_without_answering_is_told_all_the_same(plane):
         await reweigh(plane, 7)
     (said,) = outcomes(plane.entries)
     assert sorted(said) == ["unknown", "written"]
-    assert told_versions(plane) == [2]
+    assert recorded_versions(plane) == [2]
 
 
 async def test_edits_whose_revisions_are_never_watched_get_their_outcomes_from_a_list(plane):
@@ -126,7 +126,7 @@ async def test_edits_whose_revisions_are_never_watched_get_their_outcomes_from_a
     assert [(await edit).config.weight for edit in edits] == [7, 8]
     # The newest mark is concluded twice under one record id, which makes one entry.
     assert [set(said) for said in outcomes(plane.entries)] == [{"written"}, {"written"}]
-    assert told_versions(plane) == [2, 2]
+    assert recorded_versions(plane) == [2, 2]
 
 
 async def test_a_stop_does_not_wait_for_the_watch_to_tell_outcomes(plane):

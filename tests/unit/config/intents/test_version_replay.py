@@ -26,9 +26,11 @@ async def plane(tmp_path):
 class NextProcess:
     """A config service that starts over what is in etcd; an audit service that keeps one entry of a record id."""
 
-    def __init__(self, plane, told=()):
+    def __init__(self, plane, recorded=()):
         self.plane, self.down = plane, 0
-        self.entries = {entry.record_id: entry for entry in told if entry.kind is EntryKind.CONFIG_VERSION}
+        self.entries = {
+            entry.record_id: entry for entry in recorded if entry.kind is EntryKind.CONFIG_VERSION
+        }
         self.appended = []
 
     async def append(self, entry, timeout_seconds):
@@ -46,7 +48,7 @@ class NextProcess:
         return self
 
     @property
-    def told(self):
+    def recorded(self):
         return sorted(
             (entry.meta["config_version"], entry.prompt["config"].get("weight", 1))
             for entry in self.entries.values()
@@ -59,20 +61,20 @@ async def reweigh(plane, weight, name="tenants/acme"):
     await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant))
 
 
-async def dies_before_it_tells(plane):
+async def dies_before_it_records(plane):
     """Versions 2 and 3 are in etcd, and their entries died with the process."""
     await plane.new_tenant("acme", weight=1)
-    told = list(plane.entries)
+    recorded = list(plane.entries)
     await reweigh(plane, 2)
     await reweigh(plane, 3)
-    return told
+    return recorded
 
 
 async def test_versions_that_nobody_told_are_told_at_the_next_start(plane):
-    following = NextProcess(plane, await dies_before_it_tells(plane))
-    assert following.told == [(1, 1)]
+    following = NextProcess(plane, await dies_before_it_records(plane))
+    assert following.recorded == [(1, 1)]
     following.down = 2
-    assert (await following.starts()).told == [(1, 1), (2, 2), (3, 3)]
+    assert (await following.starts()).recorded == [(1, 1), (2, 2), (3, 3)]
 
 
 async def test_that_test_notices_a_start_that_tells_only_the_version_in_force(plane):
@@ -81,30 +83,30 @@ async def test_that_test_notices_a_start_that_tells_only_the_version_in_force(pl
         "all-recent-versions",
         "if version.config_version != record.stored.config_version: return None",
     )
-    following = NextProcess(plane, await dies_before_it_tells(plane))
-    assert (await following.starts(only_the_newest)).told == [(1, 1), (3, 3)]
+    following = NextProcess(plane, await dies_before_it_records(plane))
+    assert (await following.starts(only_the_newest)).recorded == [(1, 1), (3, 3)]
 
 
 async def test_what_was_told_is_the_same_entry_again(plane):
-    await dies_before_it_tells(plane)
+    await dies_before_it_records(plane)
     following = await NextProcess(plane, plane.entries).starts()
     assert len(following.appended) == len(following.entries) == 3
 
 
 async def test_what_is_old_is_left_alone(plane):
-    await dies_before_it_tells(plane)
+    await dies_before_it_records(plane)
     plane.clock.advance(NEWEST_SECONDS + 1)
     await plane.new_tenant("globex", weight=9)
     assert [record.name for record in lately_changed(plane.current.state)] == ["tenants/globex"]
-    assert (await NextProcess(plane).starts()).told == [(1, 9)]
+    assert (await NextProcess(plane).starts()).recorded == [(1, 9)]
 
 
 async def test_a_version_that_was_changed_in_etcd_is_named_and_not_told(plane, caplog):
-    await dies_before_it_tells(plane)
+    await dies_before_it_records(plane)
     uid = plane.current.state.tenant("acme").stored.tenant_uid
     two = await plane.store.get(etcd_keys.version_key(uid, 2))
     plane.store.put({etcd_keys.version_key(uid, 3): two.value})
-    assert (await NextProcess(plane).starts()).told == [(1, 1), (2, 2)]
+    assert (await NextProcess(plane).starts()).recorded == [(1, 1), (2, 2)]
     assert f"ALARM: {etcd_keys.version_key(uid, 3)} is not what was written" in caplog.text
 
 
