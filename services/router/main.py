@@ -21,7 +21,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
 from services.common.tokens import CONFIG_ISSUER, Audience, TokenVerifier
-from services.router.audit.audit_trail import AuditRecorder
+from services.router.audit.recorder import AuditRecorder
 from services.router.audit.refusals import RefusalLog
 from services.router.backends import trtllm_engine
 from services.router.backends.adapter_weights import AdapterWeights

@@ -13,8 +13,7 @@ from services.common.request_ids import new_request_id
 from services.common.request_sizes import MAX_INPUT_BYTES
 from services.common.rpc.channel import open_channel
 from services.config.rules.models import MAX_PROMPT_BYTES
-from services.router.audit import audit_entries
-from services.router.audit import audit_trail as audit
+from services.router.audit import entry_sections, recorder
 from services.router.audit.refusals import RefusalLog
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import replaced
@@ -79,7 +78,7 @@ async def test_nobody_goes_unrecorded_by_being_too_large_for_the_log(world, name
 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_that_test_notices_a_missing_check(world, name):
-    unchecked = replaced(audit, "check_entry_sizes", lambda shaped: None)
+    unchecked = replaced(recorder, "check_entry_sizes", lambda shaped: None)
     world.pipeline._audit = world.recorder = unchecked.AuditRecorder(world.audit)
     assert await unrecorded(world, REQUESTS[name])
 
@@ -126,13 +125,13 @@ async def test_what_is_too_long_is_refused_with_one_reason_and_one_field(world, 
 async def test_an_answer_too_large_for_the_log_is_cut_there(world):
     exchange = await world.pipeline.run(world.call("uid-acme"), None)
     exchange.generation.text_parts = ['"\n' * 500_000]
-    answer = audit_entries.answer_section(exchange)
+    answer = entry_sections.answer_section(exchange)
     assert answer is not None
     assert answer["cut"]
     assert exchange.generation.text.startswith(answer["text"])
     assert taken(AuditEntry("uid-acme", EntryKind.ADMIT, {}, answer=answer))
     exchange.generation.text_parts = ["x" * 1_000_000]
-    assert audit_entries.answer_section(exchange) == {"text": "x" * 1_000_000}
+    assert entry_sections.answer_section(exchange) == {"text": "x" * 1_000_000}
 
 
 async def test_refusals_of_any_number_of_keys_are_taken():

@@ -23,7 +23,7 @@ from services.common.tokens import (
     TokenVerifier,
     new_signing_key_pem,
 )
-from services.router.audit.audit_trail import AuditRecorder
+from services.router.audit.recorder import AuditRecorder
 from services.router.audit.refusals import RefusalLog
 from services.router.backends.backend import (
     AdapterCacheFullError,

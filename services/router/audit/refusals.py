@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 from services.common.audit.entry import AuditEntry, EntryKind
 from services.common.clock import Clock
 from services.common.errors import Error
-from services.router.audit.audit_trail import AuditSink
+from services.router.audit.recorder import AuditSink
 
 _INTERVAL_SECONDS = 1.0
 _MAX_COUNTS = 10_000

@@ -26,7 +26,7 @@ from services.common.errors import (
 from services.common.request_ids import new_request_id
 from services.common.text.templates import TemplateError
 from services.common.tokens import TokenVerifier
-from services.router.audit.audit_trail import AuditRecorder, AuditTrail
+from services.router.audit.recorder import AuditRecorder, RequestRecord
 from services.router.audit.refusals import RefusalLog
 from services.router.backends.dispatch import Dispatcher
 from services.router.guardrails.guardrails import Guardrails, denied
@@ -71,7 +71,7 @@ class _Progress:
     """How far a request has come, for what is recorded of its end."""
 
     stage: Stage
-    trail: AuditTrail | None = None
+    record: RequestRecord | None = None
 
 
 class Pipeline:
@@ -189,14 +189,14 @@ class Pipeline:
             shaped = await self._shape(request, identified)
             progress.stage = shaped
             async with self._admission.reserved(tenant, shaped.cost) as reservation:
-                trail = progress.trail = self._audit.start(shaped)
+                record = progress.record = self._audit.start(shaped)
                 try:
-                    answered = await self._answer(shaped, progress, trail, reservation, outbox)
+                    answered = await self._answer(shaped, progress, record, reservation, outbox)
                 except BaseException as error:
                     status = self._status(error, identified.deadline)
-                    trail.fail(progress.stage, status, self._clock.monotonic_seconds())
+                    record.fail(progress.stage, status, self._clock.monotonic_seconds())
                     raise
-                receipt = await trail.succeed(answered, self._clock.monotonic_seconds())
+                receipt = await record.succeed(answered, self._clock.monotonic_seconds())
                 return replace(answered, outcome_receipt=receipt)
 
     async def _shape(self, request: pb.GenerateRequest, identified: Identified) -> Shaped:
@@ -227,7 +227,7 @@ class Pipeline:
         self,
         shaped: Shaped,
         progress: _Progress,
-        trail: AuditTrail,
+        record: RequestRecord,
         reservation: Reservation,
         outbox: Outbox | None,
     ) -> Answered:
@@ -237,10 +237,10 @@ class Pipeline:
         pool = self._pools.pool(shaped.shape.pool)
         if not self._audit.reachable:
             # Hold no place at an endpoint while it is unknown whether the policy lets the request continue.
-            await trail.admitted()
+            await record.admitted()
         grant = await pool.acquire(shaped.demand)
         async with grant:
-            receipt = await trail.admitted()
+            receipt = await record.admitted()
             generation = Generation(charged_input_tokens=shaped.cost.input_tokens)
             admitted = Admitted(shaped, receipt, self._clock.monotonic_seconds(), generation)
             progress.stage = admitted
@@ -300,7 +300,7 @@ class Pipeline:
             if failure is not None:
                 outcome = failure.reason
                 self._failed(identified, failure)
-                if progress.trail is None or not progress.trail.begun:
+                if progress.record is None or not progress.record.begun:
                     self._refused(identified, failure)
             tenant = identified.tenant
             self._metrics.ended(progress.stage, outcome)

@@ -7,7 +7,7 @@ import pytest
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.audit.writer import EntryKind
-from services.router.audit.audit_trail import AuditTrail
+from services.router.audit.recorder import RequestRecord
 from services.router.pool.demand import Cost, Demand
 from services.router.pool.pool import Grant
 from services.router.request import pipeline as pipeline_module
@@ -106,11 +106,11 @@ async def returns_none(*given):
 
 
 def only_of_errors(fail):
-    """An audit trail that writes no outcome for requests that are cancelled."""
+    """A record that writes no outcome for requests that are cancelled."""
 
-    def failing(trail, reached, status, ended_at):
+    def failing(record, reached, status, ended_at):
         if status not in {"CANCELLED_BY_CALLER", "DEADLINE_PASSED"}:
-            fail(trail, reached, status, ended_at)
+            fail(record, reached, status, ended_at)
 
     return failing
 
@@ -121,7 +121,7 @@ def only_of_errors(fail):
         (Grant, "__aexit__", returns_none, "in flight: 1"),
         (TenantLimiter, "leave", lambda limiter, tenant_uid: None, "concurrent: 1"),
         (MemoryQuotas, "settle", lambda quotas, reservation, used_tokens: None, "quota tokens: "),
-        (AuditTrail, "fail", only_of_errors(AuditTrail.fail), "an admit without its outcome"),
+        (RequestRecord, "fail", only_of_errors(RequestRecord.fail), "an admit without its outcome"),
     ],
 )
 async def test_that_test_notices_what_is_not_given_back(tmp_path, monkeypatch, owner, name, broken, fault):

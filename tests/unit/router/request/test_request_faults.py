@@ -9,7 +9,7 @@ from tenantry.config.v1 import tenant_pb2
 
 from services.common.audit.writer import EntryKind
 from services.common.errors import DeadlineExceededError, Reason, UnavailableError
-from services.router.audit import audit_trail as audit
+from services.router.audit import recorder
 from services.router.backends import dispatch
 from services.router.backends.backend import AdapterMissError, DispatchRequest
 from tests.fakes.mutants import without
@@ -77,7 +77,7 @@ async def test_that_test_notices_a_loop(tmp_path):
 async def test_an_audit_service_that_goes_mid_request_costs_these_policies_no_answer(
     tmp_path, monkeypatch, name, how
 ):
-    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 5.0)
+    monkeypatch.setattr(recorder, "_BLOCKING_SECONDS", 5.0)
     server = SimulatedServer([])
     world = PipelineWorld(tmp_path, server, configure=tenants)
     tokeniser = world.state.snapshot().tenants[f"uid-{name}"].targets["chat"].base_model.text.tokeniser
@@ -86,7 +86,7 @@ async def test_an_audit_service_that_goes_mid_request_costs_these_policies_no_an
     running = asyncio.create_task(world.pipeline.run(world.call(f"uid-{name}"), None))
     await asyncio.wait_for(server.begun.wait(), 5)
     # The admit is durable; from here on nothing is, and waits for it end at once.
-    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 0.05)
+    monkeypatch.setattr(recorder, "_BLOCKING_SECONDS", 0.05)
     world.audit.down = how == "refuses"
     world.audit.durable.clear()
     server.hold.set()

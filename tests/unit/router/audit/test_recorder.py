@@ -8,7 +8,7 @@ from tenantry.config.v1 import tenant_pb2
 
 from services.common.audit.writer import AuditEntry, EntryKind
 from services.common.errors import Error, Reason, ResourceExhaustedError, UnavailableError
-from services.router.audit import audit_trail as audit
+from services.router.audit import recorder
 from services.router.audit.refusals import RefusalLog
 from services.router.guardrails.guardrails import denied
 from services.router.request.pipeline import Call
@@ -43,13 +43,13 @@ def world(tmp_path) -> PipelineWorld:
 @pytest.fixture
 def impatient(monkeypatch) -> None:
     """Waits for entries that do not come end at once."""
-    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 0.05)
-    monkeypatch.setattr(audit, "_STRICT_SECONDS", 0.05)
+    monkeypatch.setattr(recorder, "_BLOCKING_SECONDS", 0.05)
+    monkeypatch.setattr(recorder, "_STRICT_SECONDS", 0.05)
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch) -> None:
-    monkeypatch.setattr(audit, "_BLOCKING_SECONDS", 5.0)
+    monkeypatch.setattr(recorder, "_BLOCKING_SECONDS", 5.0)
 
 
 async def pair(world: PipelineWorld) -> tuple[AuditEntry, AuditEntry]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from services.common.audit.entry import RECORD_ID_BYTES, AuditEntry, AuditReceipt, EntryKind
 from services.common.errors import Error, Reason, UnavailableError
 from services.common.rpc.interceptors import where
-from services.router.audit.audit_entries import (
+from services.router.audit.entry_sections import (
     admit_meta,
     answer_section,
     check_entry_sizes,
@@ -64,7 +64,7 @@ class AuditRecorder:
         """Whether the stream to the audit service is open right now."""
         return self._sink.connected
 
-    def start(self, shaped: Shaped) -> AuditTrail:
+    def start(self, shaped: Shaped) -> RequestRecord:
         """Begin the entries of one request: the admit is written beside the request's next steps.
 
         Raises:
@@ -75,7 +75,7 @@ class AuditRecorder:
         if len(self._pending) >= _MAX_PENDING:
             raise UnavailableError("too many audit entries are waiting", reason=Reason.AUDIT_UNAVAILABLE)
         own = partial(self._own, shaped.identified.request_id)
-        return AuditTrail(self._sink, own, shaped, prompt_json)
+        return RequestRecord(self._sink, own, shaped, prompt_json)
 
     def _own(
         self, request_id: str, write: Coroutine[Any, Any, AuditReceipt | None]
@@ -114,7 +114,7 @@ class Own(Protocol):
         ...
 
 
-class AuditTrail:
+class RequestRecord:
     """One request's entries: at most one admit, and exactly one outcome for each admit that was begun."""
 
     def __init__(self, sink: AuditSink, own: Own, shaped: Shaped, prompt_json: bytes | None) -> None:
