@@ -509,7 +509,7 @@ class GenerateResponse(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The unguessable id that the router gave the request."""
+    """The request's id, a UUID, in logs and audit entries; also the metadata `x-request-id`. It authorises nothing."""
     text: _builtins.str
     """The generated text."""
     finish_reason: Global___FinishReason.ValueType
@@ -582,7 +582,7 @@ class Final(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The unguessable id that the router gave the request."""
+    """The request's id, a UUID, in logs and audit entries; also the metadata `x-request-id`. It authorises nothing."""
     finish_reason: Global___FinishReason.ValueType
     """Why generation ended."""
     @_builtins.property
