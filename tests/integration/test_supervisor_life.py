@@ -244,6 +244,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from services.local.process import ProcessSpec
 from services.local.supervisor import Supervisor
+from tests.fakes.patience import PATIENCE_SECONDS
 
 pids = Path(sys.argv[1])
 
