@@ -107,6 +107,7 @@ async def list_(mesh: Mesh, output: Output, name: Principal, operator: IsOperato
     """List a principal's keys: who issued each, when and why. Secrets are not kept; when one was last used neither."""
     async with mesh.admin() as admin:
         keys = await admin.list_keys(_parent(name, operator=operator))
+    keys.sort(key=lambda key: key.create_time.ToNanoseconds())
     columns, rows = _listing(keys, operator=operator)
     output.table(
         keys,

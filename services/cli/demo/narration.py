@@ -30,6 +30,7 @@ _BEGINNINGS = {
 }
 # A line of our services (`services.common.logs`).
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT(?P<clock>\d\d:\d\d:\d\d)\S* (?P<level>[A-Z]+) \S+ (?P<message>.*)")
+_LISTENERS = ("tenant", "operations")
 _LEVEL_STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 
 
@@ -146,15 +147,21 @@ class Narration:
         )
 
     def moved_ports(self, moved: Sequence[MovedPort]) -> None:
-        """The ports that another program has; clients that were set up for them would reach that program."""
+        """Warn of ports that other programs have: clients that were set up for them would reach those programs."""
         for port in moved:
             self.step("port moved", ok=True, **asdict(port))
+        listeners = [port for port in moved if port.name in _LISTENERS]
+        for port in listeners:
             by = port.holder or "another program"
-            self._output.note(
-                f"Port {port.wanted} is taken by {by}: the {port.name} port is {port.taken}, also at the next start. "
-                f"`tenantry up --port N` chooses others.",
-                "bold yellow",
-            )
+            self._warn(f"Port {port.wanted} is taken by {by}: the {port.name} port is {port.taken}.")
+        others = ", ".join(f"{port.name} {port.taken}" for port in moved if port not in listeners)
+        if others:
+            self._warn(f"Ports of less use were taken, too. In their place: {others}.")
+        if moved:
+            self._warn("The mesh keeps these ports at its next start. `tenantry up --port N` chooses others.")
+
+    def _warn(self, text: str) -> None:
+        self._output.note(text, "bold yellow")
 
     def where(self, endpoints: Endpoints, state: str = "") -> None:
         """Where the mesh is and what to try; `state` as for `answers`."""

@@ -17,7 +17,7 @@ from services.cli.demo.narration import Narration
 from services.cli.demo.provisioning import DEMO_TENANTS, Provisioned, provision
 from services.cli.mesh import read_secret
 from services.cli.review.grants import issue_grant
-from services.cli.settings import CliSettings
+from services.cli.settings import read_settings
 from services.cli.terminal.failure import next_step
 from services.cli.terminal.output import quoted
 from services.common.command_errors import CommandError
@@ -63,7 +63,6 @@ async def run(layout: StateLayout, options: RunOptions, narration: Narration, hu
         )
         mesh = LocalMesh(layout, how)
         await mesh.__aenter__()
-    narration.moved_ports(mesh.ports.moved)
     try:
         await _serve(mesh, options, narration)
     finally:
@@ -87,10 +86,13 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
     listener = Listener(endpoints.tenant_address, endpoints.ca_path)
     with narration.asking(QUESTION):
         answers = [await _ask(listener, provisioned, tenant.tenant_id) for tenant in DEMO_TENANTS]
-    state = "" if layout.state_dir == CliSettings().state_path else f" --state-dir {quoted(layout.state_dir)}"
+    state = (
+        "" if layout.state_dir == read_settings().state_path else f" --state-dir {quoted(layout.state_dir)}"
+    )
     narration.answers(answers, state)
     if options.once:
         _require_all(answers)
+    narration.moved_ports(mesh.ports.moved)
     narration.step(
         "ready",
         ok=True,
@@ -107,7 +109,6 @@ async def _serve(mesh: LocalMesh, options: RunOptions, narration: Narration) -> 
         await _review(layout, operations, reviewed.tenant_uid, narration)
         return
     narration.where(endpoints, state)
-    narration.moved_ports(mesh.ports.moved)
     await asyncio.Event().wait()
 
 

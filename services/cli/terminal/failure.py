@@ -20,6 +20,8 @@ _NEXT: dict[Reason, str] = {
     Reason.ETAG_MISMATCH: "Somebody else changed it meanwhile. Get it again, then repeat the change.",
     Reason.CONCURRENT_CHANGE: "Somebody else changed it meanwhile. Get it again, then repeat the change.",
     Reason.RESOURCE_IN_USE: "Nothing was changed. Do what is named first, then repeat.",
+    Reason.GUARDRAIL_DENIED: "Change what is asked.",
+    Reason.GUARDRAIL_UNUSABLE: "An operator must change the rule's pattern.",
     Reason.TENANT_SUSPENDED: "An operator suspended the tenant; ask them.",
     Reason.STORE_UNAVAILABLE: "Config cannot be edited until etcd is back; requests go on being served.",
     Reason.NO_SNAPSHOT: "The router is starting.",
@@ -73,8 +75,9 @@ def next_step(error: Error | CommandError) -> str:
         # The edge answers without our details: its code still says which of our reasons it stands for.
         reason = error.default_reason
     hint = _NEXT.get(reason, "")
-    if reason in (Reason.GUARDRAIL_DENIED, Reason.GUARDRAIL_UNUSABLE):
-        hint = _about_rule(reason, error.metadata.get("rule_id", ""))
+    rule_id = error.metadata.get("rule_id", "")
+    if rule_id and rule_id not in error.message:
+        hint = f"It is the rule {rule_id}. {hint}"
     if error.retry_after_seconds is not None:
         hint = f"{hint} Try again in {max(error.retry_after_seconds, 0.1):.1f} s.".strip()
     return hint or (
@@ -82,14 +85,6 @@ def next_step(error: Error | CommandError) -> str:
         if error.request_id
         else "Ask those who run the mesh."
     )
-
-
-def _about_rule(reason: Reason, rule_id: str) -> str:
-    """What to do about a guardrail, which is named where the answer names it."""
-    rule = f"the tenant's guardrail rule {rule_id}" if rule_id else "a guardrail rule of the tenant"
-    if reason is Reason.GUARDRAIL_DENIED:
-        return f"It is {rule}. Change what is asked."
-    return f"It is {rule}. An operator must change its pattern."
 
 
 def _message(error: Error | CommandError) -> str:

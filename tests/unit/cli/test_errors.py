@@ -128,14 +128,18 @@ def test_a_failure_without_a_request_id_sends_no_reader_to_the_logs(shell, admin
     assert "Look for the request id in the logs" in shell("tenant", "list").stderr
 
 
-def test_a_guardrails_refusal_names_the_rule(shell, inference):
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        ("a guardrail denies this", "It is the rule no-secrets. Change what is asked."),
+        ("the tenant's guardrail no-secrets denies this", "Change what is asked."),
+    ],
+)
+def test_a_guardrails_refusal_names_the_rule_once(shell, inference, message, hint):
     inference.error = FailedPreconditionError(
-        "a guardrail refuses this", reason=Reason.GUARDRAIL_DENIED, metadata={"rule_id": "no-secrets"}
+        message, reason=Reason.GUARDRAIL_DENIED, metadata={"rule_id": "no-secrets"}
     )
-    assert shell("chat", "Q").stderr.splitlines() == [
-        "Error: a guardrail refuses this.",
-        "It is the tenant's guardrail rule no-secrets. Change what is asked.",
-    ]
+    assert shell("chat", "Q").stderr.splitlines() == [f"Error: {message}.", hint]
 
 
 def test_unknown_commands_and_options_are_usage_errors(shell):

@@ -15,6 +15,7 @@ from services.cli.demo.narration import Narration
 from services.cli.terminal.output import Output, _as_called
 from services.common.command_errors import CommandError
 from services.common.errors import Reason, UnavailableError
+from services.local.mesh_ports import MovedPort
 
 ANSWERS = [
     Answer("acme", "", 1, 812.4, 21.25, "Berlin."),
@@ -83,6 +84,22 @@ def test_the_refusals_before_the_first_answer_are_not_shown():
     assert shown.startswith("Asking each tenant: Why?")
     assert shown.count("NO_READY_ENDPOINT") == 1
     assert shown.count("in force") == 1
+
+
+def test_ports_that_others_have_are_named_once_and_those_of_listeners_first(capsys):
+    moved = [
+        MovedPort("tenant", 8443, 8449, "envoy (pid 7)"),
+        MovedPort("config metrics", 8446, 8452, ""),
+        MovedPort("audit metrics", 8447, 8453, ""),
+    ]
+    assert said_to_a_person(lambda narration: narration.moved_ports(moved)).splitlines() == [
+        "Port 8443 is taken by envoy (pid 7): the tenant port is 8449.",
+        "Ports of less use were taken, too. In their place: config metrics 8452, audit metrics 8453.",
+        "The mesh keeps these ports at its next start. `tenantry up --port N` chooses others.",
+    ]
+    assert said_to_a_person(lambda narration: narration.moved_ports([])) == ""
+    steps = said_to_a_program(capsys, lambda narration: narration.moved_ports(moved))
+    assert [step["taken"] for step in steps] == [8449, 8452, 8453]
 
 
 def test_a_step_is_named_when_it_begins():
