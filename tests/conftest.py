@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 
 import pytest
@@ -12,6 +13,14 @@ from hypothesis import settings
 from tests.event_loops import QuietlyClosedLoops
 
 pytest_plugins = ["tests.run_limit"]
+
+# What a shell or a CI system may set, and what changes the output and the settings that are tested: colours, widths,
+# proxies between a test and its own server, and settings of a mesh that this user runs. Before anything reads them.
+_OF_THE_USER = re.compile(
+    "TENANTRY_.*|(NO|FORCE|PY)_COLORS?|CLICOLOR.*|GITHUB_ACTIONS|COLUMNS|LINES|TERMINAL_WIDTH|TTY_.*|(?i:.*_proxy)"
+)
+for _name in [name for name in os.environ if _OF_THE_USER.fullmatch(name)]:
+    del os.environ[_name]
 
 # gRPC stops its poller with the last server or channel and starts it again with the next. Held open here, so that
 # a server which a failing test leaves behind cannot make another test wait for that stop.
