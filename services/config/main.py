@@ -31,7 +31,7 @@ from services.config.etcd import keys as etcd_keys
 from services.config.etcd.client import EtcdClient
 from services.config.etcd.lease import EtcdLeases
 from services.config.etcd.watch import EtcdWatch
-from services.config.intents.intents import Intents
+from services.config.intents.transactions import Intents
 from services.config.intents.version_replay import VersionReplay
 from services.config.metrics import ConfigMetrics
 from services.config.quota.leases import QuotaLeases

@@ -20,7 +20,7 @@ from services.config.admin.propagation import PropagationAdmin
 from services.config.admin.servicer import admin_servicer
 from services.config.discovery.registry import RouterRegistry
 from services.config.etcd import keys as etcd_keys
-from services.config.intents.intents import Intents
+from services.config.intents.transactions import Intents
 from services.config.metrics import ConfigMetrics
 from services.config.rules.prompt_lengths import PromptLengths
 from services.config.state.config_state import ConfigStateBuilder

@@ -16,7 +16,7 @@ from services.common.artifacts import DirectoryArtifactStore
 from services.common.clock import SystemClock
 from services.common.rpc.channel import open_channel
 from services.config.etcd.client import EtcdClient
-from services.config.intents.intents import Intents
+from services.config.intents.transactions import Intents
 from services.config.metrics import ConfigMetrics
 from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.current_state import CurrentState

@@ -22,7 +22,7 @@ from services.common.text.templates import Turn
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import ConfigStore
 from services.config.intents.change import Change
-from services.config.intents.intents import Intents
+from services.config.intents.transactions import Intents
 from services.config.state.operators import PLATFORM_ADMIN, Operator
 from services.config.state.sealed_versions import seal_in_force
 from services.config.state.sealing import TenantKey, TenantKeys

@@ -62,7 +62,7 @@ def test_only_settings_read_the_environment():
 
 
 def test_folders_stay_small():
-    """A folder of more than 20 modules is a corridor: cut it into rooms that have names."""
+    """A folder of more than 20 modules is cut into folders that have names."""
     counts = Counter(
         str(path.parent) for path in SHIPPED if path.parts[0] == "services" and path.name != "__init__.py"
     )
@@ -133,3 +133,10 @@ def test_modules_that_say_pure_are_pure():
     }
     assert impure == {}
     assert reaches(graph, "services.router.main", {"asyncio", "grpc"}) == {"asyncio", "grpc"}
+
+
+def test_the_paths_that_newcomers_are_given_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text() + (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:services|tests|scripts|docs|protos|triton_models)/[\w./-]+)`", text))
+    assert len(named) > 15
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []

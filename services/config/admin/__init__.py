@@ -1,5 +1,5 @@
 """The admin RPCs, one module for each noun, and what they share.
 
-They read the config in force, ask the rules, and write through `edits.Edits`, which ends in `intents.Intents.write`;
-none of them touches etcd otherwise. `servicer.AdminServicer` is the entrance.
+They read the config in force, ask the rules, and write through `edits.Edits`, which ends in
+`intents.transactions`; none of them touches etcd otherwise. `servicer.AdminServicer` is the entrance.
 """

@@ -17,7 +17,7 @@ from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer,
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect
 from services.config.intents.change import Change
-from services.config.intents.intents import Intents
+from services.config.intents.transactions import Intents
 from services.config.state.config_state import ConfigState
 from services.config.state.current_state import CurrentState
 from services.config.state.operators import PLATFORM_ADMIN, Operator

@@ -17,7 +17,7 @@ from services.common.errors import AbortedError, FieldViolation, InvalidArgument
 from services.config.admin.checks import ConfigChecks
 from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
 from services.config.intents.change import Change
-from services.config.intents.intents import Intents
+from services.config.intents.transactions import Intents
 from services.config.rules.known_fields import has_unknown_fields
 from services.config.state.config_state import ConfigState
 from services.config.state.current_state import CurrentState

@@ -1,5 +1,5 @@
-"""The one door to live config: every change is recorded before it is written, and concluded after.
+"""Writes live config: records each change as an intent, writes it in one transaction, records the outcome.
 
-`intents.Intents.write` is the only entrance; marks, open intents and the operator audit log stay behind it. No rule
-about what a config may hold lives here.
+`transactions.Intents.write` is the only entrance; marks, open intents and the operator audit log stay behind it. No
+rule about what a config may hold lives here.
 """

@@ -11,7 +11,7 @@ import grpc
 
 from services.common.rpc.channel import open_channel
 from services.common.rpc.tls import TLSMaterial
-from services.router.backends.kserve import STREAM_METHOD, InferenceStub, StreamResponse
+from services.router.backends.kserve_stubs import STREAM_METHOD, InferenceStub, StreamResponse
 
 # Token responses are small; an error text may carry a stack trace.
 _MAX_RESPONSE_BYTES = 16 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from services.router.backends.channels import EndpointChannels
-from services.router.backends.kserve import ModelReadyRequest, ServerReadyRequest
+from services.router.backends.kserve_stubs import ModelReadyRequest, ServerReadyRequest
 
 
 class TritonProbe:

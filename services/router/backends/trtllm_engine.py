@@ -20,7 +20,7 @@ from services.router.backends.backend import (
     DispatchRequest,
     TokenChunk,
 )
-from services.router.backends.kserve import InferRequest, InferResponse
+from services.router.backends.kserve_stubs import InferRequest, InferResponse
 from services.router.snapshot.model import LORA_SERIAL_BITS
 
 _INT32 = struct.Struct("<i")

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 import triton_models
 from services.router.backends import trtllm_engine
 from services.router.backends.backend import AdapterTensors, AdapterUse, DispatchRequest
-from services.router.backends.kserve import InferRequest
+from services.router.backends.kserve_stubs import InferRequest
 from services.router.stages import Parameters
 
 REPOSITORIES = Path(triton_models.__file__).parent

@@ -13,7 +13,7 @@ from services.common.audit.writer import EntryKind
 from services.common.errors import UnavailableError
 from services.config.admin import tenants
 from services.config.etcd import keys as etcd_keys
-from services.config.intents import intents
+from services.config.intents import transactions
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.mutants import changed
 
@@ -52,13 +52,13 @@ async def test_without_a_durable_intent_nothing_is_written(plane):
     await plane.new_tenant("acme")
     revision = plane.current.state.revision
     with pytest.raises(UnavailableError):
-        await edit_without_audit(plane, intents)
+        await edit_without_audit(plane, transactions)
     assert plane.current.state.revision == revision
 
 
 async def test_mutant_that_does_not_wait_for_the_intent_writes(plane):
     await plane.new_tenant("acme")
-    hasty = changed(intents, "intent-before-write", 'intent_id = b"0" * 16')
+    hasty = changed(transactions, "intent-before-write", 'intent_id = b"0" * 16')
     assert (await edit_without_audit(plane, hasty)).config.weight == 9
 
 

@@ -16,7 +16,7 @@ from services.router.backends.backend import (
     BackendUnavailableError,
     DispatchRequest,
 )
-from services.router.backends.kserve import InferRequest, InferResponse
+from services.router.backends.kserve_stubs import InferRequest, InferResponse
 from services.router.stages import Parameters
 from tests.fakes.mutants import without
 
