@@ -149,7 +149,11 @@ class InvalidArgumentError(Error):
 
 
 class UnauthenticatedError(Error):
-    """The caller is not known. Every cause has the same text, so that an attacker learns nothing from it."""
+    """The caller is not known.
+
+    Causes that depend on stored keys or on a token's content share the default text, which reveals none of them.
+    Another text may only describe the form of the header that was sent.
+    """
 
     code = Code.UNAUTHENTICATED
     default_reason = Reason.KEY_REFUSED

@@ -135,8 +135,8 @@ class TokenVerifier:
         """Check the value of an `authorization` header.
 
         Raises:
-            UnauthenticatedError: the header has another form, which the text says, or the key is refused, with the
-                same text for every cause.
+            UnauthenticatedError: the key is missing or refused, with the same text for every cause; or the header has
+                another form, which its own text says.
         """
         if authorization is None or len(authorization) > MAX_TOKEN_BYTES:
             raise UnauthenticatedError

@@ -33,7 +33,7 @@ _ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """The admin RPCs' way to the config in force, and to the door for changes of it."""
+    """Gives admin RPCs the config in force and the only way to change it."""
 
     intents: Intents
     store: ConfigStore

@@ -69,7 +69,8 @@ class OperatorCheck:
         """Verify the key of a call.
 
         Raises:
-            UnauthenticatedError: the key is missing or not good; the text is the same for every cause.
+            UnauthenticatedError: the key is missing or refused, with the same text for every cause but the header's
+                form, which has its own.
         """
         sent = [value for name, value in metadata or () if name == "authorization"]
         if len(sent) != 1:

@@ -25,7 +25,8 @@ def identify(
     """Identify the caller.
 
     Raises:
-        UnauthenticatedError: for every cause, with one text.
+        UnauthenticatedError: the key is refused, with the same text for every cause but the header's form, which has
+            its own.
         FailedPreconditionError: the key is good and its tenant suspended.
     """
     claims = verifier.verify(authorization)
