@@ -104,7 +104,7 @@ async def test_a_server_that_never_ends_its_stream_holds_nobody_up(tmp_path, las
 
     async with speaking_to(tmp_path, scene) as (servicer, backend, target):
         with contextlib.suppress(BackendError):
-            await asyncio.wait_for(everything(backend, target, 60.0), PATIENCE_SECONDS)
+            await asyncio.wait_for(everything(backend, target, 120.0), PATIENCE_SECONDS)
         await asyncio.wait_for(servicer.cancelled.wait(), PATIENCE_SECONDS)
 
 

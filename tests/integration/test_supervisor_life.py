@@ -118,7 +118,7 @@ async def test_stop_takes_the_whole_group(tmp_path, stubborn):
     async with Supervisor(tmp_path / "logs", lambda name, line: None, []) as supervisor:
         await supervisor.start(parent_spec(pids, stubborn=stubborn)).wait_ready(PATIENCE_SECONDS)
         started = pids_in(pids)
-    await until(lambda: not any(alive(pid) for pid in started), 1)
+    await until(lambda: not any(alive(pid) for pid in started))
     assert not pids.exists(), "what it leaves behind is cleared after its end"
 
 
@@ -275,7 +275,7 @@ async def test_a_killed_supervisor_takes_its_processes_with_it(tmp_path):
         supervisor.kill()
         await supervisor.wait()
         # The parent goes by the kernel's hand; a grandchild is its own program's duty, as the twin's stub shows.
-        await until(lambda: not alive(parent), 3)
+        await until(lambda: not alive(parent))
     finally:
         if alive(child):
             os.kill(child, signal.SIGKILL)

@@ -9,7 +9,6 @@ import pytest
 
 from services.config.recovery import last_known_good
 from tests.fakes.mutants import changed
-from tests.fakes.patience import PATIENCE_SECONDS
 from tests.unit.config.recovery.kept_config import Process, pools
 
 pytestmark = pytest.mark.usefixtures("etcd_gets_no_time")
@@ -21,7 +20,7 @@ async def test_a_start_without_etcd_waits_for_it_a_moment(kept, clock, monkeypat
     starting = asyncio.create_task(process.known_good.start_without_etcd())
     await asyncio.sleep(0)
     process.etcd_lists(pools(11, c="three"), 12)
-    await asyncio.wait_for(starting, PATIENCE_SECONDS / 2)
+    await asyncio.wait_for(starting, 15)
     assert process.current.state.revision == 12
 
 
