@@ -73,7 +73,7 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # its base is untyped
 
 def _represent_text(dumper: Any, text: str) -> Any:
     style = "|" if "\n" in text else None
-    # Only there YAML has escapes; unquoted, U+2028 would come back as a space.
+    # YAML has escapes in double quotes only. Unquoted, U+2028 would be read back as a space.
     if has_invisible(text):
         style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)

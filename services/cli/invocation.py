@@ -1,4 +1,4 @@
-"""From a command's parameters to options on a command line, with those every command shares.
+"""Turns a command's parameters into options of the command line, and adds the options that all commands share.
 
 A parameter that is a dataclass becomes one option for each of its fields, so that commands can share groups of
 options.
@@ -38,10 +38,14 @@ def _mesh_and_output(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")] = False,
     key_file: Annotated[
-        Path | None, _mesh_option("FILE", "Holds the key to call with; - reads stdin.")
+        Path | None, _mesh_option("FILE", "File with the key to call with; - is stdin.")
     ] = None,
-    address: Annotated[str | None, _mesh_option("HOST:PORT", "The listener, if not the local one.")] = None,
-    ca_file: Annotated[Path | None, _mesh_option("FILE", "PEM of the CA that signed the listener's.")] = None,
+    address: Annotated[
+        str | None, _mesh_option("HOST:PORT", "The listener, if not the local mesh's.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, _mesh_option("FILE", "PEM of the CA of the listener's certificate.")
+    ] = None,
     state_dir: Annotated[Path | None, _mesh_option("DIR", "The local mesh's state directory.")] = None,
 ) -> tuple[Mesh, Output]:
     settings = read_settings()
@@ -75,8 +79,8 @@ def _as_command(
 
     Args:
         command: the command's own function.
-        shared: makes its first arguments out of the options every command has.
-        given: how many arguments those are.
+        shared: makes its first arguments from the shared options.
+        given: the number of those arguments.
     """
     own = list(inspect.signature(command, eval_str=True).parameters.values())[given:]
     groups: dict[str, type[Any]] = {
@@ -119,5 +123,5 @@ def shared_options(
 
 
 def offline_options(command: Callable[Concatenate[Output, P], None]) -> Callable[..., None]:
-    """Give a command that calls nobody the output as its first argument."""
+    """Give a command that makes no call the output as its first argument."""
     return _as_command(command, _output, given=1)

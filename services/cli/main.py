@@ -1,6 +1,6 @@
-"""The `tenantry` command: its subcommands, and the one place that turns errors into output and exit codes.
+"""The `tenantry` command: its subcommands, and the one place where a failure becomes a message and an exit status.
 
-Exit status: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.cli.terminal.settings import settle_width
 from services.cli.terminal.standard_streams import drop_output, flush_streams, prepare_streams
 from services.common.command_errors import FAILURE_STATUS, UsageError
 
-# Name to where it is and what `--help` says; the module is imported only when the command is called.
+# A name, the place of its command, and its line of `--help`. The module is imported when the command is called.
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "up": ("services.cli.commands.up:up", "Run the whole mesh here, demo tenants included."),
     "chat": ("services.cli.commands.chat:chat", "Ask a tenant's model, once or in a conversation."),
@@ -31,7 +31,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "adapter": ("services.cli.commands.adapter:app", "Register and show a tenant's LoRA adapters."),
     "model": ("services.cli.commands.model:app", "Register and show base models."),
     "pool": ("services.cli.commands.pool:app", "Register and show pools of model servers."),
-    "router": ("services.cli.commands.router:app", "Show which routers there are and where they stand."),
+    "router": ("services.cli.commands.router:app", "Show the routers and their states."),
     "edge": ("services.cli.commands.edge:app", "Make Envoy's config for any host."),
     "operator": ("services.cli.commands.operator:app", "Show what operators changed, when and why."),
     "audit": ("services.cli.commands.audit:app", "Export a tenant's audit log and verify it offline."),
@@ -43,12 +43,12 @@ class SubcommandGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        # What `--help` and suggestions need: the name and the short help, without importing anything.
+        # Names and short helps, for `--help` and suggestions, without an import.
         for name, (_, summary) in SUBCOMMANDS.items():
             self.add_command(TyperCommand(name, help=summary))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The real command, imported now."""
+        """Import the command and return it."""
         name, command, rest = super().resolve_command(ctx, args)
         return (name, _load(name), rest) if name else (name, command, rest)
 

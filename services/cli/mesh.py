@@ -1,4 +1,4 @@
-"""Which mesh a command speaks to and with which key: options, then the environment, then the local mesh."""
+"""Finds the mesh and the key of a command: in its options, then in the environment, then in the local mesh."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _START = "Start a mesh with `make up`; for one elsewhere set --address, --ca-fil
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """The options that say where the mesh is, resolved when they are needed."""
+    """The options that name a mesh, each resolved when it is needed: a command fails only for what it uses."""
 
     settings: CliSettings
     state_dir: Path
@@ -39,7 +39,7 @@ class Mesh:
         return load_endpoints(self.state_dir)
 
     def inference(self, tenant: str | None) -> AbstractAsyncContextManager[InferenceClient]:
-        """A tenant's client; without a tenant, of the only one there is a key for."""
+        """A tenant's client. Without a name it is the tenant of the only local key."""
         return InferenceClient.connect(self._tenant_listener(), self._tenant_key(tenant))
 
     def admin(self) -> AbstractAsyncContextManager[AdminClient]:
@@ -56,14 +56,14 @@ class Mesh:
         return self._listener(self.address or self.settings.address or published, local)
 
     def operations_listener(self) -> Listener:
-        """Where operators and reviewers are served."""
+        """The listener for operators and reviewers."""
         local = self.endpoints
         published = local.operations_address if local else None
         return self._listener(self.address or self.settings.operations_address or published, local)
 
     def _listener(self, address: str | None, local: Endpoints | None) -> Listener:
         if not address:
-            raise CommandError(f"no mesh is running: nothing in {self.state_dir} says where one is.", _START)
+            raise CommandError(f"no mesh is running: {self.state_dir} names none.", _START)
         require_address(address)
         ca_path = self.ca_file or self.settings.ca_file
         known = (local.tenant_address, local.operations_address) if local else ()
@@ -95,14 +95,14 @@ class Mesh:
             return read_secret(next(iter(keys.values())), "key")
         if keys:
             raise UsageError(f"for which tenant? Give --tenant with one of: {', '.join(sorted(keys))}.")
-        raise UsageError("there is no key to call with.", "Give --key-file, or set TENANTRY_KEY_FILE.")
+        raise UsageError("there is no key for the call.", "Give --key-file, or set TENANTRY_KEY_FILE.")
 
     def _operator_key(self) -> str:
         local = self.endpoints
         source = self.key_file or self.settings.operator_key_file or (local and local.operator_key_path)
         if not source:
             raise UsageError(
-                "there is no operator's key to call with.",
+                "there is no operator's key for the call.",
                 "Give --key-file, or set TENANTRY_OPERATOR_KEY_FILE.",
             )
         return read_secret(source, "operator's key")

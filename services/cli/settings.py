@@ -1,4 +1,4 @@
-"""Settings of the `tenantry` command, from the environment. Options on the command line win over them."""
+"""Settings of the `tenantry` command, read from the environment. An option on the command line wins over a setting."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from services.common.command_errors import UsageError
 
 
 def silence_grpc() -> None:
-    """Keep gRPC's own notes, such as a peer's goodbye, off the terminal. To be called before grpc is imported.
+    """Keep gRPC's own log lines off the terminal. Call it before grpc is imported.
 
-    It reads its verbosity from the environment as it loads and offers no other way; one set already stays.
+    gRPC reads its verbosity from the environment when it loads, and offers no other way. A verbosity that is set stays.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 class CliSettings(BaseSettings):
-    """Where the mesh is and which files hold keys; secrets are in files, never in the environment."""
+    """Where the mesh is, and which files hold keys. Secrets are in files, never in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TENANTRY_", frozen=True, env_ignore_empty=True)
 
@@ -34,13 +34,13 @@ class CliSettings(BaseSettings):
     ca_file: Path | None = None
     """PEM certificate of the CA that signed the listeners'."""
     key_file: Path | None = None
-    """Holds the tenant's key, for `chat`."""
+    """File with the tenant's key, for `chat`."""
     operator_key_file: Path | None = None
-    """Holds the operator's key, for everything that edits config."""
+    """File with the operator's key, for all that edits config."""
     etcd_binary: Path | None = None
-    """The etcd `tenantry up` runs in place of the packaged one."""
+    """An etcd that `tenantry up` runs in place of the packaged one."""
     xdg_state_home: Path | None = Field(default=None, validation_alias="XDG_STATE_HOME")
-    """Where programs keep state (XDG base directory specification)."""
+    """The directory for programs' state (XDG base directory specification)."""
 
     @property
     def state_path(self) -> Path:
@@ -51,7 +51,7 @@ class CliSettings(BaseSettings):
         """
         if self.state_dir:
             return expanded(self.state_dir)
-        # The specification says that a relative path is to be ignored.
+        # The specification has a relative path ignored.
         if self.xdg_state_home and self.xdg_state_home.is_absolute():
             return self.xdg_state_home / "tenantry"
         try:

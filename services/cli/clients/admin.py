@@ -1,4 +1,4 @@
-"""What an operator can do: tenants and keys here; the catalogue, versions and routers in modules of their own."""
+"""The operator's client: calls about tenants and keys. The modules `admin_*` beside this one have the rest."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ CALL_TIMEOUT_SECONDS = 10.0
 class AdminClient:
     """Calls `ConfigAdminService` with one operator's key.
 
-    Every method raises `services.common.errors.Error`. `catalog` holds the calls about adapters, base models
-    and pools, `versions` those about config versions, `routers` those about routers. `reason` says why, for
-    people and for the operator audit log.
+    Every method raises `services.common.errors.Error`. `catalog` has the calls about adapters, base models and pools,
+    `versions` those about config versions, `routers` those about routers. A `reason` is for people: it is kept in the
+    operator audit log.
     """
 
     def __init__(self, channel: grpc.aio.Channel, address: str, key: str) -> None:
@@ -81,7 +81,7 @@ class AdminClient:
         )
 
     async def list_tenants(self, filter_text: str = "") -> list[Tenant]:
-        """Every tenant a filter (of AIP-160's form) lets through, by name."""
+        """Every tenant that matches a filter (AIP-160), sorted by name."""
 
         async def page(token: str) -> tuple[list[Tenant], str]:
             response = await self._caller.unary(
@@ -96,7 +96,7 @@ class AdminClient:
     async def update_tenant(
         self, tenant: Tenant, *, paths: Sequence[str] = (), reason: str = "", validate_only: bool = False
     ) -> Tenant:
-        """Write a tenant that was read before; its etag guards against a lost update.
+        """Write a tenant that was read before. Its etag guards against a lost update.
 
         Args:
             tenant: with the etag of the state it was read in.
@@ -115,7 +115,7 @@ class AdminClient:
     async def suspend_tenant(
         self, tenant: str, *, etag: str = "", reason: str = "", validate_only: bool = False
     ) -> Tenant:
-        """Refuse a tenant's requests until it is resumed; an empty etag means whatever its state is."""
+        """Refuse a tenant's requests until it is resumed. An empty etag matches any state."""
         request = SuspendTenantRequest(
             name=tenant_name(tenant), etag=etag, reason=reason, validate_only=validate_only
         )
@@ -129,7 +129,7 @@ class AdminClient:
     async def delete_tenant(
         self, tenant: str, *, etag: str, reason: str = "", validate_only: bool = False
     ) -> int:
-        """Delete a suspended tenant for good, with its keys and adapters; the revision from which on it is gone."""
+        """Delete a suspended tenant for good, with its keys and adapters; returns the revision that deleted it."""
         request = DeleteTenantRequest(
             name=tenant_name(tenant), etag=etag, reason=reason, validate_only=validate_only
         )
@@ -137,7 +137,7 @@ class AdminClient:
         return response.revision
 
     async def create_key(self, parent: str, key: Key | None = None, *, reason: str = "") -> CreateKeyResponse:
-        """Issue a key of `tenants/{tenant}` or `operators/{operator}`; the only time its secret is seen."""
+        """Issue a key of `tenants/{tenant}` or `operators/{operator}`. Only this answer has the secret."""
         request = CreateKeyRequest(parent=parent, key=key, reason=reason)
         return await self._caller.unary(self._stub.CreateKey, request, CALL_TIMEOUT_SECONDS)
 

@@ -1,4 +1,4 @@
-"""What an operator registers: adapters, base models, pools."""
+"""The operator's calls about the catalogue: adapters, base models, pools."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class CatalogClient:
         return await collect_pages(page)
 
     async def delete_base_model(self, model: str, *, reason: str = "") -> int:
-        """Delete a base model that nothing refers to; the revision from which on it is gone."""
+        """Delete a base model that nothing refers to; returns the revision that deleted it."""
         request = DeleteBaseModelRequest(name=model_name(model), reason=reason)
         response = await self._caller.unary(self._stub.DeleteBaseModel, request, CALL_TIMEOUT_SECONDS)
         return response.revision

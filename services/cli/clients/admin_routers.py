@@ -1,4 +1,4 @@
-"""What an operator can ask about routers: which there are, and how far a change has come."""
+"""The operator's calls about routers: list them, and wait until they have applied a change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RoutersClient:
         return await collect_pages(page)
 
     async def wait_for(self, revision: int, timeout_seconds: float) -> WaitForPropagationResponse:
-        """Wait until every live router has applied a revision; the answer names those that have not in time."""
+        """Wait until every live router has applied a revision; the answer names those that did not in time."""
         return await self._caller.unary(
             self._stub.WaitForPropagation, WaitForPropagationRequest(revision=revision), timeout_seconds
         )

@@ -1,4 +1,4 @@
-"""What an operator can do with a tenant's config versions."""
+"""The operator's calls about a tenant's config versions."""
 
 from __future__ import annotations
 

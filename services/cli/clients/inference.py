@@ -1,4 +1,4 @@
-"""What a tenant's caller can ask."""
+"""The client of a tenant's caller."""
 
 from __future__ import annotations
 

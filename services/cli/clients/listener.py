@@ -1,6 +1,6 @@
-"""How a client reaches a listener of the edge: TLS, a bearer key, a deadline, typed errors.
+"""Reaches a listener of the edge: TLS, a bearer key, a deadline, typed errors.
 
-A failure on the way is told apart from an answer: `UnreachableError` means that no server of ours was asked.
+`UnreachableError` is a failure on the way: no service of ours was asked. Any other error is a service's answer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class Obstacle(Enum):
-    """What stood between us and a listener."""
+    """Why a listener could not be reached."""
 
     NO_ANSWER = "nothing answers"
     CERTIFICATE = "the certificate shown is not signed by the expected CA"
@@ -40,7 +40,7 @@ class Obstacle(Enum):
 
 
 class UnreachableError(UnavailableError):
-    """No server of ours was asked: the listener is down, elsewhere, or not who it should be."""
+    """No service was asked: the listener is down, at another address, or shows another certificate."""
 
     def __init__(self, address: str, obstacle: Obstacle) -> None:
         super().__init__(f"{address}: {obstacle.value}")
@@ -75,7 +75,7 @@ class Listener:
 
 
 def bearer(key: str) -> grpc.aio.Metadata:
-    """The call metadata that shows a key."""
+    """The call metadata with a key."""
     return grpc.aio.Metadata(("authorization", f"Bearer {key}"))
 
 
@@ -99,7 +99,7 @@ def typed_errors(address: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What every call of a client has in common."""
+    """The address and the metadata of every call of a client."""
 
     address: str
     metadata: grpc.aio.Metadata
@@ -120,7 +120,7 @@ class Caller:
 
 
 def _obstacle(error: grpc.aio.AioRpcError) -> Obstacle | None:
-    """What stood in the way of a call no service of ours answered; None where the edge itself decided."""
+    """Why a call reached no service; None if the edge itself answered it."""
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return Obstacle.ANOTHER_SERVICE
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -128,5 +128,5 @@ def _obstacle(error: grpc.aio.AioRpcError) -> Obstacle | None:
     text = (error.details() or "") + (error.debug_error_string() or "")
     if "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification Check failed" in text:
         return Obstacle.CERTIFICATE
-    # Envoy's own words; gRPC's for a listener that is down hold no "upstream".
+    # Envoy's words. gRPC's words for a listener that is down have no "upstream".
     return Obstacle.NOTHING_BEHIND if "upstream" in text else Obstacle.NO_ANSWER

@@ -1,4 +1,4 @@
-"""Resource names as the contract writes them; short ids are what people type."""
+"""Makes the contract's resource names of the short ids that people type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Page after page into one list (AIP-158)."""
+"""Collects the pages of a listing into one list (AIP-158)."""
 
 from __future__ import annotations
 

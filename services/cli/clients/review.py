@@ -1,4 +1,4 @@
-"""What a compliance reviewer can read: one tenant's log."""
+"""The reviewer's client: reads one tenant's audit log."""
 
 from __future__ import annotations
 

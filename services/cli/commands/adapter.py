@@ -25,7 +25,7 @@ app = typer.Typer(
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 # Above what the service takes: it knows the limit, this only ends the reading of a device.
 _MAX_ADAPTER_BYTES = 1 << 30
-AdapterId = Annotated[str, typer.Argument(metavar="ADAPTER", help="The adapter's name within the tenant.")]
+AdapterId = Annotated[str, typer.Argument(metavar="ADAPTER", help="The adapter's name in the tenant.")]
 
 
 @app.command()
@@ -36,14 +36,14 @@ async def register(
     tenant: TenantId,
     adapter: AdapterId,
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A PEFT adapter, as save_pretrained left it.")
+        Path, typer.Argument(metavar="DIR", help="A PEFT adapter, as save_pretrained writes it.")
     ],
     *,
     base_model: Annotated[str, typer.Option(metavar="MODEL", help="The base model it was trained on.")],
     reason: Reason = "",
     waiting: Waiting,
 ) -> None:
-    """Register an adapter; one that is there already gets one more version."""
+    """Register an adapter. An adapter that exists gets one more version."""
     files = read_adapter(folder)
     async with mesh.admin() as admin:
         registered = await admin.catalog.register_adapter(

@@ -37,15 +37,16 @@ def chat(
     output: Output,
     question: Annotated[
         list[str] | None,
-        typer.Argument(help="The question; without one, a conversation.", show_default=False),
+        typer.Argument(help="The question. Without one, a conversation begins.", show_default=False),
     ] = None,
     *,
     options: AskingOptions,
     tenant: Annotated[
-        str | None, typer.Option("--tenant", "-t", metavar="TENANT", help="Whose local key to call with.")
+        str | None,
+        typer.Option("--tenant", "-t", metavar="TENANT", help="Call with this tenant's local key."),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=86_400, metavar="SECONDS", help="For one answer.")
+        float, typer.Option(min=0.1, max=86_400, metavar="SECONDS", help="Time for one answer.")
     ] = 60.0,
     models: Annotated[bool, typer.Option("--models", help="List the models to choose from.")] = False,
 ) -> None:
@@ -71,13 +72,13 @@ def chat(
 
 
 def _load_line_editing() -> None:
-    """Once readline is loaded `input` has arrow keys and a history; some Pythons come without it."""
+    """Give `input` arrow keys and a history, unless this Python comes without readline."""
     with suppress(ImportError):
         importlib.import_module("readline")
 
 
 class Session:
-    """One connection, over which questions are asked one after another.
+    """Asks questions one after another over one connection.
 
     Each answer is one run of the loop, so that Ctrl-C cancels the answer and not the program.
     """

@@ -29,16 +29,14 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Issue, list 
 
 
 class Role(StrEnum):
-    """What an operator may do."""
+    """The role of an operator."""
 
     PLATFORM_ADMIN = "platform-admin"
     TENANT_ADMIN = "tenant-admin"
 
 
-Principal = Annotated[
-    str, typer.Argument(metavar="NAME", help="The tenant, or with --operator the operator.")
-]
-IsOperator = Annotated[bool, typer.Option("--operator", help="NAME is an operator's, not a tenant's.")]
+Principal = Annotated[str, typer.Argument(metavar="NAME", help="The tenant; with --operator, the operator.")]
+IsOperator = Annotated[bool, typer.Option("--operator", help="NAME is an operator, not a tenant.")]
 
 
 @app.command()
@@ -51,19 +49,20 @@ async def create(
     operator: IsOperator = False,
     role: Annotated[Role | None, typer.Option(metavar="ROLE", help="platform-admin or tenant-admin.")] = None,
     role_tenant: Annotated[
-        str | None, typer.Option(metavar="TENANT", help="For a tenant-admin: of which tenant.")
+        str | None, typer.Option(metavar="TENANT", help="The tenant of a tenant-admin.")
     ] = None,
-    display_name: Annotated[str, typer.Option(metavar="TEXT", help="What people call the key.")] = "",
+    display_name: Annotated[str, typer.Option(metavar="TEXT", help="A name for people.")] = "",
     days: Annotated[
         int | None, typer.Option(min=1, max=366, metavar="N", help="Days until it expires [90].")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the secret there (mode 0600), not to stdout.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the secret to this file (mode 0600), not to stdout."),
     ] = None,
     reason: Reason = "",
     waiting: Waiting,
 ) -> None:
-    """Issue a key. Its secret is shown once: nobody, the mesh included, can show it again."""
+    """Issue a key. Its secret is shown once; the mesh does not keep it and cannot show it again."""
     if operator and role is None:
         raise UsageError("an operator's key needs a role.", "Give --role platform-admin or tenant-admin.")
     if not operator and (role or role_tenant):
@@ -91,7 +90,7 @@ async def _keep(admin: AdminClient, answer: CreateKeyResponse, out: Path) -> Non
     except OSError as error:
         cannot = f"cannot write {out}: {error.strerror}"
         try:
-            # A secret nobody has is a key nobody should keep.
+            # Without its secret the key is of no use, and should open nothing.
             await admin.revoke_key(answer.key.name)
         except Error as refusal:
             raise CommandError(
@@ -104,7 +103,7 @@ async def _keep(admin: AdminClient, answer: CreateKeyResponse, out: Path) -> Non
 @app.command("list")
 @shared_options
 async def list_(mesh: Mesh, output: Output, name: Principal, operator: IsOperator = False) -> None:
-    """List a principal's keys: who issued each, when and why. Secrets are not kept; when one was last used neither."""
+    """List a principal's keys: who issued each, when and why. Secrets and last uses are not recorded."""
     async with mesh.admin() as admin:
         keys = await admin.list_keys(_parent(name, operator=operator))
     keys.sort(key=lambda key: key.create_time.ToNanoseconds())

@@ -27,7 +27,9 @@ async def create(
     mesh: Mesh,
     output: Output,
     model: ModelId,
-    file: Annotated[Path, typer.Option(metavar="YAML", help="The model, as `model get` prints one.")],
+    file: Annotated[
+        Path, typer.Option(metavar="YAML", help="The model, in the form that `model get` prints.")
+    ],
     reason: Reason = "",
 ) -> None:
     """Register a base model whose artifacts are in the artifact store."""

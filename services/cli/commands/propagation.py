@@ -1,4 +1,4 @@
-"""How far a change has come: one line once every router applied it, or the names of those that have not."""
+"""Waits for a change to reach the routers: says when every router has applied it, or names those that have not."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from services.cli.terminal.wording import counted, when_exactly
 from services.common.command_errors import CommandError
 
 NEWEST_REVISION = 0
-"""Of whatever there is when the service is asked."""
-# The service answers before the call's own deadline, which leaves that answer time to arrive.
+"""The newest revision at the time of the call."""
+# The service answers so long before the call's deadline, so that the answer arrives in time.
 _ANSWER_SECONDS = 0.5
 
 
 async def await_routers(admin: AdminClient, output: Output, revision: int, waiting: Waiting) -> None:
-    """Wait for a change that was made, if that was asked for, and say how far it has come.
+    """With --wait, wait until every router has applied a change, and say so.
 
     Raises:
-        CommandError: not every router has applied it; names those.
-        Error: the call failed; the change itself stays made.
+        CommandError: names the routers that have not applied it.
+        Error: the call failed. The change stays made.
     """
     if not waiting.wait:
         return
@@ -33,8 +33,8 @@ async def await_routers(admin: AdminClient, output: Output, revision: int, waiti
     if not progress.complete:
         raise CommandError(
             f"{_reached(progress)}.",
-            "The change itself is made: a router that is out of reach gets it when it is back, one that refused it "
-            "serves what it had before. See `tenantry router list`.",
+            "The change is made. A router that is out of reach applies it when it is back; a router that refused it "
+            "serves its config of before. See `tenantry router list`.",
             [(router.router, standing(router)) for router in progress.missing],
         )
     if not output.json:
@@ -44,7 +44,7 @@ async def await_routers(admin: AdminClient, output: Output, revision: int, waiti
 
 
 def standing(router: RouterStatus) -> str:
-    """Where a router stands, in a few words."""
+    """The state of a router, in a few words."""
     if router.state == RouterState.ROUTER_STATE_REFUSED:
         why = "; ".join(router.reasons)
         return f"refused revision {router.refused_revision}" + (f": {why}" if why else "")

@@ -10,20 +10,18 @@ from services.cli.mesh import Mesh
 from services.cli.terminal.output import Output
 from services.cli.terminal.wording import enum_word, when_exactly
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Show which routers there are and where they stand."
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show the routers and their states.")
 
 
 @app.callback()
 def _group() -> None:
-    """Show which routers there are and where they stand."""
+    """Show the routers and their states."""
 
 
 @app.command("list")
 @shared_options
 async def list_(mesh: Mesh, output: Output) -> None:
-    """List routers: the revision of the config each one has applied, and when it was last heard."""
+    """List routers with the config revision each has applied and the time of its last heartbeat."""
     async with mesh.admin() as admin:
         routers = await admin.routers.list_routers()
     output.table(

@@ -1,4 +1,4 @@
-"""`tenantry tenant`: create, get, list, update; the rest is in the modules beside this one."""
+"""`tenantry tenant`: create, get, list, update. The modules `tenant_*` beside this one have the other commands."""
 
 from __future__ import annotations
 
@@ -92,14 +92,16 @@ async def get(
     mesh: Mesh,
     output: Output,
     tenant: TenantId,
-    form: Annotated[str, typer.Option("--output", "-o", metavar="yaml|json", help="The form.")] = "yaml",
+    form: Annotated[
+        str, typer.Option("--output", "-o", metavar="yaml|json", help="The form of the output.")
+    ] = "yaml",
 ) -> None:
     """Show a tenant with the config in force, and the defaults of what is not set.
 
     In YAML the defaults are comments, so that `tenant update --file` takes the document as it is.
     """
     if form not in ("yaml", "json"):
-        raise UsageError(f"{form} is no form.", "Give -o yaml or -o json.")
+        raise UsageError(f"-o {form} is not a form of output.", "Give -o yaml or -o json.")
     async with mesh.admin() as admin:
         found = await admin.get_tenant(tenant)
     if form == "json" or output.json:
@@ -138,7 +140,7 @@ async def list_(
             )
             for tenant in tenants
         ),
-        empty="No tenant is like that."
+        empty="No tenant matches the filter."
         if wanted
         else "There are no tenants yet. Create one: tenantry tenant create acme --base-model smollm2",
     )
@@ -157,9 +159,9 @@ async def update(
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Change a tenant: what is given, and nothing else. A changed config becomes the next version."""
+    """Change a tenant: only the fields that are given. A changed config becomes the next version."""
     if file is None and changes == TenantChanges():
-        raise UsageError("there is nothing to change.", "Give --file or one of the options; see --help.")
+        raise UsageError("no change was given.", "Give --file or one of the options; see --help.")
     changes = _complete(changes)
     wanted = read_tenant(file) if file else None
     async with mesh.admin() as admin:
@@ -184,7 +186,7 @@ def _next_state(before: Tenant, wanted: Tenant | None, changes: TenantChanges) -
         if after.name and after.name != before.name:
             raise UsageError(f"the file describes {after.name}, not {before.name}.")
         after.name = before.name
-        # A file without an etag means: over whatever there is now.
+        # A file without an etag overwrites the present state.
         after.etag = wanted.etag or before.etag
     changes.apply(after)
     return after
@@ -204,7 +206,7 @@ def _outcome(before: Tenant, updated: Tenant, *, dry_run: bool) -> str:
 
 
 def _complete(changes: TenantChanges) -> TenantChanges:
-    """Read the system prompt from its file, where one is named."""
+    """Read the system prompt from its file, if it names one."""
     prompt = changes.system_prompt
     if prompt is None or not prompt.startswith("@"):
         return changes
@@ -222,5 +224,5 @@ def _model_words(tenant: Tenant) -> list[str]:
 
 
 for _part in (tenant_versions.app, tenant_states.app, tenant_documents.app):
-    # Without a name: their commands stand beside these.
+    # Without a name, so that their commands stand beside these.
     app.add_typer(_part)

@@ -26,7 +26,7 @@ async def suspend(
     """Refuse a tenant's requests, within two seconds at connected routers, until it is resumed."""
     async with mesh.admin() as admin:
         before = await admin.get_tenant(tenant)
-        # Without its etag: somebody's edit of a prompt must not keep an emergency waiting.
+        # Without its etag: a concurrent edit of a prompt must not delay an emergency.
         after = await admin.suspend_tenant(tenant, reason=reason)
         _show(output, before, after, "suspended")
         await await_routers(admin, output, after.revision, waiting)
@@ -50,7 +50,7 @@ def _show(output: Output, before: Tenant, after: Tenant, state: str) -> None:
     if output.json:
         output.result(after)
     elif before.state == after.state:
-        output.line(f"{after.name}: nothing to change; it is {state} already.")
+        output.line(f"{after.name}: unchanged, it is {state} already.")
     else:
         output.line(f"{after.name}: {state}.")
 
@@ -60,13 +60,13 @@ def _show(output: Output, before: Tenant, after: Tenant, state: str) -> None:
 async def delete(
     mesh: Mesh, output: Output, tenant: TenantId, *, yes: Yes = False, reason: Reason = ""
 ) -> None:
-    """Delete a suspended tenant for good, with its keys, adapters and config. Its audit log stays."""
+    """Delete a suspended tenant for good, with its keys, adapters and config. Its audit log is kept."""
     async with mesh.admin() as admin:
         before = await admin.get_tenant(tenant)
         await _check(admin, before)
         require_yes(
             output,
-            f"{before.name} goes for good, with its keys, adapters and every config version.",
+            f"This deletes {before.name} for good, with its keys, adapters and every config version.",
             yes=yes,
             word=short(before.name),
         )
@@ -78,7 +78,7 @@ async def delete(
 
 
 async def _check(admin: AdminClient, tenant: Tenant) -> None:
-    """Refuse before anybody is asked."""
+    """Refuse before the question is asked."""
     if tenant.state != TenantState.TENANT_STATE_SUSPENDED:
         raise CommandError(
             f"{tenant.name} is being served, and deleting cannot be undone: suspend it first.",

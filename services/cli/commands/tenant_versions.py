@@ -32,7 +32,7 @@ def version_number(text: str) -> int:
 @app.command()
 @shared_options
 async def versions(mesh: Mesh, output: Output, tenant: TenantId) -> None:
-    """List a tenant's config versions, newest first: who wrote each, when and why."""
+    """List a tenant's config versions, newest first, with author, time and reason."""
     async with mesh.admin() as admin:
         found = await admin.versions.list_versions(tenant)
     output.table(
@@ -73,7 +73,7 @@ async def diff(
         typer.Argument(metavar="[B]", parser=version_number, help="The newer version [the one in force]."),
     ] = None,
 ) -> None:
-    """Show in which fields two config versions differ; by default, what the newest change was."""
+    """Show the fields in which two config versions differ; by default, the newest change."""
     async with mesh.admin() as admin:
         in_force = (await admin.get_tenant(tenant)).config_version
         newer = after or in_force
@@ -110,7 +110,7 @@ async def rollback(
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Put an older config in force again, as a new version: nothing is lost, and it can be rolled back too."""
+    """Put an older config in force again, as a new version. No version is lost, and this one can be rolled back too."""
     async with mesh.admin() as admin:
         before = await admin.get_tenant(tenant)
         changed = await admin.versions.rollback(

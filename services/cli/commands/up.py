@@ -1,4 +1,4 @@
-"""`tenantry up`: the whole mesh here, three demo tenants included."""
+"""`tenantry up`: runs the whole mesh on this machine, with three demo tenants."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from services.local.needs import missing_needs
 
 def up(
     *,
-    state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything is kept.")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The directory that keeps everything.")
+    ] = None,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep nothing.")] = False,
     once: Annotated[
         bool, typer.Option("--once", help="Start, answer, export and verify a log, stop; 0 if all worked.")
@@ -45,14 +47,14 @@ def up(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every process's every log line.")] = False,
 ) -> None:
     """Run etcd, Triton, Envoy and our services here, with three tenants that answer."""
-    # A mesh others use does not end because `| head` has seen enough, or a terminal was closed.
+    # A mesh that others use goes on when `| head` ends or a terminal is closed.
     with lasting_streams():
         output = Output(json=json)
         settings = read_settings()
         settled = expanded(state_dir) if state_dir else settings.state_path
         output.note(f"Starting a mesh in {'a new folder' if ephemeral else settled}. Ctrl-C stops it.")
         _require_needs(output, settings.etcd_binary)
-        # Only now: these import what was just looked for.
+        # After the check: these import the packages it looked for.
         from services.cli.demo.narration import Narration  # noqa: PLC0415
         from services.cli.demo.run import RunOptions, run  # noqa: PLC0415
 
@@ -88,7 +90,7 @@ def _require_needs(output: Output, etcd_binary: Path | None) -> None:
 
 @contextmanager
 def _kept_in(state_dir: Path, *, explicit: bool, ephemeral: bool) -> Iterator[tuple[Path, Path | None]]:
-    """The state directory of this run, and where prepared models are if not in it."""
+    """The state directory of this run, and the directory of prepared models if that is another."""
     if not ephemeral:
         yield state_dir, None
         return

@@ -1,4 +1,4 @@
-"""What one demo tenant got for its question."""
+"""The answer to one demo tenant's question, or the reason for none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a tenant got, and what made it."""
+    """An answer, with what made it."""
 
     tenant: str
     adapter: str
@@ -19,7 +19,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """Why a tenant got none."""
+    """Why a tenant got no answer."""
 
     tenant: str
     reason: str

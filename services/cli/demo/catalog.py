@@ -1,4 +1,4 @@
-"""What the demo's tenants share: the base model and the pool of the one Triton here, both through the admin RPCs."""
+"""Registers what the demo's tenants share, through the admin RPCs: the base model, and the pool of the local Triton."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODEL, POOL = "smollm2", "local"
 async def provision_catalog(
     catalog: CatalogClient, model: PreparedModel, triton_target: str, layout: StateLayout
 ) -> None:
-    """Make what is missing, and say where Triton is in this run.
+    """Register what is missing, and give the pool the address that Triton has in this run.
 
     Raises:
         CommandError: the state was made with another model.
@@ -86,7 +86,7 @@ async def _pool(catalog: CatalogClient, model: PreparedModel, target: str, layou
     move_endpoint(pool, earlier or {endpoint.target for endpoint in pool.endpoints[:1]}, target)
     pool.engine_sha256 = model.weights_sha256
     if pool != before:
-        # Both places, until it is certain which of them the pool names.
+        # Note both addresses, until it is certain which one the pool has.
         await _note(layout, [*earlier, target])
         await catalog.update_pool(pool)
     await _note(layout, [target])
@@ -108,12 +108,12 @@ def _new_pool(model: PreparedModel, target: str) -> Pool:
 
 
 def move_endpoint(pool: Pool, earlier: Collection[str], target: str) -> None:
-    """Name our own Triton's new place in the stead of earlier ones; endpoints of an operator's stay.
+    """Replace the earlier addresses of the local Triton by its present one; an operator's endpoints stay.
 
     Args:
         pool: changed in place.
-        earlier: where our own Triton was before.
-        target: where it is.
+        earlier: the local Triton's addresses in earlier runs.
+        target: its present address.
     """
     kept = [
         endpoint.target

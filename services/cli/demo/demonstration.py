@@ -24,10 +24,10 @@ _SETTLE_SECONDS = 20.0
 
 
 async def ask(listener: Listener, key: str, tenant: str) -> Answer:
-    """Ask as a tenant; a mesh that has only just started is given time to take up its config.
+    """Ask as a tenant. A mesh that has just started gets time to apply its config.
 
     Raises:
-        Error: the mesh refused, or did not settle.
+        Error: the mesh refused for longer than that time.
     """
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:

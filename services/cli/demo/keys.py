@@ -1,4 +1,4 @@
-"""The demo tenants' keys: one file each, which holds a key that works."""
+"""The demo tenants' keys: one file for each, with a key that works."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from services.cli.review.token_claims import read_claims
 from services.common.command_errors import UsageError
 from services.common.durable_files import replace_file
 
-# One that expires while somebody tries the mesh is of no use.
+# A key must not expire while a person tries the mesh.
 _LEFT_SECONDS = 3600
 
 
 async def ensure_key(admin: AdminClient, tenant_id: str, path: Path) -> None:
-    """Issue a key where the file holds none that works: never made, damaged, revoked, expired, another tenant's.
+    """Issue a key unless the file has one that works. It may be missing, damaged, revoked, expired or another tenant's.
 
     Raises:
         Error: the config service refused.

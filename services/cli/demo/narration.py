@@ -35,7 +35,7 @@ _LEVEL_STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 
 
 class Narration:
-    """One voice for the whole command."""
+    """Shows the progress of one run."""
 
     def __init__(self, output: Output, *, verbose: bool) -> None:
         self._output = output
@@ -46,7 +46,7 @@ class Narration:
         self._asking = False
 
     def step(self, step: str, *, ok: bool, **details: object) -> None:
-        """One thing done, or not done."""
+        """Report a step, done or failed."""
         if self._output.json:
             self._output.record({"step": step, "ok": ok, **details})
 
@@ -101,7 +101,7 @@ class Narration:
         return self._asking and " failed: " in line
 
     def bar(self) -> Progress:
-        """A bar for the preparation of the model; to be used as a context."""
+        """A progress bar for the preparation of the model. Use it as a context."""
         shown = self._output.progress_console.is_terminal and not self._output.json
         self._progress = Progress(console=self._output.progress_console, transient=True, disable=not shown)
         return self._progress
@@ -114,11 +114,11 @@ class Narration:
             self._progress.update(self._tasks[step], completed=done, total=total, visible=done < total)
 
     def answers(self, answers: Sequence[Answer | NoAnswer], state: str = "") -> None:
-        """The table of what the tenants got, and what to do for those who got nothing.
+        """Show the tenants' answers as a table, and for each tenant without one what to do.
 
         Args:
             answers: one a tenant.
-            state: the option with which commands find this mesh; empty where they do without.
+            state: the option that lets commands find this mesh; empty if they need none.
         """
         for answer in answers:
             self.step("answer", ok=isinstance(answer, Answer), **asdict(answer))
@@ -141,7 +141,7 @@ class Narration:
                     self._output.note(f"{answer.tenant} got no answer. {answer.next}", "yellow")
 
     def verified(self, entries: int) -> None:
-        """The exported log is whole."""
+        """Say that the exported log is whole."""
         self._output.note(
             f"One audit log exported and verified offline: {entries} entries, none missing.", "green"
         )
@@ -164,7 +164,7 @@ class Narration:
         self._output.note(text, "bold yellow")
 
     def where(self, endpoints: Endpoints, state: str = "") -> None:
-        """Where the mesh is and what to try; `state` as for `answers`."""
+        """Show the addresses of the mesh and two commands to try; `state` as for `answers`."""
         self._output.note(
             f"tenants    {endpoints.tenant_address}  (TLS, CA {endpoints.ca_path})", style="bold"
         )

@@ -1,6 +1,6 @@
-"""The demo: a base model, a pool, three tenants with a key each. Through the admin RPCs, like any operator's work.
+"""Makes the demo through the admin RPCs: a base model, a pool, three tenants with a key each.
 
-Idempotent: a second run makes only what is missing. What operators have changed since stays as they left it.
+Idempotent: a second run makes only what is missing. Changes by operators stay.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DEMO_TENANTS = (
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """What the demo has."""
+    """The demo as it was made."""
 
     keys: Mapping[str, Path]
     """Tenant to its key file."""
@@ -53,7 +53,7 @@ class Provisioned:
 async def provision(
     admin: AdminClient, model: PreparedModel, triton_target: str, layout: StateLayout
 ) -> Provisioned:
-    """Make what is missing. What stands in one tenant's way is no reason to keep the others from serving.
+    """Make what is missing. A tenant that is refused does not keep the others from being served.
 
     Raises:
         CommandError: the state was made with another model.
@@ -82,7 +82,7 @@ async def _tenant(admin: AdminClient, tenant: DemoTenant) -> None:
         found = await admin.create_tenant(
             tenant.tenant_id, TenantConfig(models=[alias]), display_name=tenant.display_name
         )
-    # As it was made: by this run, or by one that ended halfway. Any other version is an operator's work.
+    # Unchanged since this run, or a run that ended halfway, made it. Any other version is an operator's work.
     if tenant.adapter and found.config_version == 1 and list(found.config.models) == [alias]:
         await _adapter(admin, tenant)
         found.config.models[0].adapter = tenant.adapter

@@ -31,7 +31,7 @@ _GRANT_SECONDS = 600
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What `up` was asked for."""
+    """The options of `up`."""
 
     once: bool
     routers: int
@@ -44,13 +44,13 @@ async def run(layout: StateLayout, options: RunOptions, narration: Narration, hu
 
     Args:
         layout: where everything is kept.
-        options: what was asked for.
-        narration: says what happens.
-        hurry: once it is set, stopping means killing.
+        options: the options of `up`.
+        narration: shows the progress.
+        hurry: once set, processes are killed instead of stopped.
 
     Raises:
         CommandError: a process did not start; with `once`, a tenant got no answer or the log did not verify.
-        Error: the mesh refused what it cannot do without.
+        Error: the mesh refused a step that the rest needs.
     """
     with narration.doing("start"), narration.bar():
         how = MeshOptions(

@@ -19,7 +19,7 @@ from services.cli.numbers import INT32_MAX, UINT64_MAX, whole_number
 
 @dataclass(frozen=True, slots=True)
 class AskingOptions:
-    """How every question of a conversation is asked, an option each; None means the tenant's own value."""
+    """Options for every question of a conversation. None means the tenant's own value."""
 
     model: Annotated[str, typer.Option(metavar="ALIAS", help="The model; the tenant's default if unset.")] = (
         ""
@@ -39,7 +39,7 @@ class AskingOptions:
     ] = None
 
     def parameters(self) -> SamplingParameters:
-        """The sampling parameters; what is None stays unset."""
+        """The sampling parameters. A None stays unset."""
         return SamplingParameters(
             max_output_tokens=self.max_output_tokens,
             temperature=self.temperature,
@@ -49,14 +49,14 @@ class AskingOptions:
 
 
 class Conversation:
-    """Only answered questions are kept: a question that failed or was cancelled leaves no trace."""
+    """Keeps the questions that were answered; one that failed or was cancelled is forgotten."""
 
     def __init__(self, options: AskingOptions) -> None:
         self._options = options
         self._turns: list[Message] = []
 
     def request(self, question: str) -> GenerateRequest:
-        """The request that asks a question after all turns so far."""
+        """The request for the answer to a question, with all turns so far before it."""
         request = GenerateRequest(
             model=self._options.model,
             adapter=self._options.adapter,
@@ -70,7 +70,7 @@ class Conversation:
         return request
 
     def answered(self, question: str, answer: str) -> None:
-        """Keep a question and its whole answer."""
+        """Keep a question with its whole answer."""
         self._turns += [_message(Role.ROLE_USER, question), _message(Role.ROLE_ASSISTANT, answer)]
 
     def start_anew(self) -> None:

@@ -14,7 +14,7 @@ from services.cli.visible_text import one_line
 COLUMNS = ("FIELD", "BEFORE", "AFTER")
 UNSET = Styled("(unset)", "dim")
 _NOTHING = Unset()
-# A text this long is shown from a little before to a little after what differs.
+# Of a longer text, only the part that differs is shown, with a few characters around it.
 _LONG = 60
 _AROUND = 16
 
@@ -59,7 +59,7 @@ def difference_records(
 
 
 def _words(value_json: str) -> str:
-    """A value on one line: texts without their quotes, unless nothing would be left."""
+    """A value on one line. A text has no quotes, unless it is empty."""
     value = json.loads(value_json)
     if isinstance(value, str) and value:
         return one_line(value)
@@ -69,7 +69,7 @@ def _words(value_json: str) -> str:
 
 
 def _apart(before: str, after: str) -> tuple[str, str]:
-    """Two long texts from a little before to a little after what differs."""
+    """Cut two long texts down to the part that differs."""
     if max(len(before), len(after)) <= _LONG:
         return before, after
     shorter = min(len(before), len(after))

@@ -1,4 +1,4 @@
-"""Every error a command can end with, as a person or a program reads it: what is wrong, what to do next."""
+"""Shows an error to a person or a program: the cause, what to do next, and the id of the request."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from services.common.command_errors import FAILURE_STATUS, CommandError
 from services.common.errors import Error, InvalidArgumentError, Reason, ResourceExhaustedError
 
 _NEXT: dict[Reason, str] = {
-    Reason.INVALID_FIELD: "Correct what is named and repeat; nothing was changed.",
+    Reason.INVALID_FIELD: "Nothing was changed. Correct the fields above, then repeat.",
     Reason.KEY_REFUSED: "Give another key with --key-file: `chat` takes a tenant's (`tenantry key create`), "
     "`audit` a reviewer's grant, all else an operator's.",
-    Reason.ROLE_FORBIDS: "Ask somebody whose key has the role, for example a platform-admin.",
-    Reason.RESOURCE_NOT_FOUND: "See what there is with `list`, a tenant's config versions with `tenant versions`.",
-    Reason.MODEL_NOT_FOUND: "See the tenant's models with `tenantry chat --models`.",
-    Reason.ADAPTER_NOT_FOUND: "See the tenant's adapters with `tenantry adapter list`.",
-    Reason.RESOURCE_EXISTS: "Choose another name, or update the one there is.",
-    Reason.ETAG_MISMATCH: "Somebody else changed it meanwhile. Get it again, then repeat the change.",
-    Reason.CONCURRENT_CHANGE: "Somebody else changed it meanwhile. Get it again, then repeat the change.",
-    Reason.RESOURCE_IN_USE: "Nothing was changed. Do what is named first, then repeat.",
+    Reason.ROLE_FORBIDS: "Ask an operator with that role, for example a platform-admin.",
+    Reason.RESOURCE_NOT_FOUND: "`list` shows what exists, `tenant versions` a tenant's config versions.",
+    Reason.MODEL_NOT_FOUND: "`tenantry chat --models` lists the tenant's models.",
+    Reason.ADAPTER_NOT_FOUND: "`tenantry adapter list` lists the tenant's adapters.",
+    Reason.RESOURCE_EXISTS: "Choose another name, or update the existing one.",
+    Reason.ETAG_MISMATCH: "Another operator changed it meanwhile. Get it again, then repeat the change.",
+    Reason.CONCURRENT_CHANGE: "Another operator changed it meanwhile. Get it again, then repeat the change.",
+    Reason.RESOURCE_IN_USE: "Nothing was changed. Remove what still uses it, then repeat.",
     Reason.GUARDRAIL_DENIED: "Change what is asked.",
     Reason.GUARDRAIL_UNUSABLE: "An operator must change the rule's pattern.",
     Reason.TENANT_SUSPENDED: "An operator suspended the tenant; ask them.",
     Reason.STORE_UNAVAILABLE: "Config cannot be edited until etcd is back; requests go on being served.",
     Reason.NO_SNAPSHOT: "The router is starting.",
-    Reason.AUDIT_UNAVAILABLE: "A durable record comes first, for every edit and by the tenant's audit policy for "
-    "its requests, and the audit service cannot write one.",
+    Reason.AUDIT_UNAVAILABLE: "The audit service cannot write a durable record now. Every edit needs one, and by its "
+    "audit policy so may a tenant's request.",
     Reason.DEADLINE_PASSED: "Give it longer with --timeout, or ask for less.",
-    Reason.LOG_DAMAGED: "Keep the state directory as it is and call whoever runs the mesh.",
+    Reason.LOG_DAMAGED: "Keep the state directory as it is, and report it to those who run the mesh.",
 }
 _OBSTACLES: dict[Obstacle, str] = {
     Obstacle.NO_ANSWER: "no mesh answers at {address}.",
-    Obstacle.CERTIFICATE: "what answers at {address} shows a certificate the CA file does not vouch for.",
+    Obstacle.CERTIFICATE: "the server at {address} shows a certificate that the CA file does not vouch for.",
     Obstacle.NOTHING_BEHIND: "the edge at {address} answers, but the service behind it does not.",
-    Obstacle.ANOTHER_SERVICE: "what answers at {address} does not offer this.",
+    Obstacle.ANOTHER_SERVICE: "the server at {address} does not offer this call.",
 }
 _UNREACHABLE: dict[Obstacle, str] = {
-    Obstacle.NO_ANSWER: "Start the mesh with `make up`; for one elsewhere set --address and --ca-file.",
+    Obstacle.NO_ANSWER: "Start a mesh with `make up`, or give --address and --ca-file of another one.",
     Obstacle.CERTIFICATE: "Give the CA of this mesh with --ca-file; another state directory has another CA.",
-    Obstacle.NOTHING_BEHIND: "It is starting or has stopped: try again in a second, or look at `tenantry up`.",
-    Obstacle.ANOTHER_SERVICE: "`chat` uses the tenant listener, all else the operations listener: check --address.",
+    Obstacle.NOTHING_BEHIND: "The service is starting or has stopped. Try again in a second, or look at `tenantry up`.",
+    Obstacle.ANOTHER_SERVICE: "Check --address: `chat` needs the tenant listener, all else the operations listener.",
 }
 
 
 def exit_status(error: Error | CommandError) -> int:
-    """What the process exits with."""
+    """The exit status of the process."""
     return error.exit_status if isinstance(error, CommandError) else FAILURE_STATUS
 
 
 def report(error: Error | CommandError, output: Output) -> None:
-    """Say it on stderr: for machines as one line of JSON."""
+    """Show an error on stderr; to a program as one line of JSON."""
     message, fields, hint = _message(error), _fields(error), next_step(error)
     if output.json:
         output.failure(to_json({"error": _record(error, message, fields, hint)}))
@@ -72,7 +72,7 @@ def next_step(error: Error | CommandError) -> str:
         return _UNREACHABLE[error.obstacle]
     reason = error.reason
     if reason is Reason.INTERNAL:
-        # The edge answers without our details: its code still says which of our reasons it stands for.
+        # The edge answers without our details. Its code still stands for one of our reasons.
         reason = error.default_reason
     hint = _NEXT.get(reason, "")
     rule_id = error.metadata.get("rule_id", "")

@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, everything said beside them on stderr.
+"""Prints: results on stdout, notes, questions and failures on stderr.
 
 Colours appear on terminals only. What a server sent is never interpreted: invisible characters are escaped
 (`visible_text`), and rich's markup is off.
@@ -24,7 +24,7 @@ from services.cli.terminal.interruption import interruptible
 from services.cli.terminal.word_wrap import WordWrap
 from services.cli.visible_text import one_line, prose
 
-# Wide enough for any row: what is piped into another program must not be cut.
+# Wide enough for any row: a pipe must get rows that are not cut.
 _PIPE_WIDTH = 4096
 
 
@@ -44,7 +44,7 @@ Cell = str | Styled
 
 
 class Output:
-    """Where a command's results go."""
+    """The output of one command."""
 
     def __init__(self, *, json: bool, mesh_options: str = "") -> None:
         """Prepare the streams' consoles.
@@ -60,7 +60,7 @@ class Output:
 
     @property
     def can_ask(self) -> bool:
-        """Whether a person sees what is asked and can answer."""
+        """Whether a person can see a question and answer it."""
         return not self.json and self._stderr.is_terminal and sys.stdin.isatty()
 
     def ask(self, question: str) -> str:
@@ -75,11 +75,11 @@ class Output:
 
     @property
     def progress_console(self) -> Console:
-        """Where progress is shown, beside the results."""
+        """The console for progress, on stderr."""
         return self._stderr
 
     def result(self, message: Message, *, yaml: bool = True) -> None:
-        """One resource, whole: YAML for people, one line of JSON for machines."""
+        """One whole resource: YAML for people, one line of JSON for programs."""
         plain = to_plain(message)
         if yaml and not self.json:
             sys.stdout.write(to_yaml(plain))
@@ -95,13 +95,13 @@ class Output:
     def table(
         self, messages: Sequence[Message], columns: Sequence[str], rows: Iterable[Sequence[Cell]], empty: str
     ) -> None:
-        """A listing: an aligned table, or one line of JSON a resource.
+        """A listing: an aligned table for people, a line of JSON for each resource for programs.
 
         Args:
-            messages: the resources, for machines.
+            messages: the resources, for programs.
             columns: headings, for people.
             rows: cells, one row a resource.
-            empty: said beside where there are none.
+            empty: the note that is shown if there are none.
         """
         if self.json:
             for message in messages:
@@ -171,15 +171,15 @@ class Output:
         sys.stdout.flush()
 
     def note(self, text: str, style: str = "dim") -> None:
-        """Something said beside the result; silent for machines."""
+        """A note beside the result; nothing for programs."""
         if not self.json:
             self._stderr.print(Text(one_line(text), style=style))
 
     def suggest(self, why: str, command: str) -> None:
-        """A command to run next, on one line however long, so that it can be copied.
+        """A command to run next, on one line of any length, so that it can be copied.
 
         Args:
-            why: what it is good for.
+            why: its purpose.
             command: begins with `tenantry`, which is shown as this very process was called.
         """
         if not self.json:
@@ -189,7 +189,7 @@ class Output:
             self._stderr.print(Text(f"{why}: {one_line(command)}", style="dim"), soft_wrap=True)
 
     def failure(self, text: str, style: str = "") -> None:
-        """Something said about a failure, to people and machines alike."""
+        """A line about a failure, for people and programs alike."""
         self._stderr.print(Text(one_line(text), style=style), soft_wrap=self.json)
 
 
@@ -200,7 +200,7 @@ def _cell_text(cell: Cell) -> Text:
 
 
 def _as_called() -> str:
-    """How to call this program from here: by name where the PATH has it, else by its path."""
+    """The name of this program if the PATH finds it, else its path from here."""
     called = Path(sys.argv[0])
     found = shutil.which("tenantry")
     if called.name != "tenantry" or (found and Path(found).resolve() == called.resolve()):

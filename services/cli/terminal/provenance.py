@@ -1,4 +1,4 @@
-"""The line after an answer: what produced it and how fast, in the order people look for it."""
+"""The line after an answer: its model, adapter and config version, its tokens and its speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.cli.clients.names import short
 
 
 def summary(final: Final) -> str:
-    """One line; parts that do not apply are left out."""
+    """One line, without the parts that do not apply."""
     made_by, usage = final.provenance, final.usage
     parts = [f"model {short(made_by.model or made_by.base_model)}"]
     if made_by.adapter:
@@ -28,7 +28,7 @@ def summary(final: Final) -> str:
 
 
 def tokens_per_second(final: Final) -> float | None:
-    """Tokens after the first by the time they took; None for fewer than two tokens."""
+    """The rate of the tokens after the first, per second; None for fewer than two tokens."""
     took_seconds = _seconds(final.timing.total) - _seconds(final.timing.first_token)
     later_tokens = final.usage.output_tokens - 1
     return later_tokens / took_seconds if later_tokens > 0 and took_seconds > 0 else None

@@ -1,4 +1,4 @@
-"""Values as people read them: enum values, times, digests, sizes."""
+"""Writes values for people: enum values, times, digests, sizes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 
 def enum_word(message: Message, field: str) -> str:
-    """`active` for TENANT_STATE_ACTIVE; empty where it is not set.
+    """`active` for TENANT_STATE_ACTIVE; empty if the field is not set.
 
-    The prefix is the enum's own name (the contract's rule), so it carries nothing here.
+    By the contract's rule the prefix is the enum's own name, so it is dropped.
     """
     kind = message.DESCRIPTOR.fields_by_name[field].enum_type
     assert kind is not None
@@ -23,21 +23,21 @@ def enum_word(message: Message, field: str) -> str:
 
 
 def day(time: Timestamp) -> str:
-    """The day, UTC; empty where it is not set."""
+    """The day, UTC; empty if it is not set."""
     if not time.seconds:
         return ""
     return time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d")
 
 
 def when(time: Timestamp) -> str:
-    """Minutes, UTC; empty where it is not set."""
+    """The minute, UTC; empty if it is not set."""
     if not time.seconds:
         return ""
     return time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%MZ")
 
 
 def when_exactly(time: Timestamp) -> str:
-    """Seconds, UTC; empty where it is not set."""
+    """The second, UTC; empty if it is not set."""
     if not time.seconds:
         return ""
     return time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
@@ -49,7 +49,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def short_digest(sha256: str) -> str:
-    """Enough of a digest to tell two apart by eye."""
+    """The first 12 characters of a digest, enough to distinguish two by eye."""
     return sha256[:12]
 
 

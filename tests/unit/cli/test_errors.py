@@ -163,7 +163,7 @@ def test_the_wrong_certificate_is_told_apart_from_silence(shell, mesh, tmp_path)
     finally:
         server.stop(grace=None)
     assert result.exit_code == 1
-    assert "a certificate the CA file does not vouch for" in result.stderr
+    assert "a certificate that the CA file does not vouch for" in result.stderr
     # The handshake succeeds; that no service is behind it is another matter.
     assert "does not offer this" in trusted.stderr
 
@@ -225,7 +225,7 @@ def test_an_address_of_something_else_is_told_apart_from_silence(shell, mesh):
     finally:
         server.stop(grace=None)
     assert result.exit_code == 1
-    assert f"what answers at {address} does not offer this" in result.stderr
+    assert f"the server at {address} does not offer this" in result.stderr
 
 
 def test_the_edge_without_its_service_is_told_apart_from_silence():

@@ -34,7 +34,7 @@ def test_a_tenant_is_suspended_and_resumed(shell, admin, acme):
     assert "tenantry tenant resume acme" in result.stderr
     assert _state(admin) == "TENANT_STATE_SUSPENDED"
     assert admin.changes == [("SuspendTenant", "tenants/acme", "leaked key")]
-    assert "nothing to change; it is suspended already" in shell("tenant", "suspend", "acme").stdout
+    assert "unchanged, it is suspended already" in shell("tenant", "suspend", "acme").stdout
     assert shell("tenant", "resume", "acme").stdout == "tenants/acme: active.\n"
     assert json.loads(shell("tenant", "resume", "acme", "--json").stdout)["state"] == "TENANT_STATE_ACTIVE"
 
