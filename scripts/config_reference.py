@@ -19,7 +19,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 PACKAGE = ".tenantry.config.v1."
-SERVICE = "ConfigAdminService"
+ADMIN_SERVICE = "ConfigAdminService"
 # The resources an operator sees, by the word `tenantry explain` takes: the message, the call that names a new one, and
 # the call that sets its fields.
 TOPICS = {
@@ -32,7 +32,7 @@ TOPICS = {
     "version": ("TenantVersion", "", ""),
     "router": ("RouterStatus", "", ""),
 }
-NOBODY = "service"
+SERVICE = "service"
 ANY_OPERATOR = "tenant-admin"
 _FACTS = (
     "Default", "Minimum", "Maximum", "Above", "Bytes", "Characters", "Items", "Form", "Choices", "Role", "Sensitive",
@@ -113,7 +113,7 @@ class _Elements:
             (service, f"{file.name}:", (6, number))
             for file in files
             for number, service in enumerate(file.service)
-            if service.name == SERVICE
+            if service.name == ADMIN_SERVICE
         ]
 
     def reachable(self) -> list[str]:
@@ -289,11 +289,11 @@ def _say_who_sets(messages: Plain, methods: Plain) -> None:
             return
         said.add(name)
         for field in messages[name]["fields"]:
-            of_service = field.get("behaviour") == "output_only" or field["name"] == "etag" or role == NOBODY
-            own = NOBODY if of_service else field.pop("role", role)
+            of_service = field.get("behaviour") == "output_only" or field["name"] == "etag" or role == SERVICE
+            own = SERVICE if of_service else field.pop("role", role)
             field.pop("role", None)
             field["set_by"] = own
-            if own != NOBODY:
+            if own != SERVICE:
                 field["set_when"] = when
             if "message" in field:
                 say(field["message"], own, when)
@@ -301,14 +301,14 @@ def _say_who_sets(messages: Plain, methods: Plain) -> None:
     for message, creation, change in TOPICS.values():
         say(
             message,
-            methods[change]["role"] if change else NOBODY,
+            methods[change]["role"] if change else SERVICE,
             "any time" if change.startswith("Update") else "creation",
         )
         for field in messages[message]["fields"]:
             if field.get("behaviour") == "identifier":
-                field["set_by"] = methods[creation]["role"] if creation else NOBODY
+                field["set_by"] = methods[creation]["role"] if creation else SERVICE
                 field["set_when"] = "creation" if creation else ""
     for method in methods.values():
         say(method["request"], method["role"], "call")
     for name in messages:
-        say(name, NOBODY, "")
+        say(name, SERVICE, "")

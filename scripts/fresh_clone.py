@@ -92,7 +92,7 @@ def _run(clone: Path, environment: dict[str, str], number: signal.Signals) -> Ru
 
 
 def _processes_of(home: str) -> list[str]:
-    """Whatever still runs with that home."""
+    """The processes that still run with that home."""
     wanted = f"HOME={home}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -100,7 +100,7 @@ def _processes_of(home: str) -> list[str]:
             if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(f"process {entry.name}: {(entry / 'comm').read_text().strip()}")
         except OSError:
-            continue  # gone meanwhile, or somebody else's
+            continue  # gone meanwhile, or another user's
     return found
 
 

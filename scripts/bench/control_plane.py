@@ -49,7 +49,7 @@ class Figures:
     """Resident, with all of them: the largest."""
     config_full_mib: float
     change_p50_ms: float
-    """From sending UpdateTenant to every router's ACK, as WaitForPropagation tells it."""
+    """From sending UpdateTenant to every router's ACK, as WaitForPropagation reports it."""
     change_p99_ms: float
     applied_p50_ms: float
     """From UpdateTenant's answer, which follows the commit, to the same moment."""

@@ -1,4 +1,4 @@
-"""YAML as plain JSON values, within bounds: whatever the text holds, it is read or refused with a line and a column.
+"""YAML as plain JSON values, within bounds. Any text is either read, or refused with a line and a column.
 
 YAML 1.1 as PyYAML reads it, less what no document of ours has: timestamps, binary and other typed values, keys that
 are not texts, numbers that are not finite. JSON is read too, including its surrogate pairs.

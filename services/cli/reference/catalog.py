@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-NOBODY = "service"
+SERVICE = "service"
 """Sets a field that no operator may set."""
 _INDEX = re.compile(r"\[[0-9]*\]")
 # Other words for a topic: errors say `base_model.context_tokens`.
@@ -67,7 +67,7 @@ class Field:
     """Of a text or a number: the only values."""
     example: Any = None
     sensitive: bool = False
-    set_by: str = NOBODY
+    set_by: str = SERVICE
     """`platform-admin`; `tenant-admin`, which includes platform-admins; or `service`."""
     set_when: str = ""
     """`any time`, `creation` or `call`; empty for the service's."""
@@ -161,9 +161,9 @@ class Catalog:
             field = inside.fields.get(part) if inside else None
             if field is None:
                 raise UnknownPathError(path, part, self._nearest_fields(where, inside, part, path))
-            if place.field is not None and place.field.set_by == NOBODY:
+            if place.field is not None and place.field.set_by == SERVICE:
                 # For example an older version's config: the fields are a tenant's, but no operator sets them there.
-                field = replace(field, set_by=NOBODY, set_when="")
+                field = replace(field, set_by=SERVICE, set_when="")
             where = f"{where}.{part}"
             place = Place(where, field, self.messages.get(field.message))
         return place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.cli.reference.catalog import NOBODY, Field
+from services.cli.reference.catalog import SERVICE, Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +32,4 @@ DOCUMENTS = {
 
 def is_written(form: DocumentForm, field: Field) -> bool:
     """Whether people write a field, rather than leave it as `get` printed it."""
-    return form.takes(field) and field.set_by != NOBODY and field.behaviour != "identifier"
+    return form.takes(field) and field.set_by != SERVICE and field.behaviour != "identifier"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from services.cli.reference.catalog import NOBODY, Catalog, Default, Field
+from services.cli.reference.catalog import SERVICE, Catalog, Default, Field
 
 _SETTERS = {
     "platform-admin": "platform-admins only",
     "tenant-admin": "platform-admins and the tenant's own admins",
-    NOBODY: "the config service",
+    SERVICE: "the config service",
 }
 _CALLERS = {"platform-admin": "platform-admins, in a call", "tenant-admin": "any operator, in a call"}
 
@@ -22,7 +22,7 @@ def type_words(field: Field) -> str:
 
 
 def default_words(field: Field) -> str:
-    """What the field is when nobody sets it; empty where that is nothing."""
+    """The field's value when it is unset; empty for none."""
     return "" if field.default is None else words_of(field.default)
 
 

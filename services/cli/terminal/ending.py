@@ -72,7 +72,7 @@ def _refused_by_the_system(error: OSError) -> CommandError:
 
 
 def _defect(error: BaseException) -> CommandError:
-    """An exception no one expected: names the place, so that it can be reported."""
+    """An unexpected exception: names the place, so that it can be reported."""
     [*_, last] = traceback.extract_tb(error.__traceback__) or [None]
     where = f" in {Path(last.filename).name}, line {last.lineno}" if last else ""
     return CommandError(

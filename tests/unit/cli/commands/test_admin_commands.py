@@ -164,7 +164,7 @@ def test_a_change_made_meanwhile_is_not_overwritten(shell, admin):
     admin.before_update = meanwhile
     result = shell("tenant", "update", "acme", "--weight", "5")
     assert result.exit_code == 1
-    assert "Another operator changed it meanwhile." in result.stderr
+    assert "Another edit came first." in result.stderr
     assert not admin.tenants["tenants/acme"].config.HasField("weight")
 
 
