@@ -49,7 +49,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What the disk does without us: overwrite 4 KiB of an allocated file, fdatasync, again."""
+    """The disk's speed without the service: overwrite 4 KiB of an allocated file, fdatasync, again."""
 
     syncs_per_second: float
     sync_p50_ms: float
@@ -131,7 +131,7 @@ async def _timed(name: str, load: Load, plane: AuditServicePlane, names: list[st
 
 
 def measure_disk(folder: Path, syncs: int = 1000) -> Disk:
-    """What the disk under a folder does with a journal's kind of writes."""
+    """Measure the disk under a folder with a journal's kind of writes."""
     taken = []
     descriptor = os.open(folder / "probe", os.O_CREAT | os.O_WRONLY, 0o600)
     try:

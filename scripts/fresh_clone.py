@@ -29,7 +29,7 @@ class Run:
     stop_seconds: float
     status: int
     left: list[str]
-    """What it left behind: processes, sockets, shared memory."""
+    """Leftovers of the run: processes, sockets, shared memory."""
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ SPEEDS = re.compile(r"(?<= )(\d+ ms +)(\d+\.\d +)(?=\S)")
 
 @dataclass(frozen=True)
 class Screen:
-    """What is typed for one screen, line by line, after lines that prepare it and are not shown."""
+    """The lines typed for one screen, after lines that prepare it and are not shown."""
 
     name: str
     typed: tuple[str, ...]
@@ -128,7 +128,7 @@ class Terminal:
         return finished.stdout
 
     def shown(self) -> str:
-        """What is on the screen and above it, without the empty end."""
+        """The text on the screen and above it, without the empty end."""
         return self._tmux("capture-pane", "-p", "-S", "-").rstrip()
 
     def key(self, name: str) -> None:
@@ -141,7 +141,7 @@ class Terminal:
         self.key("Enter")
 
     def until(self, holds: Callable[[str], bool]) -> str:
-        """What is shown once a condition holds; fails after the deadline."""
+        """The screen once a condition holds; fails after the deadline."""
         end = time.monotonic() + DEADLINE_SECONDS
         while not holds(shown := self.shown()):
             if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""What the audit service is put under: streams and writers, as fast as it goes and at a pace."""
+"""Loads for the audit service: streams and writers, as fast as it goes and at a pace."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class _Appending:
         self._started = time.perf_counter()
 
     def taken(self) -> tuple[Latencies, float]:
-        """What a load gives."""
+        """The result of a load."""
         return self.latencies, time.perf_counter() - self._started
 
     async def append(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""What the control plane has to keep: each figure beside its bar, and whether it is kept."""
+"""The bars of the control plane: each figure beside its bar, and whether it is kept."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _CALL_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured."""
+    """The sizes of a measurement."""
 
     tenants: int = 10_000
     routers: int = 3
@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What came out."""
+    """The measured figures."""
 
     config_start_seconds: float
     """Process start to SERVING, everything listed."""

@@ -1,4 +1,4 @@
-"""What a request looks up in the snapshot, timed among few tenants and among many."""
+"""Times a request's lookups in the snapshot, among few tenants and among many."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Lookups:
 
     @property
     def growth(self) -> float:
-        """What the last size costs, in the first one's."""
+        """The cost of the last size, as a multiple of the first one's."""
         return self.microseconds[-1] / self.microseconds[0]
 
 

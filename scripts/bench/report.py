@@ -13,7 +13,7 @@ from scripts.bench.rounds import Comparison, Plan
 
 
 def machine_facts() -> dict[str, str]:
-    """What the figures depend on."""
+    """The facts of the machine that the figures depend on."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),

@@ -1,4 +1,4 @@
-"""What is measured, in interleaved rounds, so that a slow moment of the machine hits every route."""
+"""Measures in interleaved rounds, so that a slow moment of the machine hits every route."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained: one recipe an adapter.
+"""The recipes of training, one for each adapter.
 
 Ranks, modules and scales differ on purpose, so that together they cover the engine's cases.
 """

@@ -138,7 +138,7 @@ def template_cases(tokenizer: PreTrainedTokenizerBase) -> list[dict[str, object]
 
 
 def provenance(base: Path) -> dict[str, object]:
-    """What the outputs were made with: program versions and digests of the base model's files."""
+    """The provenance of the outputs: program versions and digests of the base model's files."""
     return {
         "made_by": "scripts/training/reference_outputs.py",
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "tokenizers")}

@@ -1,4 +1,4 @@
-"""What is wrong with plain values that are meant to fill a message of the contract. Pure."""
+"""Finds the faults of plain values that are meant to fill a message of the contract. Pure."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def field_problems(value: Any, kind: Any, path: str = "") -> Iterator[Problem]:
 
 
 def not_a_field(key: object, known: Iterable[str]) -> str:
-    """What to say about a field that does not exist."""
+    """The fault of a field that does not exist."""
     return f"is not a field{_meant(str(key), known)}"
 
 
 def not_a_choice(value: object, choices: Iterable[str]) -> str:
-    """What to say about a value that is none of the choices."""
+    """The fault of a value that is none of the choices."""
     named = list(choices)
     return f"is {_shown(value)}, not one of {', '.join(named)}{_meant(str(value), named)}"
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 DOMAIN = "tenantry"
-# So many violations are in the message; the details name all of them.
+# The message spells out this many violations; the details name all.
 _SPELLED_OUT = 5
 
 

@@ -39,7 +39,7 @@ def strip_headers() -> core.TypedExtensionConfig:
 
 
 def random_request_ids() -> hcm.RequestIdExtension:
-    """Give every request a random id, all of it: there is no tracer that marks traced requests in a digit of it."""
+    """Make every digit of the id random; without a tracer no digit marks a trace."""
     config = request_ids.UuidRequestIdConfig(pack_trace_reason=False)
     return hcm.RequestIdExtension(typed_config=pack(config))
 

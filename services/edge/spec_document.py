@@ -128,7 +128,7 @@ def _suggestion(name: str) -> str:
 
 
 def _kind_of(value: object) -> str:
-    """What kind of value it is. Only numbers and truth values are shown: a text may be a secret."""
+    """Describe the kind of a value. Only numbers and truth values are shown: a text may be a secret."""
     match value:
         case None:
             return "nothing"

@@ -50,7 +50,7 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class PortChoice:
-    """Which ports a mesh wants."""
+    """The ports that a mesh wants."""
 
     first: int | None = None
     """The tenants' port; the operators' is the next, metrics follow. Taken ones fail the start.

@@ -25,9 +25,9 @@ class PortTakenError(Exception):
 def reserved_ports(wanted: Sequence[int]) -> Iterator[list[int]]:
     """Ports that are ours as long as the context lasts, all different.
 
-    Each is bound here and never listened on. Linux lets the process it is for bind it as well and listen, if both
-    sides set SO_REUSEADDR, as servers do; but it gives it to no process that asks for any port, and to no outgoing
-    connection, also while the process it is for is being restarted.
+    Each is bound here and never listened on. The intended process can bind the port too and listen, since both set
+    SO_REUSEADDR. Linux gives it to no process that asks for any port and to no outgoing connection, even during a
+    restart.
 
     Args:
         wanted: the ports; `ANY` for one that the operating system chooses.
@@ -48,7 +48,7 @@ def reserve(stack: ExitStack, wanted: int) -> int:
     with ExitStack() as attempt:
         try:
             if wanted != ANY:
-                # Two of us could both bind a port neither listens on yet; of this name there is but one.
+                # Two meshes could bind a port before either listens; only one can bind this name.
                 name = attempt.enter_context(socket.socket(socket.AF_UNIX))
                 name.bind(f"\0tenantry-port-{wanted}")
             taken = attempt.enter_context(socket.socket())

@@ -1,4 +1,4 @@
-"""What is known of a request at each step of its way: Identified, Shaped, Admitted, Answered.
+"""A request's state after each step: Identified, Shaped, Admitted, Answered.
 
 Each stage is frozen and holds the one before it, so that audit entries, metrics and logs take the stage that a request
 reached, however it ended. Only a `Generation` grows, while the model server answers. Times are seconds of the monotonic
@@ -34,16 +34,16 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a request asks, made concrete by its tenant's rules."""
+    """A request's demands, made concrete by its tenant's rules."""
 
     alias: str
     base_model: BaseModel
     pool: PoolConfig
     binding: AdapterBinding | None
     prompt: Prompt
-    """What the model is given."""
+    """The model's input."""
     asked: Prompt
-    """The same before guardrails replaced anything: what the audit log keeps."""
+    """The same before guardrails replaced anything; the audit log keeps this one."""
     parameters: Parameters
     priority: int
     """1 low, 2 normal, 3 high; among the tenant's own requests."""
@@ -91,7 +91,7 @@ class Shaped:
 
     @property
     def demand(self) -> Demand:
-        """What it asks of its pool."""
+        """Its demand on its pool."""
         binding = self.shape.binding
         return Demand(
             self.tenant.tenant_uid, self.cost, None if binding is None else binding.rendition.lora_id
@@ -100,7 +100,7 @@ class Shaped:
 
 @dataclass(slots=True)
 class Generation:
-    """What the model server has given so far."""
+    """The model server's output so far."""
 
     charged_input_tokens: int
     """Of the prompt; 0 once its server failed before the first token."""
@@ -115,7 +115,7 @@ class Generation:
 
     @property
     def charged_tokens(self) -> int:
-        """What the request used of its tenant's limits and quotas."""
+        """The tokens that count against its tenant's limits and quotas."""
         return self.charged_input_tokens + self.output_tokens
 
 
@@ -149,7 +149,7 @@ class Answered:
 
     @property
     def shaped(self) -> Shaped:
-        """What was asked."""
+        """The request as shaped."""
         return self.admitted.shaped
 
     @property
@@ -164,7 +164,7 @@ class Answered:
 
     @property
     def generation(self) -> Generation:
-        """What the model server gave."""
+        """The model server's output."""
         return self.admitted.generation
 
 

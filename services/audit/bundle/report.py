@@ -1,4 +1,4 @@
-"""What a verification found: damages, which of them explain the others, and a verdict in plain words."""
+"""The report of a verification: damages, their causes among them, and a verdict in plain words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.audit.bundle.files import CHECKPOINT, MANIFEST, RECORDS, SIGNATURE
 from services.audit.bundle.manifest import SECTION_NAMES, Window
 
 _PARTS = frozenset((MANIFEST, SIGNATURE, CHECKPOINT, RECORDS))
-"""What is compared with each other."""
+"""The files whose statements are compared with each other."""
 
 
 class DamageKind(IntEnum):
@@ -45,7 +45,7 @@ class Damage:
 
 @dataclass(slots=True)
 class VerificationReport:
-    """What a verification found; good when there is no damage.
+    """The report of a verification; good when there is no damage.
 
     A good bundle may hold a part of a log and show a part of its content: the last five fields say which.
     """
@@ -82,7 +82,7 @@ class VerificationReport:
         return list(first.values())
 
     def verdict(self) -> str:
-        """What the causes mean and what to do, as one paragraph; empty for a good bundle."""
+        """The causes' meaning and the next step, as one paragraph; empty for a good bundle."""
         if self.good:
             return ""
         causes = self.causes()

@@ -64,7 +64,7 @@ def verify_bundle(directory: Path, keys: PinnedKeys) -> VerificationReport:
 def claimed_origins(directory: Path) -> list[str]:
     """The origins of the log that a bundle claims to be of, to find the pinned keys with. Nothing is checked.
 
-    There are up to two, the checkpoint's and the manifest's, so that a damage of one leaves the other.
+    There are up to two, the checkpoint's and the manifest's, so that damage to one file leaves the other usable.
     """
     found = []
     for name, read in ((CHECKPOINT, _first_line), (MANIFEST, _origin_of)):

@@ -57,7 +57,7 @@ class Replay:
             self._logs.hold(log_id, held)
 
     def _log(self, log_id: bytes) -> TenantLog | None:
-        """None for a log that cannot be opened, and for one that was closed because its tenant got another."""
+        """None for a log that cannot be opened, and for one that was closed because its tenant got a new log."""
         owner = self._logs.registry.owner(log_id)
         if owner is None:
             if self._logs.registry.is_known(log_id.hex()):

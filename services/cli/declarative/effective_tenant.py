@@ -13,7 +13,7 @@ from services.cli.reference.effective import Effective, Unset, effective_config
 from services.cli.reference.wording import value_words
 
 EFFECTIVE_KEYS = ("effective_config", "config_defaults")
-"""What `effective_record` adds; a document that holds them may be written back without."""
+"""The keys that `effective_record` adds; a document that holds them may be written back without."""
 _LONGEST_VALUE = 60
 
 
@@ -78,7 +78,7 @@ class _Tree:
             yield from _indented(self.group(value, inside, path), "  ")
 
     def _item(self, given: Plain, message: Message, path: str) -> Iterator[str]:
-        """What is set comes first: the list's dash stands before it."""
+        """Begin with a field that is set: the list's dash stands before it."""
         fields = sorted(message.fields.values(), key=lambda field: field.name not in given)
         lines = [line for field in fields for line in self._field(given, field, f"{path}.{field.name}")]
         first, *rest = lines if given else ["{}", *lines]
@@ -102,7 +102,7 @@ def _comment(name: str, default: Default) -> str:
 
 
 def unset_between(before: TenantConfig, after: TenantConfig) -> Callable[[str], Unset]:
-    """What a field that differs between two configs means on the side where it is not set, by its path."""
+    """The meaning of a field that differs between two configs, on the side where it is unset, by its path."""
     catalog = load()
     old, new = (effective_config(to_plain(config), catalog).defaults for config in (before, after))
 

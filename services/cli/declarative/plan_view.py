@@ -88,7 +88,7 @@ def _rows(step: Step) -> Iterator[tuple[Cell, ...]]:
 
 
 def _unset_of(step: Step) -> Callable[[str], Unset]:
-    """What a field of the tenant means before and after a step, where it is not set."""
+    """The meaning of a field of the tenant before and after a step, where it is unset."""
     return unset_between(step.live.config if step.live else TenantConfig(), step.wanted.config)
 
 

@@ -26,6 +26,6 @@ class NoAnswer:
     """For programs."""
     message: str
     next: str
-    """What to do about it."""
+    """The next step for a person."""
     command: str = ""
     """A command that does it."""

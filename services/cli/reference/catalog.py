@@ -28,7 +28,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """What an unset field means."""
+    """The meaning of an unset field."""
 
     value: Any = None
     """A JSON value; None where only words can say it."""
@@ -97,7 +97,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a path leads to."""
+    """The target of a path."""
 
     path: str
     field: Field | None

@@ -1,4 +1,4 @@
-"""Which documents operators write, and which fields each takes. Pure."""
+"""The documents that operators write, and the fields of each. Pure."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Effective:
 
 @dataclass(frozen=True, slots=True)
 class Unset:
-    """What a field that differs means on the side where it is not set, in words; empty where it means nothing."""
+    """The meaning of a differing field on the side where it is unset, in words; empty for none."""
 
     before: str = ""
     after: str = ""

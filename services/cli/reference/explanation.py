@@ -1,4 +1,4 @@
-"""What is at a path, as programs read it, and as pairs of a term and its explanation for people. Pure."""
+"""Explains a path: as a record for programs, and as pairs of a term and its explanation for people. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _below(catalog: Catalog, field: Field, path: str, *, recursive: bool) -> Pla
 
 
 def _field_record(catalog: Catalog, field: Field) -> Plain:
-    """What is known of a field; what does not apply to it is left out."""
+    """The facts of a field; those that do not apply to it are left out."""
     # 0 is a bound; what is false, empty or none does not apply.
     whole = asdict(field).items()
     record = {word: value for word, value in whole if value not in (None, "", ()) and value is not False}
@@ -67,7 +67,7 @@ def field_terms(catalog: Catalog, place: Place, *, recursive: bool) -> Iterator[
 
 
 def fact_terms(catalog: Catalog, place: Place) -> list[tuple[str, str]]:
-    """What is known of the field at a path; nothing for a resource."""
+    """The facts of the field at a path; none for a resource."""
     if place.field is None:
         return []
     # A choice's values come one by one, with what each means.

@@ -57,7 +57,7 @@ def bounds_words(field: Field) -> str:
 
 
 def setter_words(field: Field) -> str:
-    """Who may set the field, and when."""
+    """The roles that may set the field, and when."""
     if field.set_when == "call":
         return _CALLERS[field.set_by]
     at_creation = ", at creation only" if field.set_when == "creation" else ""

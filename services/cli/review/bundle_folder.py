@@ -103,7 +103,7 @@ class BundleFolder:
         if self._open is None:
             self._begin(path)
         elif path != self._open_path:
-            raise BundleError("a file before the one before it had ended")
+            raise BundleError("a second file before the first had ended")
         assert self._open is not None
         self._open.write(data)
         self.size_bytes += len(data)

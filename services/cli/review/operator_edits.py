@@ -52,7 +52,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class EditFilter:
-    """Which edits to show; an empty or missing part lets all through."""
+    """A choice of edits; an empty or missing part lets all through."""
 
     operator: str = ""
     method: str = ""

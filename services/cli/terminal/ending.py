@@ -37,7 +37,7 @@ def report_ending(error: BaseException, *, json: bool) -> int:
 
 
 def _as_failure(error: BaseException) -> Error | CommandError:
-    """What an exception means to the caller."""
+    """Translate an exception into an error that a person can read."""
     if isinstance(error, (Error, CommandError)):
         return error
     if isinstance(error, typer.TyperException):

@@ -65,7 +65,7 @@ def report(error: Error | CommandError, output: Output) -> None:
 
 
 def next_step(error: Error | CommandError) -> str:
-    """What to do next, in a sentence or two."""
+    """The next step for the caller, in a sentence or two."""
     if isinstance(error, CommandError):
         return error.hint
     if isinstance(error, UnreachableError):

@@ -45,7 +45,7 @@ class WordWrap:
         return "".join(shown)
 
     def finish(self) -> str:
-        """What is left, at the end of a line or of the text; spaces at an end are dropped."""
+        """Give the rest, at the end of a line or of the text; spaces at an end are dropped."""
         shown = self._given_word()
         self._spaces = 0
         return shown

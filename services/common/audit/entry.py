@@ -53,7 +53,7 @@ class AuditReceipt:
 class AuditUnavailableError(UnavailableError):
     """The audit service is down, slow or too far behind, so the entry is not known to be durable.
 
-    It may be durable all the same: a queued entry can be in the log, once at most.
+    It may still become durable, but never twice.
     """
 
     default_reason = Reason.AUDIT_UNAVAILABLE

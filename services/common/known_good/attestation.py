@@ -40,7 +40,7 @@ def require_signed(known: KnownGood, signer: bytes, items: Items) -> KnownGood:
     header = known.header
     said = (statement.cluster_id, statement.revision, statement.current_unix_ms)
     if said != (header.cluster_id, header.revision, header.written_unix_ms):
-        raise UnsignedError(known.path, "its header says something else than what is signed")
+        raise UnsignedError(known.path, "its header differs from the signed statement")
     if digest_of(items(parts)) != statement.state_sha256:
-        raise UnsignedError(known.path, "its content is not the one that is signed")
+        raise UnsignedError(known.path, "its content differs from the signed digest")
     return replace(known, parts=parts)

@@ -142,7 +142,7 @@ class RouterRegistry:
         return [view(router, self._newest, now) for _, router in sorted(self._routers.items())]
 
     def progress(self, revision: int) -> Progress:
-        """Which routers have applied a revision; a revision not seen here yet is never complete."""
+        """The routers that have applied a revision and those that have not; one not seen here yet is never complete."""
         routers = self.routers()
         missing = tuple(router for router in routers if router.applied_revision < revision)
         seen = self._newest.revision >= revision

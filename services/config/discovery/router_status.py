@@ -1,4 +1,4 @@
-"""What is known of a router, and the status that follows from it. Pure."""
+"""Derives a router's status from its known facts. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Newest:
 
 @dataclass(slots=True)
 class Router:
-    """What is known of one router; only the registry changes it."""
+    """The known facts of one router; only the registry changes them."""
 
     name: str
     heard_at_seconds: float

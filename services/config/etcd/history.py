@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was known when a request was sent; answers may arrive out of order."""
+    """The state known when a request was sent; answers may arrive out of order."""
 
     number: int
     cluster_id: int

@@ -53,7 +53,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a router reports and asks for."""
+    """A router's report of usage and returns, and its request for tokens."""
 
     router: str
     session_id: str

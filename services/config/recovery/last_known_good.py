@@ -76,7 +76,7 @@ class LastKnownGood(Follower):
         self._start_gate = start_gate
         self._items: dict[str, Stored] = {}
         self._listed_anew = False
-        """Whether a whole list was not written yet."""
+        """Whether a whole list still has to be written."""
         self._writer = KnownGoodWriter(self._files, self._content, registry, settle=self._settle)
         from_file = Gauge(
             "tenantry_config_from_file",

@@ -1,8 +1,7 @@
 """Counts refused and shed requests for the audit log: one entry a tenant and interval, not one a request.
 
 A durable write for each refusal would let a flood of refusals become a flood of writes. Of each count the entry names
-the first requests by their ids, so that a refusal that stands alone, or among a few, is found by the id its caller was
-given; how many there were is exact.
+the first requests by their ids, so that a single refusal is found by the request id its caller got. The count is exact.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class AdapterTensors:
 
 @dataclass(frozen=True, slots=True)
 class AdapterUse:
-    """Which adapter answers, and for whom."""
+    """The adapter that answers, and its tenant."""
 
     lora_id: int
     tenant_ordinal: int

@@ -149,7 +149,7 @@ class Dispatcher:
 
 
 def _failure(grant: Grant, error: BackendError) -> Error:
-    """What the caller is answered; the server's failure is its cause, for the log."""
+    """The error for the caller; the server's failure is its cause, for the log."""
     if isinstance(error, AdapterCacheFullError | AdapterMissError):
         return UnavailableError("every adapter slot is in use", reason=Reason.ADAPTERS_BUSY)
     if isinstance(error, BackendUnavailableError) and error.broken:

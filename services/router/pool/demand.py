@@ -1,4 +1,4 @@
-"""What a request asks of a pool. Pure."""
+"""A request's demand on a pool. Pure."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from services.router.pool.residency import AdapterLedger, Residency
 
 @dataclass(frozen=True, slots=True)
 class EndpointCapacity:
-    """What one endpoint carries at once."""
+    """The most that one endpoint carries at once."""
 
     requests: int
     kv_tokens: int

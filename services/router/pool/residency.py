@@ -76,7 +76,7 @@ class AdapterLedger:
             del self._resident[lora_id]
 
     def resend(self, lora_id: int) -> bool:
-        """Decide whether a request that is counted in and met a miss sends the weights now, or finds them there."""
+        """After a miss: make the caller the sender of the weights, or report that they arrived meanwhile."""
         assert lora_id not in self._loading, "a second sender"
         if lora_id in self._resident:
             return False

@@ -30,7 +30,7 @@ class SliceRules:
     renew_seconds: float = 20.0
     """A slice is renewed when it ends in less than this."""
     dry_seconds: float = 1.0
-    """How long the answer that nothing more is free counts."""
+    """How long an answer that nothing is free is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class QuotaSlice:
     """One tenant's tokens of one window in this router.
 
     Tokens are available, reserved, or used and not yet reported; the config service counts the three together as held
-    here. When a window or a lease ends they form a lot that is over: tokens that requests still use of it were counted
-    already.
+    here. They form a lot. When its window or lease ends, the lot is closed; tokens that running requests still use of
+    it are already counted.
     """
 
     def __init__(self, rules: SliceRules, lots: Iterator[int]) -> None:

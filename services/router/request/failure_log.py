@@ -38,14 +38,14 @@ class _Written:
 
 
 class FailureLog:
-    """The lines of one router process; remembers the allowances of the tenants and reasons that came last."""
+    """The lines of one router process; remembers the allowances of the tenants and reasons most recently seen."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._written: OrderedDict[tuple[str, str], _Written] = OrderedDict()
 
     def failed(self, request_id: str, error: Error, *, tenant_uid: str = "", key_id: str = "") -> None:
-        """Write a line, unless this tenant's failures of this reason have had theirs.
+        """Write a line, unless the tenant's allowance for this reason is used up.
 
         Args:
             request_id: as the caller was given it.

@@ -325,7 +325,7 @@ class Pipeline:
         return Reason.INTERNAL
 
     def _cancelled_as(self, deadline: float) -> str:
-        """What cancelled the request: the router's stop, a deadline, or the caller.
+        """The reason for a cancellation: the router's stop, a deadline, or the caller.
 
         At the caller's own deadline it is gRPC that cancels.
         """
@@ -344,4 +344,4 @@ _CANCELLATIONS: Mapping[str, Callable[[], Error]] = {
     Reason.DEADLINE_PASSED: _deadline_passed,
     Reason.SHUTTING_DOWN: shutting_down,
 }
-"""What cancels a request other than its caller's leaving."""
+"""The reasons for a cancellation besides the caller's."""

@@ -229,7 +229,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """Which tenant a key belongs to, and whether it is in force."""
+    """A key's tenant, and whether the key is in force."""
 
     key_id: str
     tenant_uid: str

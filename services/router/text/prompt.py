@@ -1,4 +1,4 @@
-"""What a model is asked, before it is encoded. Pure."""
+"""A model's input, before it is encoded. Pure."""
 
 from __future__ import annotations
 
