@@ -65,7 +65,7 @@ class OpenIntents:
             self.seen(intent_id, revision)
 
     def seen(self, intent_id: bytes, revision: int) -> None:
-        """Conclude that a revision carries the intent's mark, whichever process wrote it."""
+        """Conclude that a revision carries the intent's mark, written by any process."""
         self._operator_log.conclude(intent_id, Outcome.WRITTEN, revision)
         intent = self._open.pop(intent_id, None)
         if intent is None or intent.version is None or self._versions is None:
