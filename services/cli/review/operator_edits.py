@@ -1,6 +1,7 @@
 """The operator log as people read it: every edit with its outcome, chosen by operator, call, resource and time.
 
-An edit is two or more entries: its intent, recorded before the change, and outcomes, of which the last one counts.
+An edit is two or more entries: its intent, recorded before the change, and outcomes. `written` counts wherever it
+stands among them, since the watch and the write record their outcomes apart; without it the last one counts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from services.audit.proofs.entry import EntryKind
 
 OPEN = "open"
 """The outcome of an edit that has none yet."""
+WRITTEN = "written"
 _NAMED = ("method", "resource", "operator", "role")
 
 
@@ -88,9 +90,12 @@ def read_edits(records: Iterable[BundleRecord]) -> list[Edit | Gap]:
             found[record.record_id] = _intended(record, meta)
         elif record.kind is EntryKind.ADMIN_OUTCOME:
             edit = found.get(record.admit_record_id)
+            outcome = str(meta.get("outcome", ""))
             if isinstance(edit, Edit):
+                if edit.outcome == WRITTEN != outcome:  # proven: written-counts
+                    continue
                 found[record.admit_record_id] = replace(
-                    edit, outcome=str(meta.get("outcome", "")), revision=int(meta.get("revision", 0))
+                    edit, outcome=outcome, revision=int(meta.get("revision", 0))
                 )
         elif record.kind is EntryKind.GAP:
             dropped, writer = int(meta.get("dropped", 0)), str(meta.get("writer", ""))

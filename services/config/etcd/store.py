@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.common.errors import Reason, UnavailableError
+from services.common.errors import InternalError, Reason, UnavailableError
 
 MAX_TXN_OPERATIONS = 128
+NOTHING_WRITTEN = (OSError, InternalError, ValueError)
+"""Errors of `ConfigStore.write` after which nothing was written."""
 
 
 class StoreUnavailableError(UnavailableError):
@@ -78,6 +80,8 @@ class ConfigStore(Protocol):
 
         Raises:
             StoreUnavailableError: no answer in time; the write may have taken effect.
-            ValueError: more than `MAX_TXN_OPERATIONS` operations.
+            ValueError: more than `MAX_TXN_OPERATIONS` operations; nothing was written.
+            InternalError: the store refuses the request itself; nothing was written.
+            OSError: what has to be on this host's disk first is not; nothing was written.
         """
         ...

@@ -49,7 +49,9 @@ class OpenIntents:
         self._operator_log.conclude(intent_id, Outcome.REFUSED)
 
     def unanswered(self, intent_id: bytes) -> None:
-        """Conclude that etcd did not answer; the watch may still show the change."""
+        """Conclude that etcd did not answer; the watch may still show the change, or has shown it already."""
+        if intent_id not in self._open:  # proven: written-stays-written
+            return
         self._unanswered.append(intent_id)
         if len(self._unanswered) > MAX_UNANSWERED:
             self._open.pop(self._unanswered.popleft(), None)

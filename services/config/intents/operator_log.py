@@ -25,7 +25,8 @@ class Outcome(StrEnum):
 
     WRITTEN = "written"
     REFUSED = "refused"
-    """Nothing was written: a condition did not hold, or the caller left before the intent was durable."""
+    """Nothing was written: a condition did not hold, the store or the disk refused the change, or the caller left
+    before the intent was durable."""
     UNKNOWN = "unknown"
     """etcd did not answer. If the change was written all the same, a WRITTEN entry follows."""
 

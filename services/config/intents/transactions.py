@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from services.common.clock import Clock
 from services.config.etcd import keys as etcd_keys
-from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError, Unchanged
+from services.config.etcd.store import NOTHING_WRITTEN, ConfigStore, Expect, StoreUnavailableError, Unchanged
 from services.config.intents.change import Change
 from services.config.intents.marks import IntentMarks
 from services.config.intents.open_intents import OpenIntents
@@ -98,6 +98,9 @@ class Intents:
             raise StoreUnavailableError(
                 "the config store did not answer; whether the change was written is not known: read before retrying"
             ) from None
+        except NOTHING_WRITTEN:
+            self._open.refused(intent_id)  # proven: refused-where-nothing-was-written
+            raise
         except BaseException:
             self._open.unanswered(intent_id)
             raise

@@ -8,7 +8,7 @@ from services.audit.bundle.reader import BundleRecord
 from services.audit.proofs.entry import EntryKind
 from services.cli.review import operator_edits
 from services.cli.review.operator_edits import Edit, EditFilter, Gap, chosen, read_edits
-from tests.fakes.mutants import replaced
+from tests.fakes.mutants import replaced, without
 
 
 def intent(index: int, method: str, resource: str, operator: str = "ada", **details) -> BundleRecord:
@@ -49,6 +49,21 @@ def test_an_edit_has_the_last_of_its_outcomes():
         (7, "DeletePool", "open", 0),
     ]
     assert (edits[0].reason, edits[0].time_ns, edits[0].role) == ("why", 200, "platform-admin")
+
+
+def written_twice_concluded(module):
+    [edit] = module.read_edits(
+        [intent(2, "SuspendTenant", "tenants/acme"), outcome(4, 2, "written", 17), outcome(5, 2, "unknown")]
+    )
+    return edit.outcome, edit.revision
+
+
+def test_an_edit_that_was_written_stays_written_whatever_is_recorded_after():
+    assert written_twice_concluded(operator_edits) == ("written", 17)
+
+
+def test_that_test_fails_where_the_last_outcome_always_counts():
+    assert written_twice_concluded(without(operator_edits, "written-counts")) == ("unknown", 0)
 
 
 def test_a_new_key_is_named_and_other_kinds_are_no_edits():

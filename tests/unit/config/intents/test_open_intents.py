@@ -9,15 +9,18 @@ import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as pb
 
 from services.common.audit.writer import EntryKind
-from services.common.errors import UnavailableError
+from services.common.durable_files import SyncFailedError
+from services.common.errors import InternalError, UnavailableError
 from services.config.etcd.store import StoreUnavailableError
-from services.config.intents import open_intents, operator_log
+from services.config.intents import intents, open_intents, operator_log
 from services.config.intents.change import Change
 from services.config.intents.open_intents import OpenIntents
 from services.config.intents.operator_log import AuditedOperatorLog, UnauditedOperatorLog
 from services.config.state.operators import PLATFORM_ADMIN, Operator
+from tests.fakes import config_plane
 from tests.fakes.config_plane import ConfigPlane
 from tests.fakes.memory_config_store import MemoryConfigStore
+from tests.fakes.mutants import without
 from tests.fakes.scripted_audit import MemoryAudit
 
 CHANGE = Change(Operator("k", "first", PLATFORM_ADMIN, ""), "UpdateTenant", "tenants/acme")
@@ -57,6 +60,10 @@ class AskedAudit(MemoryAudit):
 
 @pytest.fixture
 async def plane(tmp_path, monkeypatch):
+    return await _plane(tmp_path, monkeypatch)
+
+
+async def _plane(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.fakes.config_plane.MemoryConfigStore", SlowStore)
     plane = ConfigPlane(tmp_path)
     await plane.new_model()
@@ -105,13 +112,68 @@ async def test_a_caller_that_goes_away_while_etcd_writes_leaves_no_edit_without_
     assert plane.current.state.tenant("acme").config.weight == 7
 
 
-async def test_what_etcd_wrote_without_answering_is_told_all_the_same(plane):
+async def test_an_answer_that_is_lost_after_the_watch_showed_the_change_leaves_it_written(plane):
     plane.store.loses_answers = True
     with pytest.raises(StoreUnavailableError):
         await reweigh(plane, 7)
-    (said,) = outcomes(plane.entries)
-    assert sorted(said) == ["unknown", "written"]
+    assert outcomes(plane.entries) == [["written"]]
     assert recorded_versions(plane) == [2]
+
+
+async def test_that_test_fails_where_a_lost_answer_is_concluded_in_any_case(tmp_path, monkeypatch):
+    broken = without(open_intents, "written-stays-written")
+    monkeypatch.setattr(intents, "OpenIntents", broken.OpenIntents)
+    plane = await _plane(tmp_path, monkeypatch)
+    plane.store.loses_answers = True
+    with pytest.raises(StoreUnavailableError):
+        await reweigh(plane, 7)
+    assert outcomes(plane.entries) == [["written", "unknown"]]
+
+
+async def test_what_the_watch_shows_after_its_answer_was_lost_is_recorded_as_written(plane):
+    followers, plane.store._followers = plane.store._followers, []
+    plane.store.loses_answers = True
+    with pytest.raises(StoreUnavailableError):
+        await reweigh(plane, 7)
+    assert outcomes(plane.entries) == [["unknown"]]
+    for prefix, follower in followers:
+        follower.replace(*await plane.store.list(prefix))
+    assert outcomes(plane.entries) == [["unknown", "written"]]
+    assert recorded_versions(plane) == [2]
+
+
+NOT_WRITTEN = [
+    SyncFailedError(5, "fsync failed"),
+    OSError(28, "no space"),
+    InternalError(),
+    ValueError("too many operations"),
+]
+
+
+async def _outcomes_of_a_write_that_fails(plane, error):
+    async def write(conditions, puts, deletes=()):
+        raise error
+
+    plane.store.write = write
+    with pytest.raises(type(error)):
+        await reweigh(plane, 7)
+    return outcomes(plane.entries)
+
+
+@pytest.mark.parametrize("error", NOT_WRITTEN, ids=lambda error: type(error).__name__)
+async def test_an_edit_that_certainly_was_not_written_is_recorded_as_refused(plane, error):
+    assert await _outcomes_of_a_write_that_fails(plane, error) == [["refused"]]
+
+
+async def test_an_edit_that_fails_in_any_other_way_may_have_been_written(plane):
+    assert await _outcomes_of_a_write_that_fails(plane, RuntimeError()) == [["unknown"]]
+
+
+async def test_those_tests_fail_where_such_an_edit_is_not_concluded_as_refused(tmp_path, monkeypatch):
+    broken = without(intents, "refused-where-nothing-was-written")
+    monkeypatch.setattr(config_plane, "Intents", broken.Intents)
+    plane = await _plane(tmp_path, monkeypatch)
+    assert await _outcomes_of_a_write_that_fails(plane, NOT_WRITTEN[0]) == [[]]
 
 
 async def test_edits_whose_revisions_are_never_watched_get_their_outcomes_from_a_list(plane):
@@ -158,9 +220,9 @@ async def test_an_intent_whose_caller_goes_away_is_concluded_and_nothing_is_writ
 
 
 async def test_an_outage_of_etcd_does_not_pile_up_what_it_never_answered():
-    intents = OpenIntents(UnauditedOperatorLog(), None)
-    under_way = await intents.intend(CHANGE)
+    remembered = OpenIntents(UnauditedOperatorLog(), None)
+    under_way = await remembered.intend(CHANGE)
     for _ in range(2 * open_intents.MAX_UNANSWERED):
-        intents.unanswered(await intents.intend(CHANGE))
-    assert len(intents._open) == open_intents.MAX_UNANSWERED + 1
-    assert under_way in intents._open
+        remembered.unanswered(await remembered.intend(CHANGE))
+    assert len(remembered._open) == open_intents.MAX_UNANSWERED + 1
+    assert under_way in remembered._open
