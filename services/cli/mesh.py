@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from services.local.profile import Endpoints, load_endpoints
 
 _MAX_KEY_BYTES = 4096
 _MAX_CA_BYTES = 1 << 20
+# Keys and grants are JWTs (RFC 7519), which begin with the base64url of `{"`.
+_JWT = re.compile(r"eyJ[\w-]{20,}\.[\w-]{20,}\.[\w-]{20,}")
 _START = "Start a mesh with `make up`; for one elsewhere set --address, --ca-file and --key-file."
 
 
@@ -112,8 +115,13 @@ def read_secret(source: Path, what: str) -> str:
     """The secret in a file, or on stdin for `-`.
 
     Raises:
-        UsageError: not readable, or not one line of printable ASCII.
+        UsageError: not readable, not one line of printable ASCII, or the secret itself in place of its file.
     """
+    if _JWT.fullmatch(str(source)):  # proven: no-echo-of-a-key
+        raise UsageError(
+            f"the {what} itself was given, not a file.",
+            "Put it in a file that only you can read (mode 0600), and give the file.",
+        )
     secret = read_bytes(source, f"the {what}", _MAX_KEY_BYTES).strip()
     if not secret or not all(0x21 <= byte <= 0x7E for byte in secret):
         raise UsageError(f"{source} does not hold a {what}: it is one line of letters, digits and marks.")

@@ -23,7 +23,9 @@ def silence_grpc() -> None:
 class CliSettings(BaseSettings):
     """Where the mesh is, and which files hold keys. Secrets are in files, never in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="TENANTRY_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TENANTRY_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     state_dir: Path | None = None
     """The local mesh's state directory, as `tenantry up` was given it."""

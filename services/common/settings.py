@@ -17,7 +17,7 @@ from services.common.rpc.tls import TLSMaterial
 class ServiceSettings(BaseSettings):
     """Settings of any process. Each subclass sets its own environment prefix."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     log_level: LogLevel = "INFO"
     """The least severe level that is written."""

@@ -17,6 +17,7 @@ from services.common.rpc.targets import is_local
 from services.edge.addresses import parse_address
 
 STDOUT = "stdout"
+_PEM = "-----BEGIN "
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -25,13 +26,22 @@ def _invalid(text: str, part: str = "") -> PydanticCustomError:
     return PydanticCustomError("spec", "{text}", {"text": text, "part": part})
 
 
+def _not_a_key(text: str) -> str:
+    """Refuse a PEM where an address or a path belongs, without a word of it: it may be a private key."""
+    if _PEM in text:  # proven: no-echo-of-a-pem
+        raise _invalid("is a text in PEM form; put it under `inline` of a certificate or a key")
+    return text
+
+
 def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise _invalid(f"{path} is not absolute: Envoy would look for it where it was started")
+    if not Path(_not_a_key(str(path))).is_absolute():
+        # Not shown: it may be a secret that belongs under `inline`.
+        raise _invalid("is not absolute: Envoy would look for it where it was started")
     return path
 
 
 def _ip_address(text: str) -> str:
+    _not_a_key(text)
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -42,6 +52,7 @@ def _ip_address(text: str) -> str:
 
 
 def _reachable(text: str) -> str:
+    _not_a_key(text)
     try:
         parse_address(text)
     except ValueError as error:
@@ -116,7 +127,7 @@ class Source:
 
 
 def _pem(source: Source) -> Source:
-    if source.inline is not None and not source.inline.lstrip().startswith("-----BEGIN "):
+    if source.inline is not None and not source.inline.lstrip().startswith(_PEM):
         raise _invalid("is not PEM: it has no line -----BEGIN ...-----", "inline")
     return source
 

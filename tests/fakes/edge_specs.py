@@ -1,4 +1,4 @@
-"""The example of an edge's spec, and 36 ways to get one wrong."""
+"""The example of an edge's spec, and 41 ways to get one wrong."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ BAD = [
         "either `file` or `inline`",
     ),
     ("listeners.tenant.private_key.file", "edge.key", "listeners.tenant.private_key.file", "is not absolute"),
+    ("listeners.tenant.private_key.file", SECRET, "listeners.tenant.private_key.file", "under `inline`"),
+    ("listeners.tenant.private_key.file", "c2VjcmV0", "listeners.tenant.private_key.file", "is not absolute"),
+    ("listeners.tenant.address", SECRET, "listeners.tenant.address", "under `inline`"),
+    ("upstreams.router.endpoints", [SECRET], "upstreams.router.endpoints[0]", "under `inline`"),
+    ("access_log", SECRET, "access_log", "under `inline`"),
     ("listeners.tenant.private_key", SECRET, "listeners.tenant.private_key", "takes the fields file, inline"),
     (
         "listeners.tenant.private_key",

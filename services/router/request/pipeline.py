@@ -20,6 +20,7 @@ from services.common.errors import (
     DeadlineExceededError,
     Error,
     FieldViolation,
+    InternalError,
     InvalidArgumentError,
     Reason,
 )
@@ -134,10 +135,11 @@ class Pipeline:
             try:
                 listed = self._list(call.request, identified)
                 outcome = OK
-            except Error as error:
-                outcome = error.reason
-                self._refused(identified, error)
-                self._failed(identified, error)
+            except Exception as error:  # every failure is recorded, then raised again
+                failure = _as_error(error)
+                outcome = failure.reason
+                self._refused(identified, failure)
+                self._failed(identified, failure)
                 raise
             finally:
                 self._metrics.listed(identified.tenant.tenant_uid, outcome)
@@ -154,9 +156,10 @@ class Pipeline:
         try:
             snapshot = self._config.snapshot()
             caller = identify(self._verifier, snapshot, call.authorization, arrived_wall_seconds)
-        except Error as error:
-            self._metrics.unidentified(error.reason)
-            self._failures.failed(call.request_id, error)
+        except Exception as error:  # every failure is recorded, then raised again
+            failure = _as_error(error)
+            self._metrics.unidentified(failure.reason)
+            self._failures.failed(call.request_id, failure)
             raise
         tenant = caller.tenant
         wanted = tenant.default_timeout_seconds if call.timeout_seconds is None else call.timeout_seconds
@@ -293,8 +296,8 @@ class Pipeline:
             # For the records only: the caller's own deadline has answered it, and the drain answers what it cancels.
             failure = _CANCELLATIONS[outcome]() if outcome in _CANCELLATIONS else None
             raise
-        except Error as error:
-            failure = error
+        except Exception as error:
+            failure = _as_error(error)  # proven: unexpected-failures-are-counted
             raise
         finally:
             if failure is not None:
@@ -334,6 +337,11 @@ class Pipeline:
         if self._clock.monotonic_seconds() >= deadline - _DEADLINE_SLACK_SECONDS:
             return Reason.DEADLINE_PASSED
         return Reason.CANCELLED_BY_CALLER
+
+
+def _as_error(error: Exception) -> Error:
+    """The error that the caller gets: an unexpected one is a fault of tenantry, and is recorded as such."""
+    return error if isinstance(error, Error) else InternalError()
 
 
 def _deadline_passed() -> DeadlineExceededError:

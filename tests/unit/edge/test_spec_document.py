@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from pydantic_core import PydanticCustomError
 
+from services.edge import spec
 from services.edge.spec_document import SpecError, read_spec
 from tests.fakes.edge_specs import BAD, EXAMPLE, REMOVED, SECRET, edited
+from tests.fakes.mutants import without
 
 
 def violations(document) -> tuple[tuple[str, str], ...]:
@@ -15,9 +18,9 @@ def violations(document) -> tuple[tuple[str, str], ...]:
 
 
 def test_the_example_is_a_spec():
-    spec = read_spec(EXAMPLE)
-    assert spec.listeners.tenant.port == 8443
-    assert spec.upstreams.router.endpoints == tuple(EXAMPLE["upstreams"]["router"]["endpoints"])
+    read = read_spec(EXAMPLE)
+    assert read.listeners.tenant.port == 8443
+    assert read.upstreams.router.endpoints == tuple(EXAMPLE["upstreams"]["router"]["endpoints"])
 
 
 def test_the_example_shows_every_default_as_it_is():
@@ -31,6 +34,13 @@ def test_a_bad_field_is_named(place, value, field, text):
     assert text in said
     assert "\n" not in said
     assert "c2VjcmV0" not in said
+
+
+def test_that_test_fails_where_a_pem_in_the_place_of_an_address_is_shown():
+    broken = without(spec, "no-echo-of-a-pem")
+    with pytest.raises(PydanticCustomError) as caught:
+        broken._reachable(SECRET)
+    assert "c2VjcmV0" in str(caught.value)
 
 
 def test_every_bad_field_is_named_at_once():
