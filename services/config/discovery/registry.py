@@ -44,6 +44,8 @@ class RouterRegistry:
         self._numbers = itertools.count(1)
         self._newest = Newest()
         self._listeners: set[Callable[[], None]] = set()
+        self._left: dict[str, None] | None = {}
+        """Names that said goodbye, oldest first; None once the routers of an earlier process were recalled."""
 
     def connect(self, name: str) -> Session:
         """Note that a router opened a stream; an older stream of the same name no longer counts.
@@ -56,6 +58,8 @@ class RouterRegistry:
         if router is None:
             self._make_room()
             router = self._routers[name] = Router(name, 0.0, 0.0)
+            if self._left:
+                self._left.pop(name, None)
         router.session = next(self._numbers)
         # A reconnect may be a new process, so forget what it applied.
         router.held = router.refused = None
@@ -105,6 +109,10 @@ class RouterRegistry:
         """Forget a router that stopped cleanly."""
         if self._of(session) is not None:
             del self._routers[session.router]  # proven: goodbye-forgets
+            if self._left is not None:
+                self._left[session.router] = None  # proven: a-goodbye-is-not-undone
+                if len(self._left) > MAX_ROUTERS:
+                    del self._left[next(iter(self._left))]
             self._notify()
 
     def newest(self, revision: int, content: object, history: int = 0) -> None:
@@ -128,12 +136,20 @@ class RouterRegistry:
         self._notify()
 
     def recall(self, name: str, applied_revision: int, heard_wall_seconds: float) -> None:
-        """Add a router that an earlier process knew: unreachable until it connects, forgotten when it expires."""
-        if name not in self._routers and len(self._routers) < MAX_ROUTERS:
+        """Add a router that an earlier process knew: unreachable until it connects, forgotten when it expires.
+
+        One that said goodbye to this process already is not added.
+        """
+        known = name in self._routers or name in (self._left or ())
+        if not known and len(self._routers) < MAX_ROUTERS:
             router = Router(name, self._clock.monotonic_seconds(), heard_wall_seconds)
             router.applied_revision = applied_revision
             self._routers[name] = router
             self._notify()
+
+    def recalled(self) -> None:
+        """Note that every router of an earlier process was recalled."""
+        self._left = None
 
     def routers(self) -> list[RouterView]:
         """Every router, sorted by name."""

@@ -119,6 +119,7 @@ class RouterStatusKeeper:
             heard = status.heard_time.ToNanoseconds() / 1e9
             self._registry.recall(status.router, status.applied_revision, heard)
             self._written.setdefault(status.router, 0)
+        self._registry.recalled()
         self._listed = True
 
     async def _write(self) -> None:

@@ -257,6 +257,9 @@ class ConfigClient:
 
     async def _send(self, call: Any, message: pb.StreamSnapshotsRequest) -> None:
         async with self._write:
+            # After the goodbye the router's side of the stream is closed: a write would cancel it, goodbye included.
+            if self._leaving and not message.HasField("goodbye"):  # proven: nothing-after-the-goodbye
+                return
             await call.write(message)
 
 

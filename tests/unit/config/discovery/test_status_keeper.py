@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 from tenantry.config.v1 import stored_pb2
 
 from services.common.errors import InternalError
+from services.config.discovery import registry as registry_module
 from services.config.discovery.registry import RouterRegistry
 from services.config.discovery.status_keeper import STATUS_PREFIX, RouterStatusKeeper
 from services.config.etcd import keys as etcd_keys
@@ -15,6 +17,7 @@ from services.config.etcd.lease import LeaseOverError
 from services.config.etcd.store import StoreUnavailableError
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.memory_config_store import MemoryConfigStore
+from tests.fakes.mutants import without
 
 EXPIRY_SECONDS = 60.0
 CONTENT = object()
@@ -104,6 +107,42 @@ async def test_a_restarted_service_misses_the_router_that_does_not_come_back(wor
     await world.pass_seconds(62)
     assert world.names() == ["r2"]
     assert list(await world.remembered()) == ["r2"]
+
+
+async def leave_before_the_recall(world):
+    world.registry.connect("r1")
+    world.registry.connect("r2")
+    await world.pass_seconds(1)
+    world.restart()
+    world.store.down = True
+    await world.keeper.step()
+    world.registry.leave(world.registry.connect("r1"))
+    world.registry.leave(world.registry.connect("r2"))
+    world.registry.connect("r2")
+    world.store.down = False
+    await world.keeper.step()
+
+
+async def test_a_goodbye_before_etcd_answered_is_not_undone_by_what_etcd_remembers(world):
+    await leave_before_the_recall(world)
+    assert world.names() == ["r2"]
+    assert list(await world.remembered()) == ["r2"]
+    assert world.registry._left is None
+
+
+async def test_that_test_fails_where_goodbyes_are_not_remembered(world, monkeypatch):
+    forgetful = without(registry_module, "a-goodbye-is-not-undone")
+    monkeypatch.setattr(sys.modules[__name__], "RouterRegistry", forgetful.RouterRegistry)
+    await leave_before_the_recall(world)
+    assert world.names() == ["r1", "r2"]
+
+
+def test_the_goodbyes_remembered_are_bounded(monkeypatch):
+    monkeypatch.setattr(registry_module, "MAX_ROUTERS", 3)
+    registry = RouterRegistry(ManualClock(), EXPIRY_SECONDS)
+    for number in range(10):
+        registry.leave(registry.connect(f"r{number}"))
+    assert list(registry._left) == ["r7", "r8", "r9"]
 
 
 async def test_a_router_is_remembered_for_its_expiry_and_not_much_longer(world):
