@@ -103,6 +103,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # its base is untyped
             raise _refused("an alias stands inside what it stands for", mark)
         if not alias:
             self._measure(node, mark)
+            if isinstance(node, yaml.MappingNode):
+                _check_names(node)  # proven: names-are-checked-as-written
         return node
 
     def _measure(self, node: Any, mark: Any) -> None:
@@ -127,9 +129,8 @@ def _refused(problem: str, mark: Any) -> Any:
     return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
-def _mapping(loader: Any, node: Any) -> dict[str, Any]:
-    if not isinstance(node, yaml.MappingNode):
-        raise _refused("a mapping is expected", node.start_mark)
+def _check_names(node: Any) -> None:
+    """Refuse a mapping as it is written, before merging changes it: merged fields may repeat its own."""
     seen: set[str] = set()
     for key, _ in node.value:
         if key.tag == f"{_TAG}merge":
@@ -140,7 +141,11 @@ def _mapping(loader: Any, node: Any) -> dict[str, Any]:
             # YAML itself would silently drop the first.
             raise _refused(f"the field {_shown(key.value)} is there twice", key.start_mark)
         seen.add(key.value)
-    loader.flatten_mapping(node)
+
+
+def _mapping(loader: Any, node: Any) -> dict[str, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise _refused("a mapping is expected", node.start_mark)
     mapping: dict[str, Any] = loader.construct_mapping(node, deep=True)
     return mapping
 

@@ -8,7 +8,9 @@ may have dropped the dirty pages and marked them clean, so that the retry would 
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -60,12 +62,15 @@ def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a new file: it is there whole or not at all, and never replaces another.
 
     On a file system without hard links the name is taken first, so that a crash may leave a file without content.
+    A crash between link and unlink leaves the bytes under a scratch name as well, which the next call for the same file
+    removes.
 
     Raises:
         FileExistsError: the name is taken; what is there is left alone.
         SyncFailedError: the file may be there or not.
         OSError: there is no such file.
     """
+    _remove_second_names(path)
     scratch = _scratch_of(path)
     try:
         _write_new(scratch, [data], os.O_EXCL, mode)
@@ -84,11 +89,12 @@ def read_or_create(path: Path, make: Callable[[], bytes], mode: int = 0o400) -> 
         OSError: the file cannot be read or created.
     """
     if not path.exists():
-        try:
+        with contextlib.suppress(FileExistsError):
             create_file(path, make(), mode)
-        except FileExistsError:
-            # The process that was first may not have synced the folder yet, and its bytes are relied on from here.
-            sync_directory(path.parent)
+            return path.read_bytes()
+    _remove_second_names(path)
+    # The process that made it may not have synced the folder yet, and its bytes are relied on from here.
+    sync_directory(path.parent)  # proven: a-name-found-is-made-durable
     return path.read_bytes()
 
 
@@ -173,6 +179,20 @@ def remove_scratch_files(folder: Path) -> None:
     for path in folder.glob(".*.*"):
         if path.is_file() and len(path.suffix) == 2 * _SCRATCH_BYTES + 1:
             path.unlink(missing_ok=True)
+
+
+def _remove_second_names(path: Path) -> None:
+    """Remove the scratch names of a file that is there; those of files that are still being written are no such."""
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return
+    if there.st_nlink == 1:
+        return
+    for scratch in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * _SCRATCH_BYTES}"):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(scratch.lstat(), there):
+                scratch.unlink()  # proven: second-names-are-removed
 
 
 def _scratch_of(path: Path) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.cli import yaml_reading
 from services.cli.yaml_reading import MAX_DEPTH, MAX_TEXT, YamlError, read_yaml
-from tests.fakes.mutants import replaced
+from tests.fakes.mutants import replaced, without
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 20)
@@ -52,6 +52,9 @@ BAD = {
     "a field twice by quotes": (b"a: 1\n'a': 2", "the field a is there twice"),
     "a number as a field": (b"1: 2", "line 1, column 1: a field's name is not a text; put it in quotes"),
     "a yes as a field": (b"on: 2", "a field's name is not a text"),
+    "a number as a merged field": (b"a: {<<: {1: b}}", "line 1, column 10: a field's name is not a text"),
+    "a number as a field of an unknown kind": (b"a: {<<: !x {1: b}}", "a field's name is not a text"),
+    "a merged field twice": (b"a: {<<: {b: 1, b: 2}}", "line 1, column 16: the field b is there twice"),
     "a list as a field": (b"? [a]\n: 2", "a field's name is not a text"),
     "an unknown merge": (b"a: {<<: 1}", "expected a mapping or list of mappings for merging"),
     "NaN": (b"a: .nan", "line 1, column 4: a number is not finite"),
@@ -139,6 +142,10 @@ def test_a_folder_and_what_never_ends_are_named(shell, admin, tmp_path, monkeypa
         (b"a: 2026-01-31", {"a": "2026-01-31"}),
         (b"a: =", {"a": "="}),
         (b"a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}", {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}),
+        (
+            b"base: &b {temperature: 1}\nfinal: {<<: &t {<<: *b, temperature: 0.2}}\nother: *t",
+            {"base": {"temperature": 1}, "final": {"temperature": 0.2}, "other": {"temperature": 0.2}},
+        ),
         (b"a: [1, 2.5, true, null, 'x']", {"a": [1, 2.5, True, None, "x"]}),
         (b"a: !!str 7", {"a": "7"}),
         (b"a: 'with\ta tab'", {"a": "with\ta tab"}),
@@ -178,6 +185,11 @@ def test_json_is_read_as_json_reads_it(value):
     document = json.dumps({"v": value})
     if not re.search(r"\de[+-]?\d", document):
         assert read_yaml(document.encode()) == [json.loads(document)]
+
+
+def test_a_merge_of_a_field_that_is_no_text_is_read_where_names_are_not_checked_as_written():
+    careless = without(yaml_reading, "names-are-checked-as-written")
+    assert careless.read_yaml(b"a: {<<: {1: b}}") == [{"a": {1: "b"}}]
 
 
 def test_without_the_measure_an_alias_bomb_is_read(monkeypatch):

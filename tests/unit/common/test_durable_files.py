@@ -180,6 +180,61 @@ def test_of_two_that_create_a_file_at_once_both_get_the_firsts_bytes(tmp_path):
     assert durable_files.read_or_create(path, lambda: NEW) == OLD
 
 
+def reads_what_is_there(module, path, monkeypatch):
+    path.write_bytes(OLD)
+    synced = []
+    monkeypatch.setattr(module, "sync_directory", synced.append)
+    assert module.read_or_create(path, lambda: NEW) == OLD
+    return synced
+
+
+def test_the_name_of_a_file_that_another_process_made_is_durable_before_it_is_relied_on(
+    tmp_path, monkeypatch
+):
+    assert reads_what_is_there(durable_files, tmp_path / "file", monkeypatch) == [tmp_path]
+
+
+def test_that_test_fails_where_only_a_lost_race_syncs_the_folder(tmp_path, monkeypatch):
+    module = without(durable_files, "a-name-found-is-made-durable")
+    assert reads_what_is_there(module, tmp_path / "file", monkeypatch) == []
+
+
+def after_a_crash_behind_the_link(module, folder, call):
+    """The names in a folder after the next call for a file whose creation had linked it, and not got further."""
+    path = folder / "file [1]"
+    path.write_bytes(OLD)
+    (folder / f".{path.name}.{'a1' * 8}").hardlink_to(path)
+    (folder / f".{path.name}.{'b2' * 8}").write_bytes(NEW)
+    (folder / ".file [1].backup").hardlink_to(path)
+    call(module, path)
+    assert path.read_bytes() == OLD
+    return {one.name for one in folder.iterdir()} - {
+        path.name,
+        f".{path.name}.{'b2' * 8}",
+        ".file [1].backup",
+    }
+
+
+def create_again(module, path):
+    with pytest.raises(FileExistsError):
+        module.create_file(path, NEW)
+
+
+def read_again(module, path):
+    module.read_or_create(path, lambda: NEW)
+
+
+@pytest.mark.parametrize("call", [create_again, read_again])
+def test_the_second_name_that_a_crash_left_is_removed_by_the_next_call(tmp_path, call):
+    assert after_a_crash_behind_the_link(durable_files, tmp_path, call) == set()
+
+
+@pytest.mark.parametrize("call", [create_again, read_again])
+def test_those_tests_fail_where_second_names_stay(tmp_path, call):
+    module = without(durable_files, "second-names-are-removed")
+    assert after_a_crash_behind_the_link(module, tmp_path, call) == {f".file [1].{'a1' * 8}"}
+
+
 def test_without_hard_links_a_file_is_created_exclusively_all_the_same(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EPERM, "no hard links")

@@ -12,7 +12,7 @@ from services.common.audit.writer import EntryKind
 from services.common.durable_files import SyncFailedError
 from services.common.errors import InternalError, UnavailableError
 from services.config.etcd.store import StoreUnavailableError
-from services.config.intents import intents, open_intents, operator_log
+from services.config.intents import open_intents, operator_log, transactions
 from services.config.intents.change import Change
 from services.config.intents.open_intents import OpenIntents
 from services.config.intents.operator_log import AuditedOperatorLog, UnauditedOperatorLog
@@ -122,7 +122,7 @@ async def test_an_answer_that_is_lost_after_the_watch_showed_the_change_leaves_i
 
 async def test_that_test_fails_where_a_lost_answer_is_concluded_in_any_case(tmp_path, monkeypatch):
     broken = without(open_intents, "written-stays-written")
-    monkeypatch.setattr(intents, "OpenIntents", broken.OpenIntents)
+    monkeypatch.setattr(transactions, "OpenIntents", broken.OpenIntents)
     plane = await _plane(tmp_path, monkeypatch)
     plane.store.loses_answers = True
     with pytest.raises(StoreUnavailableError):
@@ -170,7 +170,7 @@ async def test_an_edit_that_fails_in_any_other_way_may_have_been_written(plane):
 
 
 async def test_those_tests_fail_where_such_an_edit_is_not_concluded_as_refused(tmp_path, monkeypatch):
-    broken = without(intents, "refused-where-nothing-was-written")
+    broken = without(transactions, "refused-where-nothing-was-written")
     monkeypatch.setattr(config_plane, "Intents", broken.Intents)
     plane = await _plane(tmp_path, monkeypatch)
     assert await _outcomes_of_a_write_that_fails(plane, NOT_WRITTEN[0]) == [[]]

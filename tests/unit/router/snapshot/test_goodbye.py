@@ -24,7 +24,7 @@ class Stream:
     def __init__(self) -> None:
         self.answers: asyncio.Queue[object] = asyncio.Queue()
         self.half_closed = asyncio.Event()
-        self.reads = asyncio.Queue()
+        self.reads: asyncio.Queue[None] = asyncio.Queue()
         self.written: list[str] = []
         self.events: list[str] = []
 
