@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -53,8 +54,10 @@ class SubcommandGroup(TyperGroup):
         return (name, _load(name), rest) if name else (name, command, rest)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The options, without a type beside those that take no value."""
-        return _without_flag_types(super().get_params(ctx))
+        """The options, as `_show_plainly` leaves them."""
+        params = super().get_params(ctx)
+        _show_plainly(params)
+        return params
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **attributes: Any) -> Any:
         """Run the command line to its end: every failure becomes a message and an exit status."""
@@ -94,15 +97,24 @@ def _load(name: str) -> Any:
     command = typer.main.get_command(found)
     command.name = name
     for part in (command, *getattr(command, "commands", {}).values()):
-        _without_flag_types(part.get_params(typer.Context(part)))
+        _show_plainly(part.get_params(typer.Context(part)))
+        part.help = _reflowed(part.help or "")
     return command
 
 
-def _without_flag_types(params: list[Any]) -> list[Any]:
+def _show_plainly(params: list[Any]) -> None:
+    """Leave out the type of an option that takes no value, and show square brackets, which Rich takes for styles."""
     for param in params:
         if getattr(param, "is_bool_flag", False) and param.metavar is None:
             param.metavar = ""
-    return params
+        if param.help and "\\[" not in param.help:
+            param.help = param.help.replace("[", "\\[")
+
+
+def _reflowed(text: str) -> str:
+    """A docstring whose paragraphs wrap at the width of the terminal, not at that of the source."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 app = typer.Typer(

@@ -37,7 +37,11 @@ def chat(
     output: Output,
     question: Annotated[
         list[str] | None,
-        typer.Argument(help="The question. Without one, a conversation begins.", show_default=False),
+        typer.Argument(
+            metavar="QUESTION",
+            help="The question. Without one, a conversation begins.",
+            show_default=False,
+        ),
     ] = None,
     *,
     options: AskingOptions,

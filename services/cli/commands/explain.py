@@ -25,7 +25,7 @@ _ANYBODY = "tenant-admin"
 def explain(
     output: Output,
     path: Annotated[
-        str | None, typer.Argument(metavar="[PATH]", help="For example tenant.config.limits [what there is].")
+        str | None, typer.Argument(metavar="PATH", help="For example tenant.config.limits [what there is].")
     ] = None,
     *,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also the fields of fields.")] = False,

@@ -50,23 +50,25 @@ async def log(
     ] = "",
     resource: Annotated[
         str,
-        typer.Option("--resource", metavar="NAME", help="Only this, for example acme or pools/main."),
+        typer.Option(
+            "--resource", metavar="NAME", help="Only this resource, for example acme or pools/main."
+        ),
     ] = "",
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="From then on: 2026-12-31, 2026-12-31T10:00, 24h or 7d.")
+        str, typer.Option(metavar="TIME", help="Not before: 2026-12-31, 2026-12-31T10:00 (UTC), 24h or 7d.")
     ] = "",
-    until: Annotated[str, typer.Option(metavar="TIME", help="Before then; the same forms.")] = "",
+    until: Annotated[str, typer.Option(metavar="TIME", help="Only before that; the same forms.")] = "",
     grant_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Holds a grant for the operator log [made here].")
+        Path | None, typer.Option(metavar="FILE", help="File with a grant for the operator log.")
     ] = None,
     audit_state: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The audit service's state [STATE_DIR/audit].")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For the export.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Time for the export.")] = 600.0,
 ) -> None:
     """Show who changed what, when and why, from the operator audit log. Verifies the whole log first.
 
-    Reading it needs a grant of the audit service, which is made here where that service's state is on this host.
+    Reading the log needs a grant of the audit service. On the host of that service the command makes one itself.
     """
     now = datetime.fromtimestamp(time.time(), UTC)
     wanted = EditFilter(

@@ -119,11 +119,14 @@ async def list_(
     wanted: Annotated[
         str,
         typer.Option(
-            "--filter", metavar="TERMS", help="""For example 'state = SUSPENDED AND pool = "pools/x"'."""
+            "--filter",
+            metavar="TERMS",
+            help="Terms on state, pool and display_name; = is equal, : is contains. For example "
+            """'state = SUSPENDED AND pool = "pools/x"'.""",
         ),
     ] = "",
 ) -> None:
-    """List tenants: all, or those with a `state`, a `pool` or a `display_name` (= whole, : part)."""
+    """List tenants: all, or those that --filter matches."""
     async with mesh.admin() as admin:
         tenants = await admin.list_tenants(wanted)
     output.table(

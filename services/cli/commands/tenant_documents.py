@@ -36,7 +36,7 @@ app = typer.Typer()
 async def export(
     mesh: Mesh,
     output: Output,
-    tenants: Annotated[list[str] | None, typer.Argument(metavar="[TENANT]...", help="[all of them]")] = None,
+    tenants: Annotated[list[str] | None, typer.Argument(metavar="TENANT", help="[all of them]")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="One file a tenant; else to stdout.")
     ] = None,

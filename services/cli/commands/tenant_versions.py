@@ -66,11 +66,11 @@ async def diff(
     *,
     before: Annotated[
         int | None,
-        typer.Argument(metavar="[A]", parser=version_number, help="The older version [the one before B]."),
+        typer.Argument(metavar="A", parser=version_number, help="The older version [the one before B]."),
     ] = None,
     after: Annotated[
         int | None,
-        typer.Argument(metavar="[B]", parser=version_number, help="The newer version [the one in force]."),
+        typer.Argument(metavar="B", parser=version_number, help="The newer version [the one in force]."),
     ] = None,
 ) -> None:
     """Show the fields in which two config versions differ; by default, the newest change."""
