@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from typing import Any
 
 import pytest
 import typer
@@ -19,13 +20,14 @@ def every_command() -> list[str]:
         part = getattr(importlib.import_module(module), attribute)
         found.append(name)
         if isinstance(part, typer.Typer):
-            found += [f"{name} {inner}" for inner in typer.main.get_command(part).commands]
+            group: Any = typer.main.get_command(part)
+            found += [f"{name} {inner}" for inner in group.commands]
     return found
 
 
 @pytest.fixture
 def helped(shell):
-    def run(command: str) -> str:
+    def run(command):
         shell.environment["COLUMNS"] = "80"
         result = shell(*command.split(), "--help")
         assert result.exit_code == 0, result.output
