@@ -82,11 +82,15 @@ async def test_without_any_whole_file_a_start_without_etcd_serves_nobody_and_rec
     async def knows_nobody() -> bool:
         return (await failure_of(mesh.ask(mesh.key))).reason == "NO_SNAPSHOT"
 
+    def both_refused_their_files() -> bool:
+        logs = [(mesh._folder / name).read_text() for name in ("config.log", "r1.log")]
+        return all("LAST KNOWN GOOD REFUSED" in log and "ends early" in log for log in logs)
+
+    # Each looks at its file after it has waited for its source; before that, too, it knows nobody.
+    await until(both_refused_their_files)
     await until(knows_nobody)
     await mesh.plane.etcd.start()
     await mesh.answered(stale=False, within_seconds=60)
-    logs = [(mesh._folder / name).read_text() for name in ("config.log", "r1.log")]
-    assert all("LAST KNOWN GOOD REFUSED" in log and "ends early" in log for log in logs)
 
 
 async def test_no_prompt_is_found_in_any_file(mesh):
