@@ -126,9 +126,17 @@ class LocalMesh:
         edge_and_routers = [start(specs.router(self.layout, self.ports, name)) for name in self._routers]
         edge_and_routers.append(start(specs.envoy(self.layout, await asyncio.to_thread(self._write_edge))))
         rotation = rotate_when_full(self.layout.access_log_path, self.layout.socket("envoy-admin"))
-        self._stack.push_async_callback(_cancelled, asyncio.create_task(rotation, name="access log"))
+        task = asyncio.create_task(rotation, name="access log")
+        task.add_done_callback(self._rotation_ended)
+        self._stack.push_async_callback(_cancelled, task)
         for process in edge_and_routers:
             await process.wait_ready(READY_SECONDS)
+
+    def _rotation_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):  # proven: the-end-of-the-rotation-shows
+            self._options.show(
+                "mesh", f"Envoy's access log is not rotated any more, and grows: {type(error).__name__}"
+            )
 
     def _write_edge(self) -> Path:
         layout = self.layout

@@ -71,8 +71,7 @@ async def serve(settings: RouterSettings) -> None:
     """Put the router together, serve, and take it apart in reverse."""
     clock, registry = SystemClock(), CollectorRegistry()
     metrics, outcomes = RequestMetrics(registry, settings.metric_tenants), OutcomeCounts()
-    artifacts = DirectoryArtifactStore(settings.artifact_dir)
-    health = HealthBoard([_CONFIG])
+    artifacts, health = DirectoryArtifactStore(settings.artifact_dir), HealthBoard([_CONFIG])
     async with AsyncExitStack() as stack:
         stack.enter_context(serve_metrics(registry, settings.metrics_address, settings.metrics_token_path))
         config_channel = await stack.enter_async_context(open_channel(settings.config_target, settings.tls))
@@ -144,6 +143,7 @@ async def serve(settings: RouterSettings) -> None:
             lifetime.own(pools.run(), "probe endpoints")
             lifetime.own(follower.run(), "close channels")
             lifetime.own(refusals.run(), "count refusals")
+            lifetime.own(pipeline.failures.run(), "log failures")
             _log.info("router %s listens on %s", settings.router, settings.listen)
             await lifetime.wait()
             stopped_cleanly = True

@@ -25,6 +25,8 @@ from services.audit.proofs.merkle import Frontier, leaf_hash
 from services.common.canonical_json import canonical_json
 
 _NAMES = frozenset(["entry", "index", "kind", "time_ns", *SECTION_NAMES])
+MAX_LINE_BYTES = 8 << 20
+"""More than twice what the service takes: 64 KiB of meta, and 1 MiB each of prompt and answer."""
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -60,6 +62,8 @@ class RecordCheck:
         """
         self.lines += 1
         try:
+            if len(line) > MAX_LINE_BYTES:
+                raise EntryFormatError(f"is longer than {MAX_LINE_BYTES} bytes")
             record = json.loads(line)
             entry = Entry.decode(_bytes(record["entry"]))
         except _UNREADABLE as error:

@@ -24,13 +24,18 @@ from services.audit.bundle.files import (
 )
 from services.audit.bundle.manifest import ListedFile, Manifest, ManifestError
 from services.audit.bundle.pinned_keys import PinnedKey, PinnedKeys
-from services.audit.bundle.record_check import RecordCheck
+from services.audit.bundle.record_check import MAX_LINE_BYTES, RecordCheck
 from services.audit.bundle.report import DamageKind, VerificationReport
 from services.audit.proofs.merkle import ProofError, finish_range
 from services.audit.proofs.signed_note import Checkpoint, NoteError, open_note
 
 _LISTED = (RECORDS, CHECKPOINT, README)
 _ALL = (*_LISTED, MANIFEST, SIGNATURE)
+_READ_WHOLE = (CHECKPOINT, README, MANIFEST, SIGNATURE)
+MAX_FILE_BYTES = 64 << 20
+"""Of every file but the records. The largest, a manifest, names each destroyed data key in 35 bytes."""
+MAX_FINDINGS = 10_000
+"""In records.jsonl, beyond which its lines are read and not checked: a damage takes as little as one byte."""
 _LEFTOVERS = frozenset(
     (".DS_Store", ".directory", "Thumbs.db", "desktop.ini", *(f"._{name}" for name in _ALL))
 )
@@ -38,7 +43,7 @@ _LEFTOVERS = frozenset(
 
 
 def verify_bundle(directory: Path, keys: PinnedKeys) -> VerificationReport:
-    """Check every file of a bundle. Never raises because of its content.
+    """Check every file of a bundle. Never raises because of its content, and bounds the memory that it takes.
 
     Raises:
         OSError: a file or the folder cannot be read.
@@ -70,7 +75,7 @@ def claimed_origins(directory: Path) -> list[str]:
     for name, read in ((CHECKPOINT, _first_line), (MANIFEST, _origin_of)):
         path = directory / name
         try:
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and not _is_too_large(path):
                 found.append(read(path.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
@@ -88,6 +93,7 @@ def _origin_of(data: bytes) -> str:
 def _plain_files(directory: Path, report: VerificationReport) -> dict[str, Path]:
     with os.scandir(directory) as entries:
         present = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
+    too_large = [name for name in _READ_WHOLE if present.get(name) and _is_too_large(directory / name)]
     for name in sorted(set(present) - set(_ALL)):
         if name in _LEFTOVERS and present[name]:
             report.ignored.append(name)
@@ -97,7 +103,13 @@ def _plain_files(directory: Path, report: VerificationReport) -> dict[str, Path]
     for name in _ALL:
         if not present.get(name, False):
             report.add(DamageKind.FILE, name, "is missing or not a plain file")
-    return {name: directory / name for name in _ALL if present.get(name, False)}
+    for name in too_large:
+        report.add(DamageKind.FILE, name, f"has more than {MAX_FILE_BYTES} bytes")
+    return {name: directory / name for name in _ALL if present.get(name, False) and name not in too_large}
+
+
+def _is_too_large(path: Path) -> bool:
+    return path.lstat().st_size > MAX_FILE_BYTES  # proven: files-read-whole-are-bounded
 
 
 def _opened(note: bytes, keys: Iterable[PinnedKey]) -> tuple[str, PinnedKey]:
@@ -157,14 +169,24 @@ def _records(path: Path, check: RecordCheck, report: VerificationReport) -> List
     digest = FileDigest()
     ends_whole = True
     with path.open("rb") as lines:
-        for line in lines:
+        while line := lines.readline(MAX_LINE_BYTES + 1):
             digest.update(line)
             ends_whole = line.endswith(b"\n")
-            if ends_whole:
-                check.line(line[:-1])
+            is_too_long = len(line) > MAX_LINE_BYTES and not ends_whole
+            if (ends_whole or is_too_long) and len(
+                check.wrong
+            ) < MAX_FINDINGS:  # proven: findings-are-bounded
+                check.line(line[:-1] if ends_whole else line)
+            while is_too_long and not ends_whole and (rest := lines.readline(MAX_LINE_BYTES)):
+                digest.update(rest)
+                ends_whole = rest.endswith(b"\n")
     check.end()
     for what in check.wrong:
         report.add(DamageKind.RECORD, RECORDS, what)
+    if len(check.wrong) >= MAX_FINDINGS:
+        report.add(
+            DamageKind.RECORD, RECORDS, f"is not checked further: {MAX_FINDINGS} damages were found before"
+        )
     if not ends_whole:
         report.add(DamageKind.RECORD, RECORDS, "does not end with a whole line")
     return digest.result()

@@ -21,6 +21,7 @@ from services.cli.review.fetch import fetch_log
 from services.cli.review.grants import granted_tenant_uid, issue_grant
 from services.cli.review.pins import find_pin, read_pin
 from services.cli.settings import read_settings
+from services.cli.terminal.interruption import ended_by_signals
 from services.cli.terminal.output import Output, quoted
 from services.cli.terminal.wording import counted, size
 from services.common.command_errors import FAILURE_STATUS, CommandError, UsageError
@@ -50,7 +51,7 @@ async def export(
     grant = read_secret(grant_file, "grant")
     tenant_uid = granted_tenant_uid(grant)
     await _require_same_tenant(mesh, tenant, tenant_uid)
-    fetched = await fetch_log(mesh, grant, tenant_uid, out, output, timeout)
+    fetched = await ended_by_signals(fetch_log(mesh, grant, tenant_uid, out, output, timeout))
     if output.json:
         output.record(
             {

@@ -18,10 +18,11 @@ from services.audit.bundle.verify import verify_bundle
 from services.cli.invocation import shared_options
 from services.cli.mesh import Mesh, read_secret
 from services.cli.moments import moment
-from services.cli.review.fetch import fetch_log
+from services.cli.review.fetch import Fetched, fetch_log
 from services.cli.review.grants import granted_tenant_uid, issue_grant
 from services.cli.review.operator_edits import OPEN, Edit, EditFilter, Gap, chosen, read_edits
 from services.cli.review.pins import read_pin
+from services.cli.terminal.interruption import ended_by_signals
 from services.cli.terminal.output import Cell, Output, Styled
 from services.cli.terminal.wording import counted
 from services.common.audit.entry import OPERATOR_LOG_UID
@@ -79,16 +80,23 @@ async def log(
         until_ns=moment(until, now, "--until"),
     )
     grant = await _grant(mesh, grant_file, audit_state)
-    with tempfile.TemporaryDirectory(prefix="tenantry-") as scratch:
-        folder = Path(scratch) / "log"
-        fetched = await fetch_log(mesh, grant, OPERATOR_LOG_UID, folder, output, timeout)
-        report = await asyncio.to_thread(_verified, folder, fetched.pin)
-        edits = list(chosen(await asyncio.to_thread(lambda: read_edits(read_records(folder))), wanted))
-    _show(output, edits, report)
+    fetched, report, edits = await ended_by_signals(_read(mesh, grant, output, timeout))
+    _show(output, list(chosen(edits, wanted)), report)
     if fetched.is_new_pin:
         output.note(
             f"The log's public keys were pinned in {fetched.pin}: check them once over another channel."
         )
+
+
+async def _read(
+    mesh: Mesh, grant: str, output: Output, timeout_seconds: float
+) -> tuple[Fetched, VerificationReport, list[Edit | Gap]]:
+    """Export the log into a folder that is removed again, verify it and read it."""
+    with tempfile.TemporaryDirectory(prefix="tenantry-") as scratch:
+        folder = Path(scratch) / "log"
+        fetched = await fetch_log(mesh, grant, OPERATOR_LOG_UID, folder, output, timeout_seconds)
+        report = await asyncio.to_thread(_verified, folder, fetched.pin)
+        return fetched, report, await asyncio.to_thread(lambda: read_edits(read_records(folder)))
 
 
 async def _grant(mesh: Mesh, grant_file: Path | None, audit_state: Path | None) -> str:
@@ -134,9 +142,9 @@ def _show(output: Output, edits: list[Edit | Gap], report: VerificationReport) -
         return
     if edits:
         output.rows(("TIME", "BY", "CALL", "RESOURCE", "REASON", ""), (_row(edit) for edit in edits))
-    output.note(
-        f"{counted(len(edits), 'edit')} of {report.origin}. The whole log, {report.size} entries, is verified."
-    )
+    gaps = sum(isinstance(edit, Gap) for edit in edits)
+    shown = counted(len(edits) - gaps, "edit") + (f" and {counted(gaps, 'gap')}" if gaps else "")
+    output.note(f"{shown} of {report.origin}. The whole log, {report.size} entries, is verified.")
 
 
 def _row(edit: Edit | Gap) -> tuple[Cell, ...]:

@@ -1,4 +1,4 @@
-"""Makes Ctrl-C end what it should end, at once: an answer that is awaited, a question that is read."""
+"""Makes signals end what they should end, at once: an answer that is awaited, a question that is read, an export."""
 
 from __future__ import annotations
 
@@ -36,6 +36,38 @@ async def _woken(work: Coroutine[Any, Any, T]) -> T:
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, runners)
+
+
+async def ended_by_signals(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that keeps secrets on disk: SIGTERM and SIGHUP cancel it, so that it removes them.
+
+    A signal that is ignored, as SIGHUP under `nohup`, stays so.
+
+    Raises:
+        SystemExit: a signal cancelled it; the status is 128 and the signal's number, as shells report it.
+    """
+    task = asyncio.create_task(work)
+    received: list[int] = []
+
+    def end(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handled = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in handled:
+        loop.add_signal_handler(number, end, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        raise SystemExit(128 + received[0]) from None
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
 
 
 @contextmanager

@@ -107,7 +107,8 @@ class Pipeline:
         self._clock = clock
         self._rng = rng
         self._drain = Drain()
-        self._failures = FailureLog(clock)
+        self.failures = FailureLog(clock)
+        """Writes the lines of failed requests; run it beside the pipeline."""
         self._guardrails = Guardrails(clock)
 
     async def run(self, call: Call[pb.GenerateRequest], outbox: Outbox | None) -> Answered:
@@ -148,6 +149,7 @@ class Pipeline:
     async def stop(self, within_seconds: float) -> None:
         """Let requests end by themselves; end those that are left then with SHUTTING_DOWN."""
         await self._drain.finish(within_seconds)
+        self.failures.flush()
         self._guardrails.close()
 
     def _identify(self, call: Call[object]) -> Identified:
@@ -159,7 +161,7 @@ class Pipeline:
         except Exception as error:  # every failure is recorded, then raised again
             failure = _as_error(error)
             self._metrics.unidentified(failure.reason)
-            self._failures.failed(call.request_id, failure)
+            self.failures.failed(call.request_id, failure)
             raise
         tenant = caller.tenant
         wanted = tenant.default_timeout_seconds if call.timeout_seconds is None else call.timeout_seconds
@@ -313,7 +315,7 @@ class Pipeline:
         self._refusals.count(identified.tenant.tenant_uid, identified.key_id, identified.request_id, error)
 
     def _failed(self, identified: Identified, error: Error) -> None:
-        self._failures.failed(
+        self.failures.failed(
             identified.request_id,
             error,
             tenant_uid=identified.tenant.tenant_uid,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
+import signal
+import tempfile
 
 import pytest
 import rfc8785
@@ -12,6 +15,10 @@ from tenantry.audit.v1.audit_review_service_pb2 import ExportLogResponse
 
 from services.audit.keys.envelope import DataKey, salted
 from services.audit.proofs.entry import EntryKind
+from services.cli.commands import audit as audit_command
+from services.cli.commands import operator as operator_command
+from services.cli.review import fetch
+from services.cli.review.operator_edits import Gap
 from tests.unit.audit.bundle.forgery import (
     DEK_ID,
     LOG_ID,
@@ -153,6 +160,63 @@ def test_programs_get_every_field_and_the_log(log, review):
     }
     assert second["reason"] == HOSTILE
     assert second["details"] == {"key_id": "7d22"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", [operator_command, audit_command])
+def test_a_signal_ends_an_export_and_leaves_nothing_decrypted_behind(
+    shell, review, tmp_path, monkeypatch, command, number
+):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    begun: list[str] = []
+
+    async def receive(_review, _uid, folder, *_):
+        folder.add("records.jsonl", b"a tenant's text", last=False)
+        begun.extend(str(path) for path in tmp_path.rglob("records.jsonl"))
+        os.kill(os.getpid(), number)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(fetch, "_receive", receive)
+    grant = ("--grant-file", str(tmp_path / "operators.grant"))
+    named = {
+        operator_command: ("operator", "log", *grant),
+        audit_command: ("audit", "export", "operators", "--out", str(tmp_path / "out"), *grant),
+    }
+    before = signal.getsignal(number)
+    result = shell(*named[command])
+    assert len([path for path in begun if "made" not in path]) == 1
+    assert result.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    assert list(temporary.iterdir()) == []
+    assert [path for path in tmp_path.rglob("records.jsonl") if "made" not in str(path)] == []
+
+
+def test_that_test_fails_where_a_signal_does_not_end_the_export(review, log, monkeypatch):
+    async def unended(work):
+        return await work
+
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    real = operator_command.fetch_log
+
+    async def fetch_log(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await real(*given)
+
+    monkeypatch.setattr(operator_command, "ended_by_signals", unended)
+    monkeypatch.setattr(operator_command, "fetch_log", fetch_log)
+    try:
+        assert log().exit_code == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+
+
+def test_a_gap_is_counted_as_a_gap(review, log, monkeypatch):
+    monkeypatch.setattr(operator_command, "read_edits", lambda _records: [Gap(3, 7, 2, "config")])
+    assert "0 edits and 1 gap of tenantry/audit/" in log().stderr
 
 
 @pytest.mark.parametrize("json_too", [(), ("--json",)])
