@@ -1,7 +1,7 @@
 """The access log: one JSON object a request, without a key, a query or a header that a client chose.
 
 A flood of refusals, such as a revoked key makes, must not fill the disk or rotate the other lines away: above a rate
-only one refusal in a hundred is logged.
+only one refusal in a hundred is logged. The rate is each key holder's own, so that no flood hides the others' refusals.
 """
 
 from __future__ import annotations
@@ -37,17 +37,27 @@ _SAMPLING = "tenantry.access_log"
 _LOGGED = "logged"
 _ONE_IN = 100
 # Envoy runs it in each worker thread by itself. A gRPC refusal has its status in the headers unless it is an answer
-# that fails later; such answers have been paid for, and are logged.
+# that fails later; such answers have been paid for, and are logged. Counts are kept by verified holder for one second,
+# so that there are never more of them than requests in it; callers without a verified key share one.
 _SAMPLE = """
-local second, refused = 0, 0
+local second, refused = 0, {}
+local function holder(handle)
+  local verified = handle:streamInfo():dynamicMetadata():get("%(key_check)s")
+  for issuer, claims in pairs(verified or {}) do
+    if type(claims) == "table" and claims["%(subject)s"] then return issuer .. " " .. claims["%(subject)s"] end
+  end
+  return ""
+end
 function envoy_on_response(handle)
   local headers = handle:headers()
   local grpc_status = headers:get("grpc-status")
   if headers:get(":status") == "200" and (grpc_status == nil or grpc_status == "0") then return end
   local now = os.time()
-  if now ~= second then second, refused = now, 0 end
-  refused = refused + 1
-  if refused > %(per_second)d and refused %% %(one_in)d ~= 0 then
+  if now ~= second then second, refused = now, {} end
+  local who = holder(handle)
+  local count = (refused[who] or 0) + 1
+  refused[who] = count
+  if count > %(per_second)d and count %% %(one_in)d ~= 0 then
     handle:streamInfo():dynamicMetadata():set("%(sampling)s", "%(logged)s", false)
   end
 end
@@ -56,7 +66,14 @@ end
 
 def sampling(per_second: int) -> hcm.HttpFilter:
     """Mark the refusals that the log leaves out. First in the chain, so that it sees every filter's refusals."""
-    names = {"sampling": _SAMPLING, "logged": _LOGGED, "one_in": _ONE_IN, "per_second": per_second}
+    names = {
+        "sampling": _SAMPLING,
+        "logged": _LOGGED,
+        "one_in": _ONE_IN,
+        "per_second": per_second,
+        "key_check": KEY_CHECK,
+        "subject": SUBJECT,
+    }
     code = core.DataSource(inline_string=_SAMPLE % names)
     return hcm.HttpFilter(name="envoy.filters.http.lua", typed_config=pack(lua.Lua(default_source_code=code)))
 

@@ -107,7 +107,10 @@ class EdgeLimits:
     keyless_requests_per_second: Count = 1_000
     """Of all callers without a key together, at each listener."""
     logged_refusals_per_second: Count = 50
-    """Refusals beyond it, for each listener and worker thread, are logged once in a hundred; answers always."""
+    """Refusals of one key holder, or of all without a verified key, beyond it are logged once in a hundred.
+
+    Counted by each listener and worker thread for itself. Answers are always logged.
+    """
     heap_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 1 << 30
     """At 90 % of it Envoy gives memory back, at 95 % it refuses requests and connections."""
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
+from services.edge import access_log
 from services.edge.spec import EdgeLimits
 from services.local.access_log import rotate_when_full
 from services.local.log_file import older
@@ -79,6 +80,36 @@ async def test_refusals_of_a_service_are_sampled_too(edge, monkeypatch):
         monkeypatch.undo()
         statuses = await logged(strict, 0)
     assert 10 <= statuses["UNAUTHENTICATED"] < FLOOD / 2
+
+
+async def refusals_beside_a_flood(edge, monkeypatch, floods, quiet):
+    """How many of three refusals of `quiet` are logged after a flood of refusals of `floods` in the same seconds."""
+
+    async def refuse(request, context):
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED if request else grpc.StatusCode.NOT_FOUND)
+
+    for echo in edge.echoes.values():
+        monkeypatch.setattr(echo, "service", lambda call: grpc.unary_unary_rpc_method_handler(refuse))
+    async with edge.like_this(limits=replace(MANY, logged_refusals_per_second=3)) as strict:
+        async with strict.channel(strict.tenant_port) as channel:
+            ask = channel.unary_unary(ASK)
+            for _ in range(3):
+                calls = [ask(b"", metadata=floods, timeout=30) for _ in range(50)]
+                await asyncio.gather(*(call.code() for call in calls))
+                await ask(b"x", metadata=quiet, timeout=30).code()
+        monkeypatch.undo()
+        statuses = await logged(strict, 0)
+    return statuses["PERMISSION_DENIED"]
+
+
+async def test_a_flood_of_one_key_holder_hides_no_refusal_of_another(edge, monkeypatch):
+    assert await refusals_beside_a_flood(edge, monkeypatch, edge.caller("t1"), edge.caller("t2")) == 3
+
+
+async def test_that_test_notices_one_rate_for_all(edge, monkeypatch):
+    shared = access_log._SAMPLE.replace("local who = holder(handle)", 'local who = ""')
+    monkeypatch.setattr(access_log, "_SAMPLE", shared)
+    assert await refusals_beside_a_flood(edge, monkeypatch, edge.caller("t1"), edge.caller("t2")) < 3
 
 
 async def test_answers_are_logged_however_many_there_are(edge):

@@ -19,7 +19,8 @@ async def reopened(module, folder, answer: bytes) -> bool:
         writer.close()
 
     async with await asyncio.start_unix_server(admin, folder / "admin.sock"):
-        return await module._reopened(folder / "admin.sock")
+        answered: bool = await module._reopened(folder / "admin.sock")
+        return answered
 
 
 @pytest.mark.parametrize(
