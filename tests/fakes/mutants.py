@@ -89,13 +89,6 @@ def _marked(source: str, mark: str, where: str) -> tuple[int, int, str]:
     return first, innermost.end_lineno or innermost.lineno, indent
 
 
-def mutant(module: ModuleType, old: str, new: str) -> ModuleType:
-    """A copy of a module with one place of its source changed; the original stays as it is."""
-    source = inspect.getsource(module)
-    assert source.count(old) == 1, f"the source holds {old!r} {source.count(old)} times"
-    return _compiled(module, source.replace(old, new))
-
-
 def _compiled(module: ModuleType, source: str) -> ModuleType:
     copy = ModuleType(f"{module.__name__}__mutant")
     copy.__file__ = module.__file__
