@@ -12,8 +12,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tenantry.audit.v1.audit_review_service_pb2 import VerificationKeys
 
+from services.cli.given_text import read_bytes
 from services.common.command_errors import CommandError, UsageError
 from services.common.durable_files import replace_file
+
+_MAX_PIN_BYTES = 1 << 20
 
 
 class Pin(BaseModel):
@@ -38,11 +41,9 @@ def read_pin(path: Path) -> Pin:
         UsageError: not readable, or not a pin.
     """
     try:
-        return Pin.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}.", "`tenantry audit export` pins the keys and says where."
-        ) from None
+        return Pin.model_validate_json(read_bytes(path, "the pinned keys", _MAX_PIN_BYTES))
+    except UsageError as error:
+        raise UsageError(error.message, "`tenantry audit export` pins the keys and says where.") from None
     except ValidationError:
         raise UsageError(f"{path} does not hold pinned keys.") from None
 

@@ -156,6 +156,11 @@ def test_a_file_without_a_key_is_a_usage_error(shell, mesh, files, name):
         ends_clearly(shell(*command, "--key-file", str(files / name)))
 
 
+@pytest.mark.parametrize("name", ["two.key", "latin.key", "deep.yaml", ".", "missing.json", "/dev/zero"])
+def test_a_file_without_pinned_keys_is_a_usage_error(shell, files, name):
+    ends_clearly(shell("audit", "verify", str(files), "--keys", str(files / name)))
+
+
 @pytest.mark.parametrize("name", ["no.pem", ".", "missing.pem", "/dev/zero", "/dev/null"])
 def test_a_file_without_a_certificate_is_a_usage_error(shell, mesh, files, name):
     ends_clearly(shell("tenant", "list", "--ca-file", str(files / name)))
