@@ -10,18 +10,26 @@ from services.common.clock import Clock
 from services.common.errors import FieldViolation, InvalidArgumentError
 from services.router.pool.demand import Cost
 from services.router.quota.ledger import QuotaLedger, QuotaTenant
-from services.router.request.limits import TenantLimiter
+from services.router.request.limits import TenantLimiter, TokenHold
 from services.router.snapshot.model import Tenant
 from services.router.stages import Shape
 
 
 @dataclass(slots=True)
 class Reservation:
-    """Tokens taken for a request; those it does not use are given back at its end."""
+    """Tokens reserved for a request; what it did not use is given back at its end."""
 
     cost: Cost
+    _hold: TokenHold | None
+    _clock: Clock
     used_tokens: int = 0
-    """Charged at settlement: the generation's `charged_tokens`; nothing for a request that was not dispatched."""
+    """The generation's `charged_tokens` so far; nothing for a request that was not dispatched."""
+
+    def use(self, total_tokens: int) -> None:
+        """Count what the request has used so far, as it uses it."""
+        tokens, self.used_tokens = total_tokens - self.used_tokens, total_tokens
+        if self._hold is not None and tokens > 0:
+            self._hold.spend(tokens, self._clock.monotonic_seconds())
 
 
 class Admission:
@@ -55,15 +63,14 @@ class Admission:
             UnavailableError: the config service granted no more of a quota in time.
         """
         now = self._clock.monotonic_seconds()
-        self._limiter.reserve_tokens(tenant.tenant_uid, tenant.name, tenant.limits, cost.tokens, now)
-        reservation = Reservation(cost)
+        hold = self._limiter.reserve_tokens(tenant.tenant_uid, tenant.name, tenant.limits, cost.tokens, now)
+        reservation = Reservation(cost, hold, self._clock)
         try:
             async with self._quota_reserved(tenant, reservation):
                 yield reservation
         finally:
-            self._limiter.settle_tokens(
-                tenant.tenant_uid, tenant.limits, cost.tokens, reservation.used_tokens
-            )
+            if hold is not None:
+                hold.release()
 
     @asynccontextmanager
     async def _quota_reserved(self, tenant: Tenant, reservation: Reservation) -> AsyncIterator[None]:

@@ -1,7 +1,6 @@
 """Limits what one tenant may use: request rate, concurrency, bytes, tokens a minute.
 
-Pure: time is passed in. Rates are GCRA, the generic cell rate algorithm (ITU-T I.371): one timestamp a key,
-exact, nothing to refill.
+Pure: time is passed in. A changed limit is in force at the next request, in both directions.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from services.common.errors import (
     Reason,
     ResourceExhaustedError,
 )
+from services.router.request.rate_limiter import RateLimiter
+from services.router.request.token_window import TokenWindow
 from services.router.snapshot.model import Limits
 
 # A place frees when a request ends, and that moment is not known ahead.
@@ -22,35 +23,28 @@ _CONCURRENCY_RETRY_SECONDS = 1.0
 
 
 @dataclass(slots=True)
-class RateLimiter:
-    """GCRA with a burst: `theoretical_arrival_seconds` is when the next unit would be due at an even pace."""
+class TokenHold:
+    """Tokens reserved for one request in its tenant's minute."""
 
-    theoretical_arrival_seconds: float = float("-inf")
+    _window: TokenWindow
+    _left: int
 
-    def wait_seconds(self, rate: float, burst: float, cost: float, now_seconds: float) -> float:
-        """Take `cost` units and return 0, or take nothing and return how long to wait; infinite for never."""
-        if cost <= 0:
-            return 0.0
-        if rate <= 0 or cost > burst:
-            return float("inf")
-        start = max(self.theoretical_arrival_seconds, now_seconds)
-        wait = start + (cost - burst) / rate - now_seconds
-        # Rounding by a microsecond must not refuse a caller that waited for exactly the delay it was given.
-        if wait > 1e-6:
-            return wait
-        self.theoretical_arrival_seconds = start + cost / rate
-        return 0.0
+    def spend(self, tokens: int, now_seconds: float) -> None:
+        """Count tokens as the request uses them; those beyond the reservation are a debt."""
+        reserved = min(tokens, self._left)
+        self._left -= reserved
+        self._window.spend(reserved, tokens, now_seconds)
 
-    def give_back(self, rate: float, units: float) -> None:
-        """Return units that were taken and not used."""
-        if rate > 0:
-            self.theoretical_arrival_seconds -= units / rate
+    def release(self) -> None:
+        """Free what the request did not use."""
+        self._window.release(self._left)
+        self._left = 0
 
 
 @dataclass(slots=True)
 class _Usage:
     requests: RateLimiter = field(default_factory=RateLimiter)
-    tokens: RateLimiter = field(default_factory=RateLimiter)
+    tokens: TokenWindow = field(default_factory=TokenWindow)
     concurrent: int = 0
 
 
@@ -96,26 +90,21 @@ class TenantLimiter:
 
     def reserve_tokens(
         self, tenant_uid: str, tenant_name: str, limits: Limits, tokens: int, now_seconds: float
-    ) -> None:
-        """Take the most tokens a request can use.
+    ) -> TokenHold | None:
+        """Reserve the most tokens a request can use; None where nothing limits them.
 
         Raises:
-            ResourceExhaustedError: they do not fit into this minute; nothing was taken.
+            ResourceExhaustedError: they do not fit into this minute; nothing was reserved.
         """
         per_minute = limits.tokens_per_minute
         if per_minute is None:
-            return
-        limiter = self._usage.setdefault(tenant_uid, _Usage()).tokens
-        wait = limiter.wait_seconds(per_minute / 60.0, per_minute, tokens, now_seconds)
+            return None
+        window = self._usage.setdefault(tenant_uid, _Usage()).tokens
+        wait = window.wait_seconds(per_minute, tokens, now_seconds)
         if wait:
             description = f"at most {per_minute} tokens a minute; this request may use {tokens}"
             raise _exhausted(tenant_name, "tokens_per_minute", description, Reason.RATE_LIMITED, wait)
-
-    def settle_tokens(self, tenant_uid: str, limits: Limits, reserved: int, used: int) -> None:
-        """Give back the tokens that were reserved and not used; those used beyond the reservation are a debt."""
-        if limits.tokens_per_minute is not None:
-            rate = limits.tokens_per_minute / 60.0
-            self._usage.setdefault(tenant_uid, _Usage()).tokens.give_back(rate, reserved - used)
+        return TokenHold(window, tokens)
 
     def forget(self, known_tenant_uids: frozenset[str]) -> None:
         """Drop idle usage of tenants that are gone, so that memory follows the config."""

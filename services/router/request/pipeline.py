@@ -261,14 +261,14 @@ class Pipeline:
         generation = admitted.generation
         chunks = self._dispatcher.send(admitted.shaped, grant)
         try:
-            return await relay(admitted, chunks, grant, outbox, self._clock)
+            return await relay(admitted, chunks, grant, reservation, outbox, self._clock)
         except Error:
             # A caller that leaves is charged for its prompt; one whose server failed is not.
             if generation.first_token_at is None:
                 generation.charged_input_tokens = 0
             raise
         finally:
-            reservation.used_tokens = generation.charged_tokens
+            reservation.use(generation.charged_tokens)
 
     async def _guard_answer(self, answered: Answered, progress: _Progress, outbox: Outbox | None) -> Answered:
         """Judge the whole answer, and give it as one piece."""

@@ -9,6 +9,7 @@ from services.common.clock import Clock
 from services.common.errors import Reason, UnavailableError
 from services.router.backends.backend import TokenChunk
 from services.router.pool.pool import Grant
+from services.router.request.admission import Reservation
 from services.router.request.outbox import Outbox
 from services.router.stages import Admitted, FinishReason
 from services.router.text.detokenisation import Detokeniser
@@ -19,6 +20,7 @@ async def relay(
     admitted: Admitted,
     chunks: AsyncGenerator[TokenChunk, None],
     grant: Grant,
+    reservation: Reservation,
     outbox: Outbox | None,
     clock: Clock,
 ) -> FinishReason:
@@ -41,6 +43,7 @@ async def relay(
             for group in [(token_id,) for token_id in ids] if by_token else [ids] if ids else []:
                 generation.output_tokens += len(group)
                 grant.charge(len(group))
+                reservation.use(generation.charged_tokens)
                 found = matcher.feed(detokeniser.feed(group))
                 if found.text:
                     text_parts.append(found.text)
