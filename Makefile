@@ -8,11 +8,11 @@ STAMP := $(VENV)/.synced
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-audit chaos fresh-clone clean
+.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-decisions bench-audit chaos fresh-clone clean
 
 help: ## show this list
 	@b= r=; if [ -t 1 ]; then b=$$(printf '\033[1m') r=$$(printf '\033[0m'); fi; \
-	awk -F':.*## ' -v b="$$b" -v r="$$r" '/^[a-z-]+:.*## / {printf "  %s%-14s%s %s\n", b, $$1, r, $$2}' $(MAKEFILE_LIST)
+	awk -F':.*## ' -v b="$$b" -v r="$$r" '/^[a-z-]+:.*## / {printf "  %s%-15s%s %s\n", b, $$1, r, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## create .venv with every locked dependency
 
@@ -55,6 +55,9 @@ bench: venv ## measure the router against a bare relay
 
 bench-config: venv ## measure the control plane with 10,000 tenants
 	@$(BIN)/python scripts/bench_config.py
+
+bench-decisions: venv ## measure what a scheduling decision costs
+	@$(BIN)/python scripts/bench_decisions.py
 
 bench-audit: venv ## measure durable audit entries a second, and their acks
 	@$(BIN)/python scripts/bench_audit.py

@@ -89,7 +89,7 @@ async def serve(settings: RouterSettings) -> None:
 
         state, limiter, config_metrics = ConfigState(clock), TenantLimiter(), ConfigMetrics(registry)
         quotas = QuotaClient(config_channel, router=settings.router, clock=clock)
-        pools = PoolDirectory(TritonProbe(endpoint_channels))
+        pools = PoolDirectory(TritonProbe(endpoint_channels), clock)
         follower = SnapshotFollower(
             pools, limiter, metrics, config_metrics, endpoint_channels, health, _CONFIG
         )

@@ -94,7 +94,12 @@ class Shaped:
         """Its demand on its pool."""
         binding = self.shape.binding
         return Demand(
-            self.tenant.tenant_uid, self.cost, None if binding is None else binding.rendition.lora_id
+            tenant_uid=self.tenant.tenant_uid,
+            cost=self.cost,
+            lora_id=None if binding is None else binding.rendition.lora_id,
+            weight=self.tenant.weight,
+            priority=self.shape.priority,
+            deadline=self.identified.deadline,
         )
 
 

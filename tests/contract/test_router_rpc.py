@@ -16,7 +16,7 @@ from services.common.audit.writer import EntryKind
 from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
-from services.router.backends.backend import DispatchRequest, TokenChunk
+from services.router.backends.backend import DispatchRequest, Linger, TokenChunk, unwatched
 from services.router.request.servicer import InferenceServicer
 from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.router_config import ConfigWorld
@@ -34,7 +34,7 @@ class Chatterbox(SimulatedServer):
     said = 0
 
     async def generate(
-        self, target: str, request: DispatchRequest, timeout_seconds: float
+        self, target: str, request: DispatchRequest, timeout_seconds: float, linger: Linger = unwatched
     ) -> AsyncGenerator[TokenChunk, None]:
         self.open_streams += 1
         self.begun.set()

@@ -30,7 +30,9 @@ from services.router.backends.backend import (
     AdapterMissError,
     BackendUnavailableError,
     DispatchRequest,
+    Linger,
     TokenChunk,
+    unwatched,
 )
 from services.router.backends.dispatch import Dispatcher
 from services.router.metrics import RequestMetrics
@@ -74,7 +76,7 @@ class SimulatedServer:
         )
 
     async def generate(
-        self, target: str, request: DispatchRequest, timeout_seconds: float
+        self, target: str, request: DispatchRequest, timeout_seconds: float, linger: Linger = unwatched
     ) -> AsyncGenerator[TokenChunk, None]:
         self.requests.append(request)
         self.open_streams += 1
@@ -179,7 +181,7 @@ class PipelineWorld:
         self.limiter = TenantLimiter()
         self.quotas = MemoryQuotas()
         self.state = ConfigState(self.clock)
-        self.pools = PoolDirectory(UnaskedProbe())
+        self.pools = PoolDirectory(UnaskedProbe(), self.clock)
         self.registry = CollectorRegistry()
         self.outcomes = OutcomeCounts()
         self.refusals = RefusalLog(self.audit, self.clock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,13 +86,28 @@ class BackendRejectedError(BackendError):
     """The server refused the request, failed at it, or answered against the protocol."""
 
 
+Linger = Callable[[], Callable[[bool], None]]
+
+
+def unwatched() -> Callable[[bool], None]:
+    """Let work at the server end unnoticed."""
+    return _ignore
+
+
+def _ignore(in_time: bool) -> None:
+    """Do nothing."""
+
+
 class Backend(Protocol):
     """Speaks to the servers of one dialect."""
 
     def generate(
-        self, target: str, request: DispatchRequest, timeout_seconds: float
+        self, target: str, request: DispatchRequest, timeout_seconds: float, linger: Linger = unwatched
     ) -> AsyncGenerator[TokenChunk, None]:
         """Generate; closing the generator ends the work at the server, without waiting for it.
+
+        `linger` is called when the generator is left before that work has ended, and what it returns once it has: with
+        False if the server did not end it in time.
 
         Raises:
             BackendError: one of its four kinds.

@@ -92,7 +92,8 @@ class Dispatcher:
                 )
             timeout_seconds = max(shaped.identified.deadline - self._clock.monotonic_seconds(), 0.001)
             try:
-                async with aclosing(backend.generate(grant.target, request, timeout_seconds)) as chunks:
+                generating = backend.generate(grant.target, request, timeout_seconds, grant.linger)
+                async with aclosing(generating) as chunks:
                     async for chunk in chunks:
                         if not begun:
                             begun = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +20,9 @@ from services.router.backends.backend import (
     BackendRejectedError,
     BackendUnavailableError,
     DispatchRequest,
+    Linger,
     TokenChunk,
+    unwatched,
 )
 from services.router.backends.channels import EndpointChannels
 from services.router.backends.infer_stream import InferStream
@@ -34,7 +36,9 @@ _UNAVAILABLE = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-_END_SECONDS = 2.0
+# As long as a server may take to notice: it may be in the middle of many long prompts.
+_END_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 # Streams that were left and have not ended yet. With more than this a server evidently does not end them.
 _MAX_ENDING = 4096
 
@@ -54,7 +58,7 @@ class TritonStreamBackend:
         self._ending = 0
 
     async def generate(
-        self, target: str, request: DispatchRequest, timeout_seconds: float
+        self, target: str, request: DispatchRequest, timeout_seconds: float, linger: Linger = unwatched
     ) -> AsyncGenerator[TokenChunk, None]:
         """Generate; see `Backend.generate`."""
         message = trtllm_engine.encode(request)
@@ -86,25 +90,49 @@ class TritonStreamBackend:
             expiry.cancel()
             stream.leave()
             if not running.done():
-                self._end(target, stream, running, None if answered else trtllm_engine.encode_stop(request))
+                if answered:
+                    self._end(target, stream, running, None, None)
+                else:
+                    self._end(target, stream, running, trtllm_engine.encode_stop(request), linger())
         raise BackendUnavailableError("the stream ended before its final response", broken=True)
 
-    def _end(self, target: str, stream: InferStream, running: asyncio.Task[None], stop: bytes | None) -> None:
+    def _end(
+        self,
+        target: str,
+        stream: InferStream,
+        running: asyncio.Task[None],
+        stop: bytes | None,
+        ended: Callable[[bool], None] | None,
+    ) -> None:
         """End a stream that was left; `stop` is the message for a server that still works on the request."""
         if self._ending >= _MAX_ENDING:
             stream.cut_off()
+            if ended is not None:
+                ended(False)
             return
         self._ending += 1
-        ending = self._own(self._ended(target, stream, running, stop), "end of a model server stream")
+        ending = self._own(self._ended(target, stream, running, stop, ended), "end of a model server stream")
         ending.add_done_callback(self._count_ended)
 
     def _count_ended(self, _: asyncio.Task[None]) -> None:
         self._ending -= 1
 
     async def _ended(
-        self, target: str, stream: InferStream, running: asyncio.Task[None], stop: bytes | None
+        self,
+        target: str,
+        stream: InferStream,
+        running: asyncio.Task[None],
+        stop: bytes | None,
+        ended: Callable[[bool], None] | None,
     ) -> None:
-        cut = asyncio.get_running_loop().call_later(self._end_seconds, stream.cut_off)
+        in_time = True
+
+        def cut_off() -> None:
+            nonlocal in_time
+            in_time = False
+            stream.cut_off()
+
+        cut = asyncio.get_running_loop().call_later(self._end_seconds, cut_off)
         try:
             if stop is not None:
                 stopping = InferStream(self._channels.infer_stream(target)(timeout=self._end_seconds))
@@ -113,6 +141,8 @@ class TritonStreamBackend:
             await asyncio.wait({running})
         finally:
             cut.cancel()
+            if ended is not None:
+                ended(in_time)
 
     def _own(self, coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine, name=name)
@@ -135,7 +165,7 @@ class TritonStreamBackend:
         running = set(self._tasks)
         try:
             if running:
-                await asyncio.wait(running, timeout=self._end_seconds)
+                await asyncio.wait(running, timeout=min(self._end_seconds, _CLOSE_SECONDS))
         finally:
             for task in running:
                 task.cancel()

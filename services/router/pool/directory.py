@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
+from services.common.clock import Clock
 from services.common.errors import Reason, UnavailableError
-from services.router.pool.fifo_queue import FifoQueue
+from services.common.rpc.targets import canonical
+from services.router.pool.endpoints import Servers
+from services.router.pool.fair_queue import FairQueue
 from services.router.pool.pool import Pool
 from services.router.pool.probing import Probe, Served, probe_endpoint
 from services.router.snapshot.model import PoolConfig, Snapshot
+
+_log = logging.getLogger(__name__)
 
 
 class PoolDirectory:
     """Pools by name. A change of model, dialect or owner makes another pool of it: the old one is retired."""
 
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, probe: Probe, clock: Clock) -> None:
         self._probe = probe
+        self._clock = clock
+        self._servers = Servers()
         self._pools: dict[str, tuple[PoolConfig, Pool]] = {}
         self._changed = asyncio.Event()
         self._sharing: dict[Served, set[Pool]] = {}
@@ -27,15 +37,24 @@ class PoolDirectory:
 
     def configure(self, snapshot: Snapshot) -> None:
         """Follow a snapshot: requests that run on a pool that is gone end there."""
-        for name, config in snapshot.pools.items():
+        for name, config in without_foreign_targets(snapshot.pools).items():
             known = self._pools.get(name)
+            if known is not None and known[0] == config:
+                continue
+            if (withheld := len(snapshot.pools[name].targets) - len(config.targets)) > 0:
+                _log.error(
+                    "%s names %d servers of another tenant's pool: it gets none of them", name, withheld
+                )
             if known is not None and _kind(known[0]) == _kind(config):
                 known[1].configure(config)
                 self._pools[name] = (config, known[1])
             else:
-                self._pools[name] = (config, Pool(config, FifoQueue()))
+                # What tenants were given outlives the pool's servers and model.
+                service = () if known is None else known[1].service
                 if known is not None:
                     known[1].retire()
+                queue = FairQueue(service)
+                self._pools[name] = (config, Pool(config, queue, self._servers, self._clock))
         for name in self._pools.keys() - snapshot.pools.keys():
             self._pools.pop(name)[1].retire()
         # At once, so that a pool in place of another serves where the same servers are known to be ready.
@@ -52,6 +71,11 @@ class PoolDirectory:
         if known is None or _kind(known[0]) != _kind(config):
             raise UnavailableError("no pool serves this model", reason=Reason.NO_READY_ENDPOINT)
         return known[1]
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """The running pools, by name."""
+        return {name: pool for name, (_, pool) in self._pools.items()}
 
     @property
     def targets(self) -> frozenset[str]:
@@ -88,6 +112,32 @@ class PoolDirectory:
             self._found[served] = ready
             for pool in self._sharing[served]:
                 pool.probed(served.target, ready)
+
+
+def without_foreign_targets(pools: Mapping[str, PoolConfig]) -> Mapping[str, PoolConfig]:
+    """The pools without the targets that another tenant's dedicated pool names.
+
+    The config service refuses a target that another pool has. A config from before that rule may hold one; then the
+    dedicated pool keeps it, the one that has been available longest if there are several.
+    """
+    owners: dict[str, PoolConfig] = {}
+    for config in pools.values():
+        if config.dedicated_to_uid is not None:
+            for target in config.targets:
+                owners.setdefault(canonical(target), config)
+    if not owners:
+        return pools
+    kept = {}
+    for name, config in pools.items():
+        foreign = {
+            target
+            for target in config.targets
+            if (owner := owners.get(canonical(target))) is not None
+            and owner.dedicated_to_uid != config.dedicated_to_uid
+        }
+        own = tuple(target for target in config.targets if target not in foreign)
+        kept[name] = replace(config, targets=own) if foreign else config  # proven: dedicated-targets
+    return kept
 
 
 def _kind(config: PoolConfig) -> tuple[object, ...]:

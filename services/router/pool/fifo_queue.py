@@ -1,53 +1,89 @@
-"""Serves in the order of arrival, all tenants alike. Pure."""
+"""Serves in the order of arrival, whoever asks: what `FairQueue` is compared with. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import islice
 
 from services.router.pool.demand import Demand
-from services.router.pool.queue_discipline import Ticket
+from services.router.pool.endpoints import Spot
+from services.router.pool.queue_discipline import MAX_OVERTAKES, Find, QueueLimits, Ticket
 
-# A request that needs most of an endpoint would starve beside a steady stream of small ones.
-_MAX_OVERTAKES = 32
+# So many of the oldest are offered a place: a decision does not cost more because more wait.
+_TRIES = 64
 
 
 class FifoQueue:
-    """Order of arrival; see `QueueDiscipline`."""
+    """Order of arrival; see `QueueDiscipline`. Has one bound for all tenants together."""
 
     def __init__(self) -> None:
-        self._overtaken: dict[Ticket, int] = {}
-        """Tickets in order of arrival, with how many later arrivals were served while each was the oldest."""
+        self._waiting: OrderedDict[Ticket, None] = OrderedDict()
+        self._limits = QueueLimits()
+        self._service = 0
 
     def __len__(self) -> int:
         """Requests waiting."""
-        return len(self._overtaken)
+        return len(self._waiting)
 
-    def join(self, demand: Demand) -> Ticket:
+    def configure(self, limits: QueueLimits) -> None:
+        """Follow the config."""
+        self._limits = limits
+
+    def join(self, ticket: Ticket) -> None:
         """Queue a request behind all others."""
-        ticket = Ticket(demand)
-        self._overtaken[ticket] = 0
-        return ticket
+        self._waiting[ticket] = None
+        self._service += ticket.demand.cost.service
 
     def leave(self, ticket: Ticket) -> None:
         """Remove a ticket, if it is still there."""
-        self._overtaken.pop(ticket, None)
+        if ticket in self._waiting:
+            del self._waiting[ticket]
+            self._service -= ticket.demand.cost.service
 
-    def in_order(self) -> Sequence[Ticket]:
-        """All tickets, the oldest first."""
-        return list(self._overtaken)
+    def choose(self, find: Find) -> tuple[Ticket, Spot] | None:
+        """The oldest that can run."""
+        oldest: Ticket | None = None
+        for ticket in islice(self._waiting, _TRIES):
+            if (spot := find(ticket, True)) is not None:
+                if oldest is not None:
+                    oldest.overtaken += 1
+                return ticket, spot
+            oldest = oldest or ticket
+        return None
 
-    def served(self, ticket: Ticket | None, demand: Demand) -> None:  # noqa: ARG002 - arrival counts, not cost
-        """Remove the ticket; if an older one waits, that one was overtaken."""
-        oldest = next(iter(self._overtaken), None)
-        if oldest is not None and oldest is not ticket:
-            self._overtaken[oldest] += 1
-        if ticket is not None:
-            del self._overtaken[ticket]
+    def take(self, ticket: Ticket) -> None:
+        """Remove a ticket."""
+        self.leave(ticket)
+
+    def give_back(self, ticket: Ticket) -> None:
+        """Do nothing: order of arrival takes no account of places."""
+
+    def charge(self, ticket: Ticket, service: float) -> None:
+        """Do nothing: order of arrival takes no account of tokens."""
 
     def starving(self) -> Ticket | None:
         """The oldest ticket, once it was overtaken too often."""
-        oldest = next(iter(self._overtaken), None)
-        return oldest if oldest is not None and self._overtaken[oldest] >= _MAX_OVERTAKES else None
+        oldest = next(iter(self._waiting), None)
+        return oldest if oldest is not None and oldest.overtaken >= MAX_OVERTAKES else None
 
-    def charge(self, demand: Demand, output_tokens: int) -> None:
-        """Do nothing: order of arrival takes no account of tokens."""
+    def surplus(self, joined: Ticket) -> Ticket | None:
+        """The one that just joined, if too many wait."""
+        return joined if len(self) > self._limits.waiting else None
+
+    def refuses(self, demand: Demand) -> bool:  # noqa: ARG002 - the newest is refused, whoever asks
+        """Whether as many wait as may."""
+        return len(self) >= self._limits.waiting
+
+    def ahead(self, demand: Demand) -> tuple[float, float]:  # noqa: ARG002 - everybody is before it
+        """All that wait, of the whole pool."""
+        return self._service, 1.0
+
+    def tickets(self) -> Iterable[Ticket]:
+        """All that wait."""
+        return self._waiting
+
+    @property
+    def service(self) -> Iterable[tuple[str, float]]:
+        """Nothing: it is not counted."""
+        return ()

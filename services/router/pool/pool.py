@@ -1,33 +1,37 @@
-"""Decides where and when a request runs: one decision over the endpoints' load and the queue's order.
+"""One running pool: requests wait here for what the scheduler decides.
 
-A request that cannot run yet (its adapter is loading, or it needs more KV cache than is free) does not hold up those
-behind it, until the queue calls it starving: then one endpoint is kept for it. Places come from one synchronous
-`_serve`, so that each is either with an endpoint or with exactly one grant. A request that is cancelled at the moment
-it is served hands its place on.
+A request that is cancelled at the moment it is served hands its place on.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
-from services.router.pool.demand import Demand
-from services.router.pool.endpoints import Endpoint, EndpointCapacity, EndpointSet, Place
+from services.common.clock import Clock
+from services.router.pool.demand import OUTPUT_TOKEN_SERVICE, Demand
+from services.router.pool.endpoint_set import EndpointSet
+from services.router.pool.endpoints import Place, Servers
 from services.router.pool.queue_discipline import QueueDiscipline, Ticket
+from services.router.pool.scheduler import Scheduler, none_ready
 from services.router.snapshot.model import PoolConfig
-
-# About the time until a probe finds an endpoint that came back.
-_RETRY_SECONDS = 1.0
 
 
 class Grant:
-    """A place at an endpoint; an async context manager, given back exactly once however it is left."""
+    """A place at an endpoint; an async context manager, given back exactly once however it is left.
 
-    def __init__(self, pool: Pool, place: Place) -> None:
+    The place is free again once the server's work has ended, too.
+    """
+
+    def __init__(self, pool: Pool, ticket: Ticket, place: Place) -> None:
         self._pool = pool
+        self._ticket = ticket
         self._place = place
+        self._service = float(ticket.demand.cost.input_service)
+        self._left = False
+        self._works = 0
 
     @property
     def target(self) -> str:
@@ -41,8 +45,8 @@ class Grant:
 
     @property
     def withdrawn(self) -> bool:
-        """Whether the pool is retired: nothing may be sent any more, what was sent ends there."""
-        return self._pool.retired
+        """Whether pool or endpoint are gone: nothing may be sent any more, what was sent ends there."""
+        return self._pool.retired or self._place.endpoint.leaving
 
     def adapter_accepted(self) -> None:
         """Record that the endpoint answered: it holds the adapter now."""
@@ -65,8 +69,31 @@ class Grant:
             self._pool.probed(self._place.endpoint.target, ready=False)
 
     def charge(self, output_tokens: int) -> None:
-        """Count tokens as they are generated, for the queue."""
-        self._pool.charge(self._place.demand, output_tokens)
+        """Charge tokens as they are generated."""
+        self._charge(OUTPUT_TOKEN_SERVICE * output_tokens)
+
+    def refund_prompt(self) -> None:
+        """Take back what the prompt was charged: its server failed before it was known to have run."""
+        self._charge(-self._ticket.demand.cost.input_service)
+
+    def _charge(self, service: float) -> None:
+        self._service += service
+        self._pool.scheduler.charge(self._ticket, service)
+
+    def linger(self) -> Callable[[bool], None]:
+        """Keep the place although its holder leaves: the server still works on the request.
+
+        Returns what is to be called once, when that work has ended: with False if it did not end in time, so that the
+        endpoint is sent nothing until it is probed.
+        """
+        self._works += 1
+        return self._work_ended
+
+    def _work_ended(self, in_time: bool) -> None:
+        self._works -= 1
+        if not in_time and not self._place.outdated:
+            self._pool.suspect(self._place)
+        self._give_back_if_over()
 
     async def __aenter__(self) -> Self:
         """Hold the place."""
@@ -79,37 +106,37 @@ class Grant:
         self.give_back()
 
     def give_back(self) -> None:
-        """Give the place back; exactly once."""
-        self._place.give_back()
-        self._pool.changed()
+        """Leave the place; exactly once. It is free once the server has stopped working for it."""
+        assert not self._left, "a grant was given back twice"
+        self._left = True
+        self._give_back_if_over()
+
+    def _give_back_if_over(self) -> None:
+        if self._left and not self._works:  # proven: place-held-while-the-server-works
+            self._pool.take_back(self._ticket, self._place, self._service)
 
 
 class Pool:
     """One pool's endpoints behind one queue. All methods run on the event loop; only `acquire` and reloads wait."""
 
-    def __init__(self, config: PoolConfig, queue: QueueDiscipline) -> None:
-        self._endpoints = EndpointSet()
-        self._queue = queue
+    def __init__(self, config: PoolConfig, queue: QueueDiscipline, servers: Servers, clock: Clock) -> None:
+        self._clock = clock
+        self.scheduler = Scheduler(config, queue, servers)
         self._granted: dict[Ticket, asyncio.Future[Grant]] = {}
-        self._kept: tuple[Endpoint, Ticket] | None = None
-        """The endpoint that only the request of this ticket may use."""
         self._retired = False
         # Requests that missed an adapter wait here for the one of them that sends its weights again.
         self._reloads: set[asyncio.Future[None]] = set()
-        self.configure(config)
 
     def configure(self, config: PoolConfig) -> None:
         """Follow the config: endpoints that stay keep their load and what is believed of them."""
-        self._max_queued = config.queued_requests
-        capacity = EndpointCapacity(config.concurrent_requests, config.kv_tokens, config.adapters)
-        self._endpoints.configure(config.targets, capacity)
+        self.scheduler.configure(config)
         self._refuse_if_none_usable()
         self._serve()
 
     def retire(self) -> None:
         """End the pool: what runs there ends there, what waits is refused."""
         self._retired = True
-        self._endpoints.keep_only(())
+        self.scheduler.retire()
         self._refuse_if_none_usable()
 
     @property
@@ -120,7 +147,7 @@ class Pool:
     @property
     def queued(self) -> int:
         """Requests waiting."""
-        return len(self._queue)
+        return len(self.scheduler.queue)
 
     @property
     def in_flight(self) -> int:
@@ -132,9 +159,18 @@ class Pool:
         """The endpoints to probe."""
         return self._endpoints.targets
 
+    @property
+    def service(self) -> list[tuple[str, float]]:
+        """What tenants were given, as the queue counts it, by tenant_uid."""
+        return list(self.scheduler.queue.service)
+
+    @property
+    def _endpoints(self) -> EndpointSet:
+        return self.scheduler.endpoints
+
     def probed(self, target: str, ready: bool) -> None:
         """Follow what a probe found."""
-        if not self._endpoints.probed(target, ready):
+        if not self.scheduler.probed(target, ready):
             return
         if ready:
             self._serve()
@@ -142,78 +178,51 @@ class Pool:
             self._wake_reloads()
             self._refuse_if_none_usable()
 
-    async def acquire(self, demand: Demand) -> Grant:
+    def suspect(self, place: Place) -> None:
+        """Send nothing to a place's endpoint until it is probed."""
+        self.scheduler.endpoints.suspect(place.endpoint)
+
+    async def acquire(self, demand: Demand, first: Callable[[], Awaitable[object]] | None = None) -> Grant:
         """Wait for a place, as long as the caller's own deadline allows; cancel-safe.
 
+        Args:
+            demand: what is asked.
+            first: awaited before the request joins the queue, so that no place is held meanwhile. Not begun for a
+                request that is refused at once.
+
         Raises:
-            ResourceExhaustedError: the queue is full.
+            ResourceExhaustedError: the queue is full, or moves too slowly for the request's deadline.
             UnavailableError: no endpoint is ready.
         """
-        if not self._endpoints.any_usable:
-            raise none_ready()
-        if (grant := self._grant(demand, None)) is not None:
-            return grant
-        if len(self._queue) >= self._max_queued:
-            raise ResourceExhaustedError(
-                "the pool's queue is full", reason=Reason.QUEUE_FULL, retry_after_seconds=_RETRY_SECONDS
-            )
-        ticket = self._queue.join(demand)
+        self.scheduler.check(demand, self._now)
+        if first is not None:
+            await first()
+        ticket = self.scheduler.join(demand, self._now)
         granted: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._granted[ticket] = granted
         try:
-            return await granted
+            self._serve()
+            if not granted.done():
+                self._refuse_surplus(ticket)
+            return granted.result() if granted.done() else await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled() and not granted.exception():
                 granted.result().give_back()  # proven: place-handed-on
             raise
         finally:
-            self._queue.leave(ticket)
             del self._granted[ticket]
-            if self._kept is not None and self._kept[1] is ticket:
-                self._kept = None
+            if self.scheduler.leave(ticket, self._now):
                 self._serve()
 
-    def _grant(self, demand: Demand, ticket: Ticket | None) -> Grant | None:
-        """A place for a request in the queue, or for one that just came and has no ticket."""
-        kept = None if self._kept is None or self._kept[1] is ticket else self._kept[0]
-        place = self._endpoints.place(demand, kept)
-        if place is None:
-            return None
-        self._queue.served(ticket, demand)
-        starving = self._queue.starving()
-        if starving is not None and self._kept is None:
-            emptiest = self._endpoints.emptiest()
-            self._kept = None if emptiest is None else (emptiest, starving)
-        return Grant(self, place)
-
-    def _serve(self) -> None:
-        if not self._queue or not self._endpoints.any_place:
-            return
-        for ticket in self._queue.in_order():
-            granted = self._granted[ticket]
-            # A caller that left has not taken its ticket with it yet.
-            if not granted.done() and (grant := self._grant(ticket.demand, ticket)) is not None:
-                granted.set_result(grant)
-
-    def _refuse_if_none_usable(self) -> None:
-        if self._kept is not None and not self._kept[0].usable:
-            self._kept = None
-        if self._endpoints.any_usable:
-            return
-        for ticket in self._queue.in_order():
-            self._queue.leave(ticket)
-            if not self._granted[ticket].done():
-                self._granted[ticket].set_exception(none_ready())
+    def take_back(self, ticket: Ticket, place: Place, service: float) -> None:
+        """Take a place back and serve who can run now."""
+        self.scheduler.give_back(ticket, place, service, self._now)
+        self.changed()
 
     def changed(self) -> None:
         """Serve what can run now that something was given back or became known."""
         self._wake_reloads()
-        self._endpoints.drop_left()
         self._serve()
-
-    def charge(self, demand: Demand, output_tokens: int) -> None:
-        """Count tokens as they are generated."""
-        self._queue.charge(demand, output_tokens)
 
     async def reload_turn(self, place: Place) -> None:
         """Wait while another request sends the adapter's weights to this place's endpoint.
@@ -233,16 +242,38 @@ class Pool:
         if place.outdated:
             raise none_ready()
 
+    @property
+    def _now(self) -> float:
+        return self._clock.monotonic_seconds()
+
+    def _serve(self) -> None:
+        for ticket, place in self.scheduler.serve(self._now):
+            grant = Grant(self, ticket, place)
+            granted = self._granted[ticket]
+            if granted.done():
+                # Its caller left and has not taken its ticket along yet.
+                grant.refund_prompt()
+                self.scheduler.give_back(ticket, place, 0.0, self._now)
+            else:
+                granted.set_result(grant)
+
+    def _refuse_surplus(self, joined: Ticket) -> None:
+        refused = self.scheduler.surplus(joined)
+        if refused is not None:
+            error = self.scheduler.full(refused.demand)
+            self.scheduler.leave(refused, self._now)
+            if not self._granted[refused].done():
+                self._granted[refused].set_exception(error)
+
+    def _refuse_if_none_usable(self) -> None:
+        if self._endpoints.any_usable:
+            return
+        for ticket in list(self.scheduler.queue.tickets()):
+            self.scheduler.leave(ticket, self._now)
+            if not self._granted[ticket].done():
+                self._granted[ticket].set_exception(none_ready())
+
     def _wake_reloads(self) -> None:
         for waiting in self._reloads:
             if not waiting.done():
                 waiting.set_result(None)
-
-
-def none_ready() -> UnavailableError:
-    """The refusal while no endpoint of a pool serves."""
-    return UnavailableError(
-        "no model server of the pool is ready",
-        reason=Reason.NO_READY_ENDPOINT,
-        retry_after_seconds=_RETRY_SECONDS,
-    )

@@ -8,6 +8,7 @@ endpoint restarts; reports about an older epoch change nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -34,6 +35,18 @@ class AdapterLedger:
     _resident: OrderedDict[int, int] = field(default_factory=OrderedDict)
     _loading: set[int] = field(default_factory=set)
     _users: dict[int, int] = field(default_factory=dict)
+    on_change: Callable[[int, bool], object] | None = None
+    """Called when an adapter becomes resident, or is so no longer."""
+
+    @property
+    def resident(self) -> list[int]:
+        """The adapters it is believed to hold."""
+        return list(self._resident)
+
+    @property
+    def full(self) -> bool:
+        """Whether one more adapter pushes another one out."""
+        return len(self._resident) + len(self._loading) >= self.capacity
 
     def state(self, lora_id: int) -> Residency:
         """The estimate."""
@@ -73,7 +86,7 @@ class AdapterLedger:
     def missed(self, lora_id: int, load_number: int, epoch: int) -> None:
         """Record that an id-only request, which relied on a load, found nothing; a later load still counts."""
         if epoch == self.epoch and self._resident.get(lora_id) == load_number:
-            del self._resident[lora_id]
+            self._forget(lora_id)
 
     def resend(self, lora_id: int) -> bool:
         """After a miss: make the caller the sender of the weights, or report that they arrived meanwhile."""
@@ -91,6 +104,8 @@ class AdapterLedger:
         self._loads += 1
         self._resident[lora_id] = self._loads
         self._resident.move_to_end(lora_id)
+        if self.on_change is not None:
+            self.on_change(lora_id, True)
         self._shed()
 
     def load_failed(self, lora_id: int, epoch: int) -> None:
@@ -101,7 +116,8 @@ class AdapterLedger:
     def reset(self) -> None:
         """Forget everything: the endpoint restarted."""
         self.epoch += 1
-        self._resident.clear()
+        for lora_id in list(self._resident):
+            self._forget(lora_id)
         self._loading.clear()
         self._users.clear()
 
@@ -110,4 +126,9 @@ class AdapterLedger:
         surplus = len(self._resident) - self.capacity
         if surplus > 0:
             for lora_id in [known for known in self._resident if known not in self._users][:surplus]:
-                del self._resident[lora_id]
+                self._forget(lora_id)
+
+    def _forget(self, lora_id: int) -> None:
+        del self._resident[lora_id]
+        if self.on_change is not None:
+            self.on_change(lora_id, False)

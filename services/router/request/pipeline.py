@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
+from services.common.audit.entry import AuditReceipt
 from services.common.clock import Clock
 from services.common.errors import (
     DeadlineExceededError,
@@ -240,12 +241,14 @@ class Pipeline:
         held_back = bool(shaped.tenant.guardrails.output.rules)
         streamed_to = None if held_back else outbox  # proven: held-back-answers
         pool = self._pools.pool(shaped.shape.pool)
-        if not self._audit.reachable:
-            # Hold no place at an endpoint while it is unknown whether the policy lets the request continue.
-            await record.admitted()
-        grant = await pool.acquire(shaped.demand)
-        async with grant:
+        receipt: AuditReceipt | None = None
+
+        async def admitted_durably() -> None:
+            nonlocal receipt
             receipt = await record.admitted()
+
+        # No place at an endpoint is held while it is unknown whether the policy lets the request continue.
+        async with await pool.acquire(shaped.demand, admitted_durably) as grant:  # proven: admit-before-place
             generation = Generation(charged_input_tokens=shaped.cost.input_tokens)
             admitted = Admitted(shaped, receipt, self._clock.monotonic_seconds(), generation)
             progress.stage = admitted
@@ -266,6 +269,7 @@ class Pipeline:
             # A caller that leaves is charged for its prompt; one whose server failed is not.
             if generation.first_token_at is None:
                 generation.charged_input_tokens = 0
+                grant.refund_prompt()
             raise
         finally:
             reservation.use(generation.charged_tokens)

@@ -21,6 +21,8 @@ from services.router.text.text_model import TextModel
 Resources = Mapping[str, config_discovery_service_pb2.Resource]
 LoadTextModel = Callable[[str, str], TextModel]
 """Tokeniser digest and chat template digest to a text model; raises `TextModelError`."""
+# TensorRT-LLM's default.
+_KV_BLOCK_TOKENS = 64
 _OWNED = ("tenants/", "adapters/", "credentials/")
 
 
@@ -230,6 +232,8 @@ def _pools(
             adapter_config_columns=pool.adapter_config_columns,
             # A pool dedicated to a tenant that is gone serves no tenant: no uid equals the empty string.
             dedicated_to_uid=uid_of.get(pool.dedicated_to, "") if pool.dedicated_to else None,
+            headroom_requests=pool.capacity.headroom_requests,
+            kv_block_tokens=pool.capacity.kv_block_tokens or _KV_BLOCK_TOKENS,
         )
     return pools
 

@@ -146,6 +146,10 @@ class PoolConfig:
     adapter_config_columns: int
     dedicated_to_uid: str | None
     """The only tenant ever dispatched to it; None for a shared pool."""
+    headroom_requests: int = 0
+    """Of the places at one endpoint: for tenants below their share only."""
+    kv_block_tokens: int = 64
+    """The unit in which a server gives out its KV cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ class SlowServer(SimulatedServer):
         super().__init__([])
         self.clock = clock
 
-    async def generate(self, target, request, timeout_seconds):
+    async def generate(self, target, request, timeout_seconds, linger):
         self.clock.advance(1.5)
-        async for chunk in super().generate(target, request, timeout_seconds):
+        async for chunk in super().generate(target, request, timeout_seconds, linger):
             self.clock.advance(0.5 if chunk.token_ids else 0.0)
             yield chunk
 

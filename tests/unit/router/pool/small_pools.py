@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from services.common.clock import Clock
 from services.router.pool.demand import Cost, Demand
-from services.router.pool.fifo_queue import FifoQueue
+from services.router.pool.endpoints import Servers
+from services.router.pool.fair_queue import FairQueue
 from services.router.pool.pool import Grant, Pool
+from services.router.pool.queue_discipline import QueueDiscipline
 from services.router.snapshot.model import PoolConfig
+from tests.fakes.manual_clock import ManualClock
 
 CONFIG = PoolConfig(
     name="pools/p",
@@ -24,24 +28,27 @@ CONFIG = PoolConfig(
     adapter_dtype="float16",
     adapter_config_columns=4,
     dedicated_to_uid=None,
+    kv_block_tokens=1,
 )
 COST = Cost(10, 10)
 
 
-def demand(cost: Cost = COST, lora_id: int | None = None) -> Demand:
-    return Demand("t", cost, lora_id)
+def demand(cost: Cost = COST, lora_id: int | None = None, tenant: str = "t", **fields) -> Demand:
+    return Demand(tenant, cost, lora_id, **fields)
 
 
-def ready_pool(**changes) -> Pool:
-    pool = Pool(replace(CONFIG, **changes), FifoQueue())
+def ready_pool(queue: QueueDiscipline | None = None, clock: Clock | None = None, **changes) -> Pool:
+    pool = Pool(replace(CONFIG, **changes), queue or FairQueue(), Servers(), clock or ManualClock())
     for target in pool.targets:
         pool.probed(target, ready=True)
     return pool
 
 
-async def waiting(pool: Pool, lora_id: int | None = None, cost: Cost = COST) -> asyncio.Task[Grant]:
+async def waiting(
+    pool: Pool, lora_id: int | None = None, cost: Cost = COST, tenant: str = "t", **fields
+) -> asyncio.Task[Grant]:
     """A request that has joined the queue, or been served."""
-    task = asyncio.create_task(pool.acquire(demand(cost, lora_id)))
+    task = asyncio.create_task(pool.acquire(demand(cost, lora_id, tenant, **fields)))
     await asyncio.sleep(0)
     return task
 

@@ -91,7 +91,7 @@ async def test_kv_capacity_holds_back_what_does_not_fit_and_lets_smaller_ones_pa
 
 
 async def test_twenty_at_once_send_the_weights_once():
-    pool = ready_pool(concurrent_requests=32, queued_requests=32, kv_tokens=10_000)
+    pool = ready_pool(concurrent_requests=32, queued_requests=64, kv_tokens=10_000)
     requests = [await waiting(pool, lora_id=7) for _ in range(20)]
     assert [request.done() for request in requests].count(True) == 1
     sender = await requests[0]

@@ -9,8 +9,8 @@ from services.router.pool import directory
 from services.router.pool.demand import Cost, Demand
 from services.router.pool.pool import Grant
 from services.router.snapshot.compiler import compile_snapshot
-from tests.fakes.router_config import ConfigWorld
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
+from tests.fakes.router_config import ConfigWorld, tiny_rendition
+from tests.fakes.router_pipeline import InstantWeights, PipelineWorld, SimulatedServer
 
 
 def two_tenants_and_one_place(world: ConfigWorld) -> None:
@@ -64,17 +64,30 @@ async def test_the_new_owner_is_served_at_once_by_servers_known_to_be_ready(tmp_
     assert await asyncio.wait_for(world.pool().acquire(Demand("uid-rival", Cost(1, 1), None)), 5)
 
 
+class HeldWeights(InstantWeights):
+    """Opens an adapter only once it may."""
+
+    def __init__(self) -> None:
+        self.asked, self.open = asyncio.Event(), asyncio.Event()
+
+    async def load(self, tenant_uid, binding):
+        self.asked.set()
+        await self.open.wait()
+        return await super().load(tenant_uid, binding)
+
+
 async def dispatched_when_granted(folder) -> int:
-    """How many reach the server if the pool has passed to another tenant by the time the admit is durable."""
+    """How many reach the server when the pool is another's by the time that the adapter's weights are opened."""
     world = PipelineWorld(folder, SimulatedServer([ord("a")]), configure=two_tenants_and_one_place)
-    world.audit.durable.clear()
-    asks = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), None))
-    async with asyncio.timeout(5):
-        while not world.pool().in_flight:  # noqa: ASYNC110 - the pool has no event of its own
-            await asyncio.sleep(0)
-    dedicate(world.config)
+    world.config.adapter("uid-acme", "tone", 1, tiny_rendition(1))
     world.apply(2)
-    world.audit.durable.set()
+    weights = world.pipeline._dispatcher._weights = HeldWeights()
+    asks = asyncio.create_task(world.pipeline.run(world.call("uid-acme", adapter="tone"), None))
+    await asyncio.wait_for(weights.asked.wait(), 5)
+    assert world.pool().in_flight == 1
+    dedicate(world.config)
+    world.apply(3)
+    weights.open.set()
     await asyncio.wait({asks}, timeout=10)
     assert isinstance(asks.exception(), UnavailableError | None)
     assert world.leaks() == []

@@ -48,7 +48,7 @@ async def probed(folder, monkeypatch, probe, module=directory_module):
     monkeypatch.setattr(probing, "_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(probing.probe_endpoint, "__defaults__", (lambda seconds: asyncio.sleep(0),))
     world = PipelineWorld(folder, SimulatedServer([ord("a")]), configure=two_endpoints)
-    directory = module.PoolDirectory(probe)
+    directory = module.PoolDirectory(probe, world.clock)
     directory.configure(world.state.snapshot())
     running = asyncio.create_task(directory.run())
     try:

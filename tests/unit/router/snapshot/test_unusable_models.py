@@ -133,7 +133,9 @@ def test_artifacts_that_are_wrong_are_read_once(world):
 def test_it_is_logged_once_and_counted_while_it_lasts(world, caplog):
     registry = CollectorRegistry()
     metrics = RequestMetrics(registry), ConfigMetrics(registry)
-    follower = SnapshotFollower(PoolDirectory(None), TenantLimiter(), *metrics, None, HealthBoard(["c"]), "c")
+    follower = SnapshotFollower(
+        PoolDirectory(None, None), TenantLimiter(), *metrics, None, HealthBoard(["c"]), "c"
+    )
     snapshot = world.state.snapshot()
     with caplog.at_level(logging.ERROR):
         follower.follow(snapshot)

@@ -283,6 +283,8 @@ class Capacity(_message.Message):
     ADAPTER_RANK_FIELD_NUMBER: _builtins.int
     KV_TOKENS_FIELD_NUMBER: _builtins.int
     QUEUED_REQUESTS_FIELD_NUMBER: _builtins.int
+    HEADROOM_REQUESTS_FIELD_NUMBER: _builtins.int
+    KV_BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
     concurrent_requests: _builtins.int
     """Requests in flight at one endpoint.
     Minimum: 1
@@ -304,9 +306,24 @@ class Capacity(_message.Message):
     Example: 262144
     """
     queued_requests: _builtins.int
-    """The most requests that wait for the pool, over all its endpoints.
+    """The most requests that wait for the pool, over all its endpoints. One tenant may have half of them. When all are
+    taken, the tenant with most requests waiting for its weight loses its newest, those of low priority first.
     Minimum: 1
     Example: 256
+    """
+    headroom_requests: _builtins.int
+    """Requests in flight at one endpoint that only tenants below their share of the pool may take, with as much of its KV
+    cache. They let such a tenant begin at once while others use the rest. It is less than concurrent_requests.
+    Default: 0
+    Minimum: 0
+    Example: 4
+    """
+    kv_block_tokens: _builtins.int
+    """Tokens of one block of the servers' KV cache. What a request may use of it is counted in whole blocks.
+    Default: 64
+    Minimum: 1
+    Maximum: 1024
+    Example: 32
     """
     def __init__(
         self,
@@ -316,11 +333,15 @@ class Capacity(_message.Message):
         adapter_rank: _builtins.int = ...,
         kv_tokens: _builtins.int = ...,
         queued_requests: _builtins.int = ...,
+        headroom_requests: _builtins.int = ...,
+        kv_block_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kv_block_tokens", b"_kv_block_tokens", "kv_block_tokens", b"kv_block_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_rank", b"adapter_rank", "adapters", b"adapters", "concurrent_requests", b"concurrent_requests", "kv_tokens", b"kv_tokens", "queued_requests", b"queued_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_block_tokens", b"_kv_block_tokens", "adapter_rank", b"adapter_rank", "adapters", b"adapters", "concurrent_requests", b"concurrent_requests", "headroom_requests", b"headroom_requests", "kv_block_tokens", b"kv_block_tokens", "kv_tokens", b"kv_tokens", "queued_requests", b"queued_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__kv_block_tokens: _TypeAlias = _typing.Literal["kv_block_tokens"]  # noqa: Y015
+    _WhichOneofArgType__kv_block_tokens: _TypeAlias = _typing.Literal["_kv_block_tokens", b"_kv_block_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_block_tokens) -> _WhichOneofReturnType__kv_block_tokens | None: ...
 
 Global___Capacity: _TypeAlias = Capacity  # noqa: Y015

@@ -1,24 +1,33 @@
-"""Order of arrival, and how long a large request waits beside a steady stream of small ones."""
+"""How long a large request waits beside a steady stream of small ones, under either discipline."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import pytest
 
-from services.router.pool import fifo_queue
+from services.router.pool import fair_queue, fifo_queue
 from services.router.pool.demand import Cost
+from services.router.pool.fair_queue import FairQueue
 from services.router.pool.fifo_queue import FifoQueue
-from services.router.pool.pool import Pool
-from tests.unit.router.pool.small_pools import CONFIG, demand, ready_pool, settle, waiting
+from services.router.pool.queue_discipline import MAX_OVERTAKES
+from tests.unit.router.pool.small_pools import demand, ready_pool, settle, waiting
+
+both = pytest.mark.parametrize("queue", [FairQueue, FifoQueue])
+of_whom = pytest.mark.parametrize("others", ["t", "another"])
 
 
-async def small_ones_served_before_a_large_one() -> int:
+def overtakes_allowed(monkeypatch, count: int) -> None:
+    for module in (fair_queue, fifo_queue):
+        monkeypatch.setattr(module, "MAX_OVERTAKES", count)
+
+
+async def small_ones_served_before_a_large_one(queue, others: str) -> int:
     """A steady stream of small requests beside one that needs most of the KV cache."""
-    pool = ready_pool(concurrent_requests=8)
-    running = [await pool.acquire(demand(Cost(10, 10))) for _ in range(5)]
+    pool = ready_pool(queue(), concurrent_requests=8)
+    running = [await pool.acquire(demand(Cost(10, 10), tenant=others)) for _ in range(5)]
     large = await waiting(pool, cost=Cost(40, 40))
     served = 0
     while not large.done() and served < 200:
-        newcomer = await waiting(pool, cost=Cost(10, 10))
+        newcomer = await waiting(pool, cost=Cost(10, 10), tenant=others)
         running.pop(0).give_back()
         await settle()
         if newcomer.done():
@@ -33,22 +42,27 @@ async def small_ones_served_before_a_large_one() -> int:
         grant.give_back()
     (await large).give_back()
     assert pool.in_flight == pool.queued == 0
-    assert pool._kept is None
+    assert pool.scheduler._kept is None
     return served
 
 
-async def test_a_large_request_is_overtaken_a_bounded_number_of_times():
-    assert await small_ones_served_before_a_large_one() <= fifo_queue._MAX_OVERTAKES
+@both
+@of_whom
+async def test_a_large_request_is_overtaken_a_bounded_number_of_times(queue, others):
+    assert await small_ones_served_before_a_large_one(queue, others) <= MAX_OVERTAKES
 
 
-async def test_that_test_notices_a_pool_that_lets_everybody_overtake(monkeypatch):
-    monkeypatch.setattr(fifo_queue, "_MAX_OVERTAKES", 10_000)
-    assert await small_ones_served_before_a_large_one() == 200
+@both
+@of_whom
+async def test_that_test_notices_a_pool_that_lets_everybody_overtake(monkeypatch, queue, others):
+    overtakes_allowed(monkeypatch, 10_000)
+    assert await small_ones_served_before_a_large_one(queue, others) == 200
 
 
-async def test_an_endpoint_kept_for_one_who_leaves_is_everybodys_again(monkeypatch):
-    monkeypatch.setattr(fifo_queue, "_MAX_OVERTAKES", 1)
-    pool = ready_pool(concurrent_requests=2)
+@both
+async def test_an_endpoint_kept_for_one_who_leaves_is_everybodys_again(monkeypatch, queue):
+    overtakes_allowed(monkeypatch, 1)
+    pool = ready_pool(queue(), concurrent_requests=2)
     held = await pool.acquire(demand(Cost(10, 10)))
     large = await waiting(pool, cost=Cost(45, 45))
     overtakes = await pool.acquire(demand(Cost(10, 10)))

@@ -1,0 +1,334 @@
+"""Shares a pool among tenants by the service they are given: weighted VTC. Pure.
+
+The virtual token counter of Sheng et al. (OSDI'24, arXiv 2401.00588, algorithm 2): each tenant's counter grows by one
+for each token of a prompt that gets a place and by two for each token that is generated, divided by its weight. The
+waiting tenant with the smallest counter is next. A tenant that comes back after an idle time is lifted to the smallest
+counter of those that wait, so that idle time is not saved up. Places are never left free for fairness' sake.
+
+A decision looks at the first tenant of each kind of request, and at a bounded number of others: its cost grows with the
+logarithm of the waiting tenants. Counters grow with every token; a tenant's place in the order is corrected when it
+comes to the front.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Generator, Iterable, Iterator
+
+from services.router.pool.demand import Demand
+from services.router.pool.endpoints import Spot
+from services.router.pool.lazy_heap import LazyHeap
+from services.router.pool.queue_discipline import MAX_OVERTAKES, Find, QueueLimits, Ticket
+from services.router.pool.tenant_account import Bin, Kind, TenantAccount
+
+MAX_IDLE = 4096
+"""Counters kept of idle tenants: of those that became idle last."""
+_TRIES_A_KIND = 4
+# How many tenants are compared once one is found that could be served, and how often one may be the loser.
+_COMPARED = 4
+_MAX_PREFERRED = 8
+_NO_DRAWBACKS = (False, False)
+
+
+_Key = tuple[float, float, int, int, int]
+"""A bin's place in the order: least service, then fewest places for its weight, then the tenant's own order."""
+
+
+class FairQueue:
+    """Weighted VTC; see `QueueDiscipline`."""
+
+    def __init__(self, service: Iterable[tuple[str, float]] = ()) -> None:
+        """Start with these counters, by tenant_uid: those of the pool that this one replaces."""
+        self._limits = QueueLimits()
+        self._active: dict[str, TenantAccount] = {}
+        self._idle: OrderedDict[str, TenantAccount] = OrderedDict()
+        for tenant_uid, counter in service:
+            account = self._idle[tenant_uid] = TenantAccount(tenant_uid, 1)
+            account.service = counter
+        self._active_weight = 0
+        self._waiting = 0
+        self._kinds: dict[Kind, LazyHeap[Bin]] = {}
+        """The bins of a kind, by key. Keys may be outdated: too small, never too large."""
+        self._order: LazyHeap[Kind] = LazyHeap()
+        """The kinds, by the key of their first bin, likewise."""
+        self._most_queued: LazyHeap[TenantAccount] = LazyHeap()
+        self._last: TenantAccount | None = None
+        """Whose request got a place last: what newcomers are lifted to while nobody waits."""
+        self._starving: Ticket | None = None
+
+    def __len__(self) -> int:
+        """Requests waiting."""
+        return self._waiting
+
+    @property
+    def accounts(self) -> Iterable[TenantAccount]:
+        """Tenants with requests that wait or hold places."""
+        return self._active.values()
+
+    @property
+    def service(self) -> Iterator[tuple[str, float]]:
+        """Every counter that is kept, by tenant_uid."""
+        for accounts in (self._idle, self._active):
+            for tenant_uid, account in accounts.items():
+                yield tenant_uid, account.service
+
+    def configure(self, limits: QueueLimits) -> None:
+        """Follow the config and the endpoints' state."""
+        self._limits = limits
+
+    def join(self, ticket: Ticket) -> None:
+        """Queue a request; lifts its tenant's counter if none of its requests waits."""
+        account = self._account(ticket.demand)
+        if not account.bins:
+            account.service = max(account.service, self._floor(account))  # proven: lift
+        account.add(ticket)
+        self._waiting += 1
+        self._rank(account)
+        self._most_queued.set(account, -len(account) / account.weight)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Remove a ticket, if it is still there."""
+        account = self._active.get(ticket.demand.tenant_uid)
+        if account is not None and ticket in account.waiting[ticket.demand.priority]:
+            self._remove(account, ticket)
+            self._rank(account)
+            self._rest(account)
+
+    def choose(self, find: Find) -> tuple[Ticket, Spot] | None:
+        """The first in order that can run now.
+
+        Within the slack one comes first whose tenant is below its share of places and KV cache, and whose adapter
+        pushes none out; the first in order loses to such requests a bounded number of times.
+        """
+        tries: dict[Kind, int] = {}
+        blocked: Ticket | None = None
+        able: list[tuple[tuple[bool, bool], int, Ticket, Spot]] = []
+        first, limit = None, 0.0
+        order = self._in_order(tries)
+        for key, candidate in order:
+            if first is not None and key[0] > limit:
+                break
+            account = candidate.account
+            found = self._try(candidate, find)
+            if found is None:
+                tries[candidate.kind] = tries.get(candidate.kind, _TRIES_A_KIND) - 1
+                if first is None and blocked is None and self._starves(account):
+                    blocked = candidate.firsts()[0]
+                candidate.rotate()
+                continue
+            if first is None:
+                first, limit = account, key[0] + self._limits.slack_service / account.weight
+            drawbacks = self._over_share(account), found[1].evicts
+            able.append((drawbacks, len(able), *found))
+            if drawbacks == _NO_DRAWBACKS or first.preferred >= _MAX_PREFERRED or len(able) >= _COMPARED:
+                break
+        order.close()
+        if first is None:
+            return None
+        ticket, spot = min(able)[2:]
+        if ticket.demand.tenant_uid != first.tenant_uid:
+            first.preferred += 1
+        self._overtake(blocked)
+        return ticket, spot
+
+    def take(self, ticket: Ticket) -> None:
+        """Remove a ticket that gets a place, and charge its prompt."""
+        account = self._active[ticket.demand.tenant_uid]
+        account.preferred = 0
+        account.places += 1
+        account.kv_tokens += ticket.kv_tokens
+        self._remove(account, ticket)
+        account.served(ticket)
+        account.service += ticket.demand.cost.input_service / account.weight
+        self._rank(account)
+        self._last = account
+
+    def give_back(self, ticket: Ticket) -> None:
+        """Count a place as free again."""
+        account = self._active[ticket.demand.tenant_uid]
+        account.places -= 1
+        account.kv_tokens -= ticket.kv_tokens
+        if account.service == account.ranked_service:
+            # Else it is ranked anew when it comes to the front.
+            self._rank(account)
+        self._rest(account)
+
+    def charge(self, ticket: Ticket, service: float) -> None:
+        """Charge service that a request with a place is given; negative to take some back."""
+        account = self._active[ticket.demand.tenant_uid]
+        account.service += service / account.weight
+        if service < 0:
+            self._rank(account)
+
+    def starving(self) -> Ticket | None:
+        """The ticket that was first in order and passed over too often, while it waits."""
+        ticket = self._starving
+        if ticket is not None:
+            account = self._active.get(ticket.demand.tenant_uid)
+            if account is None or ticket not in account.waiting[ticket.demand.priority]:
+                self._starving = ticket = None
+        return ticket
+
+    def surplus(self, joined: Ticket) -> Ticket | None:
+        """Of a tenant with more requests queued than one may, or most for its weight: the newest of low priority."""
+        account = self._active[joined.demand.tenant_uid]
+        if len(account) > self._limits.waiting_a_tenant:
+            return account.newest_of_lowest()  # proven: bound-a-tenant
+        if self._waiting <= self._limits.waiting:
+            return None
+        most = self._heaviest()
+        assert most is not None, "too many wait, and nobody does"
+        # Of equals the one that came last.
+        heaviest = account if len(account) / account.weight >= len(most) / most.weight else most
+        return heaviest.newest_of_lowest()
+
+    def refuses(self, demand: Demand) -> bool:
+        """Whether this request would be the one to refuse, if it joined now and could not run at once."""
+        account = self._active.get(demand.tenant_uid)
+        own = 1 if account is None else len(account) + 1
+        if account is not None and account.waits_below(demand.priority):
+            return False
+        if own > self._limits.waiting_a_tenant:
+            return True
+        if self._waiting < self._limits.waiting:
+            return False
+        most = self._heaviest()
+        return most is None or own / demand.weight >= len(most) / most.weight
+
+    def ahead(self, demand: Demand) -> tuple[float, float]:
+        """Its own tenant's requests of no lower priority, at the share its weight gives it."""
+        account = self._active.get(demand.tenant_uid)
+        others = self._active_weight - (0 if account is None else account.weight)
+        share = demand.weight / (others + demand.weight)
+        return 0 if account is None else account.service_ahead(demand.priority), share
+
+    def tickets(self) -> Iterable[Ticket]:
+        """All that wait."""
+        for account in self._active.values():
+            yield from account
+
+    def _account(self, demand: Demand) -> TenantAccount:
+        account = self._active.get(demand.tenant_uid)
+        if account is None:
+            account = self._idle.pop(demand.tenant_uid, None) or TenantAccount(demand.tenant_uid, 0)
+            account.weight = 0
+            self._active[demand.tenant_uid] = account
+        self._active_weight += demand.weight - account.weight
+        account.weight = demand.weight
+        return account
+
+    def _rest(self, account: TenantAccount) -> None:
+        """Let a tenant go idle if nothing of it waits or runs; forget those that have been idle for longest."""
+        if account.active:
+            return
+        self._active_weight -= account.weight
+        del self._active[account.tenant_uid]
+        self._idle[account.tenant_uid] = account
+        if len(self._idle) > MAX_IDLE:
+            self._idle.popitem(last=False)
+
+    def _floor(self, account: TenantAccount) -> float:
+        """What the counter of a tenant is lifted to when it begins to wait."""
+        head = self._head()
+        if head is not None:
+            return head[0][0]
+        return account.service if self._last is None else self._last.service
+
+    def _heaviest(self) -> TenantAccount | None:
+        """The tenant with most requests queued for its weight."""
+        while (first := self._most_queued.first()) is not None:
+            key, account = first
+            if key == (actual := -len(account) / account.weight):
+                return account
+            self._most_queued.set(account, actual)
+        return None
+
+    def _remove(self, account: TenantAccount, ticket: Ticket) -> None:
+        changed = account.remove(ticket)
+        self._waiting -= 1
+        if not changed.lanes:
+            self._kinds[changed.kind].discard(changed)
+        if not account.bins:
+            self._most_queued.discard(account)
+
+    def _key(self, candidate: Bin) -> _Key:
+        account = candidate.account
+        return account.service, account.places / account.weight, *account.rank(candidate.firsts()[0])
+
+    def _rank(self, account: TenantAccount) -> None:
+        """Bring a tenant's places in the order in line with its account."""
+        account.ranked_service = account.service
+        for kind, changed in account.bins.items():
+            heap = self._kinds.get(kind)
+            if heap is None:
+                heap = self._kinds[kind] = LazyHeap()
+            key = self._key(changed)
+            heap.set(changed, key)
+            first = self._order.key(kind)
+            if first is None or key < first:
+                self._order.set(kind, key)
+
+    def _head(self) -> tuple[_Key, Bin] | None:
+        """The first of all, after what comes before it by outdated keys got its due place."""
+        while (first := self._order.first()) is not None:
+            key, kind = first
+            heap = self._kinds[kind]
+            head = heap.first()
+            if head is None:
+                self._order.discard(kind)
+            elif head[0] != key:
+                self._order.set(kind, head[0])
+            elif head[1].account.service != key[0]:
+                heap.set(head[1], self._key(head[1]))
+            else:
+                return head
+        return None
+
+    def _in_order(self, tries: dict[Kind, int]) -> Generator[tuple[_Key, Bin], None, None]:
+        """The bins in order, of each kind until `tries` of it is 0. Not while the queue changes."""
+        aside: list[tuple[_Key, Bin]] = []
+        try:
+            while (head := self._head()) is not None:
+                yield head
+                kind = head[1].kind
+                aside.append(head)
+                if tries.get(kind, 1):
+                    self._kinds[kind].discard(head[1])
+                else:
+                    self._order.discard(kind)
+        finally:
+            for key, candidate in reversed(aside):
+                self._kinds[candidate.kind].set(candidate, key)
+                self._order.set(candidate.kind, key)
+
+    def _overtake(self, blocked: Ticket | None) -> None:
+        """Count that another was served before the first in order, which could not run."""
+        if blocked is not None:
+            blocked.overtaken += 1
+            if blocked.overtaken >= MAX_OVERTAKES:
+                self._starving = blocked
+
+    def _try(self, candidate: Bin, find: Find) -> tuple[Ticket, Spot] | None:
+        headroom = self._below_share(candidate.account)
+        for ticket in candidate.firsts():
+            if (spot := find(ticket, headroom)) is not None:
+                return ticket, spot
+        return None
+
+    def _over_share(self, account: TenantAccount) -> bool:
+        """Whether a tenant holds a place more than its share of places or KV cache, among the active tenants."""
+        share = account.weight / self._active_weight
+        limits = self._limits
+        return account.places >= limits.places * share + 1 or account.kv_tokens >= limits.kv_tokens * (
+            share + 1 / limits.places
+        )
+
+    def _starves(self, account: TenantAccount) -> bool:
+        """Whether being passed over counts: not for a tenant that only the headroom is kept from."""
+        return not self._limits.headroom or self._below_share(account)
+
+    def _below_share(self, account: TenantAccount) -> bool:
+        """Whether a tenant would be below its share if one more, of its weight, came."""
+        share = account.weight / (self._active_weight + account.weight)
+        limits = self._limits
+        return account.places < limits.places * share and account.kv_tokens < limits.kv_tokens * share
