@@ -117,7 +117,7 @@ class ConfigPlane:
             base_model="models/m",
             dialect=adapter_pb2.DIALECT_TRTLLM_ENGINE,
             server_model="tensorrt_llm",
-            endpoints=[pool_pb2.Endpoint(target="127.0.0.1:1")],
+            endpoints=[pool_pb2.Endpoint(target=f"{pool_id}.internal:8001")],
             capacity=pool_pb2.Capacity(
                 concurrent_requests=4, adapters=4, adapter_rank=8, kv_tokens=1000, queued_requests=9
             ),

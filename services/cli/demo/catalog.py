@@ -99,7 +99,12 @@ def _new_pool(model: PreparedModel, target: str) -> Pool:
         server_model=SERVER_MODEL,
         endpoints=[Endpoint(target=target)],
         capacity=Capacity(
-            concurrent_requests=16, adapters=8, adapter_rank=64, kv_tokens=512 * 32, queued_requests=256
+            concurrent_requests=16,
+            adapters=8,
+            adapter_rank=64,
+            kv_tokens=512 * 32,
+            queued_requests=256,
+            kv_block_tokens=32,
         ),
         engine_sha256=model.weights_sha256,
         adapter_dtype="float16",

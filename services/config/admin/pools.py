@@ -23,6 +23,7 @@ from services.config.intents.change import Change
 from services.config.rules.catalog_facts import facts_of_pool, no_base_model
 from services.config.rules.catalog_rules import pool_violations
 from services.config.rules.free_text import check_reason
+from services.config.rules.pool_servers import server_violations
 from services.config.rules.pool_users import left_unserved
 from services.config.state.config_state import ConfigState
 from services.config.state.etag import require_etag
@@ -44,10 +45,10 @@ class PoolAdmin:
         operator = self._edits.operator(context, request)
         operator.require_platform()
         pool_id = require_id(request.pool_id, "pool_id")
-        self._require_good(request.pool, request.reason, request.pool)
         pool = pool_pb2.Pool()
         pool.CopyFrom(request.pool)
         pool.name, pool.etag = f"pools/{pool_id}", ""
+        self._require_good(pool, request.reason, request.pool)
         pool.available_time.CopyFrom(self._after_all())
         if self._edits.state.pool(pool.name) is not None:
             raise AlreadyExistsError("a pool of this name exists")
@@ -55,7 +56,9 @@ class PoolAdmin:
             return pool
         key = etcd_keys.pool_key(pool_id)
         change = Change(operator, "CreatePool", pool.name, request.reason)
-        conditions = [Expect(key, 0), *self._references_hold(pool)]
+        # Two pools that come at once may name one server.
+        no_other = Unchanged(etcd_keys.POOLS, self._edits.state.revision)  # proven: no-other-pool-meanwhile
+        conditions = [Expect(key, 0), no_other, *self._references_hold(pool)]
         await self._edits.write(change, conditions, {key: pool.SerializeToString()})
         return pool_resource(self._pool(pool.name))
 
@@ -81,7 +84,7 @@ class PoolAdmin:
         record = self._pool(request.pool.name)
         require_etag(request.pool.etag, record.mod_revision, "pool.etag")
         pool = merged(record.pool, request.pool, request.update_mask.paths, _POOL_FIXED)
-        self._require_good(pool, request.reason, request.pool)
+        self._require_good(pool, request.reason, request.pool, record.pool)
         if (pool.base_model, pool.dedicated_to) != (record.pool.base_model, record.pool.dedicated_to):
             # It may serve other tenants now; being the newest, it takes over from no other pool.
             pool.available_time.CopyFrom(self._after_all())  # proven: takes-over-from-no-pool
@@ -92,6 +95,7 @@ class PoolAdmin:
             await self._require_nobody_unserved(operator, state, pool)
             conditions.append(Unchanged(etcd_keys.TENANTS, state.revision))
             conditions.append(Unchanged(etcd_keys.ADAPTERS, state.revision))
+        if facts_of_pool(pool) != facts_of_pool(record.pool) or pool.endpoints != record.pool.endpoints:
             conditions.append(Unchanged(etcd_keys.POOLS, state.revision))
         if request.validate_only or pool == record.pool:
             return pool_resource(PoolRecord(pool, record.mod_revision))
@@ -115,8 +119,7 @@ class PoolAdmin:
 
     def _after_all(self) -> Timestamp:
         """Now, or 1 ns after the newest pool: the times order pools as they were registered."""
-        found = [r.pool for r in self._edits.state.under("pools/") if isinstance(r, PoolRecord)]
-        newest = max((pool.available_time.ToNanoseconds() for pool in found), default=0)
+        newest = max((pool.available_time.ToNanoseconds() for pool in self._pools()), default=0)
         stamp = Timestamp()
         stamp.FromNanoseconds(max(self._edits.now().ToNanoseconds(), newest + 1))
         return stamp
@@ -131,8 +134,14 @@ class PoolAdmin:
         held = [still_there(state, owner.stored.tenant_uid)] if owner else []
         return [model_still_there(state, pool.base_model, "pool.base_model"), *held]
 
-    def _require_good(self, pool: pool_pb2.Pool, reason: str, sent: pool_pb2.Pool) -> None:
+    def _pools(self) -> list[pool_pb2.Pool]:
+        return [record.pool for record in self._edits.state.under("pools/") if isinstance(record, PoolRecord)]
+
+    def _require_good(
+        self, pool: pool_pb2.Pool, reason: str, sent: pool_pb2.Pool, before: pool_pb2.Pool | None = None
+    ) -> None:
         wrong = pool_violations(pool, sent) + check_reason(reason)
+        wrong += server_violations(pool, self._pools(), before)  # proven: one-pool-a-server
         if self._edits.state.model(pool.base_model) is None:
             wrong.append(FieldViolation("pool.base_model", no_base_model(self._edits.state)))
         if pool.dedicated_to:

@@ -12,6 +12,7 @@ from services.config.adapters.element_types import ELEMENT_TYPES
 from services.config.rules.known_fields import choices, unknown_violations
 
 MAX_ENDPOINTS = 1024
+MAX_KV_BLOCK_TOKENS = 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,7 +41,20 @@ def pool_violations(pool: pool_pb2.Pool, sent: pool_pb2.Pool) -> list[FieldViola
     for field in ("concurrent_requests", "adapters", "adapter_rank", "kv_tokens", "queued_requests"):
         if getattr(pool.capacity, field) < 1:
             wrong.append(FieldViolation(f"pool.capacity.{field}", "has to be at least 1"))
-    return wrong + _rendition_violations(pool)
+    return wrong + _share_violations(pool.capacity) + _rendition_violations(pool)
+
+
+def _share_violations(capacity: pool_pb2.Capacity) -> list[FieldViolation]:
+    wrong: list[FieldViolation] = []
+    if not 0 <= capacity.headroom_requests < max(capacity.concurrent_requests, 1):
+        most = f"less than {capacity.concurrent_requests}, concurrent_requests"
+        actual = f"is {capacity.headroom_requests}; it has to be at least 0 and {most}"
+        wrong.append(FieldViolation("pool.capacity.headroom_requests", actual))
+    blocks = capacity.HasField("kv_block_tokens")
+    if blocks and not 1 <= capacity.kv_block_tokens <= MAX_KV_BLOCK_TOKENS:
+        actual = f"is {capacity.kv_block_tokens}, not 1 to {MAX_KV_BLOCK_TOKENS}"
+        wrong.append(FieldViolation("pool.capacity.kv_block_tokens", actual))
+    return wrong
 
 
 def _rendition_violations(pool: pool_pb2.Pool) -> list[FieldViolation]:

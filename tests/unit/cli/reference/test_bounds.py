@@ -170,7 +170,7 @@ def items(path: str, number: int) -> list[Any]:
     if path == "tenant.config.quotas":
         return [tenant_pb2.Quota(window=WINDOWS[place % 3], tokens=place + 1) for place in range(number)]
     assert path == "pool.endpoints"
-    return [pool_pb2.Endpoint(target="a:1")] * number
+    return [pool_pb2.Endpoint(target=f"a:{port}") for port in range(1, number + 1)]
 
 
 def cases(path: str, field: Field) -> Iterator[tuple[Any, bool]]:

@@ -129,13 +129,16 @@ async def test_validate_only_writes_nothing_anywhere(plane):
     pool = await plane.call("GetPool", pb.GetPoolRequest(name="pools/p"))
     model = await plane.call("GetBaseModel", pb.GetBaseModelRequest(name="models/m"))
     tenant.config.weight, pool.server_model = 5, "other"
+    other = pool_pb2.Pool()
+    other.CopyFrom(pool)
+    other.endpoints[0].target = "q.internal:8001"
     before = await plane.store.list("")
     for method, request in (
         ("CreateTenant", pb.CreateTenantRequest(tenant_id="new", tenant=tenant)),
         ("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant)),
         ("CreateKey", pb.CreateKeyRequest(parent="tenants/acme")),
         ("RevokeKey", pb.RevokeKeyRequest(name=issued.key.name)),
-        ("CreatePool", pb.CreatePoolRequest(pool_id="q", pool=pool)),
+        ("CreatePool", pb.CreatePoolRequest(pool_id="q", pool=other)),
         ("UpdatePool", pb.UpdatePoolRequest(pool=pool)),
         ("CreateBaseModel", pb.CreateBaseModelRequest(base_model_id="n", base_model=model)),
     ):

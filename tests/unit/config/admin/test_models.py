@@ -201,6 +201,7 @@ async def test_nothing_is_made_for_one_that_goes_meanwhile(plane, method):
     await plane.new_tenant("acme")
     pool = pool_pb2.Pool()
     pool.CopyFrom(plane.current.state.pool("pools/p").pool)
+    pool.endpoints[0].target = "q.internal:8001"
     once(plane, lambda: plane.store.put({}, [etcd_keys.model_key("m")]))
     config, weights, _ = peft_files()
     made = (

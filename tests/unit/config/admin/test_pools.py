@@ -108,6 +108,7 @@ async def test_the_time_is_not_the_callers_to_set(plane):
     pool.capacity.queued_requests = 5
     updated = await plane.call("UpdatePool", pb.UpdatePoolRequest(pool=pool))
     assert updated.available_time.ToNanoseconds() == before
+    pool.endpoints[0].target = "early.internal:8001"
     created = await plane.call("CreatePool", pb.CreatePoolRequest(pool_id="early", pool=pool))
     assert created.available_time.ToNanoseconds() > before
 
