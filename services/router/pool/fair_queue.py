@@ -3,7 +3,8 @@
 The virtual token counter of Sheng et al. (OSDI'24, arXiv 2401.00588, algorithm 2): each tenant's counter grows by one
 for each token of a prompt that gets a place and by two for each token that is generated, divided by its weight. The
 waiting tenant with the smallest counter is next. A tenant that comes back after an idle time is lifted to the smallest
-counter of those that wait, so that idle time is not saved up. Places are never left free for fairness' sake.
+counter of those that wait, so that idle time is not saved up. No place is left free for fairness' sake, but for the
+headroom that a pool's config asks for.
 
 A decision looks at the first tenant of each kind of request, and at a bounded number of others: its cost grows with the
 logarithm of the waiting tenants. Counters grow with every token; a tenant's place in the order is corrected when it
@@ -43,7 +44,7 @@ class FairQueue:
         self._active: dict[str, TenantAccount] = {}
         self._idle: OrderedDict[str, TenantAccount] = OrderedDict()
         for tenant_uid, counter in service:
-            account = self._idle[tenant_uid] = TenantAccount(tenant_uid, 1)
+            account = self._idle[tenant_uid] = TenantAccount(tenant_uid)
             account.service = counter
         self._active_weight = 0
         self._waiting = 0
@@ -77,10 +78,15 @@ class FairQueue:
         self._limits = limits
 
     def join(self, ticket: Ticket) -> None:
-        """Queue a request; lifts its tenant's counter if none of its requests waits."""
+        """Queue a request; lifts its tenant's counter if none of its requests waits.
+
+        A tenant whose requests all run keeps a little credit, at most what one place can come to: without it, every
+        pause between two requests of a tenant below its share would cost the second one its turn.
+        """
         account = self._account(ticket.demand)
         if not account.bins:
-            account.service = max(account.service, self._floor(account))  # proven: lift
+            credit = self._limits.slack_service / account.weight if account.places else 0.0
+            account.service = max(account.service, self._floor(account) - credit)  # proven: lift
         account.add(ticket)
         self._waiting += 1
         self._rank(account)
@@ -210,7 +216,9 @@ class FairQueue:
     def _account(self, demand: Demand) -> TenantAccount:
         account = self._active.get(demand.tenant_uid)
         if account is None:
-            account = self._idle.pop(demand.tenant_uid, None) or TenantAccount(demand.tenant_uid, 0)
+            account = self._idle.pop(demand.tenant_uid, None)
+            if account is None:
+                account = TenantAccount(demand.tenant_uid)
             account.weight = 0
             self._active[demand.tenant_uid] = account
         self._active_weight += demand.weight - account.weight

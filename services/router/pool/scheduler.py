@@ -22,6 +22,7 @@ from services.router.snapshot.model import PoolConfig
 _RETRY_SECONDS = 1.0
 _MIN_RETRY_SECONDS = 0.1
 _MAX_RETRY_SECONDS = 60.0
+_SLACKS_A_PLACE = 4
 
 
 class Scheduler:
@@ -190,8 +191,11 @@ class Scheduler:
             waiting=config.queued_requests,
             # Half, so that no tenant alone can fill the queue.
             waiting_a_tenant=-(-config.queued_requests // 2),
-            # What one place can come to at most, on average.
-            slack_service=OUTPUT_TOKEN_SERVICE * config.kv_tokens / config.concurrent_requests,
+            # A part of what one place can come to, about a few requests of a chat.
+            slack_service=OUTPUT_TOKEN_SERVICE
+            * config.kv_tokens
+            / config.concurrent_requests
+            / _SLACKS_A_PLACE,
         )
         self.queue.configure(self.limits)
 

@@ -96,9 +96,9 @@ class TenantAccount:
         "tenant_uid", "waiting", "waiting_service", "weight",
     )  # fmt: skip
 
-    def __init__(self, tenant_uid: str, weight: int) -> None:
+    def __init__(self, tenant_uid: str) -> None:
         self.tenant_uid = tenant_uid
-        self.weight = weight
+        self.weight = 0
         self.service = 0.0
         """VTC's counter: service by weight, lifted after idle times."""
         self.ranked_service = -1.0

@@ -38,7 +38,9 @@ def demand(cost: Cost = COST, lora_id: int | None = None, tenant: str = "t", **f
 
 
 def ready_pool(queue: QueueDiscipline | None = None, clock: Clock | None = None, **changes) -> Pool:
-    pool = Pool(replace(CONFIG, **changes), queue or FairQueue(), Servers(), clock or ManualClock())
+    pool = Pool(
+        replace(CONFIG, **changes), FairQueue() if queue is None else queue, Servers(), clock or ManualClock()
+    )
     for target in pool.targets:
         pool.probed(target, ready=True)
     return pool
