@@ -6,6 +6,7 @@ of the CPU twin (18.5 ms for one, 29 ms for 8, 41 ms for 16), and longer by the 
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -176,7 +177,7 @@ def _length(arrival: Arrival) -> int:
 
 
 def _step_ms(running: int) -> float:
-    for (few, fast), (many, slow) in zip(_STEP_MS, _STEP_MS[1:], strict=False):
+    for (few, fast), (many, slow) in itertools.pairwise(_STEP_MS):
         if running <= many:
             return fast + (slow - fast) * (running - few) / (many - few)
     return _STEP_MS[-1][1]
