@@ -18,10 +18,16 @@ _TRIES = 8
 
 
 class EndpointSet:
-    """The endpoints of one pool, by target."""
+    """The endpoints of one pool, by target.
 
-    def __init__(self, servers: Servers) -> None:
+    Args:
+        servers: what they carry, whichever pools name them.
+        on_free: called when a request of any pool gave a place at one of them back.
+    """
+
+    def __init__(self, servers: Servers, on_free: Callable[[], object]) -> None:
         self._servers = servers
+        self._on_free = on_free
         self._endpoints: dict[str, Endpoint] = {}
         self._capacity = _NOTHING
         self._usable: dict[Endpoint, None] = {}
@@ -165,6 +171,7 @@ class EndpointSet:
             del self._leaving[endpoint], self._endpoints[endpoint.target]
             on_load, on_resident = self._follows.pop(endpoint)
             endpoint.server.on_load.remove(on_load)
+            endpoint.server.on_free.remove(self._on_free)
             endpoint.server.on_resident.remove(on_resident)
             if not endpoint.server.on_load:
                 # Probed by no pool: it may restart meanwhile.
@@ -186,6 +193,7 @@ class EndpointSet:
         follows = partial(self._index, endpoint), partial(self._resident, endpoint)
         self._follows[endpoint] = follows
         endpoint.server.on_load.append(follows[0])
+        endpoint.server.on_free.append(self._on_free)
         endpoint.server.on_resident.append(follows[1])
         for lora_id in endpoint.ledger.resident:
             self._resident(endpoint, lora_id, True)

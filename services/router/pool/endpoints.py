@@ -44,6 +44,8 @@ class Server:
     """Whether it was found down since its adapter cache was last known."""
     on_load: list[Callable[[], object]] = field(default_factory=list)
     """Called when the load changes: by every pool that names the server."""
+    on_free: list[Callable[[], object]] = field(default_factory=list)
+    """Called when a place was given back: by every pool that names the server."""
     on_resident: list[Callable[[int, bool], object]] = field(default_factory=list)
     """Called when an adapter becomes resident, or is so no longer."""
 

@@ -121,11 +121,11 @@ class Pool:
 
     def __init__(self, config: PoolConfig, queue: QueueDiscipline, servers: Servers, clock: Clock) -> None:
         self._clock = clock
-        self.scheduler = Scheduler(config, queue, servers)
-        self._granted: dict[Ticket, asyncio.Future[Grant]] = {}
         self._retired = False
+        self._granted: dict[Ticket, asyncio.Future[Grant]] = {}
         # Requests that missed an adapter wait here for the one of them that sends its weights again.
         self._reloads: set[asyncio.Future[None]] = set()
+        self.scheduler = Scheduler(config, queue, servers, self.changed)
 
     def configure(self, config: PoolConfig) -> None:
         """Follow the config: endpoints that stay keep their load and what is believed of them."""
@@ -215,9 +215,10 @@ class Pool:
                 self._serve()
 
     def take_back(self, ticket: Ticket, place: Place, service: float) -> None:
-        """Take a place back and serve who can run now."""
+        """Take a place back and serve who can run now, in every pool that names the server."""
         self.scheduler.give_back(ticket, place, service, self._now)
-        self.changed()
+        for serve in list(place.endpoint.server.on_free):
+            serve()
 
     def changed(self) -> None:
         """Serve what can run now that something was given back or became known."""

@@ -7,7 +7,7 @@ free) does not hold up those behind it, until the queue calls it starving: then 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 from services.common.errors import QuotaViolation, Reason, ResourceExhaustedError, UnavailableError
@@ -26,10 +26,23 @@ _SLACKS_A_PLACE = 4
 
 
 class Scheduler:
-    """A pool's queue over its endpoints."""
+    """A pool's queue over its endpoints.
 
-    def __init__(self, config: PoolConfig, queue: QueueDiscipline, servers: Servers) -> None:
-        self.endpoints = EndpointSet(servers)
+    Args:
+        config: the pool's.
+        queue: in which order requests are served.
+        servers: what servers carry, whichever pools name them.
+        on_free: called when a request of any pool gave a place at one of the endpoints back.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        queue: QueueDiscipline,
+        servers: Servers,
+        on_free: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.endpoints = EndpointSet(servers, on_free)
         self.queue = queue
         self.pace = Pace()
         self._numbers = count(1)
