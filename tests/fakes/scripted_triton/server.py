@@ -40,6 +40,7 @@ class Counts:
     misses: int = 0
     adapter_loads: int = 0
     running: int = 0
+    most_running: int = 0
 
 
 class ScriptedTriton:
@@ -175,6 +176,7 @@ class ScriptedTriton:
         if request.request_id:
             self._running[request.request_id] = generation
         self.counts.running += 1
+        self.counts.most_running = max(self.counts.most_running, self.counts.running)
         self.idle.clear()
         try:
             await generation.run(send)

@@ -1,0 +1,140 @@
+"""Places at an endpoint against the work that its server really does: measured at the scripted Triton."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.router.backends import triton_stream
+from services.router.backends.channels import EndpointChannels
+from services.router.backends.dispatch import Dispatcher
+from services.router.backends.triton_stream import TritonStreamBackend
+from services.router.pool import pool as pool_module
+from services.router.pool.pool import Grant
+from services.router.request import pipeline as pipeline_module
+from services.router.request.outbox import Outbox
+from tests.fakes.mutants import changed
+from tests.fakes.router_config import ConfigWorld
+from tests.fakes.router_pipeline import InstantWeights, PipelineWorld, SimulatedServer
+from tests.fakes.scripted_triton.script import Fault, Script
+from tests.fakes.scripted_triton.server import ScriptedTriton
+
+PLACES = 2
+# A step that began is not interrupted: so long does work go on that was stopped.
+LETTERS = {"first_token": ord("a"), "vocabulary_tokens": ord("z")}
+STEP = Script(token_delay_seconds=0.05, **LETTERS)
+
+
+@asynccontextmanager
+async def served(folder, script=STEP, end_seconds=5.0, pipeline_class=pipeline_module.Pipeline):
+    """A pipeline whose one endpoint is a scripted Triton."""
+
+    def configure(config: ConfigWorld) -> None:
+        config.key(config.tenant("acme", 7), "key-uid-acme")
+        config.pool([triton.target], concurrent_requests=PLACES)
+
+    async with ScriptedTriton(script) as triton, EndpointChannels(None) as channels:
+        world = PipelineWorld(folder, SimulatedServer([]), configure=configure, pipeline_class=pipeline_class)
+        async with TritonStreamBackend(channels, end_seconds) as backend:
+            world.pipeline._dispatcher = Dispatcher(
+                {"TRTLLM_ENGINE": backend}, InstantWeights(), world.clock, world.pipeline._metrics
+            )
+            yield world, triton
+
+
+async def opens_and_leaves(world, times: int) -> None:
+    """Opens a stream, waits for its first token, leaves, again and again."""
+    for _ in range(times):
+        outbox = Outbox(100_000)
+        running = asyncio.create_task(
+            world.pipeline.run(world.call("uid-acme", timeout_seconds=30.0), outbox)
+        )
+        first = asyncio.create_task(outbox.get())
+        await asyncio.wait({running, first}, return_when=asyncio.FIRST_COMPLETED)
+        running.cancel()
+        first.cancel()
+        await asyncio.gather(running, first, return_exceptions=True)
+
+
+async def most_at_work(folder) -> int:
+    async with served(folder) as (world, triton):
+        await asyncio.gather(*(opens_and_leaves(world, 6) for _ in range(6)))
+        await asyncio.wait_for(triton.idle.wait(), 5)
+        async with asyncio.timeout(5):
+            while world.pool().in_flight:  # noqa: ASYNC110 - the pool has no event of its own
+                await asyncio.sleep(0)
+        assert triton.counts.requests >= 36
+        assert world.leaks() == []
+        return triton.counts.most_running
+
+
+async def test_callers_that_open_and_leave_pile_up_no_work_beyond_the_places(tmp_path):
+    assert await most_at_work(tmp_path) == PLACES
+
+
+async def test_that_test_notices_a_place_that_is_free_before_the_work_has_ended(tmp_path, monkeypatch):
+    careless = changed(
+        pool_module,
+        "place-held-while-the-server-works",
+        "if self._left and self._place._held:\n    self._pool.take_back(self._ticket, self._place, self._service)",
+    )
+    monkeypatch.setattr(Grant, "_give_back_if_over", careless.Grant._give_back_if_over)
+    assert await most_at_work(tmp_path) > PLACES
+
+
+async def test_a_server_that_does_not_end_in_time_gets_nothing_until_it_is_probed(tmp_path):
+    async with served(tmp_path, Script(fault=Fault.HANG, fault_after_tokens=1, **LETTERS), 0.2) as (world, triton):
+        await opens_and_leaves(world, 1)
+        assert world.pool().in_flight == 1
+        async with asyncio.timeout(5):
+            while world.pool().in_flight:  # noqa: ASYNC110 - the pool has no event of its own
+                await asyncio.sleep(0)
+        waits = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), None))
+        async with asyncio.timeout(5):
+            while not world.pool().queued:  # noqa: ASYNC110 - the pool has no event of its own
+                await asyncio.sleep(0)
+        triton.script = Script(tokens=1, **LETTERS)
+        world.pool().probed(triton.target, ready=True)
+        await asyncio.wait_for(waits, 5)
+        assert world.leaks() == []
+
+
+def test_a_server_has_long_to_notice_that_a_caller_left():
+    assert triton_stream._END_SECONDS >= 5.0
+
+
+async def places_held_while_the_admit_is_written(folder, pipeline_class) -> int:
+    async with served(folder, Script(tokens=1, **LETTERS), pipeline_class=pipeline_class) as (world, _):
+        world.audit.durable.clear()
+        running = [
+            asyncio.create_task(world.pipeline.run(world.call("uid-acme"), None)) for _ in range(PLACES)
+        ]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        held = world.pool().in_flight
+        world.audit.durable.set()
+        await asyncio.gather(*running)
+        assert world.leaks() == []
+        return held
+
+
+async def test_no_place_is_held_while_an_audit_entry_becomes_durable(tmp_path):
+    assert await places_held_while_the_admit_is_written(tmp_path, pipeline_module.Pipeline) == 0
+
+
+@pytest.mark.parametrize("mark", ["admit-before-place"])
+async def test_that_test_notices_a_place_that_is_taken_first(tmp_path, mark):
+    acquire = """
+        grant = await pool.acquire(shaped.demand)
+        async with grant:
+            await admitted_durably()
+            generation = Generation(charged_input_tokens=shaped.cost.input_tokens)
+            admitted = Admitted(shaped, receipt, self._clock.monotonic_seconds(), generation)
+            progress.stage = admitted
+            finish_reason = await self._relay(admitted, grant, reservation, heard)
+            answered = Answered(admitted, finish_reason, self._clock.monotonic_seconds(), generation.text)
+    """
+    careless = changed(pipeline_module, mark, acquire)
+    assert await places_held_while_the_admit_is_written(tmp_path, careless.Pipeline) == PLACES
