@@ -31,6 +31,7 @@ from services.router.backends.triton_health import TritonProbe
 from services.router.backends.triton_stream import TritonStreamBackend
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
+from services.router.pool_metrics import PoolMetrics
 from services.router.quota.client import QuotaClient
 from services.router.request.admission import Admission
 from services.router.request.limits import TenantLimiter
@@ -90,6 +91,7 @@ async def serve(settings: RouterSettings) -> None:
         state, limiter, config_metrics = ConfigState(clock), TenantLimiter(), ConfigMetrics(registry)
         quotas = QuotaClient(config_channel, router=settings.router, clock=clock)
         pools = PoolDirectory(TritonProbe(endpoint_channels), clock)
+        registry.register(PoolMetrics(pools, metrics))
         follower = SnapshotFollower(
             pools, limiter, metrics, config_metrics, endpoint_channels, health, _CONFIG
         )

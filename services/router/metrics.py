@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Container
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 
+from services.router.pool.demand import INPUT_TOKEN_SERVICE, OUTPUT_TOKEN_SERVICE
 from services.router.stages import Answered, Stage, admitted_of
 
 OTHER = "other"
@@ -43,6 +44,18 @@ class RequestMetrics:
         )
         self._output_tokens = Counter(
             "tenantry_output_tokens_total", "Tokens generated.", ["tenant"], registry=registry
+        )
+        self._service = Counter(
+            "tenantry_service_total",
+            "Service given, as fair queues count it: input tokens once, output tokens twice.",
+            ["tenant"],
+            registry=registry,
+        )
+        self._queue_wait = Summary(
+            "tenantry_queue_seconds",
+            "How long requests that got a place in a pool waited for it.",
+            ["tenant"],
+            registry=registry,
         )
         self._first_token = Histogram(
             "tenantry_first_token_seconds",
@@ -83,6 +96,10 @@ class RequestMetrics:
         generation = admitted.generation
         self._input_tokens.labels(tenant).inc(generation.charged_input_tokens)
         self._output_tokens.labels(tenant).inc(generation.output_tokens)
+        self._service.labels(tenant).inc(
+            INPUT_TOKEN_SERVICE * generation.charged_input_tokens
+            + OUTPUT_TOKEN_SERVICE * generation.output_tokens
+        )
         if generation.first_token_at is None:
             return
         arrived_at = admitted.shaped.identified.arrived_at
@@ -100,21 +117,40 @@ class RequestMetrics:
         for tenant in [uid for uid in self._outcomes if uid not in tenant_uids]:
             for outcome in self._outcomes.pop(tenant):
                 self._requests.remove(tenant, outcome)
-            for metric in (self._input_tokens, self._output_tokens, self._first_token, self._per_token):
+            for metric in (
+                self._input_tokens,
+                self._output_tokens,
+                self._service,
+                self._queue_wait,
+                self._first_token,
+                self._per_token,
+            ):
                 with suppress(KeyError):
                     metric.remove(tenant)
 
+    def queued(self, tenant_uid: str, seconds: float) -> None:
+        """A request got its place in a pool after so long."""
+        self._queue_wait.labels(self._label(tenant_uid)).observe(seconds)
+
+    def known_label(self, tenant_uid: str) -> str:
+        """The tenant's label: its uid if it has series of its own. For scrapes, which run on another thread."""
+        return tenant_uid if tenant_uid in self._outcomes else OTHER
+
+    def _label(self, tenant_uid: str) -> str:
+        """The tenant's label: its uid if it has series of its own or there is room for them."""
+        if tenant_uid not in self._outcomes:
+            if len(self._outcomes) >= self._max_tenants:
+                return OTHER
+            self._outcomes[tenant_uid] = set()
+        return tenant_uid
+
     def _count(self, tenant_uid: str, outcome: str) -> str:
         """Count a request; returns the tenant's label."""
-        outcomes = self._outcomes.get(tenant_uid)
-        if outcomes is None:
-            if len(self._outcomes) >= self._max_tenants:
-                self._requests.labels(OTHER, outcome).inc()
-                return OTHER
-            outcomes = self._outcomes[tenant_uid] = set()
-        outcomes.add(outcome)
-        self._requests.labels(tenant_uid, outcome).inc()
-        return tenant_uid
+        label = self._label(tenant_uid)
+        self._requests.labels(label, outcome).inc()
+        if label is not OTHER:
+            self._outcomes[label].add(outcome)
+        return label
 
     def unidentified(self, outcome: str) -> None:
         """Count a request that ended before its tenant was known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -23,12 +24,12 @@ from tests.fakes.scripted_triton.server import ScriptedTriton
 
 PLACES = 2
 # A step that began is not interrupted: so long does work go on that was stopped.
-LETTERS = {"first_token": ord("a"), "vocabulary_tokens": ord("z")}
-STEP = Script(token_delay_seconds=0.05, **LETTERS)
+LETTERS = Script(first_token=ord("a"), vocabulary_tokens=ord("z"))
+STEP = replace(LETTERS, token_delay_seconds=0.05)
 
 
 @asynccontextmanager
-async def served(folder, script=STEP, end_seconds=5.0, pipeline_class=pipeline_module.Pipeline):
+async def served(folder, script: Script = STEP, end_seconds=5.0, pipeline_class=pipeline_module.Pipeline):
     """A pipeline whose one endpoint is a scripted Triton."""
 
     def configure(config: ConfigWorld) -> None:
@@ -67,7 +68,7 @@ async def most_at_work(folder) -> int:
                 await asyncio.sleep(0)
         assert triton.counts.requests >= 36
         assert world.leaks() == []
-        return triton.counts.most_running
+        return int(triton.counts.most_running)
 
 
 async def test_callers_that_open_and_leave_pile_up_no_work_beyond_the_places(tmp_path):
@@ -85,7 +86,10 @@ async def test_that_test_notices_a_place_that_is_free_before_the_work_has_ended(
 
 
 async def test_a_server_that_does_not_end_in_time_gets_nothing_until_it_is_probed(tmp_path):
-    async with served(tmp_path, Script(fault=Fault.HANG, fault_after_tokens=1, **LETTERS), 0.2) as (world, triton):
+    async with served(tmp_path, replace(LETTERS, fault=Fault.HANG, fault_after_tokens=1), 0.2) as (
+        world,
+        triton,
+    ):
         await opens_and_leaves(world, 1)
         assert world.pool().in_flight == 1
         async with asyncio.timeout(5):
@@ -95,7 +99,7 @@ async def test_a_server_that_does_not_end_in_time_gets_nothing_until_it_is_probe
         async with asyncio.timeout(5):
             while not world.pool().queued:  # noqa: ASYNC110 - the pool has no event of its own
                 await asyncio.sleep(0)
-        triton.script = Script(tokens=1, **LETTERS)
+        triton.script = replace(LETTERS, tokens=1)
         world.pool().probed(triton.target, ready=True)
         await asyncio.wait_for(waits, 5)
         assert world.leaks() == []
@@ -106,14 +110,14 @@ def test_a_server_has_long_to_notice_that_a_caller_left():
 
 
 async def places_held_while_the_admit_is_written(folder, pipeline_class) -> int:
-    async with served(folder, Script(tokens=1, **LETTERS), pipeline_class=pipeline_class) as (world, _):
+    async with served(folder, replace(LETTERS, tokens=1), pipeline_class=pipeline_class) as (world, _):
         world.audit.durable.clear()
         running = [
             asyncio.create_task(world.pipeline.run(world.call("uid-acme"), None)) for _ in range(PLACES)
         ]
         for _ in range(50):
             await asyncio.sleep(0)
-        held = world.pool().in_flight
+        held = int(world.pool().in_flight)
         world.audit.durable.set()
         await asyncio.gather(*running)
         assert world.leaks() == []

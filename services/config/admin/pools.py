@@ -58,7 +58,7 @@ class PoolAdmin:
         change = Change(operator, "CreatePool", pool.name, request.reason)
         # Two pools that come at once may name one server.
         no_other = Unchanged(etcd_keys.POOLS, self._edits.state.revision)  # proven: no-other-pool-meanwhile
-        conditions = [Expect(key, 0), no_other, *self._references_hold(pool)]
+        conditions: list[Expect | Unchanged] = [Expect(key, 0), no_other, *self._references_hold(pool)]
         await self._edits.write(change, conditions, {key: pool.SerializeToString()})
         return pool_resource(self._pool(pool.name))
 

@@ -75,7 +75,8 @@ class PoolDirectory:
     @property
     def pools(self) -> Mapping[str, Pool]:
         """The running pools, by name."""
-        return {name: pool for name, (_, pool) in self._pools.items()}
+        # A copy, in one step: scrapes read it on another thread.
+        return {name: pool for name, (_, pool) in self._pools.copy().items()}
 
     @property
     def targets(self) -> frozenset[str]:

@@ -54,12 +54,12 @@ class EndpointSet:
     @property
     def requests(self) -> int:
         """Requests of this pool that hold a place."""
-        return sum(endpoint.placed for endpoint in self)
+        return sum(endpoint.placed for endpoint in self._endpoints.copy().values())
 
     @property
     def kv_tokens(self) -> int:
         """The KV cache that requests at these endpoints can fill."""
-        return sum(endpoint.kv_tokens for endpoint in self)
+        return sum(endpoint.kv_tokens for endpoint in self._endpoints.copy().values())
 
     @property
     def places(self) -> int:

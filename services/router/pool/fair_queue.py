@@ -62,9 +62,10 @@ class FairQueue:
         return self._waiting
 
     @property
-    def accounts(self) -> Iterable[TenantAccount]:
-        """Tenants with requests that wait or hold places."""
-        return self._active.values()
+    def tenants(self) -> Iterable[tuple[str, int, int]]:
+        """Each active tenant's uid, its requests that wait and its places."""
+        # A copy, in one step: scrapes read it on another thread.
+        return [(uid, len(account), account.places) for uid, account in self._active.copy().items()]
 
     @property
     def service(self) -> Iterator[tuple[str, float]]:

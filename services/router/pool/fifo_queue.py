@@ -84,6 +84,11 @@ class FifoQueue:
         return self._waiting
 
     @property
+    def tenants(self) -> Iterable[tuple[str, int, int]]:
+        """Nothing: tenants are not told apart."""
+        return ()
+
+    @property
     def service(self) -> Iterable[tuple[str, float]]:
         """Nothing: it is not counted."""
         return ()

@@ -6,11 +6,12 @@ A request that is cancelled at the moment it is served hands its place on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
 from services.common.clock import Clock
+from services.common.errors import Error
 from services.router.pool.demand import OUTPUT_TOKEN_SERVICE, Demand
 from services.router.pool.endpoint_set import EndpointSet
 from services.router.pool.endpoints import Place, Servers
@@ -25,7 +26,9 @@ class Grant:
     The place is free again once the server's work has ended, too.
     """
 
-    def __init__(self, pool: Pool, ticket: Ticket, place: Place) -> None:
+    def __init__(self, pool: Pool, ticket: Ticket, place: Place, queued_seconds: float) -> None:
+        self.queued_seconds = queued_seconds
+        """How long the request waited for the place."""
         self._pool = pool
         self._ticket = ticket
         self._place = place
@@ -122,7 +125,8 @@ class Pool:
     def __init__(self, config: PoolConfig, queue: QueueDiscipline, servers: Servers, clock: Clock) -> None:
         self._clock = clock
         self._retired = False
-        self._granted: dict[Ticket, asyncio.Future[Grant]] = {}
+        self._granted: dict[Ticket, tuple[asyncio.Future[Grant], float]] = {}
+        """What waits, and since when."""
         # Requests that missed an adapter wait here for the one of them that sends its weights again.
         self._reloads: set[asyncio.Future[None]] = set()
         self.scheduler = Scheduler(config, queue, servers, self.changed)
@@ -158,6 +162,26 @@ class Pool:
     def targets(self) -> list[str]:
         """The endpoints to probe."""
         return self._endpoints.targets
+
+    @property
+    def places(self) -> int:
+        """Requests that the usable endpoints take at once."""
+        return self._endpoints.places
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV cache that requests at its endpoints may fill."""
+        return self._endpoints.kv_tokens
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """KV cache of the usable endpoints."""
+        return self._endpoints.kv_capacity_tokens
+
+    @property
+    def tenants(self) -> Iterable[tuple[str, int, int]]:
+        """Each active tenant's uid, its requests that wait and its places."""
+        return self.scheduler.queue.tenants
 
     @property
     def service(self) -> list[tuple[str, float]]:
@@ -197,9 +221,10 @@ class Pool:
         self.scheduler.check(demand, self._now)
         if first is not None:
             await first()
-        ticket = self.scheduler.join(demand, self._now)
+        joined_at = self._now
+        ticket = self.scheduler.join(demand, joined_at)
         granted: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        self._granted[ticket] = granted
+        self._granted[ticket] = granted, joined_at
         try:
             self._serve()
             if not granted.done():
@@ -248,13 +273,14 @@ class Pool:
         return self._clock.monotonic_seconds()
 
     def _serve(self) -> None:
-        for ticket, place in self.scheduler.serve(self._now):
-            grant = Grant(self, ticket, place)
-            granted = self._granted[ticket]
+        now = self._now
+        for ticket, place in self.scheduler.serve(now):
+            granted, joined_at = self._granted[ticket]
+            grant = Grant(self, ticket, place, now - joined_at)
             if granted.done():
                 # Its caller left and has not taken its ticket along yet.
                 grant.refund_prompt()
-                self.scheduler.give_back(ticket, place, 0.0, self._now)
+                self.scheduler.give_back(ticket, place, 0.0, now)
             else:
                 granted.set_result(grant)
 
@@ -263,16 +289,19 @@ class Pool:
         if refused is not None:
             error = self.scheduler.full(refused.demand)
             self.scheduler.leave(refused, self._now)
-            if not self._granted[refused].done():
-                self._granted[refused].set_exception(error)
+            self._refuse(refused, error)
 
     def _refuse_if_none_usable(self) -> None:
         if self._endpoints.any_usable:
             return
         for ticket in list(self.scheduler.queue.tickets()):
             self.scheduler.leave(ticket, self._now)
-            if not self._granted[ticket].done():
-                self._granted[ticket].set_exception(none_ready())
+            self._refuse(ticket, none_ready())
+
+    def _refuse(self, ticket: Ticket, error: Error) -> None:
+        granted, _ = self._granted[ticket]
+        if not granted.done():
+            granted.set_exception(error)
 
     def _wake_reloads(self) -> None:
         for waiting in self._reloads:

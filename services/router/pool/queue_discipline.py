@@ -107,6 +107,11 @@ class QueueDiscipline(Protocol):
         ...
 
     @property
+    def tenants(self) -> Iterable[tuple[str, int, int]]:
+        """Each tenant's uid, its requests that wait and its places, where tenants are told apart."""
+        ...
+
+    @property
     def service(self) -> Iterable[tuple[str, float]]:
         """What each tenant was given, by tenant_uid, for the queue that replaces this one."""
         ...

@@ -14,6 +14,7 @@ from tenantry.config.v1 import tenant_pb2
 from services.common.errors import Error
 from services.common.metrics import serve_metrics
 from services.router.metrics import RequestMetrics
+from services.router.pool_metrics import PoolMetrics
 from services.router.request.pipeline import Call
 from services.router.settings import RouterSettings
 from services.router.snapshot.config_metrics import ConfigMetrics
@@ -75,6 +76,44 @@ async def test_an_answer_counts_for_its_tenant_only(world):
     assert value(world, "tenantry_per_token_seconds_sum", **mine) == pytest.approx(0.5)
     assert value(world, "tenantry_per_token_seconds_count", **mine) == 1
     assert not [key for key in series(world) if "uid-globex" in key]
+
+
+async def test_service_is_what_fair_queues_count(world):
+    exchange = await world.pipeline.run(world.call("uid-acme"), None)
+    given = value(world, "tenantry_service_total", tenant="uid-acme")
+    assert given == exchange.shaped.cost.input_tokens + 2 * 5
+    assert value(world, "tenantry_queue_seconds_count", tenant="uid-acme") == 1
+    assert value(world, "tenantry_queue_seconds_sum", tenant="uid-acme") == 0.0
+
+
+async def test_pools_say_who_waits_and_what_is_taken(world):
+    world.registry.register(PoolMetrics(world.pools, world.pipeline._metrics))
+    world.config.pool(["server"], concurrent_requests=1)
+    world.apply(2)
+    await world.pipeline.run(world.call("uid-globex", timeout_seconds=60), None)
+    world.server.begun.clear()
+    world.server.hold.clear()
+    runs = asyncio.create_task(world.pipeline.run(world.call("uid-acme", timeout_seconds=60), None))
+    await asyncio.wait_for(world.server.begun.wait(), 5)
+    waits = asyncio.create_task(world.pipeline.run(world.call("uid-globex", timeout_seconds=60), None))
+    async with asyncio.timeout(5):
+        while not world.pool().queued:  # noqa: ASYNC110 - the pool has no event of its own
+            await asyncio.sleep(0)
+    main = {"pool": "pools/main"}
+    assert value(world, "tenantry_pool_queued_requests", **main) == 1
+    assert value(world, "tenantry_pool_in_flight_requests", **main) == 1
+    assert value(world, "tenantry_pool_places", **main) == 1
+    assert 0 < value(world, "tenantry_pool_kv_tokens", **main) < 16_384
+    assert value(world, "tenantry_pool_kv_capacity_tokens", **main) == 16_384
+    # It has its place, and with it a series.
+    assert value(world, "tenantry_in_flight_requests", tenant="uid-acme") == 1
+    assert value(world, "tenantry_queued_requests", tenant="uid-globex") == 1
+    world.clock.advance(3.0)
+    world.server.hold.set()
+    await asyncio.gather(runs, waits)
+    assert value(world, "tenantry_queue_seconds_sum", tenant="uid-globex") >= 3.0
+    assert value(world, "tenantry_pool_kv_tokens", **main) == 0
+    assert value(world, "tenantry_queued_requests", tenant="uid-globex") is None
 
 
 async def test_one_token_has_no_time_between_tokens(world):

@@ -16,13 +16,14 @@ from services.router.pool.fair_queue import FairQueue
 from services.router.pool.fifo_queue import FifoQueue
 from services.router.pool.queue_discipline import MAX_OVERTAKES
 from services.router.pool.tenant_account import MAX_PASSED
+from services.router.snapshot.model import PoolConfig
 from tests.fakes.batch_server import POOL, Arrival, Simulation, poisson
 from tests.fakes.mutants import without
 
 SMALL = replace(POOL, concurrent_requests=4, kv_tokens=1024, queued_requests=64, kv_block_tokens=16)
 
 
-def bound(config, most_input: int, weight: int = 1) -> float:
+def bound(config: PoolConfig, most_input: int, weight: int = 1) -> float:
     """VTC's theorem 4.4, 2 max(w_p L_input, w_q M), and the window: what two places can come to."""
     capacity = max(most_input, OUTPUT_TOKEN_SERVICE * config.kv_tokens)
     window = 2 * OUTPUT_TOKEN_SERVICE * config.kv_tokens / config.concurrent_requests
@@ -142,7 +143,8 @@ def service_after_return(queue_class) -> tuple[float, float]:
     flood(["stays"], 70)
     before = dict(simulation.seen.service)
     flood(["away", "stays"], 80)
-    return tuple(simulation.seen.service[tenant] - before[tenant] for tenant in ("away", "stays"))
+    given = simulation.seen.service
+    return given["away"] - before["away"], given["stays"] - before["stays"]
 
 
 def test_a_tenant_that_comes_back_gets_its_share_and_no_more():

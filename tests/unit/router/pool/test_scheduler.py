@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import sys
 from dataclasses import replace
@@ -12,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.pool.demand import Cost, Demand
-from services.router.pool.endpoints import Servers
+from services.router.pool.endpoints import Place, Servers
 from services.router.pool.fair_queue import MAX_IDLE, FairQueue
 from services.router.pool.fifo_queue import FifoQueue
+from services.router.pool.queue_discipline import Ticket
 from services.router.pool.scheduler import Scheduler
 from services.router.pool.tenant_account import kind_of
 from tests.unit.router.pool.small_pools import CONFIG
@@ -38,7 +38,7 @@ class History:
         self.scheduler = scheduler_of(
             queue, rng.randint(1, 3), concurrent_requests=3, queued_requests=100, headroom_requests=headroom
         )
-        self.held = []
+        self.held: list[tuple[Ticket, Place]] = []
 
     def step(self) -> None:
         scheduler, rng = self.scheduler, self.rng
@@ -74,13 +74,11 @@ class History:
         ]
 
 
-def largest_of_its_kind(ticket) -> int:
-    sizes = (
-        size
-        for size in itertools.count(ticket.kv_tokens)
-        if kind_of(replace(ticket, kv_tokens=size + 1)) != kind_of(ticket)
-    )
-    return next(sizes)
+def largest_of_its_kind(ticket: Ticket) -> int:
+    size = ticket.kv_tokens
+    while kind_of(replace(ticket, kv_tokens=size + 1)) == kind_of(ticket):
+        size += 1
+    return size
 
 
 @settings(max_examples=60, deadline=None)
@@ -169,7 +167,7 @@ def decision_calls(tenants: int, endpoints: int) -> float:
     scheduler = scheduler_of(
         FairQueue(), endpoints, concurrent_requests=places, kv_tokens=8192, queued_requests=1 << 20
     )
-    held = []
+    held: list[tuple[Ticket, Place]] = []
 
     def join():
         tenant = f"t{rng.randrange(tenants)}"
