@@ -29,7 +29,7 @@ PLACES = 16
 OUTPUT_TOKENS = (16, 256)
 INPUT_TOKENS = (10, 500)
 ADAPTER_SHARE = 0.3
-REPETITIONS = 3
+REPETITIONS = 40
 
 
 def pool_of(endpoints: int, waiting: int) -> PoolConfig:
@@ -117,7 +117,7 @@ def measured(tenants: int, endpoints: int, steps: int) -> tuple[float, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="CPU time of a scheduling decision")
-    parser.add_argument("--steps", type=int, default=1_000, help="of each repetition")
+    parser.add_argument("--steps", type=int, default=50, help="of each repetition")
     steps = parser.parse_args().steps
     print(f"µs of CPU, best of {REPETITIONS} x {steps} steps; {PLACES} places an endpoint, all taken")
     print(f"{'endpoints':>9} {'tenants':>8} {'decision':>9} {'join':>9}")

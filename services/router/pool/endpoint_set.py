@@ -79,7 +79,7 @@ class EndpointSet:
     @property
     def any_place(self) -> bool:
         """Whether one more request may start anywhere, if its tokens and adapter fit."""
-        return bool(self._by_load)
+        return self._by_load.first() is not None
 
     def configure(self, targets: Collection[str], capacity: EndpointCapacity) -> None:
         """Follow the config: endpoints that stay keep their load and what is believed of them."""

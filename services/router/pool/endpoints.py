@@ -16,6 +16,8 @@ from services.common.rpc.targets import canonical
 from services.router.pool.demand import Demand
 from services.router.pool.residency import AdapterLedger, Residency
 
+_ENDLESS = float("inf")
+
 
 @dataclass(frozen=True, slots=True)
 class EndpointCapacity:
@@ -58,10 +60,6 @@ class Server:
         self.kv_tokens += kv_tokens
         assert self.requests >= 0, "a place was given back twice"
         assert self.kv_tokens >= 0, "a place was given back twice"
-        self.changed()
-
-    def changed(self) -> None:
-        """Let every pool see the new load."""
         for follow in self.on_load:
             follow()
 
@@ -136,24 +134,22 @@ class Endpoint:
     def resize(self, capacity: EndpointCapacity) -> None:
         """Follow the config; what runs beyond a smaller capacity runs on."""
         self.capacity = capacity
+        self._places = capacity.requests - capacity.headroom
+        self._kv_tokens = capacity.kv_tokens - capacity.headroom_kv_tokens
         self.server.ledger.capacity = capacity.adapters
 
     def room(self, headroom: bool) -> float:
         """The KV tokens that are free; infinite while nothing runs there."""
         if not self.server.requests:
-            return float("inf")
-        reserved = 0 if headroom else self.capacity.headroom_kv_tokens
-        return self.capacity.kv_tokens - reserved - self.server.kv_tokens
+            return _ENDLESS
+        return (self.capacity.kv_tokens if headroom else self._kv_tokens) - self.server.kv_tokens
 
     def admits(self, kv_tokens: int, lora_id: int | None, headroom: bool) -> bool:
         """Whether a request fits now; one larger than the whole cache runs alone and is the server's to refuse."""
-        places = self.capacity.requests if headroom else self.capacity.requests - self.capacity.headroom
-        if (
-            not self.usable
-            or self.suspect
-            or self.server.requests >= places
-            or kv_tokens > self.room(headroom)
-        ):
+        places = self.capacity.requests if headroom else self._places
+        if self.server.requests >= places or not self.ready or self.leaving or self.suspect:
+            return False
+        if kv_tokens > self.room(headroom):
             return False
         if lora_id is None:
             return True
@@ -165,7 +161,7 @@ class Endpoint:
         return lora_id is not None and self.ledger.full and self.ledger.state(lora_id) is Residency.ABSENT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Spot:
     """An endpoint where a request could run."""
 

@@ -26,7 +26,7 @@ MAX_IDLE = 4096
 """Counters kept of idle tenants: of those that became idle last."""
 _TRIES_A_KIND = 4
 # How many tenants are compared once one is found that could be served, and how often one may be the loser.
-_COMPARED = 4
+_COMPARED = 3
 _MAX_PREFERRED = 8
 _NO_DRAWBACKS = (False, False)
 

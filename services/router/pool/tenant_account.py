@@ -76,8 +76,7 @@ class Bin:
         """The first request for each of a few adapters, in order."""
         due = self.account.due
         if len(self.lanes) == 1:
-            (lane,) = self.lanes.values()
-            return [lane.first(due)]
+            return [next(iter(self.lanes.values())).first(due)]
         firsts = [lane.first(due) for lane in islice(self.lanes.values(), _LANES_TRIED)]
         return sorted(firsts, key=self.account.rank)
 
