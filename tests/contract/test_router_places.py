@@ -6,15 +6,12 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import pytest
-
 from services.router.backends import triton_stream
 from services.router.backends.channels import EndpointChannels
 from services.router.backends.dispatch import Dispatcher
 from services.router.backends.triton_stream import TritonStreamBackend
 from services.router.pool import pool as pool_module
-from services.router.pool.pool import Grant
-from services.router.request import pipeline as pipeline_module
+from services.router.pool.pool import Grant, Pool
 from services.router.request.outbox import Outbox
 from tests.fakes.mutants import changed
 from tests.fakes.router_config import ConfigWorld
@@ -29,7 +26,7 @@ STEP = replace(LETTERS, token_delay_seconds=0.05)
 
 
 @asynccontextmanager
-async def served(folder, script: Script = STEP, end_seconds=5.0, pipeline_class=pipeline_module.Pipeline):
+async def served(folder, script: Script = STEP, end_seconds=5.0):
     """A pipeline whose one endpoint is a scripted Triton."""
 
     def configure(config: ConfigWorld) -> None:
@@ -37,7 +34,7 @@ async def served(folder, script: Script = STEP, end_seconds=5.0, pipeline_class=
         config.pool([triton.target], concurrent_requests=PLACES)
 
     async with ScriptedTriton(script) as triton, EndpointChannels(None) as channels:
-        world = PipelineWorld(folder, SimulatedServer([]), configure=configure, pipeline_class=pipeline_class)
+        world = PipelineWorld(folder, SimulatedServer([]), configure=configure)
         async with TritonStreamBackend(channels, end_seconds) as backend:
             world.pipeline._dispatcher = Dispatcher(
                 {"TRTLLM_ENGINE": backend}, InstantWeights(), world.clock, world.pipeline._metrics
@@ -109,8 +106,8 @@ def test_a_server_has_long_to_notice_that_a_caller_left():
     assert triton_stream._END_SECONDS >= 5.0
 
 
-async def places_held_while_the_admit_is_written(folder, pipeline_class) -> int:
-    async with served(folder, replace(LETTERS, tokens=1), pipeline_class=pipeline_class) as (world, _):
+async def places_held_while_the_admit_is_written(folder) -> int:
+    async with served(folder, replace(LETTERS, tokens=1)) as (world, _):
         world.audit.durable.clear()
         running = [
             asyncio.create_task(world.pipeline.run(world.call("uid-acme"), None)) for _ in range(PLACES)
@@ -125,20 +122,16 @@ async def places_held_while_the_admit_is_written(folder, pipeline_class) -> int:
 
 
 async def test_no_place_is_held_while_an_audit_entry_becomes_durable(tmp_path):
-    assert await places_held_while_the_admit_is_written(tmp_path, pipeline_module.Pipeline) == 0
+    assert await places_held_while_the_admit_is_written(tmp_path) == 0
 
 
-@pytest.mark.parametrize("mark", ["admit-before-place"])
-async def test_that_test_notices_a_place_that_is_taken_first(tmp_path, mark):
-    acquire = """
-        grant = await pool.acquire(shaped.demand)
-        async with grant:
-            await admitted_durably()
-            generation = Generation(charged_input_tokens=shaped.cost.input_tokens)
-            admitted = Admitted(shaped, receipt, self._clock.monotonic_seconds(), generation)
-            progress.stage = admitted
-            finish_reason = await self._relay(admitted, grant, reservation, heard)
-            answered = Answered(admitted, finish_reason, self._clock.monotonic_seconds(), generation.text)
-    """
-    careless = changed(pipeline_module, mark, acquire)
-    assert await places_held_while_the_admit_is_written(tmp_path, careless.Pipeline) == PLACES
+async def test_that_test_notices_a_place_that_is_taken_first(tmp_path, monkeypatch):
+    acquire = Pool.acquire
+
+    async def place_first(pool, demand, first):
+        grant = await acquire(pool, demand)
+        await first()
+        return grant
+
+    monkeypatch.setattr(Pool, "acquire", place_first)
+    assert await places_held_while_the_admit_is_written(tmp_path) == PLACES

@@ -337,7 +337,7 @@ class FairQueue:
         return not self._limits.headroom or self._below_share(account)
 
     def _below_share(self, account: TenantAccount) -> bool:
-        """Whether a tenant would be below its share if one more, of its weight, came."""
-        share = account.weight / (self._active_weight + account.weight)
+        """Whether a tenant holds less than its share; of a tenant that is alone that is a half."""
+        share = account.weight / max(self._active_weight, 2 * account.weight)
         limits = self._limits
         return account.places < limits.places * share and account.kv_tokens < limits.kv_tokens * share

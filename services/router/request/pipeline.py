@@ -248,7 +248,7 @@ class Pipeline:
             receipt = await record.admitted()
 
         # No place at an endpoint is held while it is unknown whether the policy lets the request continue.
-        async with await pool.acquire(shaped.demand, admitted_durably) as grant:  # proven: admit-before-place
+        async with await pool.acquire(shaped.demand, admitted_durably) as grant:
             self._metrics.queued(shaped.tenant.tenant_uid, grant.queued_seconds)
             generation = Generation(charged_input_tokens=shaped.cost.input_tokens)
             admitted = Admitted(shaped, receipt, self._clock.monotonic_seconds(), generation)
