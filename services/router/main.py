@@ -80,8 +80,7 @@ async def serve(settings: RouterSettings) -> None:
         endpoint_channels = await stack.enter_async_context(EndpointChannels(settings.tls))
 
         audit_writer = await stack.enter_async_context(AuditWriter(audit_channel, settings.router))
-        recorder = AuditRecorder(audit_writer)
-        refusals = RefusalLog(audit_writer, clock)
+        recorder, refusals = AuditRecorder(audit_writer), RefusalLog(audit_writer, clock)
         triton = await stack.enter_async_context(TritonStreamBackend(endpoint_channels))
         weights = await stack.enter_async_context(
             AdapterWeights(artifacts, settings.adapter_cache_bytes, trtllm_engine.encode_adapter)

@@ -110,13 +110,17 @@ class FairQueue:
         tries: dict[Kind, int] = {}
         blocked: Ticket | None = None
         able: list[tuple[tuple[bool, bool], int, Ticket, Spot]] = []
-        first, limit = None, 0.0
+        first, limit, least = None, 0.0, None
         order = self._in_order(tries)
         for key, candidate in order:
             if first is not None and key[0] > limit:
                 break
             account = candidate.account
-            found = self._try(candidate, find)
+            slack = self._limits.slack_service / account.weight
+            least = key[0] if least is None else least
+            # Else one that was given much would live in the headroom, and a tenant behind it get less than without it.
+            in_line = key[0] <= least + slack  # proven: headroom-in-order
+            found = self._try(candidate, find, headroom=in_line and self._below_share(account))
             if found is None:
                 tries[candidate.kind] = tries.get(candidate.kind, _TRIES_A_KIND) - 1
                 if first is None and blocked is None and self._starves(account):
@@ -124,7 +128,7 @@ class FairQueue:
                 candidate.rotate()
                 continue
             if first is None:
-                first, limit = account, key[0] + self._limits.slack_service / account.weight
+                first, limit = account, key[0] + slack
             drawbacks = self._over_share(account), found[1].evicts
             able.append((drawbacks, len(able), *found))
             if drawbacks == _NO_DRAWBACKS or first.preferred >= _MAX_PREFERRED or len(able) >= _COMPARED:
@@ -317,8 +321,7 @@ class FairQueue:
             if blocked.overtaken >= MAX_OVERTAKES:
                 self._starving = blocked
 
-    def _try(self, candidate: Bin, find: Find) -> tuple[Ticket, Spot] | None:
-        headroom = self._below_share(candidate.account)
+    def _try(self, candidate: Bin, find: Find, *, headroom: bool) -> tuple[Ticket, Spot] | None:
         for ticket in candidate.firsts():
             if (spot := find(ticket, headroom)) is not None:
                 return ticket, spot

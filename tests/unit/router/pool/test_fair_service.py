@@ -18,7 +18,7 @@ from services.router.pool.queue_discipline import MAX_OVERTAKES
 from services.router.pool.tenant_account import MAX_PASSED
 from services.router.snapshot.model import PoolConfig
 from tests.fakes.batch_server import POOL, Arrival, Simulation, poisson
-from tests.fakes.mutants import without
+from tests.fakes.mutants import changed, without
 
 SMALL = replace(POOL, concurrent_requests=4, kv_tokens=1024, queued_requests=64, kv_block_tokens=16)
 
@@ -280,6 +280,35 @@ def test_headroom_halves_the_middling_wait():
         return Simulation(FairQueue(), arrivals, config).run(100).first_token("victim", 0.5)
 
     assert median(2) <= median(0) / 2
+
+
+def service_beside_long_contexts(queue_class) -> float:
+    """How much of what it asks for a chat tenant is given beside one with long prompts, whose callers mostly leave."""
+    rng, seconds = random.Random(101), 100
+    long = [
+        Arrival(
+            rng.uniform(0, seconds),
+            "long",
+            input_tokens=1500,
+            output_tokens=rng.randint(50, 500),
+            max_output_tokens=512,
+            leaves_after=rng.choice([None, 1, 1]),
+        )
+        for _ in range(2 * seconds)
+    ]
+    chat = list(poisson(random.Random(1), "chat", SHARE / 2, seconds))
+    asked = sum(arrival.input_tokens + OUTPUT_TOKEN_SERVICE * arrival.output_tokens for arrival in chat)
+    simulation = Simulation(queue_class(), [*chat, *long], replace(POOL, headroom_requests=2))
+    return simulation.run(seconds).service["chat"] / asked
+
+
+def test_a_chat_is_given_what_it_asks_beside_long_contexts():
+    assert service_beside_long_contexts(FairQueue) >= 0.9
+
+
+def test_that_test_notices_headroom_for_those_who_were_given_much():
+    careless = changed(fair_queue, "headroom-in-order", "in_line = True").FairQueue
+    assert service_beside_long_contexts(careless) < 0.8
 
 
 def test_fairness_costs_no_throughput():
