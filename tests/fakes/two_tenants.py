@@ -111,6 +111,7 @@ async def build(
     pool = pool_pb2.Pool()
     pool.CopyFrom(shared)
     pool.etag, pool.dedicated_to = "", theirs.name
+    pool.endpoints[0].target = "globex-own.internal:8001"
     await call("CreatePool", pb.CreatePoolRequest(pool_id="globex-own", pool=pool))
     theirs.config.pool = "pools/globex-own"
     for number in range(VERSIONS - 1):
