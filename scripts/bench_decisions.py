@@ -76,9 +76,13 @@ class Load:
 
     def serve(self) -> None:
         """Give out the places that are free."""
-        for ticket, place in self.scheduler.serve(0.0):
+        self.begin(list(self.scheduler.serve(0.0)))
+
+    def begin(self, served: list[tuple[Ticket, Place]]) -> None:
+        """Requests begin to run: their endpoints hold the adapters now."""
+        for _, place in served:
             place.adapter_accepted()
-            self.held.append((ticket, place))
+        self.held += served
 
     def step(self) -> tuple[int, int]:
         """One request ends, others follow; nanoseconds of the decision, and of the rest."""
@@ -89,8 +93,9 @@ class Load:
         streaming = rng.choice(self.held)[0] if self.held else None
         before = clock()
         scheduler.give_back(ticket, ended, 0.0, 0.0)
-        self.serve()
+        served = list(scheduler.serve(0.0))
         decided = clock()
+        self.begin(served)
         if streaming is not None:
             for _ in range(8):
                 scheduler.charge(streaming, 2)

@@ -167,6 +167,8 @@ class EndpointSet:
 
     def drop_left(self) -> None:
         """Forget endpoints that config dropped and that nothing of this pool runs on any more."""
+        if not self._leaving:
+            return
         for endpoint in [one for one in self._leaving if not one.placed]:
             del self._leaving[endpoint], self._endpoints[endpoint.target]
             on_load, on_resident = self._follows.pop(endpoint)
@@ -209,10 +211,10 @@ class EndpointSet:
 
     def _index(self, endpoint: Endpoint) -> None:
         """Bring the indexes in line with what an endpoint carries."""
-        if endpoint.usable:
-            self._usable[endpoint] = None
-        else:
+        if not endpoint.usable:
             self._usable.pop(endpoint, None)
+        elif endpoint not in self._usable:
+            self._usable[endpoint] = None
         if not endpoint.open:
             self._by_load.discard(endpoint)
             self._by_room.discard(endpoint)
