@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -41,11 +42,14 @@ async def _woken(work: Coroutine[Any, Any, T]) -> T:
 async def ended_by_signals(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that keeps secrets on disk: SIGTERM and SIGHUP cancel it, so that it removes them.
 
-    A signal that is ignored, as SIGHUP under `nohup`, stays so.
+    A signal that is ignored, as SIGHUP under `nohup`, stays so. Only the main thread may handle signals: in another
+    one, where a program runs the command beside its own work, the work simply runs.
 
     Raises:
         SystemExit: a signal cancelled it; the status is 128 and the signal's number, as shells report it.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return await work
     task = asyncio.create_task(work)
     received: list[int] = []
 
