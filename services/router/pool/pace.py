@@ -35,7 +35,7 @@ class Pace:
             self._since = None
 
     def serve(self, service: float) -> None:
-        """Count service as it is given."""
+        """Count service as it is given; not negative."""
         self._served += service
 
     def settled(self, now: float, used: float, allowed: float) -> None:

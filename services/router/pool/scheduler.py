@@ -132,7 +132,8 @@ class Scheduler:
     def charge(self, ticket: Ticket, service: float) -> None:
         """Count service as it is given; negative for a prompt that was charged and never run."""
         self.queue.charge(ticket, service)
-        self.pace.serve(service)
+        # A refund may be of a prompt from before the measured time, so taking it off would make the pace negative.
+        self.pace.serve(max(service, 0.0))  # proven: refund-is-no-pace
 
     def give_back(self, ticket: Ticket, place: Place, used_service: float, now: float) -> None:
         """Take a place back: the server's work has ended."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from services.common.errors import Reason, ResourceExhaustedError
-from services.router.pool import fair_queue
+from services.router.pool import fair_queue, scheduler
 from services.router.pool.demand import Cost
+from services.router.pool.endpoints import Servers
 from services.router.pool.fair_queue import FairQueue
 from services.router.pool.pace import Pace
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import without
-from tests.unit.router.pool.small_pools import demand, ready_pool, settle, waiting
+from tests.fakes.mutants import changed, without
+from tests.unit.router.pool.small_pools import CONFIG, demand, ready_pool, settle, waiting
 
 
 async def refused(request: asyncio.Task) -> ResourceExhaustedError:
@@ -188,6 +190,37 @@ def test_idle_time_is_no_pace():
     # 200 a second while requests waited; half of what requests may use they use.
     assert pace.seconds(400, 1.0) == pytest.approx(1.0)
     assert pace.seconds(400, 0.25) == pytest.approx(4.0)
+
+
+def wait_beside_failing_prompts(scheduler_class) -> float | None:
+    """The wait estimate when a server fails before the first token of prompts from before anything waited."""
+    config = replace(CONFIG, concurrent_requests=1, queued_requests=100, kv_tokens=10_000)
+    failing = scheduler_class(config, FairQueue(), Servers())
+    failing.probed("a", ready=True)
+    now = 0.0
+    for _ in range(20):
+        failing.join(demand(Cost(1000, 10)), now)
+        ((large, place),) = failing.serve(now)
+        failing.join(demand(Cost(10, 10)), now)
+        failing.charge(large, -1000)
+        now += 1.0
+        failing.give_back(large, place, 0.0, now)
+        ((small, place),) = failing.serve(now)
+        failing.charge(small, 20)
+        failing.give_back(small, place, 30.0, now)
+    return failing.pace.seconds(100, 1.0)
+
+
+def test_a_refunded_prompt_does_not_make_the_pace_negative():
+    estimate = wait_beside_failing_prompts(scheduler.Scheduler)
+    assert estimate is None or estimate > 0
+
+
+def test_that_test_notices_a_refund_that_is_taken_off_the_pace():
+    careless = changed(scheduler, "refund-is-no-pace", "self.pace.serve(service)").Scheduler
+    estimate = wait_beside_failing_prompts(careless)
+    assert estimate is not None
+    assert estimate < 0
 
 
 def test_the_pace_follows_what_happens_now():
