@@ -192,7 +192,7 @@ def test_idle_time_is_no_pace():
     assert pace.seconds(400, 0.25) == pytest.approx(4.0)
 
 
-def wait_beside_failing_prompts(scheduler_class) -> float | None:
+def wait_beside_failing_prompts(scheduler_class: type[scheduler.Scheduler]) -> float | None:
     """The wait estimate when a server fails before the first token of prompts from before anything waited."""
     config = replace(CONFIG, concurrent_requests=1, queued_requests=100, kv_tokens=10_000)
     failing = scheduler_class(config, FairQueue(), Servers())
