@@ -29,6 +29,7 @@ from services.router.backends.channels import EndpointChannels
 from services.router.backends.dispatch import Dispatcher
 from services.router.backends.triton_health import TritonProbe
 from services.router.backends.triton_stream import TritonStreamBackend
+from services.router.flow.build import build_flow
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.pool_metrics import PoolMetrics
@@ -90,6 +91,7 @@ async def serve(settings: RouterSettings) -> None:
         state, limiter, config_metrics = ConfigState(clock), TenantLimiter(), ConfigMetrics(registry)
         quotas = QuotaClient(config_channel, router=settings.router, clock=clock)
         pools = PoolDirectory(TritonProbe(endpoint_channels), clock)
+        flow = build_flow(settings, pools, limiter, clock)
         registry.register(PoolMetrics(pools, metrics))
         follower = SnapshotFollower(
             pools, limiter, metrics, config_metrics, endpoint_channels, health, _CONFIG
@@ -106,13 +108,14 @@ async def serve(settings: RouterSettings) -> None:
             on_statement=known_good.attest if known_good else None,
             outcomes=outcomes,
             metrics=config_metrics,
+            flow=flow.membership,
         )
         pipeline = Pipeline(
             config=state,
             verifier=TokenVerifier(settings.jwks_path, CONFIG_ISSUER, Audience.INFERENCE, clock),
             admission=Admission(limiter, quotas, clock),
             encoder=encoder,
-            pools=pools,
+            requests=flow.requests,
             dispatcher=Dispatcher({"TRTLLM_ENGINE": triton}, weights, clock, metrics),
             audit=recorder,
             refusals=refusals,
@@ -134,6 +137,7 @@ async def serve(settings: RouterSettings) -> None:
         # Entered last: its tasks end first, while everything they use is still open.
         lifetime = await stack.enter_async_context(Lifetime())
         await health.publish()
+        await flow.start()
         await server.start()
         stopped_cleanly = False
         try:
@@ -142,6 +146,8 @@ async def serve(settings: RouterSettings) -> None:
                 lifetime.own(known_good.run(config.start_from, config.at_rest), "last known good")
             leasing = lifetime.own(quotas.run(), "lease quotas")
             lifetime.own(pools.run(), "probe endpoints")
+            lifetime.own(flow.role.run(), "flow control")
+            lifetime.finish(flow.membership.run(), "flow membership")
             lifetime.own(follower.run(), "close channels")
             lifetime.own(refusals.run(), "count refusals")
             lifetime.own(pipeline.failures.run(), "log failures")
@@ -155,7 +161,7 @@ async def serve(settings: RouterSettings) -> None:
             await asyncio.gather(
                 server.stop(settings.drain_seconds + _ANSWER_SECONDS), pipeline.stop(settings.drain_seconds)
             )
-            endings = [_settle_up(leasing, quotas, refusals, recorder)]
+            endings = [_settle_up(leasing, quotas, refusals, recorder), flow.stop(_GOODBYE_SECONDS)]
             if stopped_cleanly:
                 endings.append(config.leave(_GOODBYE_SECONDS))
             if known_good:

@@ -20,6 +20,11 @@ class RouterSettings(ServiceSettings):
     """Names this process to the config and audit services; unique among routers."""
     listen: str
     """Where Envoy reaches it: `unix:/path` or `host:port`."""
+    flow_listen: str | None = None
+    """Where other routers of the mesh reach this one as flow controller: `unix:/path` or `host:port`. None for a router
+    that counts limits and places for itself alone: only where it is the only one."""
+    flow_target: str | None = None
+    """The same, as other routers name it; none for `flow_listen`."""
     config_target: str
     """The config service's discovery listener."""
     audit_target: str

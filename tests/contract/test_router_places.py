@@ -10,8 +10,9 @@ from services.router.backends import triton_stream
 from services.router.backends.channels import EndpointChannels
 from services.router.backends.dispatch import Dispatcher
 from services.router.backends.triton_stream import TritonStreamBackend
-from services.router.pool import pool as pool_module
-from services.router.pool.pool import Grant, Pool
+from services.router.flow import grant as grant_module
+from services.router.flow.grant import Grant
+from services.router.flow.requests import Requests
 from services.router.request.outbox import Outbox
 from tests.fakes.mutants import changed
 from tests.fakes.router_config import ConfigWorld
@@ -74,9 +75,10 @@ async def test_callers_that_open_and_leave_pile_up_no_work_beyond_the_places(tmp
 
 async def test_that_test_notices_a_place_that_is_free_before_the_work_has_ended(tmp_path, monkeypatch):
     careless = changed(
-        pool_module,
+        grant_module,
         "place-held-while-the-server-works",
-        "if self._left and self._place._held:\n    self._pool.take_back(self._ticket, self._place, self._service)",
+        "if self._left and self.ask.number in self._holder._grants:\n"
+        "    self._holder.over(Ended(self.ask.number, self.output_tokens))",
     )
     monkeypatch.setattr(Grant, "_give_back_if_over", careless.Grant._give_back_if_over)
     assert await most_at_work(tmp_path) > PLACES
@@ -126,12 +128,12 @@ async def test_no_place_is_held_while_an_audit_entry_becomes_durable(tmp_path):
 
 
 async def test_that_test_notices_a_place_that_is_taken_first(tmp_path, monkeypatch):
-    acquire = Pool.acquire
+    acquire = Requests.acquire
 
-    async def place_first(pool, demand, first):
-        grant = await acquire(pool, demand)
+    async def place_first(requests, request, pool, demand, first):
+        grant = await acquire(requests, request, pool, demand, None)
         await first()
         return grant
 
-    monkeypatch.setattr(Pool, "acquire", place_first)
+    monkeypatch.setattr(Requests, "acquire", place_first)
     assert await places_held_while_the_admit_is_written(tmp_path) == PLACES

@@ -35,6 +35,10 @@ from services.router.backends.backend import (
     unwatched,
 )
 from services.router.backends.dispatch import Dispatcher
+from services.router.flow.controller import FlowController
+from services.router.flow.mirror import Mirror
+from services.router.flow.requests import Requests
+from services.router.flow.role import FlowRole
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.pool.probing import Served
@@ -151,6 +155,17 @@ class MemoryQuotas:
         self.used += used_tokens
 
 
+def flow_alone(pools: PoolDirectory, own: TenantLimiter, clock: Clock) -> Requests:
+    """The requests of a router that is its own flow controller."""
+    requests = Requests("router-1", "instance-1", own, pools.serves, clock)
+    mirror = Mirror(own, clock)
+    controller = FlowController(pools, clock)
+    role = FlowRole(requests, controller, mirror, None, clock)
+    controller.spawn = role.spawn
+    role.stand_alone()
+    return requests
+
+
 class UnaskedProbe:
     async def ready(self, target: str, server_model: str, timeout_seconds: float) -> bool:
         raise AssertionError("pools are told by the test")
@@ -182,6 +197,7 @@ class PipelineWorld:
         self.quotas = MemoryQuotas()
         self.state = ConfigState(self.clock)
         self.pools = PoolDirectory(UnaskedProbe(), self.clock)
+        self.requests = flow_alone(self.pools, self.limiter, self.clock)
         self.registry = CollectorRegistry()
         self.outcomes = OutcomeCounts()
         self.refusals = RefusalLog(self.audit, self.clock)
@@ -192,7 +208,7 @@ class PipelineWorld:
             verifier=TokenVerifier(jwks, CONFIG_ISSUER, Audience.INFERENCE, self.clock),
             admission=Admission(self.limiter, self.quotas, self.clock),
             encoder=PromptEncoder(1),
-            pools=self.pools,
+            requests=self.requests,
             dispatcher=Dispatcher({"TRTLLM_ENGINE": self.server}, InstantWeights(), self.clock, metrics),
             audit=self.recorder,
             refusals=self.refusals,

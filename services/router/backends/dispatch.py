@@ -28,8 +28,8 @@ from services.router.backends.backend import (
     DispatchRequest,
     TokenChunk,
 )
+from services.router.flow.grant import Grant
 from services.router.metrics import RequestMetrics
-from services.router.pool.pool import Grant
 from services.router.snapshot.model import AdapterBinding
 from services.router.stages import Shaped
 

@@ -15,6 +15,7 @@ from services.common.rpc.targets import canonical
 from services.router.pool.endpoints import Servers
 from services.router.pool.fair_queue import FairQueue
 from services.router.pool.pool import Pool
+from services.router.pool.pool_kind import PoolKind
 from services.router.pool.probing import Probe, Served, probe_endpoint
 from services.router.snapshot.model import PoolConfig, Snapshot
 
@@ -45,7 +46,7 @@ class PoolDirectory:
                 _log.error(
                     "%s names %d servers of another tenant's pool: it gets none of them", name, withheld
                 )
-            if known is not None and _kind(known[0]) == _kind(config):
+            if known is not None and PoolKind.of(known[0]) == PoolKind.of(config):
                 known[1].configure(config)
                 self._pools[name] = (config, known[1])
             else:
@@ -61,16 +62,26 @@ class PoolDirectory:
         self._share()
         self._changed.set()
 
-    def pool(self, config: PoolConfig) -> Pool:
+    def pool(self, config: PoolConfig | PoolKind) -> Pool:
         """The running pool.
 
         Raises:
             UnavailableError: it is gone or was replaced since the snapshot that the request came with.
         """
-        known = self._pools.get(config.name)
-        if known is None or _kind(known[0]) != _kind(config):
+        pool = self.find(config if isinstance(config, PoolKind) else PoolKind.of(config))
+        if pool is None:
             raise UnavailableError("no pool serves this model", reason=Reason.NO_READY_ENDPOINT)
-        return known[1]
+        return pool
+
+    def find(self, kind: PoolKind) -> Pool | None:
+        """The running pool of a kind; None if it is gone or was replaced."""
+        known = self._pools.get(kind.name)
+        return None if known is None or PoolKind.of(known[0]) != kind else known[1]
+
+    def serves(self, kind: PoolKind, target: str) -> bool:
+        """Whether requests for a pool may still be sent to a target."""
+        pool = self.find(kind)
+        return pool is not None and pool.has(target)
 
     @property
     def pools(self) -> Mapping[str, Pool]:
@@ -139,8 +150,3 @@ def without_foreign_targets(pools: Mapping[str, PoolConfig]) -> Mapping[str, Poo
         own = tuple(target for target in config.targets if target not in foreign)
         kept[name] = replace(config, targets=own) if foreign else config  # proven: dedicated-targets
     return kept
-
-
-def _kind(config: PoolConfig) -> tuple[object, ...]:
-    # A request may queue under an older snapshot: a pool that was dedicated to another tenant since is closed to it.
-    return config.base_model, config.server_model, config.dialect, config.dedicated_to_uid

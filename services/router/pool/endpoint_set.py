@@ -51,6 +51,11 @@ class EndpointSet:
         """The endpoints to probe."""
         return [endpoint.target for endpoint in self if not endpoint.leaving]
 
+    def has(self, target: str) -> bool:
+        """Whether a target is an endpoint that stays."""
+        endpoint = self._endpoints.get(target)
+        return endpoint is not None and not endpoint.leaving
+
     @property
     def requests(self) -> int:
         """Requests of this pool that hold a place."""
@@ -159,6 +164,19 @@ class EndpointSet:
 
     def place(self, endpoint: Endpoint, asking: Asking) -> Place:
         """Take a place."""
+        return Place(endpoint, asking)
+
+    def adopt(self, target: str, asking: Asking) -> Place:
+        """Take a place that a request has at a target already; at one that config dropped, too, until it ends."""
+        endpoint = self._endpoints.get(target)
+        if endpoint is None:
+            endpoint = Endpoint(target, self._servers.server(target), self._capacity)
+            endpoint.leaving = True
+            self._add(endpoint)
+            self._leaving[endpoint] = None
+        if asking.demand.lora_id is not None:
+            # The request runs with it, or a miss makes it send the weights again.
+            endpoint.ledger.adopt(asking.demand.lora_id)
         return Place(endpoint, asking)
 
     def emptiest(self) -> Endpoint | None:

@@ -74,6 +74,23 @@ class FairQueue:
             for tenant_uid, account in accounts.items():
                 yield tenant_uid, account.service
 
+    def counter(self, tenant_uid: str) -> float:
+        """What a tenant was given, by weight and lifted; 0 for one that is not known."""
+        account = self._active.get(tenant_uid) or self._idle.get(tenant_uid)
+        return 0.0 if account is None else account.service
+
+    def recall(self, tenant_uid: str, counter: float) -> None:
+        """Take over what was counted for a tenant elsewhere, unless it is less."""
+        account = self._active.get(tenant_uid)
+        if account is not None:
+            account.service = max(account.service, counter)
+            self._rank(account)
+            return
+        idle = self._idle.get(tenant_uid)
+        if idle is None:
+            idle = self._idle[tenant_uid] = TenantAccount(tenant_uid)
+        idle.service = max(idle.service, counter)
+
     def configure(self, limits: QueueLimits) -> None:
         """Follow the config and the endpoints' state."""
         self._limits = limits

@@ -92,3 +92,10 @@ class FifoQueue:
     def service(self) -> Iterable[tuple[str, float]]:
         """Nothing: it is not counted."""
         return ()
+
+    def counter(self, tenant_uid: str) -> float:  # noqa: ARG002 - the discipline tells no tenants apart
+        """What a tenant was given: not counted."""
+        return 0.0
+
+    def recall(self, tenant_uid: str, counter: float) -> None:
+        """Do nothing: service is not counted."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from services.common.clock import Clock
 from services.common.errors import Error
@@ -115,8 +115,43 @@ class Grant:
         self._give_back_if_over()
 
     def _give_back_if_over(self) -> None:
-        if self._left and not self._works:  # proven: place-held-while-the-server-works
+        if self._left and not self._works:
             self._pool.take_back(self._ticket, self._place, self._service)
+
+
+class Waiting(Protocol):
+    """A request that waits in a pool; exactly one of its methods is called, unless it withdraws first."""
+
+    @property
+    def left(self) -> bool:
+        """Whether its caller has left and has not withdrawn yet."""
+        ...
+
+    def granted(self, grant: Grant) -> None:
+        """Take the place."""
+        ...
+
+    def refused(self, error: Error) -> None:
+        """Be refused."""
+        ...
+
+
+class _Acquiring:
+    """A coroutine that waits."""
+
+    def __init__(self) -> None:
+        self.grant: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+
+    @property
+    def left(self) -> bool:
+        return self.grant.done()
+
+    def granted(self, grant: Grant) -> None:
+        self.grant.set_result(grant)
+
+    def refused(self, error: Error) -> None:
+        if not self.grant.done():
+            self.grant.set_exception(error)
 
 
 class Pool:
@@ -125,7 +160,7 @@ class Pool:
     def __init__(self, config: PoolConfig, queue: QueueDiscipline, servers: Servers, clock: Clock) -> None:
         self._clock = clock
         self._retired = False
-        self._granted: dict[Ticket, tuple[asyncio.Future[Grant], float]] = {}
+        self._waiting: dict[Ticket, tuple[Waiting, float]] = {}
         """What waits, and since when."""
         # Requests that missed an adapter wait here for the one of them that sends its weights again.
         self._reloads: set[asyncio.Future[None]] = set()
@@ -162,6 +197,10 @@ class Pool:
     def targets(self) -> list[str]:
         """The endpoints to probe."""
         return self._endpoints.targets
+
+    def has(self, target: str) -> bool:
+        """Whether new requests may be sent to a target, if it is ready."""
+        return not self._retired and self._endpoints.has(target)
 
     @property
     def places(self) -> int:
@@ -218,26 +257,62 @@ class Pool:
             ResourceExhaustedError: the queue is full, or moves too slowly for the request's deadline.
             UnavailableError: no endpoint is ready.
         """
-        self.scheduler.check(demand, self._now)
+        self.check(demand)
         if first is not None:
             await first()
-        joined_at = self._now
-        ticket = self.scheduler.join(demand, joined_at)
-        granted: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        self._granted[ticket] = granted, joined_at
+        acquiring = _Acquiring()
+        ticket = self.join(demand, acquiring)
+        granted = acquiring.grant
         try:
-            self._serve()
-            if not granted.done():
-                self._refuse_surplus(ticket)
             return granted.result() if granted.done() else await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled() and not granted.exception():
                 granted.result().give_back()  # proven: place-handed-on
             raise
         finally:
-            del self._granted[ticket]
-            if self.scheduler.leave(ticket, self._now):
-                self._serve()
+            self.withdraw(ticket)
+
+    def check(self, demand: Demand) -> None:
+        """Refuse at once what would be refused anyway, before anything is done for it.
+
+        Raises:
+            ResourceExhaustedError: the queue is full, or moves too slowly for the request's deadline.
+            UnavailableError: no endpoint is ready.
+        """
+        self.scheduler.check(demand, self._now)
+
+    def join(self, demand: Demand, waiting: Waiting) -> Ticket:
+        """Queue a request. It may be granted or refused before this returns; `withdraw` the ticket in any case.
+
+        Raises:
+            UnavailableError: no endpoint is ready.
+        """
+        joined_at = self._now
+        ticket = self.scheduler.join(demand, joined_at)
+        self._waiting[ticket] = waiting, joined_at
+        self._serve()
+        if not waiting.left and ticket in self._waiting:
+            self._refuse_surplus(ticket)
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Let a request wait no longer; does nothing for a place that it was granted."""
+        self._waiting.pop(ticket, None)
+        if self.scheduler.leave(ticket, self._now):
+            self._serve()
+
+    def adopt(self, demand: Demand, target: str) -> Grant:
+        """Count a place that a request took under an earlier controller, whether or not it fits."""
+        ticket, place = self.scheduler.adopt(demand, target)
+        return Grant(self, ticket, place, 0.0)
+
+    def recall(self, tenant_uid: str, counter: float) -> None:
+        """Take over what an earlier controller counted for a tenant, unless it is less."""
+        self.scheduler.queue.recall(tenant_uid, counter)
+
+    def counter(self, tenant_uid: str) -> float:
+        """What a tenant was given, as the queue counts it."""
+        return self.scheduler.queue.counter(tenant_uid)
 
     def take_back(self, ticket: Ticket, place: Place, service: float) -> None:
         """Take a place back and serve who can run now, in every pool that names the server."""
@@ -275,14 +350,14 @@ class Pool:
     def _serve(self) -> None:
         now = self._now
         for ticket, place in self.scheduler.serve(now):
-            granted, joined_at = self._granted[ticket]
+            waiting, joined_at = self._waiting.pop(ticket)
             grant = Grant(self, ticket, place, now - joined_at)
-            if granted.done():
+            if waiting.left:
                 # Its caller left and has not taken its ticket along yet.
                 grant.refund_prompt()
                 self.scheduler.give_back(ticket, place, 0.0, now)
             else:
-                granted.set_result(grant)
+                waiting.granted(grant)
 
     def _refuse_surplus(self, joined: Ticket) -> None:
         refused = self.scheduler.surplus(joined)
@@ -299,9 +374,9 @@ class Pool:
             self._refuse(ticket, none_ready())
 
     def _refuse(self, ticket: Ticket, error: Error) -> None:
-        granted, _ = self._granted[ticket]
-        if not granted.done():
-            granted.set_exception(error)
+        waiting, _ = self._waiting.pop(ticket)
+        if not waiting.left:
+            waiting.refused(error)
 
     def _wake_reloads(self) -> None:
         for waiting in self._reloads:

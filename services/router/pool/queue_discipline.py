@@ -115,3 +115,11 @@ class QueueDiscipline(Protocol):
     def service(self) -> Iterable[tuple[str, float]]:
         """What each tenant was given, by tenant_uid, for the queue that replaces this one."""
         ...
+
+    def counter(self, tenant_uid: str) -> float:
+        """What a tenant was given; 0 where tenants are not told apart."""
+        ...
+
+    def recall(self, tenant_uid: str, counter: float) -> None:
+        """Take over what was counted for a tenant elsewhere, unless it is less."""
+        ...

@@ -108,6 +108,11 @@ class AdapterLedger:
             self.on_change(lora_id, True)
         self._shed()
 
+    def adopt(self, lora_id: int) -> None:
+        """Believe that the endpoint holds an adapter with which a request runs there."""
+        if self.state(lora_id) is not Residency.RESIDENT:
+            self.loaded(lora_id, self.epoch)
+
     def load_failed(self, lora_id: int, epoch: int) -> None:
         """Record that the sender ended before it was known whether the weights arrived."""
         if epoch == self.epoch:

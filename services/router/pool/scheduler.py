@@ -94,12 +94,19 @@ class Scheduler:
         """
         if not self.endpoints.any_usable:
             raise none_ready()
-        block_tokens = self._config.kv_block_tokens
-        kv_tokens = -(-demand.cost.tokens // block_tokens) * block_tokens
-        ticket = Ticket(demand, kv_tokens, next(self._numbers))
+        ticket = self._ticket(demand)
         self.queue.join(ticket)
         self.pace.waiting(now, waits=True)
         return ticket
+
+    def adopt(self, demand: Demand, target: str) -> tuple[Ticket, Place]:
+        """Count a place that was taken elsewhere, whether or not it fits."""
+        ticket = self._ticket(demand)
+        self.queue.join(ticket)
+        self.queue.take(ticket)
+        # Charged where it was taken: the tenant's counter is reported.
+        self.queue.charge(ticket, -demand.cost.input_service)
+        return ticket, self.endpoints.adopt(target, ticket)
 
     def leave(self, ticket: Ticket, now: float) -> bool:
         """Remove a ticket that was refused, or whose caller left or has its place.
@@ -158,6 +165,11 @@ class Scheduler:
             ],
             retry_after_seconds=_RETRY_SECONDS if seconds is None else _bounded(seconds),
         )
+
+    def _ticket(self, demand: Demand) -> Ticket:
+        block_tokens = self._config.kv_block_tokens
+        kv_tokens = -(-demand.cost.tokens // block_tokens) * block_tokens
+        return Ticket(demand, kv_tokens, next(self._numbers))
 
     def _serve_kept(self) -> tuple[Ticket, Endpoint] | None:
         if self._kept is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from services.common.clock import Clock
@@ -33,26 +33,12 @@ class Reservation:
 
 
 class Admission:
-    """The limits of all tenants in this process, and its slices of their quotas."""
+    """What this router knows of tenants' limits at once, and its slices of their quotas."""
 
     def __init__(self, limiter: TenantLimiter, quotas: QuotaLedger, clock: Clock) -> None:
         self._limiter = limiter
         self._quotas = quotas
         self._clock = clock
-
-    @contextmanager
-    def entered(self, tenant: Tenant) -> Iterator[None]:
-        """Hold one of the tenant's concurrent requests.
-
-        Raises:
-            ResourceExhaustedError: the rate or the concurrency is used up.
-        """
-        now = self._clock.monotonic_seconds()
-        self._limiter.enter(tenant.tenant_uid, tenant.name, tenant.limits, now)
-        try:
-            yield
-        finally:
-            self._limiter.leave(tenant.tenant_uid)
 
     @asynccontextmanager
     async def reserved(self, tenant: Tenant, cost: Cost) -> AsyncIterator[Reservation]:

@@ -31,10 +31,12 @@ from services.common.tokens import TokenVerifier
 from services.router.audit.recorder import AuditRecorder, RequestRecord
 from services.router.audit.refusals import RefusalLog
 from services.router.backends.dispatch import Dispatcher
+from services.router.flow.grant import Grant
+from services.router.flow.requests import Request as EnteredRequest
+from services.router.flow.requests import Requests
 from services.router.guardrails.guardrails import Guardrails, denied
 from services.router.metrics import RequestMetrics
-from services.router.pool.directory import PoolDirectory
-from services.router.pool.pool import Grant
+from services.router.pool.pool_kind import PoolKind
 from services.router.request.admission import Admission, Reservation, cost_of
 from services.router.request.drain import Drain, shutting_down
 from services.router.request.failure_log import FailureLog
@@ -86,7 +88,7 @@ class Pipeline:
         verifier: TokenVerifier,
         admission: Admission,
         encoder: PromptEncoder,
-        pools: PoolDirectory,
+        requests: Requests,
         dispatcher: Dispatcher,
         audit: AuditRecorder,
         refusals: RefusalLog,
@@ -99,7 +101,7 @@ class Pipeline:
         self._verifier = verifier
         self._admission = admission
         self._encoder = encoder
-        self._pools = pools
+        self._requests = requests
         self._dispatcher = dispatcher
         self._audit = audit
         self._refusals = refusals
@@ -135,7 +137,7 @@ class Pipeline:
             identified = self._identify(call)
             outcome = str(Reason.INTERNAL)
             try:
-                listed = self._list(call.request, identified)
+                listed = await self._list(call.request, identified)
                 outcome = OK
             except Exception as error:  # every failure is recorded, then raised again
                 failure = _as_error(error)
@@ -176,10 +178,10 @@ class Pipeline:
             deadline=arrived_at + min(wanted, tenant.max_timeout_seconds),
         )
 
-    def _list(self, request: pb.ListModelsRequest, identified: Identified) -> pb.ListModelsResponse:
+    async def _list(self, request: pb.ListModelsRequest, identified: Identified) -> pb.ListModelsResponse:
         tenant = identified.tenant
         self._config.check_fresh(tenant)  # proven: fresh-listings
-        with self._admission.entered(tenant):
+        async with self._requests.confirmed(tenant, identified.deadline):
             return list_models(tenant, request)
 
     async def _serve(
@@ -191,13 +193,13 @@ class Pipeline:
     ) -> Answered:
         tenant = identified.tenant
         self._config.check_fresh(tenant)
-        with self._admission.entered(tenant):
+        with self._requests.entered(tenant) as entered:
             shaped = await self._shape(request, identified)
             progress.stage = shaped
             async with self._admission.reserved(tenant, shaped.cost) as reservation:
                 record = progress.record = self._audit.start(shaped)
                 try:
-                    answered = await self._answer(shaped, progress, record, reservation, outbox)
+                    answered = await self._answer(shaped, progress, record, entered, reservation, outbox)
                 except BaseException as error:
                     status = self._status(error, identified.deadline)
                     record.fail(progress.stage, status, self._clock.monotonic_seconds())
@@ -234,13 +236,13 @@ class Pipeline:
         shaped: Shaped,
         progress: _Progress,
         record: RequestRecord,
+        entered: EnteredRequest,
         reservation: Reservation,
         outbox: Outbox | None,
     ) -> Answered:
         """Wait for a place, send, relay; where the tenant has guardrails on answers, judge the whole one first."""
         held_back = bool(shaped.tenant.guardrails.output.rules)
         streamed_to = None if held_back else outbox  # proven: held-back-answers
-        pool = self._pools.pool(shaped.shape.pool)
         receipt: AuditReceipt | None = None
 
         async def admitted_durably() -> None:
@@ -248,7 +250,8 @@ class Pipeline:
             receipt = await record.admitted()
 
         # No place at an endpoint is held while it is unknown whether the policy lets the request continue.
-        async with await pool.acquire(shaped.demand, admitted_durably) as grant:
+        pool = PoolKind.of(shaped.shape.pool)
+        async with await entered.acquire(pool, shaped.demand, admitted_durably) as grant:
             self._metrics.queued(shaped.tenant.tenant_uid, grant.queued_seconds)
             generation = Generation(charged_input_tokens=shaped.cost.input_tokens)
             admitted = Admitted(shaped, receipt, self._clock.monotonic_seconds(), generation)

@@ -35,3 +35,12 @@ class RateLimiter:
             return wait
         self.level += cost
         return 0.0
+
+    def level_at(self, now_seconds: float) -> float:
+        """The level after what drains until then."""
+        return max(0.0, self.level - self._rate * max(0.0, now_seconds - self._updated_seconds))
+
+    def raise_to(self, level: float, now_seconds: float) -> None:
+        """Take over a level that was reached elsewhere, unless it is lower."""
+        self.level = max(level, self.level_at(now_seconds))
+        self._updated_seconds = now_seconds

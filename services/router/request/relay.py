@@ -8,7 +8,7 @@ from contextlib import aclosing
 from services.common.clock import Clock
 from services.common.errors import Reason, UnavailableError
 from services.router.backends.backend import TokenChunk
-from services.router.pool.pool import Grant
+from services.router.flow.grant import Grant
 from services.router.request.admission import Reservation
 from services.router.request.outbox import Outbox
 from services.router.stages import Admitted, FinishReason

@@ -7,7 +7,9 @@ released now therefore frees what it still held, and nothing of the windows befo
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 WINDOW_SECONDS = 60
@@ -57,6 +59,22 @@ class TokenWindow:
     def release(self, reserved: int) -> None:
         """Free what was reserved and not spent."""
         self.reserved -= reserved  # proven: release-frees-what-is-held
+
+    def spent_by_age(self, now_seconds: float) -> list[tuple[float, int]]:
+        """What was spent within the last minute: seconds ago, and tokens."""
+        self._forget(now_seconds)
+        return [(max(0.0, now_seconds - second), tokens) for second, tokens in self._seconds]
+
+    def merge(self, spent_by_age: Iterable[tuple[float, int]], now_seconds: float) -> None:
+        """Count tokens that were spent elsewhere. A second that is not whole counts until its last moment is old."""
+        self._forget(now_seconds)
+        seconds: dict[int, int] = dict(self._seconds)
+        for age_seconds, tokens in spent_by_age:
+            second = math.ceil(now_seconds - age_seconds)
+            if tokens and second + 1 + WINDOW_SECONDS > now_seconds:
+                seconds[second] = seconds.get(second, 0) + tokens
+                self.spent += tokens
+        self._seconds = deque(sorted(seconds.items()))
 
     @property
     def idle(self) -> bool:

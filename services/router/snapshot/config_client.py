@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
@@ -48,6 +48,22 @@ OnStatement = Callable[[pb.SnapshotStatement], None]
 """Called with every statement that the config service signed about a snapshot."""
 
 
+class FlowMember(Protocol):
+    """This router's membership in the flow control of its mesh: `flow.membership.Membership`."""
+
+    def introduce(self, hello: pb.RouterHello) -> None:
+        """Add to a hello what the config service names flow controllers by."""
+        ...
+
+    def connected(self, connected: bool) -> None:
+        """Note whether the config service is reached."""
+        ...
+
+    def heard(self, message: pb.FlowAssignment) -> None:
+        """Follow what the config service names."""
+        ...
+
+
 class _SilentError(Exception):
     """The stream fell silent, or the service ended it."""
 
@@ -67,6 +83,7 @@ class ConfigClient:
         on_statement: OnStatement | None = None,
         outcomes: OutcomeCounts,
         metrics: ConfigMetrics,
+        flow: FlowMember | None = None,
     ) -> None:
         self._stub = rpc.ConfigDiscoveryServiceStub(channel)
         self._router = router
@@ -77,6 +94,7 @@ class ConfigClient:
         self._on_statement = on_statement
         self._outcomes = outcomes
         self._metrics = metrics
+        self._flow = flow
         self._held: Mapping[str, pb.Resource] = {}
         self._compiled: Compiled | None = None
         self._write = asyncio.Lock()
@@ -136,6 +154,8 @@ class ConfigClient:
         tasks: list[asyncio.Task[NoReturn]] = []
         try:
             hello = pb.RouterHello(router=self._router, revision=self._state.revision)
+            if self._flow is not None:
+                self._flow.introduce(hello)
             await self._send(call, pb.StreamSnapshotsRequest(hello=hello))
             # Not a TaskGroup: on Python 3.11 it loses a cancellation that comes while its tasks fail.
             tasks.append(asyncio.create_task(self._read(call, assembled, backoff), name="read snapshots"))
@@ -148,6 +168,8 @@ class ConfigClient:
             raise _SilentError
         finally:
             self._call = None
+            if self._flow is not None:
+                self._flow.connected(False)
             self._ended.set()
             self.at_rest.set()
             for task in tasks:
@@ -173,6 +195,8 @@ class ConfigClient:
                 if etcd_silence_seconds is not None:
                     self._state.heard(etcd_silence_seconds)  # proven: silence-before-the-heartbeat
                 backoff.reset()
+                if self._flow is not None:
+                    self._flow.connected(True)
                 # A heartbeat also comes before every snapshot: among many changes, a report for each would cost more.
                 if loop.time() >= report_due:
                     report_due = loop.time() + _REPORT_SECONDS
@@ -180,6 +204,8 @@ class ConfigClient:
                 continue
             if not message.HasField("chunk"):
                 # Ignores messages that a newer config service may send.
+                if message.HasField("flow") and self._flow is not None:
+                    self._flow.heard(message.flow)
                 if message.HasField("statement") and self._on_statement is not None:
                     self._on_statement(message.statement)
                 continue

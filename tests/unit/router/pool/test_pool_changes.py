@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from services.common.errors import Reason, UnavailableError
-from services.router.pool import directory
+from services.router.flow.grant import Grant
 from services.router.pool.demand import Cost, Demand
-from services.router.pool.pool import Grant
+from services.router.pool.pool_kind import PoolKind
 from services.router.snapshot.compiler import compile_snapshot
 from tests.fakes.router_config import ConfigWorld, tiny_rendition
 from tests.fakes.router_pipeline import InstantWeights, PipelineWorld, SimulatedServer
@@ -52,7 +52,10 @@ async def test_nothing_that_queued_for_the_old_pool_reaches_the_new_one(tmp_path
 
 
 async def test_that_test_notices_a_pool_that_stays_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(directory, "_kind", lambda config: (config.base_model, config.dialect))
+    def without_owner(config):
+        return PoolKind(config.name, config.base_model, config.server_model, config.dialect, None)
+
+    monkeypatch.setattr(PoolKind, "of", without_owner)
     dispatched, _ = await dispatched_after_dedication(tmp_path)
     assert dispatched == 2
 

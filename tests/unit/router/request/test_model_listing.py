@@ -9,8 +9,8 @@ from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.errors import Error, Reason
+from services.router.flow.requests import Requests
 from services.router.request import pipeline as pipeline_module
-from services.router.request.admission import Admission
 from services.router.request.pipeline import Call
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import without
@@ -95,5 +95,5 @@ async def test_that_test_notices_a_listing_that_skips_the_staleness(tmp_path):
 
 
 async def test_that_test_notices_a_listing_that_skips_the_limits(world, monkeypatch):
-    monkeypatch.setattr(Admission, "entered", lambda admission, tenant: nullcontext())
+    monkeypatch.setattr(Requests, "confirmed", lambda requests, tenant, deadline: nullcontext())
     assert [await listed(world, "limited") for _ in range(3)] == ["chat"] * 3

@@ -105,19 +105,31 @@ class RouterHello(_message.Message):
 
     ROUTER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    FLOW_TARGET_FIELD_NUMBER: _builtins.int
+    FLOW_EPOCH_FIELD_NUMBER: _builtins.int
+    FLOW_CONTROLLER_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     """The name of the router process, for example `router-1`."""
     revision: _builtins.int
     """The revision that the router holds from an earlier connection or a file. 0 means none."""
+    flow_target: _builtins.str
+    """Where other routers reach it as flow controller. Empty for a router that counts for itself alone."""
+    flow_epoch: _builtins.int
+    """The newest epoch of a flow controller that the router knows. 0 means none."""
+    flow_controller: _builtins.str
+    """The flow controller of that epoch, by the name of its router."""
     def __init__(
         self,
         *,
         router: _builtins.str = ...,
         revision: _builtins.int = ...,
+        flow_target: _builtins.str = ...,
+        flow_epoch: _builtins.int = ...,
+        flow_controller: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "router", b"router"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flow_controller", b"flow_controller", "flow_epoch", b"flow_epoch", "flow_target", b"flow_target", "revision", b"revision", "router", b"router"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -267,6 +279,7 @@ class StreamSnapshotsResponse(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     STATEMENT_FIELD_NUMBER: _builtins.int
+    FLOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def chunk(self) -> Global___SnapshotChunk:
         """A piece of a snapshot."""
@@ -281,22 +294,63 @@ class StreamSnapshotsResponse(_message.Message):
         time while the snapshot is the newest.
         """
 
+    @_builtins.property
+    def flow(self) -> Global___FlowAssignment:
+        """Which router is the flow controller. Sent once one is named, and with every change."""
+
     def __init__(
         self,
         *,
         chunk: Global___SnapshotChunk | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         statement: Global___SnapshotStatement | None = ...,
+        flow: Global___FlowAssignment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "heartbeat", b"heartbeat", "message", b"message", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "flow", b"flow", "heartbeat", b"heartbeat", "message", b"message", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "heartbeat", b"heartbeat", "message", b"message", "statement", b"statement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "flow", b"flow", "heartbeat", b"heartbeat", "message", b"message", "statement", b"statement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["chunk", "heartbeat", "statement"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["chunk", "heartbeat", "statement", "flow"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___StreamSnapshotsResponse: _TypeAlias = StreamSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class FlowAssignment(_message.Message):
+    """Names the flow controller of the mesh."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    CONTROLLER_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ROUTERS_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Rises with every other flow controller. A router follows the highest that it has seen."""
+    controller: _builtins.str
+    """The name of its router."""
+    target: _builtins.str
+    """Where routers reach it."""
+    @_builtins.property
+    def routers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Every router of the mesh. A flow controller that begins waits until each of them has reported."""
+
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        controller: _builtins.str = ...,
+        target: _builtins.str = ...,
+        routers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "epoch", b"epoch", "routers", b"routers", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowAssignment: _TypeAlias = FlowAssignment  # noqa: Y015
 
 @_typing.final
 class SnapshotChunk(_message.Message):
