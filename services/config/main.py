@@ -22,6 +22,7 @@ from services.config.admin.checks import ConfigChecks
 from services.config.admin.edits import Edits
 from services.config.admin.propagation import PropagationAdmin
 from services.config.admin.servicer import admin_servicer
+from services.config.discovery.flow_naming import FlowNaming
 from services.config.discovery.registry import RouterRegistry
 from services.config.discovery.servicer import DiscoveryServicer
 from services.config.discovery.snapshot_statements import SnapshotStatements, open_signer
@@ -105,7 +106,7 @@ async def serve(settings: ConfigSettings) -> None:  # noqa: PLR0915 - a composit
     admin_server = build_admin_server(settings, admin, health)
     discovery_server = build_discovery_server(
         settings,
-        DiscoveryServicer(current, metrics, routers, statements),
+        DiscoveryServicer(current, metrics, routers, statements, FlowNaming(clock)),
         QuotaLeaseServicer(QuotaLeases(etcd, current, clock)),
         health,
     )

@@ -105,6 +105,7 @@ def router(layout: StateLayout, ports: Ports, name: str) -> ProcessSpec:
     settings: dict[str, str | Path] = {
         "router": name,
         "listen": layout.target(name),
+        "flow_listen": layout.target(f"{name}-flow"),
         "config_target": layout.target("config-discovery"),
         "audit_target": layout.target("audit-append"),
         "artifact_dir": layout.artifact_dir,

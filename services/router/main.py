@@ -30,12 +30,12 @@ from services.router.backends.dispatch import Dispatcher
 from services.router.backends.triton_health import TritonProbe
 from services.router.backends.triton_stream import TritonStreamBackend
 from services.router.flow.build import build_flow
+from services.router.limits.tenant_limiter import TenantLimiter
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.pool_metrics import PoolMetrics
 from services.router.quota.client import QuotaClient
 from services.router.request.admission import Admission
-from services.router.request.limits import TenantLimiter
 from services.router.request.pipeline import Pipeline
 from services.router.request.servicer import InferenceServicer
 from services.router.settings import RouterSettings
@@ -69,7 +69,7 @@ def main() -> None:
         sys.exit(1)
 
 
-async def serve(settings: RouterSettings) -> None:
+async def serve(settings: RouterSettings) -> None:  # noqa: PLR0915 - a composition root reads from top to bottom
     """Put the router together, serve, and take it apart in reverse."""
     clock, registry = SystemClock(), CollectorRegistry()
     metrics, outcomes = RequestMetrics(registry, settings.metric_tenants), OutcomeCounts()

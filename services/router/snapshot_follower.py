@@ -9,9 +9,9 @@ from typing import NoReturn
 
 from services.common.rpc.health import HealthBoard
 from services.router.backends.channels import EndpointChannels
+from services.router.limits.tenant_limiter import TenantLimiter
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
-from services.router.request.limits import TenantLimiter
 from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot.model import Snapshot
 

@@ -39,13 +39,13 @@ from services.router.flow.controller import FlowController
 from services.router.flow.mirror import Mirror
 from services.router.flow.requests import Requests
 from services.router.flow.role import FlowRole
+from services.router.limits.tenant_limiter import TenantLimiter
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.pool.probing import Served
 from services.router.quota.ledger import QuotaReservation, QuotaTenant
 from services.router.request import pipeline as pipeline_module
 from services.router.request.admission import Admission
-from services.router.request.limits import TenantLimiter
 from services.router.snapshot.compiler import compile_snapshot
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.model import AdapterBinding

@@ -14,6 +14,7 @@ from grpc.aio import ServicerContext
 from tenantry.config.v1 import config_discovery_service_pb2 as pb
 from tenantry.config.v1 import config_discovery_service_pb2_grpc
 
+from services.common.clock import SystemClock
 from services.common.errors import (
     AbortedError,
     DeadlineExceededError,
@@ -22,6 +23,7 @@ from services.common.errors import (
     Reason,
 )
 from services.common.misleading_text import misleading_in
+from services.config.discovery.flow_naming import FlowAssignment, FlowNaming
 from services.config.discovery.messages import delta, full
 from services.config.discovery.registry import RouterRegistry, Session
 from services.config.discovery.shared_pieces import SharedPieces
@@ -56,6 +58,8 @@ class _Delivery:
         """When the last piece of `sent` was taken."""
         self.refused: ConfigState | None = None
         """The last state the router refused, until it accepts one."""
+        self.flow: FlowAssignment | None = None
+        """The flow controller that the router was told last."""
         self.stated: object = None
         """The records that the last statement was about."""
         self.stated_at_seconds = float("-inf")
@@ -82,15 +86,18 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         metrics: ConfigMetrics,
         routers: RouterRegistry,
         statements: SnapshotStatements | None = None,
+        naming: FlowNaming | None = None,
     ) -> None:
         self._current = current
         self._metrics = metrics
         self._routers = routers
         self._statements = statements
+        self._naming = naming or FlowNaming(SystemClock())
         self._nonces = itertools.count(1)
         self._pieces = SharedPieces()
+        self._streams: set[asyncio.Event] = set()
 
-    async def StreamSnapshots(
+    async def StreamSnapshots(  # noqa: PLR0915 - one stream's life, from hello to goodbye
         self,
         request_iterator: AsyncIterator[pb.StreamSnapshotsRequest],
         context: ServicerContext[Any, Any],  # noqa: ARG002 - gRPC passes it
@@ -110,9 +117,14 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
         if character := misleading_in(first.hello.router):
             raise InvalidArgumentError([FieldViolation("hello.router", f"holds {character}")])
         session = self._routers.connect(first.hello.router)
+        self._naming.joined(
+            session.router, first.hello.flow_target, first.hello.flow_epoch, first.hello.flow_controller
+        )
+        self._wake_all()
         delivery = _Delivery(session)
         changed = self._current.subscribe()
         changed.set()
+        self._streams.add(changed)
         answers = asyncio.create_task(
             self._answers(request_iterator, delivery, changed), name="discovery-answers"
         )
@@ -132,6 +144,8 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                 # First, so that a router knows whether a snapshot comes from etcd or from a file.
                 yield self._heartbeat()
                 beaten_at_seconds = time.monotonic()
+                if (flow := self._flow(delivery)) is not None:
+                    yield flow
                 for message in self._next(delivery):
                     yield message
                     if time.monotonic() - beaten_at_seconds > HEARTBEAT_SECONDS:
@@ -144,11 +158,35 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
                     yield pb.StreamSnapshotsResponse(statement=statement)
             answers.result()
         finally:
+            if self._routers.stands(session):
+                self._naming.lost(session.router)
             self._routers.disconnect(session)
+            self._streams.discard(changed)
             self._metrics.routers.dec()
             self._current.unsubscribe(changed)
             answers.cancel()
             await asyncio.gather(answers, return_exceptions=True)
+
+    def _flow(self, delivery: _Delivery) -> pb.StreamSnapshotsResponse | None:
+        """The flow controller's name, unless the router has it."""
+        named = self._naming.assignment()
+        if named is None or named == delivery.flow:
+            return None
+        delivery.flow = named
+        # The others hear of it now, not with their next heartbeat.
+        self._wake_all()
+        return pb.StreamSnapshotsResponse(
+            flow=pb.FlowAssignment(
+                epoch=named.epoch,
+                controller=named.controller,
+                target=named.target,
+                routers=sorted(named.routers),
+            )
+        )
+
+    def _wake_all(self) -> None:
+        for stream in self._streams:
+            stream.set()
 
     async def _require_newest(self, session: Session) -> None:
         if not self._routers.stands(session):
@@ -217,12 +255,15 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             kind = request.WhichOneof("message")
             if kind == "goodbye":
                 self._routers.leave(session)
+                self._naming.left(session.router)
+                self._wake_all()
                 _log.info("%s stopped", session.router)
                 return
             if kind == "ack":
                 applied = delivery.settle(request.ack.nonce, accepted=True)
                 if applied is not None:
                     self._routers.applied(session, applied.revision, applied.records, applied.history)
+                    self._naming.serves(session.router)
                 self._metrics.answers.labels(answer="ack").inc()
             elif kind == "nack":
                 refused = delivery.settle(request.nack.nonce, accepted=False)

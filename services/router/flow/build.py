@@ -17,8 +17,8 @@ from services.router.flow.mirror import Mirror
 from services.router.flow.requests import Requests
 from services.router.flow.role import FlowRole
 from services.router.flow.servicer import FlowServicer
+from services.router.limits.tenant_limiter import TenantLimiter
 from services.router.pool.directory import PoolDirectory
-from services.router.request.limits import TenantLimiter
 from services.router.settings import RouterSettings
 
 _STOP_SECONDS = 0.5

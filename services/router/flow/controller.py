@@ -15,8 +15,8 @@ from typing import Any
 from services.common.clock import Clock
 from services.router.flow.events import Report, RequestAnswer, RequestEvent
 from services.router.flow.session import Session, Shared, Spawn
+from services.router.limits.tenant_limiter import TenantLimiter, Usage
 from services.router.pool.directory import PoolDirectory
-from services.router.request.limits import TenantLimiter, Usage
 
 _log = logging.getLogger(__name__)
 

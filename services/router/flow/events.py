@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from services.common.errors import Error
+from services.router.limits.tenant_limiter import Usage
 from services.router.pool.demand import Demand
 from services.router.pool.pool_kind import PoolKind
-from services.router.request.limits import Usage
 from services.router.snapshot.model import Limits
 
 # From a router.

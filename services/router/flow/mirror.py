@@ -14,7 +14,7 @@ from itertools import count
 
 from services.common.clock import Clock
 from services.router.flow.events import Witness
-from services.router.request.limits import TenantLimiter
+from services.router.limits.tenant_limiter import TenantLimiter
 
 _log = logging.getLogger(__name__)
 _KEPT_SECONDS = 1.0

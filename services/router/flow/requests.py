@@ -34,9 +34,9 @@ from services.router.flow.events import (
     Reserved,
 )
 from services.router.flow.grant import Grant, unreachable
+from services.router.limits.tenant_limiter import TenantLimiter, Usage
 from services.router.pool.demand import Demand
 from services.router.pool.pool_kind import PoolKind
-from services.router.request.limits import TenantLimiter, Usage
 from services.router.snapshot.model import Tenant
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -18,9 +18,9 @@ from services.common.errors import (
     InvalidArgumentError,
     Reason,
 )
-from services.router.flow.controller import FlowController
+from services.router.flow.controller import FlowController, Member
 from services.router.flow.events import ControllerEvent, Report, WitnessAck
-from services.router.flow.mirror import Mirror
+from services.router.flow.mirror import Keeper, Mirror
 from services.router.flow.wire import controller_event, of_report_parts, of_router_event
 
 _REPORT_SECONDS = 5.0
@@ -71,59 +71,43 @@ class FlowServicer(rpc.FlowServiceServicer):
         self, report: Report, requests: AsyncIterator[pb.AdmitRequest], changed: asyncio.Event
     ) -> AsyncIterator[pb.AdmitResponse]:
         controller, epoch = self._controller, self._controller.epoch
-        answers: list[ControllerEvent] = []
-        serving = False
-
-        def answer(event: ControllerEvent) -> None:
-            answers.append(event)
-            changed.set()
-
-        def opened() -> None:
-            nonlocal serving
-            serving = True
-            changed.set()
-
+        answers = _Answers(changed)
         yield pb.AdmitResponse(instance_id=self._instance)
-        member = controller.report(report, answer, opened)
-        keeper = self._mirror.add(answer)
-        goodbye = asyncio.Event()
-
-        async def read() -> None:
-            async for request in requests:
-                now = self._clock.monotonic_seconds()
-                for said in request.events:
-                    event = of_router_event(said, now)
-                    if isinstance(event, WitnessAck):
-                        self._mirror.kept(keeper, event.sequence)
-                    elif event is not None:
-                        controller.receive(member, event)
-                if request.goodbye:
-                    goodbye.set()
-                    return
-
-        reading = asyncio.create_task(read(), name="flow requests")
+        member = controller.report(report, answers.add, answers.open)
+        keeper = self._mirror.add(answers.add)
+        reading = asyncio.create_task(self._read(requests, member, keeper), name="flow requests")
         reading.add_done_callback(lambda _: changed.set())
         try:
             while not reading.done() and controller.epoch == epoch:
                 await changed.wait()
                 changed.clear()
-                events, answers[:] = answers[:], []
-                if events or serving:
-                    message = pb.AdmitResponse(
-                        events=[controller_event(event) for event in events], serving=serving
-                    )
-                    serving = False
+                if (message := answers.take()) is not None:
                     yield message
             if reading.done():
                 reading.result()
         finally:
             self._mirror.remove(keeper)
-            if goodbye.is_set():
+            said_goodbye = reading.done() and not reading.cancelled() and not reading.exception()
+            if said_goodbye and reading.result():
                 controller.left(member)
             else:
                 controller.lost(member)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[pb.AdmitRequest], member: Member, keeper: Keeper) -> bool:
+        """Take what a router says; returns whether it said goodbye."""
+        async for request in requests:
+            now = self._clock.monotonic_seconds()
+            for said in request.events:
+                event = of_router_event(said, now)
+                if isinstance(event, WitnessAck):
+                    self._mirror.kept(keeper, event.sequence)
+                elif event is not None:
+                    self._controller.receive(member, event)
+            if request.goodbye:
+                return True
+        return False
 
     async def _report(self, requests: AsyncIterator[pb.AdmitRequest]) -> tuple[Report, int]:
         parts: list[pb.ReportPart] = []
@@ -161,4 +145,28 @@ class FlowServicer(rpc.FlowServiceServicer):
             ) from None
 
 
-Answer = Callable[[ControllerEvent], object]
+class _Answers:
+    """What a router is to be answered."""
+
+    def __init__(self, changed: asyncio.Event) -> None:
+        self._changed = changed
+        self._events: list[ControllerEvent] = []
+        self._serving = False
+
+    def add(self, event: ControllerEvent) -> None:
+        """Answer an event."""
+        self._events.append(event)
+        self._changed.set()
+
+    def open(self) -> None:
+        """Say that requests are taken."""
+        self._serving = True
+        self._changed.set()
+
+    def take(self) -> pb.AdmitResponse | None:
+        """All that is to be said now; None for nothing."""
+        events, serving = self._events, self._serving
+        if not events and not serving:
+            return None
+        self._events, self._serving = [], False
+        return pb.AdmitResponse(events=[controller_event(event) for event in events], serving=serving)

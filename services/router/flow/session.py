@@ -30,10 +30,10 @@ from services.router.flow.events import (
     Reserved,
     Used,
 )
+from services.router.limits.tenant_limiter import TenantLimiter, TokenHold
 from services.router.pool.directory import PoolDirectory
 from services.router.pool.pool import Grant, Pool
 from services.router.pool.queue_discipline import Ticket
-from services.router.request.limits import TenantLimiter, TokenHold
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 """Runs a coroutine as a task that its owner ends."""

@@ -29,9 +29,9 @@ from services.router.flow.events import (
     Witness,
     WitnessAck,
 )
+from services.router.limits.tenant_limiter import Usage
 from services.router.pool.demand import Cost, Demand
 from services.router.pool.pool_kind import PoolKind
-from services.router.request.limits import Usage
 from services.router.snapshot.model import Limits
 
 _ENDLESS_SECONDS = 1e9

@@ -1,5 +1,5 @@
 """Spends quotas over long windows out of slices that the config service leases to this router.
 
 Entrance: `ledger.QuotaLedger`, which `client.QuotaClient` implements; `slices` is the pure arithmetic of one slice.
-Limits of one router (rate, concurrency, tokens a minute) are `request.limits`.
+Limits of rate, concurrency and tokens a minute are `limits`.
 """

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from services.common.clock import Clock
 from services.common.errors import FieldViolation, InvalidArgumentError
+from services.router.limits.tenant_limiter import TenantLimiter, TokenHold
 from services.router.pool.demand import Cost
 from services.router.quota.ledger import QuotaLedger, QuotaTenant
-from services.router.request.limits import TenantLimiter, TokenHold
 from services.router.snapshot.model import Tenant
 from services.router.stages import Shape
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 from services.common.clock import Clock
 from services.common.errors import Code, Error
 from services.router.backends.backend import BackendError
-from services.router.request.rate_limiter import RateLimiter
+from services.router.limits.rate_limiter import RateLimiter
 
 _log = logging.getLogger(__name__)
 

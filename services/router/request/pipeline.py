@@ -35,13 +35,13 @@ from services.router.flow.grant import Grant
 from services.router.flow.requests import Request as EnteredRequest
 from services.router.flow.requests import Requests
 from services.router.guardrails.guardrails import Guardrails, denied
+from services.router.limits.tenant_limiter import check_input_bytes
 from services.router.metrics import RequestMetrics
 from services.router.pool.pool_kind import PoolKind
 from services.router.request.admission import Admission, Reservation, cost_of
 from services.router.request.drain import Drain, shutting_down
 from services.router.request.failure_log import FailureLog
 from services.router.request.identity import identify
-from services.router.request.limits import check_input_bytes
 from services.router.request.model_listing import list_models
 from services.router.request.outbox import Outbox
 from services.router.request.relay import relay

@@ -168,8 +168,7 @@ class ConfigClient:
             raise _SilentError
         finally:
             self._call = None
-            if self._flow is not None:
-                self._flow.connected(False)
+            self._connected(False)
             self._ended.set()
             self.at_rest.set()
             for task in tasks:
@@ -195,19 +194,14 @@ class ConfigClient:
                 if etcd_silence_seconds is not None:
                     self._state.heard(etcd_silence_seconds)  # proven: silence-before-the-heartbeat
                 backoff.reset()
-                if self._flow is not None:
-                    self._flow.connected(True)
+                self._connected(True)
                 # A heartbeat also comes before every snapshot: among many changes, a report for each would cost more.
                 if loop.time() >= report_due:
                     report_due = loop.time() + _REPORT_SECONDS
                     await self._report(call)
                 continue
             if not message.HasField("chunk"):
-                # Ignores messages that a newer config service may send.
-                if message.HasField("flow") and self._flow is not None:
-                    self._flow.heard(message.flow)
-                if message.HasField("statement") and self._on_statement is not None:
-                    self._on_statement(message.statement)
+                self._heard(message)
                 continue
             self.at_rest.clear()
             try:
@@ -224,6 +218,17 @@ class ConfigClient:
                 )
                 continue
             await assembled.put(whole)
+
+    def _heard(self, message: pb.StreamSnapshotsResponse) -> None:
+        """Take a message beside snapshots and heartbeats; ignores those that a newer config service may send."""
+        if message.HasField("statement") and self._on_statement is not None:
+            self._on_statement(message.statement)
+        elif message.HasField("flow") and self._flow is not None:
+            self._flow.heard(message.flow)
+
+    def _connected(self, connected: bool) -> None:
+        if self._flow is not None:
+            self._flow.connected(connected)
 
     async def _apply(
         self, call: Any, assembled: asyncio.Queue[Assembled], compiler: ThreadPoolExecutor

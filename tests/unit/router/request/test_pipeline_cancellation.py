@@ -9,9 +9,9 @@ from tenantry.config.v1 import tenant_pb2
 from services.common.audit.writer import EntryKind
 from services.router.audit.recorder import RequestRecord
 from services.router.flow.grant import Grant
+from services.router.limits.tenant_limiter import TenantLimiter, TokenHold
 from services.router.pool.demand import Cost, Demand
 from services.router.request import pipeline as pipeline_module
-from services.router.request.limits import TenantLimiter, TokenHold
 from services.router.request.outbox import Outbox
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
 from tests.fakes.router_pipeline import MemoryQuotas, PipelineWorld, SimulatedServer

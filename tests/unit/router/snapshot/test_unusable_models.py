@@ -11,9 +11,9 @@ from tenantry.config.v1 import tenant_pb2
 from services.common.artifacts import ArtifactError
 from services.common.errors import Code, Error, Reason
 from services.common.rpc.health import HealthBoard
+from services.router.limits.tenant_limiter import TenantLimiter
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
-from services.router.request.limits import TenantLimiter
 from services.router.snapshot import compiler as snapshot_compiler
 from services.router.snapshot.compiler import compile_snapshot
 from services.router.snapshot.config_metrics import ConfigMetrics

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.request import rate_limiter
-from services.router.request.rate_limiter import RateLimiter
+from services.router.limits import rate_limiter
+from services.router.limits.rate_limiter import RateLimiter
 from tests.fakes.mutants import without
 
 

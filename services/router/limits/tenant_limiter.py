@@ -15,8 +15,8 @@ from services.common.errors import (
     Reason,
     ResourceExhaustedError,
 )
-from services.router.request.rate_limiter import RateLimiter
-from services.router.request.token_window import TokenWindow
+from services.router.limits.rate_limiter import RateLimiter
+from services.router.limits.token_window import TokenWindow
 from services.router.snapshot.model import Limits
 
 # A place frees when a request ends, and that moment is not known ahead.

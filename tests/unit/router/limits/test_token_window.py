@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.request import token_window
-from services.router.request.limits import TokenHold
-from services.router.request.token_window import WINDOW_SECONDS, TokenWindow
+from services.router.limits import token_window
+from services.router.limits.tenant_limiter import TokenHold
+from services.router.limits.token_window import WINDOW_SECONDS, TokenWindow
 from tests.fakes.mutants import changed
 
 LIMIT = 600

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from services.common.errors import InvalidArgumentError, Reason, ResourceExhaustedError
-from services.router.request.limits import TenantLimiter, check_input_bytes
+from services.router.limits.tenant_limiter import TenantLimiter, check_input_bytes
 from services.router.snapshot.model import Limits
 
 
