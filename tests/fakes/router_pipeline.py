@@ -158,8 +158,8 @@ class MemoryQuotas:
 def flow_alone(pools: PoolDirectory, own: TenantLimiter, clock: Clock) -> Requests:
     """The requests of a router that is its own flow controller."""
     requests = Requests("router-1", "instance-1", own, pools.serves, clock)
-    mirror = Mirror(own, clock)
     controller = FlowController(pools, clock)
+    mirror = Mirror(own, controller.rate_level, clock)
     role = FlowRole(requests, controller, mirror, None, clock)
     controller.spawn = role.spawn
     role.stand_alone()

@@ -57,8 +57,8 @@ def build_flow(settings: RouterSettings, pools: PoolDirectory, own: TenantLimite
     """
     instance = secrets.token_hex(8)
     requests = Requests(settings.router, instance, own, pools.serves, clock)
-    mirror = Mirror(own, clock)
     controller = FlowController(pools, clock)
+    mirror = Mirror(own, controller.rate_level, clock)
     servicer = FlowServicer(controller, mirror, instance, clock)
     role = FlowRole(requests, controller, mirror, settings.tls, clock, servicer.role_changed)
     controller.spawn = role.spawn

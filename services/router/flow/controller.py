@@ -92,10 +92,10 @@ class FlowController:
         reign = self._reign
         return {} if reign is None else {name: len(one.session) for name, one in reign.members.items()}
 
-    @property
-    def limiter(self) -> TenantLimiter | None:
-        """The truth on limits; None while it is no controller."""
-        return None if self._reign is None else self._reign.shared.limiter
+    def rate_level(self, tenant_uid: str) -> float:
+        """The level of a tenant's rate limiter, over all routers; 0 while it is no controller."""
+        reign = self._reign
+        return 0.0 if reign is None else reign.shared.limiter.rate_level(tenant_uid, self._now)
 
     def begin(self, epoch: int, routers: Iterable[str]) -> None:
         """Become the controller of an epoch, once these routers have reported."""

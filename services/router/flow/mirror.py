@@ -2,7 +2,7 @@
 
 What other routers' requests used is in their own reports to the next controller. What this router's own requests used
 would die with it, and the next controller admit as much again. So a tenant's usage is kept elsewhere before one of its
-requests gets a place.
+requests gets a place. Usage is lost only if the controller and its keeper die before another keeper has it all.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from itertools import count
 
 from services.common.clock import Clock
@@ -26,8 +28,9 @@ class Keeper:
     def __init__(self, send: Callable[[Witness], object]) -> None:
         self.send = send
         self.waiting: dict[int, asyncio.Future[bool]] = {}
+        self.all_sent = 0
+        """The sequence number of the message that held everything; 0 for none."""
         self.has_all = False
-        """Whether it was sent everything once."""
 
 
 class Mirror:
@@ -35,61 +38,87 @@ class Mirror:
 
     Args:
         own: what they used.
+        rate_level: of a tenant's rate limiter, over all routers.
         clock: of its times.
     """
 
-    def __init__(self, own: TenantLimiter, clock: Clock) -> None:
+    def __init__(self, own: TenantLimiter, rate_level: Callable[[str], float], clock: Clock) -> None:
         self._own = own
+        self._rate_level = rate_level
         self._clock = clock
-        self._keepers: dict[Keeper, None] = {}
+        self._keepers: list[Keeper] = []
+        """The first one keeps; the others are there in case it goes."""
         self._sequence = count(1)
+
+    @property
+    def safe(self) -> bool:
+        """Whether another router has all, if there is another one."""
+        return not self._keepers or self._keepers[0].has_all
 
     def add(self, send: Callable[[Witness], object]) -> Keeper:
         """Use one more router."""
         keeper = Keeper(send)
-        self._keepers[keeper] = None
+        self._keepers.append(keeper)
+        self._send_all()
         return keeper
 
     def remove(self, keeper: Keeper) -> None:
         """Use a router no longer: its stream ended."""
-        self._keepers.pop(keeper, None)
+        if keeper not in self._keepers:
+            return
+        self._keepers.remove(keeper)
+        self._send_all()
         for waiting in keeper.waiting.values():
             if not waiting.done():
                 waiting.set_result(False)
 
     def kept(self, keeper: Keeper, sequence: int) -> None:
         """Note that a router keeps what it was sent."""
+        keeper.has_all = keeper.has_all or sequence == keeper.all_sent
         waiting = keeper.waiting.pop(sequence, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(True)
 
-    def before_join(self, tenant_uid: str) -> Awaitable[None] | None:
-        """Have a tenant's usage kept; None if there is no other router."""
-        return self._keep(tenant_uid) if self._keepers else None
+    def before_join(self, tenant_uid: str) -> Callable[[], Awaitable[None]] | None:
+        """What has a tenant's usage kept; None if there is no other router."""
+        return partial(self._keep, tenant_uid) if self._keepers else None
 
     async def _keep(self, tenant_uid: str) -> None:
-        # The first one that answers in time; each is slow at most once.
-        for keeper in list(self._keepers):
-            if keeper not in self._keepers:
-                continue
+        for _ in range(len(self._keepers) + 1):
+            if not self._keepers:
+                return
+            keeper = self._keepers[0]
             if await self._kept_by(keeper, tenant_uid):
                 return
-            # Asked last from now on.
-            if self._keepers.pop(keeper, keeper) is None:
-                self._keepers[keeper] = None
+            if keeper in self._keepers:
+                # Slow: another one keeps from now on.
+                _log.warning("another router did not keep in time what requests here used")
+                self._keepers.remove(keeper)
+                self._keepers.append(keeper)
+                keeper.all_sent, keeper.has_all = 0, False
+                self._send_all()
 
     async def _kept_by(self, keeper: Keeper, tenant_uid: str) -> bool:
-        now, sequence = self._clock.monotonic_seconds(), next(self._sequence)
+        sequence = next(self._sequence)
         kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         keeper.waiting[sequence] = kept
-        usage = [self._own.usage(tenant_uid, now)] if keeper.has_all else self._own.used(now)
-        keeper.has_all = True
-        keeper.send(Witness(sequence, usage))
+        self._send(keeper, sequence, [tenant_uid])
         try:
             async with asyncio.timeout(_KEPT_SECONDS):
                 return await kept
         except TimeoutError:
-            _log.warning("another router did not keep in time what requests here used")
             return False
         finally:
             keeper.waiting.pop(sequence, None)
+
+    def _send_all(self) -> None:
+        if self._keepers and not self._keepers[0].all_sent:
+            keeper = self._keepers[0]
+            keeper.all_sent = next(self._sequence)
+            used = self._own.used(self._clock.monotonic_seconds())
+            self._send(keeper, keeper.all_sent, [one.tenant_uid for one in used])
+
+    def _send(self, keeper: Keeper, sequence: int, tenant_uids: list[str]) -> None:
+        now = self._clock.monotonic_seconds()
+        usage = [replace(self._own.usage(uid, now), rate_level=self._rate_level(uid)) for uid in tenant_uids]
+        keeper.send(Witness(sequence, usage))

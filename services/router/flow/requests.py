@@ -144,7 +144,7 @@ class Requests:
         """Whether the controller takes requests."""
         self.unreached_since: float | None = None
         """Since when no controller counts what is held; None while one does."""
-        self.before_join: Callable[[str], Awaitable[object] | None] = lambda _: None
+        self.before_join: Callable[[str], Callable[[], Awaitable[object]] | None] = lambda _: None
         """Awaited before a tenant's request waits for a place: another router keeps what it uses."""
 
     @property
@@ -221,7 +221,7 @@ class Requests:
             if not joins:
                 await self._until(request.reserved, demand.deadline)
                 if kept is not None:
-                    await kept
+                    await kept()
                 if first is not None:
                     await first()
                 request.ask = replace(request.ask, joins=True)

@@ -1,4 +1,4 @@
-"""Translates between events and the messages of `tenantry.flow.v1`. Pure."""
+"""Translates between events and the messages of `tenantry.flow.v1`."""
 
 from __future__ import annotations
 
