@@ -140,8 +140,8 @@ class FairQueue:
             found = self._try(candidate, find, headroom=in_line and self._below_share(account))
             if found is None:
                 tries[candidate.kind] = tries.get(candidate.kind, _TRIES_A_KIND) - 1
-                if first is None and blocked is None and self._starves(account):
-                    blocked = candidate.firsts()[0]
+                if first is None and blocked is None:
+                    blocked = self._starves(candidate, find)
                 candidate.rotate()
                 continue
             if first is None:
@@ -352,9 +352,12 @@ class FairQueue:
             share + 1 / limits.places
         )
 
-    def _starves(self, account: TenantAccount) -> bool:
-        """Whether being passed over counts: not for a tenant that only the headroom is kept from."""
-        return not self._limits.headroom or self._below_share(account)
+    def _starves(self, candidate: Bin, find: Find) -> Ticket | None:
+        """The request that counts as passed over, if more than the headroom is kept from it."""
+        ticket = candidate.firsts()[0]
+        if not self._limits.headroom or self._below_share(candidate.account):
+            return ticket
+        return ticket if find(ticket, True) is None else None  # proven: starves-at-its-share
 
     def _below_share(self, account: TenantAccount) -> bool:
         """Whether a tenant holds less than its share; of a tenant that is alone that is a half."""

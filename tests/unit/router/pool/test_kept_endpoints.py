@@ -9,7 +9,8 @@ from services.router.pool.demand import Cost
 from services.router.pool.fair_queue import FairQueue
 from services.router.pool.fifo_queue import FifoQueue
 from services.router.pool.queue_discipline import MAX_OVERTAKES
-from tests.unit.router.pool.small_pools import demand, ready_pool, settle, waiting
+from tests.fakes.mutants import changed
+from tests.unit.router.pool.small_pools import COST, demand, ready_pool, settle, waiting
 
 both = pytest.mark.parametrize("queue", [FairQueue, FifoQueue])
 of_whom = pytest.mark.parametrize("others", ["t", "another"])
@@ -20,14 +21,16 @@ def overtakes_allowed(monkeypatch, count: int) -> None:
         monkeypatch.setattr(module, "MAX_OVERTAKES", count)
 
 
-async def small_ones_served_before_a_large_one(queue, others: str) -> int:
+async def small_ones_served_before_a_large_one(
+    queue, others: str, headroom: int = 0, count: int = 5, small: Cost = COST
+) -> int:
     """A steady stream of small requests beside one that needs most of the KV cache."""
-    pool = ready_pool(queue(), concurrent_requests=8)
-    running = [await pool.acquire(demand(Cost(10, 10), tenant=others)) for _ in range(5)]
+    pool = ready_pool(queue(), concurrent_requests=8, headroom_requests=headroom)
+    running = [await pool.acquire(demand(small, tenant=others)) for _ in range(count)]
     large = await waiting(pool, cost=Cost(40, 40))
     served = 0
     while not large.done() and served < 200:
-        newcomer = await waiting(pool, cost=Cost(10, 10), tenant=others)
+        newcomer = await waiting(pool, cost=small, tenant=others)
         running.pop(0).give_back()
         await settle()
         if newcomer.done():
@@ -57,6 +60,16 @@ async def test_a_large_request_is_overtaken_a_bounded_number_of_times(queue, oth
 async def test_that_test_notices_a_pool_that_lets_everybody_overtake(monkeypatch, queue, others):
     overtakes_allowed(monkeypatch, 10_000)
     assert await small_ones_served_before_a_large_one(queue, others) == 200
+
+
+async def test_a_large_request_of_a_tenant_that_is_alone_starves_beside_no_headroom():
+    """Its tenant holds half of the KV cache, so the headroom is kept from it; the large request would not fit there."""
+    assert await small_ones_served_before_a_large_one(FairQueue, "t", 2, 6, Cost(5, 5)) <= MAX_OVERTAKES
+
+
+async def test_that_test_notices_starving_that_is_not_counted_at_a_tenants_share():
+    careless = changed(fair_queue, "starves-at-its-share", "return None").FairQueue
+    assert await small_ones_served_before_a_large_one(careless, "t", 2, 6, Cost(5, 5)) == 200
 
 
 @both
