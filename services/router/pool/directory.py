@@ -51,10 +51,10 @@ class PoolDirectory:
                 self._pools[name] = (config, known[1])
             else:
                 # What tenants were given outlives the pool's servers and model.
-                service = () if known is None else known[1].service
+                queue = FairQueue()
                 if known is not None:
+                    queue = FairQueue(known[1].service, known[1].scheduler.queue.floor)
                     known[1].retire()
-                queue = FairQueue(service)
                 self._pools[name] = (config, Pool(config, queue, self._servers, self._clock))
         for name in self._pools.keys() - snapshot.pools.keys():
             self._pools.pop(name)[1].retire()

@@ -5,9 +5,10 @@ Finding an endpoint looks at a bounded number of them, however many there are.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from itertools import count, islice
+from itertools import islice
 
 from services.router.pool.endpoints import Asking, Endpoint, EndpointCapacity, Place, Servers, Spot
 from services.router.pool.lazy_heap import LazyHeap
@@ -23,11 +24,18 @@ class EndpointSet:
     Args:
         servers: what they carry, whichever pools name them.
         on_free: called when a request of any pool gave a place at one of them back.
+        on_resident: called when an adapter is held by any of them, or by none any more.
     """
 
-    def __init__(self, servers: Servers, on_free: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        on_free: Callable[[], object],
+        on_resident: Callable[[int, bool], object],
+    ) -> None:
         self._servers = servers
         self._on_free = on_free
+        self._on_resident = on_resident
         self._endpoints: dict[str, Endpoint] = {}
         self._capacity = _NOTHING
         self._usable: dict[Endpoint, None] = {}
@@ -39,7 +47,8 @@ class EndpointSet:
         self._by_headroom: LazyHeap[Endpoint] = LazyHeap()
         self._holders: dict[int, dict[Endpoint, None]] = {}
         """By adapter: the endpoints that are believed to hold it."""
-        self._turns = count(1)
+        self._slots: OrderedDict[Endpoint, None] = OrderedDict()
+        """Endpoints with a place and a slot for one more adapter, in turn."""
         self._follows: dict[Endpoint, tuple[Callable[[], object], Callable[[int, bool], object]]] = {}
 
     def __iter__(self) -> Iterator[Endpoint]:
@@ -201,9 +210,8 @@ class EndpointSet:
 
     def _with_slot(self, kv_tokens: int, lora_id: int, headroom: bool) -> Spot | None:
         """An endpoint with a slot for an adapter: one of a few, others each time."""
-        ring = list(self._by_load)
-        start = next(self._turns) * _TRIES % len(ring)
-        for endpoint in (*ring[start : start + _TRIES], *ring[: max(start + _TRIES - len(ring), 0)]):
+        for endpoint in list(islice(self._slots, _TRIES)):
+            self._slots.move_to_end(endpoint)
             if endpoint.admits(kv_tokens, lora_id, headroom):
                 return Spot(endpoint, endpoint.evicts(lora_id))
         return None
@@ -221,11 +229,14 @@ class EndpointSet:
     def _resident(self, endpoint: Endpoint, lora_id: int, resident: bool) -> None:
         holders = self._holders.setdefault(lora_id, {})
         if resident:
-            holders[endpoint] = None
-        else:
-            holders.pop(endpoint, None)
             if not holders:
-                del self._holders[lora_id]
+                self._on_resident(lora_id, True)
+            holders[endpoint] = None
+            return
+        holders.pop(endpoint, None)
+        if not holders:
+            del self._holders[lora_id]
+            self._on_resident(lora_id, False)
 
     def _index(self, endpoint: Endpoint) -> None:
         """Bring the indexes in line with what an endpoint carries."""
@@ -237,8 +248,13 @@ class EndpointSet:
             self._by_load.discard(endpoint)
             self._by_room.discard(endpoint)
             self._by_headroom.discard(endpoint)
+            self._slots.pop(endpoint, None)
             return
         self._by_load.set(endpoint, endpoint.requests)
+        if not endpoint.ledger.has_slot:
+            self._slots.pop(endpoint, None)
+        elif endpoint not in self._slots:
+            self._slots[endpoint] = None
         headroom = endpoint.capacity.headroom
         if endpoint.requests < endpoint.capacity.requests - headroom:
             self._by_room.set(endpoint, -endpoint.room(False))

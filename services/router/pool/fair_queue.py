@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
+from itertools import islice
 
 from services.router.pool.demand import Demand
 from services.router.pool.endpoints import Spot
@@ -25,6 +26,8 @@ from services.router.pool.tenant_account import Bin, Kind, TenantAccount
 MAX_IDLE = 4096
 """Counters kept of idle tenants: of those that became idle last."""
 _TRIES_A_KIND = 4
+# How many of the adapters that are loaded and waited for are tried once the first in order cannot run.
+_WARM_TRIES = 8
 # How many tenants are compared once one is found that could be served, and how often one may be the loser.
 _COMPARED = 3
 _MAX_PREFERRED = 8
@@ -38,15 +41,19 @@ _Key = tuple[float, float, int, int, int]
 class FairQueue:
     """Weighted VTC; see `QueueDiscipline`."""
 
-    def __init__(self, service: Iterable[tuple[str, float]] = ()) -> None:
-        """Start with these counters, by tenant_uid: those of the pool that this one replaces."""
+    def __init__(self, service: Iterable[tuple[str, float]] = (), floor: float = 0.0) -> None:
+        """Start with these counters, by tenant_uid, and this floor: those of the pool that this one replaces."""
         self._limits = QueueLimits()
+        self._base = floor
+        """What newcomers are lifted to before any request got a place here."""
         self._active: dict[str, TenantAccount] = {}
         self._idle: OrderedDict[str, TenantAccount] = OrderedDict()
         for tenant_uid, counter in service:
             account = self._idle[tenant_uid] = TenantAccount(tenant_uid)
             account.service = counter
         self._active_weight = 0
+        self._waiting_weight = 0
+        """Of the tenants of which something waits."""
         self._waiting = 0
         self._kinds: dict[Kind, LazyHeap[Bin]] = {}
         """The bins of a kind, by key. Keys may be outdated: too small, never too large."""
@@ -56,6 +63,11 @@ class FairQueue:
         self._last: TenantAccount | None = None
         """Whose request got a place last: what newcomers are lifted to while nobody waits."""
         self._starving: Ticket | None = None
+        self._wanted: dict[int, dict[Ticket, None]] = {}
+        """What waits, by adapter."""
+        self._resident: set[int] = set()
+        self._warm: OrderedDict[int, None] = OrderedDict()
+        """The adapters that are loaded somewhere and waited for."""
 
     def __len__(self) -> int:
         """Requests waiting."""
@@ -76,7 +88,8 @@ class FairQueue:
 
     def counter(self, tenant_uid: str) -> float:
         """What a tenant was given, by weight and lifted; 0 for one that is not known."""
-        account = self._active.get(tenant_uid) or self._idle.get(tenant_uid)
+        # Not `or`: an account of which nothing waits is false.
+        account = self._active.get(tenant_uid, self._idle.get(tenant_uid))
         return 0.0 if account is None else account.service
 
     def recall(self, tenant_uid: str, counter: float) -> None:
@@ -89,7 +102,10 @@ class FairQueue:
         idle = self._idle.get(tenant_uid)
         if idle is None:
             idle = self._idle[tenant_uid] = TenantAccount(tenant_uid)
+            self._prune()
         idle.service = max(idle.service, counter)
+        # Else a tenant that is new here would be served alone until it has caught up.
+        self._base = max(self._base, counter)
 
     def configure(self, limits: QueueLimits) -> None:
         """Follow the config and the endpoints' state."""
@@ -103,9 +119,11 @@ class FairQueue:
         """
         account = self._account(ticket.demand)
         if not account.bins:
+            self._waiting_weight += account.weight
             credit = self._limits.slack_service / account.weight if account.places else 0.0
-            account.service = max(account.service, self._floor(account) - credit)  # proven: lift
+            account.service = max(account.service, self.floor - credit)  # proven: lift
         account.add(ticket)
+        self._want(ticket)
         self._waiting += 1
         self._rank(account)
         self._most_queued.set(account, -len(account) / account.weight)
@@ -152,7 +170,11 @@ class FairQueue:
                 break
         order.close()
         if first is None:
-            return None
+            # Those whose adapters find no slot hide none whose adapter is there.
+            warm = self._warm_one(find)  # proven: cold-hide-no-warm
+            if warm is not None:
+                self._overtake(blocked)
+            return warm
         ticket, spot = min(able)[2:]
         if ticket.demand.tenant_uid != first.tenant_uid:
             first.preferred += 1
@@ -167,7 +189,7 @@ class FairQueue:
         account.kv_tokens += ticket.kv_tokens
         self._remove(account, ticket)
         account.served(ticket)
-        account.service += ticket.demand.cost.input_service / account.weight
+        account.service += ticket.unpaid(ticket.demand.cost.input_service) / ticket.demand.weight
         self._rank(account)
         self._last = account
 
@@ -184,9 +206,17 @@ class FairQueue:
     def charge(self, ticket: Ticket, service: float) -> None:
         """Charge service that a request with a place is given; negative to take some back."""
         account = self._active[ticket.demand.tenant_uid]
-        account.service += service / account.weight
+        # By the weight that it was asked with: a refund is worth what was charged.
+        account.service += (ticket.unpaid(service) if service > 0 else service) / ticket.demand.weight
         if service < 0:
             self._rank(account)
+
+    def prepay(self, ticket: Ticket, service: float) -> None:
+        """Charge service that an endpoint does not give to others because it is kept for a request."""
+        account = self._active[ticket.demand.tenant_uid]
+        account.service += service / ticket.demand.weight
+        ticket.prepaid += service
+        self._rank(account)
 
     def starving(self) -> Ticket | None:
         """The ticket that was first in order and passed over too often, while it waits."""
@@ -210,6 +240,12 @@ class FairQueue:
         heaviest = account if len(account) / account.weight >= len(most) / most.weight else most
         return heaviest.newest_of_lowest()
 
+    def excess(self) -> Ticket | None:
+        """The ticket to refuse because fewer may wait than before; None while all may."""
+        if self._waiting <= self._limits.waiting or (most := self._heaviest()) is None:
+            return None
+        return most.newest_of_lowest()
+
     def refuses(self, demand: Demand) -> bool:
         """Whether this request would be the one to refuse, if it joined now and could not run at once."""
         account = self._active.get(demand.tenant_uid)
@@ -226,8 +262,9 @@ class FairQueue:
     def ahead(self, demand: Demand) -> tuple[float, float]:
         """Its own tenant's requests of no lower priority, at the share its weight gives it."""
         account = self._active.get(demand.tenant_uid)
-        others = self._active_weight - (0 if account is None else account.weight)
-        share = demand.weight / (others + demand.weight)
+        # Those that wait for nothing leave to others what they do not use.
+        others = self._waiting_weight - (0 if account is None or not account.bins else account.weight)
+        share = demand.weight / (others + demand.weight)  # proven: only-the-waiting-share
         return 0 if account is None else account.service_ahead(demand.priority), share
 
     def tickets(self) -> Iterable[Ticket]:
@@ -244,6 +281,8 @@ class FairQueue:
             account.weight = 0
             self._active[demand.tenant_uid] = account
         self._active_weight += demand.weight - account.weight
+        if account.bins:
+            self._waiting_weight += demand.weight - account.weight
         account.weight = demand.weight
         return account
 
@@ -254,15 +293,19 @@ class FairQueue:
         self._active_weight -= account.weight
         del self._active[account.tenant_uid]
         self._idle[account.tenant_uid] = account
-        if len(self._idle) > MAX_IDLE:
+        self._prune()
+
+    def _prune(self) -> None:
+        while len(self._idle) > MAX_IDLE:
             self._idle.popitem(last=False)
 
-    def _floor(self, account: TenantAccount) -> float:
+    @property
+    def floor(self) -> float:
         """What the counter of a tenant is lifted to when it begins to wait."""
         head = self._head()
         if head is not None:
             return head[0][0]
-        return account.service if self._last is None else self._last.service
+        return self._base if self._last is None else self._last.service
 
     def _heaviest(self) -> TenantAccount | None:
         """The tenant with most requests queued for its weight."""
@@ -275,10 +318,12 @@ class FairQueue:
 
     def _remove(self, account: TenantAccount, ticket: Ticket) -> None:
         changed = account.remove(ticket)
+        self._want_no_more(ticket)
         self._waiting -= 1
         if not changed.lanes:
             self._kinds[changed.kind].discard(changed)
         if not account.bins:
+            self._waiting_weight -= account.weight
             self._most_queued.discard(account)
 
     def _key(self, candidate: Bin) -> _Key:
@@ -341,6 +386,43 @@ class FairQueue:
     def _try(self, candidate: Bin, find: Find, *, headroom: bool) -> tuple[Ticket, Spot] | None:
         for ticket in candidate.firsts():
             if (spot := find(ticket, headroom)) is not None:
+                return ticket, spot
+        return None
+
+    def resident(self, lora_id: int, resident: bool) -> None:
+        """Follow whether any endpoint is believed to hold an adapter."""
+        if resident:
+            self._resident.add(lora_id)
+            if lora_id in self._wanted:
+                self._warm[lora_id] = None
+        else:
+            self._resident.discard(lora_id)
+            self._warm.pop(lora_id, None)
+
+    def _want(self, ticket: Ticket) -> None:
+        lora_id = ticket.demand.lora_id
+        if lora_id is None:
+            return
+        self._wanted.setdefault(lora_id, {})[ticket] = None
+        if lora_id in self._resident:
+            self._warm[lora_id] = None
+
+    def _want_no_more(self, ticket: Ticket) -> None:
+        lora_id = ticket.demand.lora_id
+        if lora_id is None:
+            return
+        wanted = self._wanted[lora_id]
+        del wanted[ticket]
+        if not wanted:
+            del self._wanted[lora_id]
+            self._warm.pop(lora_id, None)
+
+    def _warm_one(self, find: Find) -> tuple[Ticket, Spot] | None:
+        """A request whose adapter is loaded where it can run: of a few adapters, others each time."""
+        for lora_id in list(islice(self._warm, _WARM_TRIES)):
+            self._warm.move_to_end(lora_id)
+            ticket = next(iter(self._wanted[lora_id]))
+            if (spot := find(ticket, False)) is not None:
                 return ticket, spot
         return None
 

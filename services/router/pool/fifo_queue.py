@@ -62,6 +62,9 @@ class FifoQueue:
     def charge(self, ticket: Ticket, service: float) -> None:
         """Do nothing: order of arrival takes no account of tokens."""
 
+    def prepay(self, ticket: Ticket, service: float) -> None:
+        """Do nothing: order of arrival takes no account of tokens."""
+
     def starving(self) -> Ticket | None:
         """The oldest ticket, once it was overtaken too often."""
         oldest = next(iter(self._waiting), None)
@@ -70,6 +73,10 @@ class FifoQueue:
     def surplus(self, joined: Ticket) -> Ticket | None:
         """The one that just joined, if too many wait."""
         return joined if len(self) > self._limits.waiting else None
+
+    def excess(self) -> Ticket | None:
+        """The newest, if more wait than may."""
+        return next(reversed(self._waiting)) if len(self) > self._limits.waiting else None
 
     def refuses(self, demand: Demand) -> bool:  # noqa: ARG002 - the newest is refused, whoever asks
         """Whether as many wait as may."""
@@ -89,9 +96,17 @@ class FifoQueue:
         return ()
 
     @property
+    def floor(self) -> float:
+        """Nothing: service is not counted."""
+        return 0.0
+
+    @property
     def service(self) -> Iterable[tuple[str, float]]:
         """Nothing: it is not counted."""
         return ()
+
+    def resident(self, lora_id: int, resident: bool) -> None:
+        """Do nothing: order of arrival takes no account of adapters."""
 
     def counter(self, tenant_uid: str) -> float:  # noqa: ARG002 - the discipline tells no tenants apart
         """What a tenant was given: not counted."""

@@ -67,9 +67,12 @@ class Grant:
         self._place.take_reload()
 
     def endpoint_failed(self) -> None:
-        """Send nothing to the endpoint until it is probed: it broke the stream or refused the connection."""
+        """Send nothing to the endpoint until it is probed: it broke the stream or refused the connection.
+
+        What waits goes on waiting, and its adapters are believed to be there: one stream may break for its own reasons.
+        """
         if not self._place.outdated:
-            self._pool.probed(self._place.endpoint.target, ready=False)
+            self._pool.suspect(self._place)
 
     def charge(self, output_tokens: int) -> None:
         """Charge tokens as they are generated."""
@@ -170,6 +173,10 @@ class Pool:
         """Follow the config: endpoints that stay keep their load and what is believed of them."""
         self.scheduler.configure(config)
         self._refuse_if_none_usable()
+        while (excess := self.scheduler.queue.excess()) is not None:
+            error = self.scheduler.full(excess.demand)
+            self.scheduler.leave(excess, self._now)
+            self._refuse(excess, error)
         self._serve()
 
     def retire(self) -> None:

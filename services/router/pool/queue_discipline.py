@@ -29,6 +29,14 @@ class Ticket:
     """Its place in the order of arrival."""
     overtaken: int = 0
     """How often another was served while it was the first in line."""
+    prepaid: float = 0.0
+    """Service that was charged because an endpoint was kept for it, and is not used up yet."""
+
+    def unpaid(self, service: float) -> float:
+        """How much of a service is to be charged; uses up what was prepaid."""
+        paid = min(self.prepaid, service)
+        self.prepaid -= paid
+        return service - paid
 
 
 Find = Callable[[Ticket, bool], Spot | None]
@@ -86,12 +94,20 @@ class QueueDiscipline(Protocol):
         """Account for service that a request with a place is given; negative for what was charged and not given."""
         ...
 
+    def prepay(self, ticket: Ticket, service: float) -> None:
+        """Account for service that an endpoint does not give to others because it is kept for a request."""
+        ...
+
     def starving(self) -> Ticket | None:
         """The ticket that was passed over so often that an endpoint is to be kept for it; None for none."""
         ...
 
     def surplus(self, joined: Ticket) -> Ticket | None:
         """The ticket to refuse because too many wait since this one joined; None while all may."""
+        ...
+
+    def excess(self) -> Ticket | None:
+        """The ticket to refuse because fewer may wait than before; None while all may."""
         ...
 
     def refuses(self, demand: Demand) -> bool:
@@ -112,8 +128,17 @@ class QueueDiscipline(Protocol):
         ...
 
     @property
+    def floor(self) -> float:
+        """Where newcomers start, for the queue that replaces this one."""
+        ...
+
+    @property
     def service(self) -> Iterable[tuple[str, float]]:
         """What each tenant was given, by tenant_uid, for the queue that replaces this one."""
+        ...
+
+    def resident(self, lora_id: int, resident: bool) -> None:
+        """Follow whether any endpoint is believed to hold an adapter."""
         ...
 
     def counter(self, tenant_uid: str) -> float:

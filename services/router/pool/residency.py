@@ -54,6 +54,11 @@ class AdapterLedger:
             return Residency.LOADING
         return Residency.RESIDENT if lora_id in self._resident else Residency.ABSENT
 
+    @property
+    def has_slot(self) -> bool:
+        """Whether one more adapter can be held beside those in use."""
+        return len(self._users) < self.capacity
+
     def has_room(self, lora_id: int) -> bool:
         """Whether it can be held beside those in use, which the endpoint cannot evict."""
         return lora_id in self._users or len(self._users) < self.capacity

@@ -42,8 +42,8 @@ class Scheduler:
         servers: Servers,
         on_free: Callable[[], object] = lambda: None,
     ) -> None:
-        self.endpoints = EndpointSet(servers, on_free)
         self.queue = queue
+        self.endpoints = EndpointSet(servers, on_free, queue.resident)
         self.pace = Pace()
         self._numbers = count(1)
         self._kept: tuple[Endpoint, Ticket] | None = None
@@ -200,6 +200,11 @@ class Scheduler:
         ):
             self._kept = emptiest, starving
             self.endpoints.keep(emptiest, kept=True)
+            # Once, and not given back: else a tenant that asks and leaves would keep endpoints empty for nothing.
+            if not starving.prepaid:
+                self.queue.prepay(
+                    starving, OUTPUT_TOKEN_SERVICE * starving.kv_tokens
+                )  # proven: keeping-is-paid
 
     def _release_kept(self) -> None:
         if self._kept is not None:

@@ -80,6 +80,11 @@ class Bin:
         firsts = [lane.first(due) for lane in islice(self.lanes.values(), _LANES_TRIED)]
         return sorted(firsts, key=self.account.rank)
 
+    def served(self, lora_id: int | None) -> None:
+        """Look at other adapters next time, where there are more than are looked at: it is their turn."""
+        if len(self.lanes) > _LANES_TRIED and lora_id in self.lanes:
+            self.lanes.move_to_end(lora_id)  # proven: every-adapter-has-a-turn
+
     def rotate(self) -> None:
         """Look at other adapters next time: none of the first ones can run now."""
         if len(self.lanes) > _LANES_TRIED:
@@ -166,6 +171,8 @@ class TenantAccount:
         """Age the lower priorities that wait while a higher one was served."""
         priority = ticket.demand.priority
         self.passed[priority] = 0
+        if (found := self.bins.get(kind_of(ticket))) is not None:
+            found.served(ticket.demand.lora_id)
         if self._count:
             for lower in range(1, priority):
                 if self.waiting[lower]:

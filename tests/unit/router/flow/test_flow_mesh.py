@@ -220,3 +220,15 @@ async def test_that_test_notices_a_place_that_is_lost(mesh, monkeypatch):
     careless = without(requests_module, "grant-handed-on")
     monkeypatch.setattr(Requests, "acquire", careless.Requests.acquire)
     assert await handed_on(mesh) == 1
+
+
+async def test_the_next_controller_knows_what_tenants_were_given(mesh):
+    await starts(mesh, "router-2", "a")
+    await mesh.calm()
+    before = mesh.routers["router-1"].pools.pools[POOL.name].counter("a")
+    await starts(mesh, "router-2", "a")
+    await mesh.kill("router-1")
+    await mesh.tick(1.0)
+    await arrive(mesh)
+    assert mesh.routers["router-2"].controller.serving
+    assert mesh.routers["router-2"].pools.pools[POOL.name].counter("a") >= before > 0

@@ -175,11 +175,26 @@ async def test_an_endpoint_that_came_back_holds_no_adapters():
     pool = ready_pool()
     before = await pool.acquire(demand(lora_id=7))
     before.adapter_accepted()
-    before.endpoint_failed()
+    pool.probed("a", ready=False)
     pool.probed("a", ready=True)
     after = await pool.acquire(demand(lora_id=7))
     assert after.send_weights
     before.give_back()
+    after.give_back()
+    assert pool.in_flight == 0
+
+
+async def test_one_broken_stream_refuses_nobody_and_forgets_no_adapter():
+    pool = ready_pool()
+    before = await pool.acquire(demand(lora_id=7))
+    before.adapter_accepted()
+    before.endpoint_failed()
+    before.give_back()
+    waits = await waiting(pool, lora_id=7)
+    assert not waits.done()
+    pool.probed("a", ready=True)
+    after = await waits
+    assert not after.send_weights
     after.give_back()
     assert pool.in_flight == 0
 

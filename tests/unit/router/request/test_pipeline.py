@@ -255,9 +255,14 @@ async def test_a_broken_server_is_told_plainly_and_left_alone(world):
     error = await failure(world, world.call("uid-acme"))
     assert (type(error), error.reason) == (UnavailableError, Reason.MODEL_SERVER_FAILED)
     assert len(world.server.requests) == 1
-    again = await failure(world, world.call("uid-acme"))
-    assert again.reason is Reason.NO_READY_ENDPOINT
-    assert again.retry_after_seconds
+    again = asyncio.create_task(failure(world, world.call("uid-acme")))
+    while not world.pool().queued:  # noqa: ASYNC110 - the pool has no event of its own
+        await asyncio.sleep(0)
+    # Whether it is the server or the one stream shows when it is probed.
+    world.pool().probed("server", ready=False)
+    refused = await again
+    assert refused.reason is Reason.NO_READY_ENDPOINT
+    assert refused.retry_after_seconds
 
 
 async def test_after_the_first_token_nothing_is_sent_again(world):

@@ -1,0 +1,201 @@
+"""What tenants could do to one another through the queue, each with the queue that lets them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from services.router.pool import fair_queue, scheduler, tenant_account
+from services.router.pool import pool as pool_module
+from services.router.pool.demand import OUTPUT_TOKEN_SERVICE, Cost
+from services.router.pool.directory import PoolDirectory
+from services.router.pool.endpoints import Servers
+from services.router.pool.fair_queue import FairQueue
+from services.router.pool.queue_discipline import QueueLimits, Ticket
+from services.router.pool.scheduler import Scheduler
+from tests.fakes.manual_clock import ManualClock
+from tests.fakes.mutants import changed, without
+from tests.unit.router.pool.small_pools import CONFIG, COST, demand, ready_pool, settle, waiting
+
+COLD_TENANTS = 100
+
+
+def scheduler_of(queue: FairQueue, **changes) -> Scheduler:
+    made = Scheduler(replace(CONFIG, **changes), queue, Servers())
+    for target in made.endpoints.targets:
+        made.probed(target, ready=True)
+    return made
+
+
+def warm_served_behind_cold(queue: FairQueue) -> int:
+    """Free places that requests get whose adapter is in use, behind tenants whose adapters find no slot."""
+    made = scheduler_of(queue, adapters=1, concurrent_requests=8, kv_tokens=10_000, queued_requests=512)
+    made.join(demand(lora_id=1, tenant="warm"), 0.0)
+    (ticket, place), *_ = made.serve(0.0)
+    place.adapter_accepted()
+    for number in range(COLD_TENANTS):
+        made.join(demand(lora_id=100 + number, tenant=f"cold-{number}"), 0.0)
+    made.charge(ticket, 10_000.0)
+    for _ in range(3):
+        made.join(demand(lora_id=1, tenant="warm"), 0.0)
+    return len(list(made.serve(0.0)))
+
+
+def test_tenants_whose_adapters_find_no_slot_hide_none_whose_adapter_is_there():
+    assert warm_served_behind_cold(FairQueue()) == 3
+
+
+def test_that_test_notices_few_tries():
+    blind = changed(fair_queue, "cold-hide-no-warm", "warm = None")
+    assert warm_served_behind_cold(blind.FairQueue()) == 0
+
+
+def serves_until_the_ninth_adapter(queue: FairQueue) -> int:
+    """How many of one tenant's requests for eight adapters are served before one for a ninth that came before them."""
+    made = scheduler_of(queue, adapters=16, concurrent_requests=1, kv_tokens=10_000, queued_requests=1000)
+    for lora_id in (*range(9), *range(8)):
+        made.join(demand(lora_id=lora_id), 0.0)
+    for served in range(200):
+        ((ticket, place),) = made.serve(0.0)
+        lora_id = ticket.demand.lora_id
+        if lora_id == 8:
+            return served
+        made.join(demand(lora_id=lora_id), 0.0)
+        made.give_back(ticket, place, 0.0, 0.0)
+    return 200
+
+
+def test_a_ninth_adapter_of_a_tenant_has_its_turn():
+    assert serves_until_the_ninth_adapter(FairQueue()) < 20
+
+
+def test_that_test_notices_lanes_that_do_not_move(monkeypatch):
+    still = without(tenant_account, "every-adapter-has-a-turn").Bin
+    monkeypatch.setattr(tenant_account, "Bin", still)
+    assert serves_until_the_ninth_adapter(FairQueue()) == 200
+
+
+async def charged_for_keeping() -> float:
+    """What a tenant is charged that has an endpoint drained for a request, and leaves."""
+    pool = ready_pool(concurrent_requests=8)
+    running = [await pool.acquire(demand(tenant="small")) for _ in range(5)]
+    large = await waiting(pool, cost=Cost(40, 40), tenant="large")
+    large_counter = pool.counter("large")
+    while pool.scheduler._kept is None:
+        newcomer = await waiting(pool, tenant="small")
+        running.pop(0).give_back()
+        await settle()
+        running.append(await newcomer)
+    large.cancel()
+    await settle()
+    for grant in running:
+        grant.give_back()
+    return pool.counter("large") - large_counter
+
+
+async def test_an_endpoint_is_not_kept_for_nothing():
+    assert await charged_for_keeping() == OUTPUT_TOKEN_SERVICE * 80 / 100
+
+
+async def test_that_test_notices_keeping_that_is_free(monkeypatch):
+    monkeypatch.setattr(pool_module, "Scheduler", without(scheduler, "keeping-is-paid").Scheduler)
+    assert await charged_for_keeping() == 0
+
+
+async def test_what_was_paid_for_keeping_is_not_charged_again():
+    ticket = Ticket(demand(Cost(40, 40)), 80, 1)
+    queue = FairQueue()
+    queue.configure(QueueLimits(places=1, kv_tokens=100))
+    queue.join(ticket)
+    queue.prepay(ticket, 160.0)
+    queue.take(ticket)
+    queue.charge(ticket, 100.0)
+    assert queue.counter("t") == 160.0 / 100
+    queue.charge(ticket, 40.0)
+    assert queue.counter("t") == (160.0 + 20.0) / 100
+
+
+def test_a_refund_is_worth_what_was_charged():
+    queue = FairQueue()
+    queue.configure(QueueLimits(places=2, kv_tokens=100))
+    heavy = Ticket(demand(weight=1000), 20, 1)
+    queue.join(heavy)
+    queue.take(heavy)
+    light = Ticket(demand(weight=1), 20, 2)
+    queue.join(light)
+    before = queue.counter("t")
+    queue.charge(heavy, -float(COST.input_service))
+    assert queue.counter("t") == before - COST.input_service / 1000
+
+
+def expected_share(queue_module) -> float:
+    """The share of a tenant that waits beside nine whose requests all run."""
+    queue = queue_module.FairQueue()
+    queue.configure(QueueLimits(places=20, kv_tokens=1000))
+    for number in range(9):
+        ticket = Ticket(demand(tenant=f"runs-{number}"), 20, number)
+        queue.join(ticket)
+        queue.take(ticket)
+    queue.join(Ticket(demand(tenant="waits"), 20, 10))
+    return float(queue.ahead(demand(tenant="waits"))[1])
+
+
+def test_the_wait_is_estimated_by_those_that_wait():
+    assert expected_share(fair_queue) == 1.0
+
+
+def test_that_test_notices_tenants_that_wait_for_nothing():
+    all_active = changed(
+        fair_queue,
+        "only-the-waiting-share",
+        "share = demand.weight / self._active_weight",
+    )
+    assert expected_share(all_active) == 0.1
+
+
+def test_a_pool_in_place_of_another_gives_no_credit_for_idle_time():
+    first = FairQueue()
+    first.configure(QueueLimits(places=1, kv_tokens=100))
+    ticket = Ticket(demand(tenant="old"), 20, 1)
+    first.join(ticket)
+    first.take(ticket)
+    first.charge(ticket, 5_000.0)
+    first.give_back(ticket)
+    second = FairQueue(first.service, first.floor)
+    second.join(Ticket(demand(tenant="new"), 20, 2))
+    assert second.counter("new") == first.counter("old")
+
+
+async def test_a_replaced_pool_starts_where_the_old_one_was():
+    directory = PoolDirectory(_Unasked(), ManualClock())
+    directory.configure(_snapshot())
+    pool = directory.pools[CONFIG.name]
+    pool.probed("a", ready=True)
+    grant = await pool.acquire(demand(tenant="old"))
+    grant.charge(1_000)
+    directory.configure(_snapshot(base_model="models/other"))
+    assert directory.pools[CONFIG.name].scheduler.queue.floor == pool.counter("old") > 0
+    grant.give_back()
+
+
+async def test_fewer_that_may_wait_are_fewer_that_wait():
+    pool = ready_pool(concurrent_requests=1, queued_requests=8)
+    held = await pool.acquire(demand())
+    waits = [await waiting(pool, tenant=tenant) for tenant in "aabbc"]
+    pool.configure(replace(CONFIG, concurrent_requests=1, queued_requests=3))
+    await settle()
+    assert [task.done() for task in waits] == [False, True, False, True, False]
+    for task in waits:
+        task.cancel()
+    held.give_back()
+    await settle()
+
+
+class _Unasked:
+    async def ready(self, target: str, server_model: str, timeout_seconds: float) -> bool:
+        raise AssertionError("pools are told by the test")
+
+
+def _snapshot(**changes) -> Any:
+    return SimpleNamespace(pools={CONFIG.name: replace(CONFIG, **changes)})
