@@ -69,7 +69,7 @@ class ConfigServicePlane:
             request, metadata=bearer(key or self.operator), timeout=timeout_seconds
         )
 
-    async def with_catalog(self):
+    async def with_base_model(self):
         model = pool_pb2.BaseModel(
             weights_sha256="a" * 64,
             tokenizer_sha256=self.artifacts.put(tiny_tokeniser_json()),
@@ -84,6 +84,9 @@ class ConfigServicePlane:
         await self.call(
             "CreateBaseModel", admin_pb.CreateBaseModelRequest(base_model_id="m", base_model=model)
         )
+
+    async def with_catalog(self):
+        await self.with_base_model()
         pool = pool_pb2.Pool(
             base_model="models/m",
             dialect=adapter_pb2.DIALECT_TRTLLM_ENGINE,

@@ -187,6 +187,7 @@ class FlowRole:
                     ):
                         raise failed
                     if not changed.done():
+                        _log.warning("the flow controller's stream ended: %s", _cause(failed))
                         await asyncio.wait({changed}, timeout=backoff.next_delay_seconds())
         finally:
             changed.cancel()
@@ -202,3 +203,9 @@ class FlowRole:
             limit = FENCE_SECONDS if self.config_connected else _CUT_OFF_SECONDS
             if self._clock.monotonic_seconds() >= since + limit:
                 self._requests.fence()  # proven: cut-off-routers-end-their-requests
+
+
+def _cause(failed: BaseException | None) -> str:
+    if isinstance(failed, grpc.aio.AioRpcError):
+        return failed.code().name
+    return "without an error" if failed is None else type(failed).__name__
