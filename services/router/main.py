@@ -9,7 +9,6 @@ import sys
 from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry
-from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.audit.writer import AuditWriter
@@ -37,7 +36,8 @@ from services.router.pool_metrics import PoolMetrics
 from services.router.quota.client import QuotaClient
 from services.router.request.admission import Admission
 from services.router.request.pipeline import Pipeline
-from services.router.request.servicer import InferenceServicer
+from services.router.request.servicer import SERVICE, InferenceServicer
+from services.router.request.unparsed import MAX_REQUEST_BYTES
 from services.router.settings import RouterSettings
 from services.router.snapshot.config_client import ConfigClient
 from services.router.snapshot.config_metrics import ConfigMetrics
@@ -126,13 +126,12 @@ async def serve(settings: RouterSettings) -> None:  # noqa: PLR0915 - a composit
         )
         server = build_server(
             listen=[settings.listen],
-            register=lambda server: rpc.add_InferenceServiceServicer_to_server(
-                InferenceServicer(pipeline), server
-            ),
-            service_names=["tenantry.inference.v1.InferenceService"],
+            register=InferenceServicer(pipeline).register,
+            service_names=[SERVICE],
             health=health,
             tls=settings.tls,
             max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            max_message_bytes=MAX_REQUEST_BYTES,
         )
         # Entered last: its tasks end first, while everything they use is still open.
         lifetime = await stack.enter_async_context(Lifetime())

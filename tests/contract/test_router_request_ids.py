@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import grpc
@@ -50,9 +51,7 @@ async def served(tmp_path, caplog):
     target = f"unix:{tmp_path}/router.sock"
     listener = build_server(
         listen=[target],
-        register=lambda made: rpc.add_InferenceServiceServicer_to_server(
-            servicer_module.InferenceServicer(world.pipeline), made
-        ),
+        register=servicer_module.InferenceServicer(world.pipeline).register,
         service_names=[],
         health=HealthBoard([]),
     )
@@ -153,11 +152,12 @@ async def test_a_refused_request_is_found_everywhere_by_its_id(served, caplog, n
 async def test_a_deadline_that_passes_before_the_admit_is_recorded_as_a_refusal(served, monkeypatch):
     world, stub = served
     encoder = world.pipeline._encoder
-    await encoder._turns.acquire()
+    go = threading.Event()
+    encoder._threads._threads.submit(go.wait, 60)
     request, metadata = asked(world, "hasty", "long " * 1000, GIVEN)
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await stub.Generate(request, metadata=metadata, timeout=30)
-    encoder._turns.release()
+    go.set()
     assert refused_as(error.value) == (Reason.DEADLINE_PASSED, GIVEN)
     world.refusals.flush()
     assert world.audit.entries[0].meta["refused"][0]["request_ids"] == [GIVEN]

@@ -57,9 +57,7 @@ async def served(folder, server: SimulatedServer):
     target = f"unix:{folder}/router.sock"
     listener = build_server(
         listen=[target],
-        register=lambda made: rpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(world.pipeline), made
-        ),
+        register=InferenceServicer(world.pipeline).register,
         service_names=[],
         health=HealthBoard([]),
     )
@@ -177,7 +175,8 @@ async def test_a_failure_that_nobody_stayed_for_is_not_logged_by_asyncio(tmp_pat
             async def send_initial_metadata(self, metadata):
                 pass
 
-        answers: Any = InferenceServicer(world.pipeline).StreamGenerate(request, cast("Any", Context()))
+        servicer = InferenceServicer(world.pipeline)
+        answers: Any = servicer.StreamGenerate(request.SerializeToString(), cast("Any", Context()))
         await anext(answers)
         await until(lambda: outcomes(world) == ["MODEL_SERVER_FAILED"])
         await asyncio.sleep(0)

@@ -14,7 +14,8 @@ KILLS = 3
 AGAIN_SECONDS = 3.0
 PLACES = 4
 CONCURRENT = 2
-_EXPECTED = {"ok", "FLOW_UNAVAILABLE", "CONCURRENCY_LIMITED"}
+# A router that was just started has no config, and then knows of no server that is ready.
+_EXPECTED = {"ok", "FLOW_UNAVAILABLE", "CONCURRENCY_LIMITED", "NO_SNAPSHOT", "NO_READY_ENDPOINT"}
 
 
 async def kill_the_controller(fleet: FlowFleet, kills: int) -> list[float]:

@@ -37,6 +37,9 @@ from services.common.rpc.status import GRPC_CODES, to_status, trailing_details
 
 _log = logging.getLogger(__name__)
 
+_HEALTH, _REFLECTION = "/grpc.health.v1.Health/", "/grpc.reflection."
+_REFLECTION_CALLS = 16
+
 
 async def abort_with(context: ServicerContext[Any, Any], error: Error) -> NoReturn:
     """End the call with the error's status, which names the current request's id; never returns."""
@@ -72,8 +75,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Maps errors to statuses, and gives each call its request id, for every method of its server."""
 
     def __init__(self, max_calls: int | None = None) -> None:
-        """Take at most `max_calls` at once. None is no bound."""
+        """Take at most `max_calls` at once. None is no bound.
+
+        Health checks do not count and are never refused. Reflection has a small bound of its own, so that its streams,
+        which a caller may keep open, take no place of other calls.
+        """
         self._calls = _Calls(max_calls)
+        self._reflection = _Calls(_REFLECTION_CALLS)
+        self._health = _Calls(None)
 
     async def intercept_service(
         self,
@@ -82,7 +91,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """Wrap a method of any arity."""
         handler = await continuation(handler_call_details)
-        method, calls = handler_call_details.method, self._calls
+        method = handler_call_details.method
+        calls = self._calls_of(method)  # proven: reflection-has-its-own-bound
         if handler is None:
             # Takes requests of every arity: on the wire, one message is a stream of one.
             return grpc.stream_unary_rpc_method_handler(_answering(_unknown_method, method, calls))
@@ -102,6 +112,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         assert handler.stream_stream is not None
         streaming = _streaming(handler.stream_stream, method, calls)
         return grpc.stream_stream_rpc_method_handler(streaming, **codecs)
+
+
+    def _calls_of(self, method: str) -> _Calls:
+        if method.startswith(_HEALTH):
+            return self._health
+        return self._reflection if method.startswith(_REFLECTION) else self._calls
 
 
 class _Calls:

@@ -17,6 +17,9 @@ DEFAULT_MAX_MESSAGE_BYTES = 4 << 20
 # How many calls beyond the bound may be in refusal at once.
 _REFUSED_RPCS = 256
 
+_UNCOMPRESSED = 1
+"""gRPC's bitset of compression algorithms, with identity alone."""
+
 Register = Callable[[grpc.aio.Server], None]
 
 
@@ -53,6 +56,8 @@ def build_server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_metadata_size", 16 << 10),
+            # A compressed message is refused: a few kilobytes would come to the largest message.
+            ("grpc.compression_enabled_algorithms_bitset", _UNCOMPRESSED),
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from typing import TypeVar
-from weakref import WeakValueDictionary
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from services.common.clock import Clock
 from services.common.errors import FailedPreconditionError, Reason
 from services.router.guardrails.pattern_sets import PatternSet, compile_patterns
 from services.router.guardrails.redaction import CLEAN, Verdict, find, redact, verdict
 from services.router.snapshot.model import StageRules, Tenant
-
-T = TypeVar("T")
+from services.router.tenant_threads import TenantThreads
 
 _KEPT_SETS = 256
 _THREADS = 4
@@ -41,14 +37,13 @@ class Guardrails:
         self._compiled: OrderedDict[bytes, PatternSet] = OrderedDict()
         self._compiling: dict[bytes, asyncio.Future[PatternSet]] = {}
         # Threads start with their first use: a router's tenants may have no guardrails at all.
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="guard")
+        self._threads = TenantThreads(_THREADS, "guard")
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="guard-compile")
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def close(self) -> None:
         """Let each thread finish its search and end."""
-        for threads in (self._threads, self._compiler):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+        self._compiler.shutdown(wait=False, cancel_futures=True)
 
     async def check_input(self, tenant: Tenant, texts: Sequence[str]) -> Verdict:
         """Judge what a caller says, before anything else is done for it.
@@ -82,14 +77,15 @@ class Guardrails:
         if steps <= _IN_PLACE_STEPS:
             found = find(patterns, raw)
         else:
-            found = await self._in_thread(tenant, lambda: find(patterns, raw))
+            found = await self._threads.run(tenant.tenant_uid, lambda: find(patterns, raw))
         if not any(found):
             return CLEAN
         matched = verdict(stage.rules, found)
         if matched.denied_by is not None:
             return matched
-        return await self._in_thread(
-            tenant, lambda: redact(stage.rules, patterns, raw, found, self._clock.monotonic_seconds)
+        return await self._threads.run(
+            tenant.tenant_uid,
+            lambda: redact(stage.rules, patterns, raw, found, self._clock.monotonic_seconds),
         )
 
     async def _patterns(self, stage: StageRules) -> PatternSet:
@@ -132,21 +128,6 @@ class Guardrails:
         self._compiled[key] = done.result()
         while len(self._compiled) > self._kept_sets:
             self._compiled.popitem(last=False)
-
-    async def _in_thread(self, tenant: Tenant, work: Callable[[], T]) -> T:
-        turn = self._turns.setdefault(tenant.tenant_uid, asyncio.Semaphore())
-        await turn.acquire()  # proven: one-search-a-tenant
-        running = self._threads.submit(work)
-        loop = asyncio.get_running_loop()
-
-        def ended(_: Future[T]) -> None:
-            # The loop is closed if the process ends during a search.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(turn.release)
-
-        # A caller that leaves does not end its search: the turn lasts until the thread is done.
-        running.add_done_callback(ended)
-        return await asyncio.wrap_future(running)  # proven: turn-outlasts-its-caller
 
 
 def denied(rule_id: str) -> FailedPreconditionError:

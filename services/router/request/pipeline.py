@@ -11,8 +11,9 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from google.protobuf.message import Message
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.audit.entry import AuditReceipt
@@ -47,12 +48,13 @@ from services.router.request.outbox import Outbox
 from services.router.request.relay import relay
 from services.router.request.request_fields import check_fields, text_bytes
 from services.router.request.shaping import caller_turns, shape
+from services.router.request.unparsed import RequestParser, Unparsed
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.outcomes import OutcomeCounts
 from services.router.stages import Admitted, Answered, FinishReason, Generation, Identified, Shaped, Stage
 from services.router.text.prompt_encoding import PromptEncoder
 
-R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R", bound=Message)
 
 OK = "ok"
 # Closer to the deadline than this, a call that is cancelled was cancelled by its deadline.
@@ -60,10 +62,11 @@ _DEADLINE_SLACK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[R_co]):
+class Call(Generic[R]):
     """One RPC, as the servicer received it."""
 
-    request: R_co
+    request: Unparsed[R] | R
+    """Not parsed before its caller is known and counted."""
     authorization: str | None
     timeout_seconds: float | None
     """Until the caller's deadline; None when it brought none."""
@@ -113,6 +116,7 @@ class Pipeline:
         self.failures = FailureLog(clock)
         """Writes the lines of failed requests; run it beside the pipeline."""
         self._guardrails = Guardrails(clock)
+        self._parser = RequestParser()
 
     async def run(self, call: Call[pb.GenerateRequest], outbox: Outbox | None) -> Answered:
         """Answer; text goes to the outbox as it comes, where there is one.
@@ -154,8 +158,9 @@ class Pipeline:
         await self._drain.finish(within_seconds)
         self.failures.flush()
         self._guardrails.close()
+        self._parser.close()
 
-    def _identify(self, call: Call[object]) -> Identified:
+    def _identify(self, call: Call[Any]) -> Identified:
         """Identify the caller under the snapshot in force."""
         arrived_at, arrived_wall_seconds = self._clock.monotonic_seconds(), self._clock.wall_seconds()
         try:
@@ -178,15 +183,18 @@ class Pipeline:
             deadline=arrived_at + min(wanted, tenant.max_timeout_seconds),
         )
 
-    async def _list(self, request: pb.ListModelsRequest, identified: Identified) -> pb.ListModelsResponse:
+    async def _list(
+        self, unparsed: Unparsed[pb.ListModelsRequest] | pb.ListModelsRequest, identified: Identified
+    ) -> pb.ListModelsResponse:
         tenant = identified.tenant
         self._config.check_fresh(tenant)  # proven: fresh-listings
         async with self._requests.confirmed(tenant, identified.deadline):
+            request = await self._parser.parse(tenant.tenant_uid, unparsed)
             return list_models(tenant, request)
 
     async def _serve(
         self,
-        request: pb.GenerateRequest,
+        unparsed: Unparsed[pb.GenerateRequest] | pb.GenerateRequest,
         identified: Identified,
         progress: _Progress,
         outbox: Outbox | None,
@@ -194,6 +202,7 @@ class Pipeline:
         tenant = identified.tenant
         self._config.check_fresh(tenant)
         with self._requests.entered(tenant) as entered:
+            request = await self._parser.parse(tenant.tenant_uid, unparsed)
             shaped = await self._shape(request, identified)
             progress.stage = shaped
             async with self._admission.reserved(tenant, shaped.cost) as reservation:
@@ -218,7 +227,7 @@ class Pipeline:
             raise denied(guarded.denied_by)
         asked = shape(tenant, request, self._rng, said, guarded.texts)
         try:
-            input_ids = await self._encoder.encode(asked.base_model.text, asked.prompt)
+            input_ids = await self._encoder.encode(tenant.tenant_uid, asked.base_model.text, asked.prompt)
         except TemplateError as error:
             raise InvalidArgumentError([FieldViolation(asked.prompt.field, str(error))]) from None
         return Shaped(

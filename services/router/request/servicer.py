@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
+import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 from tenantry.inference.v1 import inference_service_pb2 as pb
-from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
 from services.common.audit.entry import AuditReceipt
 from services.common.request_ids import REQUEST_ID_KEY, current_request_id
 from services.router.request.outbox import Outbox
 from services.router.request.pipeline import Call, Pipeline
+from services.router.request.unparsed import Unparsed
 from services.router.stages import Answered, FinishReason
 
 _AUTHORIZATION = "authorization"
@@ -24,20 +26,31 @@ _FINISH_REASONS = {
     FinishReason.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
-Request = TypeVar("Request")
+SERVICE = "tenantry.inference.v1.InferenceService"
+Request = TypeVar("Request", bound=Message)
 
 
-class InferenceServicer(rpc.InferenceServiceServicer):
-    """`tenantry.inference.v1.InferenceService`."""
+class InferenceServicer:
+    """`tenantry.inference.v1.InferenceService`, over requests that are not parsed yet."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
 
-    async def Generate(
-        self, request: pb.GenerateRequest, context: ServicerContext[Any, Any]
-    ) -> pb.GenerateResponse:
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the service to a server. Requests reach it as bytes: their callers are not known yet."""
+        unary, streamed = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, Any]] = {
+            "Generate": unary(self.Generate, response_serializer=pb.GenerateResponse.SerializeToString),
+            "StreamGenerate": streamed(
+                self.StreamGenerate, response_serializer=pb.StreamGenerateResponse.SerializeToString
+            ),
+            "ListModels": unary(self.ListModels, response_serializer=pb.ListModelsResponse.SerializeToString),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    async def Generate(self, request: bytes, context: ServicerContext[Any, Any]) -> pb.GenerateResponse:
         """Generate a whole answer."""
-        answered = await self._pipeline.run(_call(request, context), None)
+        answered = await self._pipeline.run(_call(request, pb.GenerateRequest, context), None)
         final = _final(answered)
         return pb.GenerateResponse(
             request_id=final.request_id,
@@ -49,10 +62,10 @@ class InferenceServicer(rpc.InferenceServiceServicer):
         )
 
     async def StreamGenerate(
-        self, request: pb.GenerateRequest, context: ServicerContext[Any, Any]
+        self, request: bytes, context: ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Generate an answer piece by piece."""
-        outbox, call = Outbox(_MAX_UNREAD_CHARACTERS), _call(request, context)
+        outbox, call = Outbox(_MAX_UNREAD_CHARACTERS), _call(request, pb.GenerateRequest, context)
         running = asyncio.create_task(self._pipeline.run(call, outbox), name="stream generate")
         running.add_done_callback(lambda done: _close(outbox, done))
         try:
@@ -72,11 +85,9 @@ class InferenceServicer(rpc.InferenceServiceServicer):
                 # The caller left: the request gives back what it holds before this call ends.
                 await asyncio.wait([running])
 
-    async def ListModels(
-        self, request: pb.ListModelsRequest, context: ServicerContext[Any, Any]
-    ) -> pb.ListModelsResponse:
+    async def ListModels(self, request: bytes, context: ServicerContext[Any, Any]) -> pb.ListModelsResponse:
         """List the models the caller's tenant may ask."""
-        call = _call(request, context)
+        call = _call(request, pb.ListModelsRequest, context)
         listed = await self._pipeline.list_models(call)
         # The message has no field for it.
         await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
@@ -90,7 +101,8 @@ def _close(outbox: Outbox, done: asyncio.Task[Answered]) -> None:
         done.exception()
 
 
-def _call(request: Request, context: ServicerContext[Any, Any]) -> Call[Request]:
+def _call(data: bytes, kind: type[Request], context: ServicerContext[Any, Any]) -> Call[Request]:
+    request = Unparsed(data, kind)
     return Call(request, _authorization(context), context.time_remaining(), current_request_id())
 
 

@@ -1,13 +1,12 @@
-"""Encodes prompts without blocking the event loop: short ones in place, long ones in a few threads."""
+"""Encodes prompts without blocking the event loop: short ones in place, long ones in threads, tenants in turn."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
+from services.router.tenant_threads import TenantThreads
 from services.router.text.prompt import Prompt
 from services.router.text.text_model import TextModel
 
@@ -18,11 +17,10 @@ _TURN_BYTES = 48
 
 
 class PromptEncoder:
-    """Encodes so many long prompts at once; the others wait, until their deadlines at most."""
+    """Encodes so many long prompts at once, of each tenant one; the others wait, until their deadlines at most."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokenise")
-        self._turns = asyncio.Semaphore(threads)
+        self._threads = TenantThreads(threads, "tokenise")
 
     def __enter__(self) -> Self:
         return self
@@ -31,10 +29,10 @@ class PromptEncoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let each thread finish its prompt and end."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
-    async def encode(self, model: TextModel, prompt: Prompt) -> list[int]:
-        """Ids of a prompt.
+    async def encode(self, tenant_uid: str, model: TextModel, prompt: Prompt) -> list[int]:
+        """Ids of a tenant's prompt.
 
         Raises:
             TemplateError: the template refuses the conversation.
@@ -47,5 +45,4 @@ class PromptEncoder:
             work = lambda: model.encode_conversation(prompt.turns)  # noqa: E731 - as above
         if prompt.size_bytes + _TURN_BYTES * len(prompt.turns) <= _IN_PLACE_BYTES:
             return work()
-        async with self._turns:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self._threads.run(tenant_uid, work)

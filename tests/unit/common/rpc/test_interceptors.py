@@ -13,6 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from services.common.errors import Error, InvalidArgumentError, Reason, UnimplementedError
 from services.common.rpc import interceptors
+from services.common.rpc import server as server_module
 from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
@@ -155,3 +156,46 @@ async def test_mutant_that_lets_the_parser_raise_shows_its_exception(tmp_path, m
             await channel.unary_unary("/test.Echo/unary_unary")(UNREADABLE[0], timeout=10)
         assert error.value.code() is grpc.StatusCode.UNKNOWN
         assert "DecodeError" in (error.value.details() or "")
+
+
+async def served_beside_reflection(folder) -> list[bool]:
+    """Whether a health check and a call are answered while one caller holds reflection streams open."""
+    async with served(folder, Echo(), max_concurrent_rpcs=8) as channel:
+        reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        open_streams = [reflect() for _ in range(200)]
+
+        async def listed(stream) -> object:
+            await stream.write(b"\x3a\x00")
+            return await stream.read()
+
+        answers = await asyncio.gather(*map(listed, open_streams), return_exceptions=True)
+        assert sum(isinstance(answer, bytes) for answer in answers) <= 16
+        good = StringValue(value="x").SerializeToString()
+        outcomes = [
+            await sent(channel, "/grpc.health.v1.Health/Check", "unary_unary", b""),
+            await sent(channel, "/test.Echo/unary_unary", "unary_unary", good),
+        ]
+        for stream in open_streams:
+            stream.cancel()
+        await asyncio.gather(*(stream.code() for stream in open_streams))
+        return [isinstance(outcome, bytes) for outcome in outcomes]
+
+
+async def test_reflection_takes_no_place_of_other_calls(tmp_path):
+    assert await served_beside_reflection(tmp_path) == [True, True]
+
+
+async def test_that_test_notices_reflection_that_counts_as_any_call(tmp_path, monkeypatch):
+    careless = changed(interceptors, "reflection-has-its-own-bound", "calls = self._calls")
+    monkeypatch.setattr(server_module, "ErrorInterceptor", careless.ErrorInterceptor)
+    assert await served_beside_reflection(tmp_path) == [False, False]
+
+
+async def test_a_compressed_request_is_refused(tmp_path):
+    large = StringValue(value="x" * 4096).SerializeToString()
+    async with served(tmp_path, Echo()) as channel:
+        call = channel.unary_unary("/test.Echo/unary_unary")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(large, timeout=10, compression=grpc.Compression.Gzip)
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert await call(large, timeout=10) == large

@@ -201,7 +201,7 @@ async def test_a_caller_that_leaves_while_its_answer_is_held_back_cancels_the_wo
     world.server.hold.clear()
     call = world.call("uid-redact-out")
     context: Any = StreamCall(call)
-    stream = InferenceServicer(world.pipeline).StreamGenerate(call.request, context)
+    stream = InferenceServicer(world.pipeline).StreamGenerate(call.request.SerializeToString(), context)
     first = asyncio.ensure_future(anext(stream))
     await asyncio.wait_for(world.server.begun.wait(), 5)
     first.cancel()

@@ -10,6 +10,7 @@ from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.clock import SystemClock
+from services.router import tenant_threads
 from services.router.guardrails import guardrails as guardrails_module
 from services.router.guardrails import pattern_sets
 from services.router.guardrails.guardrails import Guardrails
@@ -149,7 +150,7 @@ async def test_a_tenant_has_one_long_search_at_a_time_even_when_its_callers_leav
 @pytest.mark.parametrize(
     ("rule", "instead"),
     [
-        ("one-search-a-tenant", "pass"),
+        ("one-turn-a-tenant", "pass"),
         (
             "turn-outlasts-its-caller",
             "try:\n    return await asyncio.wrap_future(running)\nfinally:\n    turn.release()",
@@ -158,15 +159,16 @@ async def test_a_tenant_has_one_long_search_at_a_time_even_when_its_callers_leav
     ids=["no turns", "turns end with their callers"],
 )
 async def test_that_test_notices_a_tenant_that_takes_more(world, monkeypatch, rule, instead):
-    careless = changed(guardrails_module, rule, instead)
-    assert (await running_at_once(world, monkeypatch, careless, 0.2)).count(b"greedy") > 1
+    careless = changed(tenant_threads, rule, instead)
+    monkeypatch.setattr(guardrails_module, "TenantThreads", careless.TenantThreads)
+    assert (await running_at_once(world, monkeypatch, guardrails_module, 0.2)).count(b"greedy") > 1
 
 
 async def judged_while_all_threads_search(world, module, patience_seconds: float) -> bool:
     """Whether a short text under patterns not used before is judged while every thread has a long search."""
     guards, go = module.Guardrails(SystemClock()), threading.Event()
     for _ in range(module._THREADS):
-        guards._threads.submit(go.wait, 30)
+        guards._threads._threads.submit(go.wait, 30)
     tenant = world.state.snapshot().tenants["uid-a"]
     try:
         async with asyncio.timeout(patience_seconds):
@@ -186,7 +188,7 @@ async def test_that_test_notices_patterns_that_compile_where_others_search(world
     careless = changed(
         guardrails_module,
         "thread-for-compiling",
-        "compiling = loop.run_in_executor(self._threads, compile_patterns, patterns)",
+        "compiling = loop.run_in_executor(self._threads._threads, compile_patterns, patterns)",
     )
     assert not await judged_while_all_threads_search(world, careless, 0.2)
 

@@ -60,11 +60,12 @@ async def test_many_turns_are_rendered_off_the_loop_however_short(tiny_tokeniser
     model = TextModel(tiny_tokeniser, ChatTemplate(CHAT_TEMPLATE, list(tiny_tokeniser.control_token_ids)))
     in_threads = []
     with PromptEncoder(1) as encoder:
-        submit = encoder._threads.submit
+        threads = encoder._threads._threads
+        submit = threads.submit
         monkeypatch.setattr(
-            encoder._threads, "submit", lambda work, *given: in_threads.append(work) or submit(work, *given)
+            threads, "submit", lambda work, *given: in_threads.append(work) or submit(work, *given)
         )
         for turns, expected in ((1, 0), (prompt_encoding._IN_PLACE_BYTES // 48 + 1, 1)):
             prompt = Prompt((Turn("user", ""),) * turns, None, "conversation", 0)
-            assert len(await encoder.encode(model, prompt)) > turns
+            assert len(await encoder.encode("t", model, prompt)) > turns
             assert len(in_threads) == expected

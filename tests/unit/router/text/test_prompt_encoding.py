@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from services.common.text.templates import ChatTemplate
 from services.common.text.tokenisation import Tokeniser
+from services.router import tenant_threads
+from services.router.tenant_threads import TenantThreads
+from services.router.text import prompt_encoding
 from services.router.text.prompt import Prompt
 from services.router.text.prompt_encoding import PromptEncoder
 from services.router.text.text_model import TextModel
+from tests.fakes.mutants import without
 from tests.fakes.tiny_text import CHAT_TEMPLATE, tiny_tokeniser_json
 
 LONG = "hello world, said the system. " * 2048
@@ -71,7 +78,7 @@ async def turned_while_encoding(tokeniser: WatchedTokeniser) -> bool:
     try:
         with PromptEncoder(1) as encoder:
             for _ in range(TRIES):
-                await encoder.encode(model, prompt)
+                await encoder.encode("t", model, prompt)
                 if any(tokeniser.turned):
                     return True
         return False
@@ -96,3 +103,37 @@ def test_a_batch_of_one_has_the_ids_of_its_text(text):
     assert (
         tokeniser._encoded(text, special=False) == tokeniser._text.encode(text, add_special_tokens=False).ids
     )
+
+
+async def encoded_first(threads: type[TenantThreads], monkeypatch) -> str:
+    """Whose prompt is encoded next, of a tenant with many and one with a single prompt that came last."""
+    monkeypatch.setattr(prompt_encoding, "TenantThreads", threads)
+    hold = threading.Event()
+    order: list[str] = []
+
+    def encode_prompt(text: str) -> list[int]:
+        hold.wait(5)
+        order.append(text[0])
+        return [1]
+
+    model: Any = SimpleNamespace(encode_prompt=encode_prompt)
+
+    with PromptEncoder(1) as encoder:
+        prompts = ["a" * 5000] * 5 + ["b" * 5000]
+        tasks = [
+            asyncio.create_task(encoder.encode(text[0], model, Prompt((), text, "prompt", len(text))))
+            for text in prompts
+        ]
+        await asyncio.sleep(0)
+        hold.set()
+        await asyncio.gather(*tasks)
+    return order[1]
+
+
+async def test_a_tenant_with_many_long_prompts_waits_for_itself(monkeypatch):
+    assert await encoded_first(TenantThreads, monkeypatch) == "b"
+
+
+async def test_that_test_notices_prompts_in_their_order(monkeypatch):
+    careless = without(tenant_threads, "one-turn-a-tenant").TenantThreads
+    assert await encoded_first(careless, monkeypatch) == "a"
