@@ -124,6 +124,7 @@ async def serve(settings: RouterSettings) -> None:  # noqa: PLR0915 - a composit
             clock=clock,
             rng=random.SystemRandom(),
         )
+        follower.then = pipeline.config_changed
         server = build_server(
             listen=[settings.listen],
             register=InferenceServicer(pipeline).register,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from services.common.rpc.health import HealthBoard
@@ -38,6 +38,8 @@ class SnapshotFollower:
         self._channels = channels
         self._health = health
         self._component = component
+        self.then: Callable[[Snapshot], object] = lambda _: None
+        """Called once everything else follows a snapshot."""
         self._unusable_models: Mapping[str, str] = {}
         self._followed = asyncio.Event()
 
@@ -51,6 +53,7 @@ class SnapshotFollower:
             if self._unusable_models.get(name) != problem:
                 _log.error("%s cannot be used, requests for it are refused: %s", name, problem)
         self._unusable_models = snapshot.unusable_models
+        self.then(snapshot)
         self._followed.set()
 
     async def run(self) -> NoReturn:

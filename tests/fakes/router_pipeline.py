@@ -230,6 +230,7 @@ class PipelineWorld:
         for config in snapshot.pools.values():
             for target in config.targets:
                 self.pools.probed(Served(target, config.server_model), ready=True)
+        self.pipeline.config_changed(snapshot)
 
     def pool(self, name: str = POOL) -> Any:
         return self.pools._pools[name][1]

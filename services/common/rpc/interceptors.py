@@ -113,7 +113,6 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         streaming = _streaming(handler.stream_stream, method, calls)
         return grpc.stream_stream_rpc_method_handler(streaming, **codecs)
 
-
     def _calls_of(self, method: str) -> _Calls:
         if method.startswith(_HEALTH):
             return self._health

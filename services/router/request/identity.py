@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.common.errors import FailedPreconditionError, Reason, UnauthenticatedError
+from services.common.errors import Error, FailedPreconditionError, Reason, UnauthenticatedError
 from services.common.tokens import TokenVerifier
 from services.router.snapshot.model import Snapshot, Tenant
 
@@ -46,5 +46,21 @@ def identify(
     if tenant is None:
         raise UnauthenticatedError
     if not tenant.active:
-        raise FailedPreconditionError("the tenant is suspended", reason=Reason.TENANT_SUSPENDED)
+        raise suspended()
     return Caller(tenant, key.key_id)
+
+
+def refusal_of(snapshot: Snapshot, tenant_uid: str, key_id: str) -> Error | None:
+    """Why a request that was identified under an earlier snapshot may not go on; None if it may.
+
+    A key that expires meanwhile still ends what was begun with it.
+    """
+    key, tenant = snapshot.keys.get(key_id), snapshot.tenants.get(tenant_uid)
+    if key is None or not key.active or tenant is None:
+        return UnauthenticatedError()
+    return None if tenant.active else suspended()
+
+
+def suspended() -> FailedPreconditionError:
+    """The refusal of a tenant that is suspended."""
+    return FailedPreconditionError("the tenant is suspended", reason=Reason.TENANT_SUSPENDED)

@@ -7,10 +7,12 @@ stream behind it) is held by a context manager, and an audit outcome follows eve
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -40,9 +42,9 @@ from services.router.limits.tenant_limiter import check_input_bytes
 from services.router.metrics import RequestMetrics
 from services.router.pool.pool_kind import PoolKind
 from services.router.request.admission import Admission, Reservation, cost_of
-from services.router.request.drain import Drain, shutting_down
+from services.router.request.drain import Drain
 from services.router.request.failure_log import FailureLog
-from services.router.request.identity import identify
+from services.router.request.identity import identify, refusal_of
 from services.router.request.model_listing import list_models
 from services.router.request.outbox import Outbox
 from services.router.request.relay import relay
@@ -50,12 +52,14 @@ from services.router.request.request_fields import check_fields, text_bytes
 from services.router.request.shaping import caller_turns, shape
 from services.router.request.unparsed import RequestParser, Unparsed
 from services.router.snapshot.config_state import ConfigState
+from services.router.snapshot.model import Snapshot
 from services.router.snapshot.outcomes import OutcomeCounts
 from services.router.stages import Admitted, Answered, FinishReason, Generation, Identified, Shaped, Stage
 from services.router.text.prompt_encoding import PromptEncoder
 
 R = TypeVar("R", bound=Message)
 
+_log = logging.getLogger(__name__)
 OK = "ok"
 # Closer to the deadline than this, a call that is cancelled was cancelled by its deadline.
 _DEADLINE_SLACK_SECONDS = 0.05
@@ -124,8 +128,9 @@ class Pipeline:
         Raises:
             Error: why there is no answer.
         """
-        with self._drain.running():
+        with self._drain.running() as running:
             identified = self._identify(call)
+            running.tenant_uid, running.key_id = identified.tenant.tenant_uid, identified.key_id
             progress = _Progress(identified)
             with self._recorded(identified, progress):
                 async with asyncio.timeout(max(identified.deadline - self._clock.monotonic_seconds(), 0.0)):
@@ -152,6 +157,12 @@ class Pipeline:
             finally:
                 self._metrics.listed(identified.tenant.tenant_uid, outcome)
             return listed
+
+    def config_changed(self, snapshot: Snapshot) -> None:
+        """End what tenants and keys may not go on with: what waits is not sent, what runs is cancelled."""
+        ended = self._drain.end(partial(refusal_of, snapshot))  # proven: suspension-ends-requests
+        if ended:
+            _log.warning("%d requests end: their tenant is suspended or gone, or their key revoked", ended)
 
     async def stop(self, within_seconds: float) -> None:
         """Let requests end by themselves; end those that are left then with SHUTTING_DOWN."""
@@ -313,7 +324,7 @@ class Pipeline:
         except asyncio.CancelledError:
             outcome = self._cancelled_as(identified.deadline)
             # For the records only: the caller's own deadline has answered it, and the drain answers what it cancels.
-            failure = _CANCELLATIONS[outcome]() if outcome in _CANCELLATIONS else None
+            failure = self._drain.cause or (_deadline_passed() if outcome == Reason.DEADLINE_PASSED else None)
             raise
         except Exception as error:
             failure = _as_error(error)  # proven: unexpected-failures-are-counted
@@ -347,12 +358,12 @@ class Pipeline:
         return Reason.INTERNAL
 
     def _cancelled_as(self, deadline: float) -> str:
-        """The reason for a cancellation: the router's stop, a deadline, or the caller.
+        """The reason for a cancellation: what the router itself ended it for, a deadline, or the caller.
 
         At the caller's own deadline it is gRPC that cancels.
         """
-        if self._drain.over:
-            return Reason.SHUTTING_DOWN
+        if (cause := self._drain.cause) is not None:
+            return cause.reason
         if self._clock.monotonic_seconds() >= deadline - _DEADLINE_SLACK_SECONDS:
             return Reason.DEADLINE_PASSED
         return Reason.CANCELLED_BY_CALLER
@@ -365,10 +376,3 @@ def _as_error(error: Exception) -> Error:
 
 def _deadline_passed() -> DeadlineExceededError:
     return DeadlineExceededError("the deadline passed first")
-
-
-_CANCELLATIONS: Mapping[str, Callable[[], Error]] = {
-    Reason.DEADLINE_PASSED: _deadline_passed,
-    Reason.SHUTTING_DOWN: shutting_down,
-}
-"""The reasons for a cancellation besides the caller's."""

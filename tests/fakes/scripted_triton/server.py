@@ -35,6 +35,8 @@ class Counts:
     """What the server has seen."""
 
     requests: int = 0
+    stops: int = 0
+    """Of the requests: those that end another one."""
     answered: int = 0
     cancelled: int = 0
     misses: int = 0
@@ -159,6 +161,7 @@ class ScriptedTriton:
             await _fail(send, frame, text, as_status=as_status)
 
     async def _stop(self, request: Request, send: Send) -> None:
+        self.counts.stops += 1
         running = self._running.get(request.request_id)
         if running is not None:
             running.stop.set()
