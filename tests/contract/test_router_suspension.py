@@ -76,6 +76,10 @@ async def ends_after(world: PipelineWorld, triton: ScriptedTriton, change) -> En
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     await asyncio.wait_for(triton.idle.wait(), 10)
+    async with asyncio.timeout(10):
+        # A place is free once the server's work has ended.
+        while world.pool().in_flight:  # noqa: ASYNC110 - the pool has no event of its own
+            await asyncio.sleep(0.005)
     await world.recorder.drain(5.0)
     failures = [task.exception() for task in done]
     return Ends(
