@@ -15,7 +15,10 @@ UPLOAD = ADMIN + "RegisterAdapter"
 REVIEW = "/tenantry.audit.v1.AuditReviewService/"
 
 MESSAGE_BYTES = 5 << 20
-"""Above the services' own limit of 4 MiB a message, so that their answer to a larger one reaches the caller."""
+"""Held of an operator's or a reviewer's request.
+
+Above the services' own limit of 4 MiB a message, so that their answer to a larger one reaches the caller.
+"""
 KEYLESS_BYTES = 1 << 10
 """Held of a request before a key was seen."""
 _GRACE_SECONDS = 10.0
@@ -53,7 +56,8 @@ class RouteSpec:
     whole_request_bytes: int | None = MESSAGE_BYTES
     """The service is asked once the whole request is here: a caller that sends slowly holds no place in it.
 
-    None for calls that send while they are answered, or more than the edge should hold.
+    None for calls that send while they are answered, for more than the edge should hold, and where the service bounds
+    what each caller holds: Envoy then has a flow-control window of it.
     """
 
 
@@ -71,14 +75,21 @@ class ListenerSpec:
 
 
 def tenant_listener(spec: EdgeSpec) -> ListenerSpec:
-    """Callers: inference, reflection, health."""
+    """Callers: inference, health. No reflection: its streams cost a service much and a caller nothing."""
     callers = Issuer("caller", "tenantry", "tenantry-inference", spec.jwks.config)
     # An answer in one piece may keep silent for as long as its tenant's deadline allows: the router ends it first.
     longest = MAX_TIMEOUT_SECONDS + _GRACE_SECONDS
     routes = (
         _health("router"),
-        RouteSpec(INFERENCE, callers, "router", lasts_seconds=None, silent_seconds=longest),
-        _reflection(callers, "router"),
+        # Not held here: who may hold how much is known to the router, which has the tenants' limits.
+        RouteSpec(
+            INFERENCE,
+            callers,
+            "router",
+            lasts_seconds=None,
+            silent_seconds=longest,
+            whole_request_bytes=None,
+        ),
     )
     limits = spec.limits
     return ListenerSpec(
@@ -130,8 +141,8 @@ def _health(service: str) -> RouteSpec:
         HEALTH,
         None,
         service,
-        lasts_seconds=5.0,
-        silent_seconds=5.0,
+        lasts_seconds=2.0,
+        silent_seconds=2.0,
         exact=True,
         whole_request_bytes=KEYLESS_BYTES,
     )

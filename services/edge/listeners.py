@@ -20,6 +20,8 @@ from services.edge.spec import EdgeSpec, TlsListener
 
 _MAX_HEADERS_KIB = 16
 """As much as the services take."""
+_HEADERS_SECONDS = 3.0
+"""From a request's first byte to the end of its headers, which show no key before."""
 _SILENT_SECONDS = 300.0
 """For requests without a route; each route has a bound of its own."""
 
@@ -62,7 +64,7 @@ def _manager(spec: EdgeSpec, of: ListenerSpec) -> hcm.HttpConnectionManager:
         normalize_path=True,
         merge_slashes=True,
         path_with_escaped_slashes_action=REFUSE_ESCAPED_SLASHES,
-        request_headers_timeout=seconds(10),
+        request_headers_timeout=seconds(_HEADERS_SECONDS),
         request_timeout=seconds(of.request_seconds),
         stream_idle_timeout=seconds(_SILENT_SECONDS),
         drain_timeout=seconds(1),

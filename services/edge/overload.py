@@ -10,10 +10,19 @@ from services.edge.spec import EdgeLimits
 
 _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
+SHORTER_TIMERS = "envoy.overload_actions.reduce_timeouts"
 _AT_SHARE_OF_HEAP = {
     "envoy.overload_actions.shrink_heap": 0.9,
     "envoy.overload_actions.stop_accepting_requests": 0.95,
     "envoy.overload_actions.stop_accepting_connections": 0.95,
+}
+
+# Shares of the tenant listener's connections. From the first on, timers run out the sooner the fuller it is; from the
+# second on they have their least, so that unused connections leave the other half to callers who use theirs.
+_SCALED_FROM, _SCALED_TO = 0.25, 0.5
+_LEAST_SECONDS = {
+    overload.ScaleTimersOverloadActionConfigTimerType.HTTP_DOWNSTREAM_CONNECTION_IDLE: 1.0,
+    overload.ScaleTimersOverloadActionConfigTimerType.TRANSPORT_SOCKET_CONNECT: 0.5,
 }
 
 _RESETS = {
@@ -51,7 +60,25 @@ def overload_manager(limits: EdgeLimits, listeners: Sequence[ListenerSpec]) -> o
                 triggers=[overload.Trigger(name=_HEAP, threshold=overload.ThresholdTrigger(value=share))],
             )
             for action, share in _AT_SHARE_OF_HEAP.items()
-        ],
+        ]
+        + [_shorter_timers()],
+    )
+
+
+def _shorter_timers() -> overload.OverloadAction:
+    """End unused connections and half-done handshakes the sooner, the fuller the tenant listener is.
+
+    Envoy has no bound on the connections of one source; so that a flood of them has to be faster than it is ended.
+    """
+    scaled = overload.ScaledTrigger(scaling_threshold=_SCALED_FROM, saturation_threshold=_SCALED_TO)
+    timers = [
+        overload.ScaleTimersOverloadActionConfigScaleTimer(timer=timer, min_timeout=seconds(least))
+        for timer, least in _LEAST_SECONDS.items()
+    ]
+    return overload.OverloadAction(
+        name=SHORTER_TIMERS,
+        triggers=[overload.Trigger(name=_CONNECTIONS, scaled=scaled)],
+        typed_config=pack(overload.ScaleTimersOverloadActionConfig(timer_scale_factors=timers)),
     )
 
 

@@ -94,12 +94,12 @@ class EdgeLimits:
     """Also bounds connections that have not shown a key yet."""
     operations_connections: Count = 1_000
     """Counted apart: a full tenant listener does not lock operators out."""
-    handshake_seconds: Seconds = 10.0
-    """From a connection's start to the end of its TLS handshake."""
+    handshake_seconds: Seconds = 5.0
+    """From a connection's start to the end of its TLS handshake; 0.5 s while the tenant listener is half full."""
     idle_connection_seconds: Seconds = 300.0
-    """Without a request."""
-    tenant_request_seconds: Seconds = 60.0
-    """From a request's first byte to its last: 4 MiB at 70 kB/s."""
+    """Without a request; a second while the tenant listener is half full."""
+    tenant_request_seconds: Seconds = 20.0
+    """From a request's first byte to its last: a mebibyte at 70 kB/s."""
     operations_request_seconds: Seconds = 600.0
     """The same for operators, who upload adapters."""
     principal_requests_per_second: Count = 2_000

@@ -16,6 +16,7 @@ from services.common.clock import SystemClock
 from services.common.lifecycle import Lifetime, TaskDiedError
 from services.common.logs import configure_logging
 from services.common.metrics import serve_metrics
+from services.common.request_sizes import RECEIVED_BYTES
 from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
@@ -35,9 +36,9 @@ from services.router.pool.directory import PoolDirectory
 from services.router.pool_metrics import PoolMetrics
 from services.router.quota.client import QuotaClient
 from services.router.request.admission import Admission
+from services.router.request.intake import Intake, Shares
 from services.router.request.pipeline import Pipeline
 from services.router.request.servicer import SERVICE, InferenceServicer
-from services.router.request.unparsed import MAX_REQUEST_BYTES
 from services.router.settings import RouterSettings
 from services.router.snapshot.config_client import ConfigClient
 from services.router.snapshot.config_metrics import ConfigMetrics
@@ -127,12 +128,13 @@ async def serve(settings: RouterSettings) -> None:  # noqa: PLR0915 - a composit
         follower.then = pipeline.config_changed
         server = build_server(
             listen=[settings.listen],
-            register=InferenceServicer(pipeline).register,
+            register=InferenceServicer(pipeline, Intake(Shares.of(settings.max_concurrent_rpcs))).register,
             service_names=[SERVICE],
             health=health,
             tls=settings.tls,
+            max_message_bytes=RECEIVED_BYTES,
             max_concurrent_rpcs=settings.max_concurrent_rpcs,
-            max_message_bytes=MAX_REQUEST_BYTES,
+            compressed=True,
         )
         # Entered last: its tasks end first, while everything they use is still open.
         lifetime = await stack.enter_async_context(Lifetime())

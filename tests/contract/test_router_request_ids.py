@@ -21,7 +21,7 @@ from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
 from services.router.request import servicer as servicer_module
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, inference_servicer, question
 
 GIVEN = "0e9a7c1d-52b4-4f7e-9d0a-3c6b8f1e2d4a"
 
@@ -51,7 +51,7 @@ async def served(tmp_path, caplog):
     target = f"unix:{tmp_path}/router.sock"
     listener = build_server(
         listen=[target],
-        register=servicer_module.InferenceServicer(world.pipeline).register,
+        register=inference_servicer(world.pipeline).register,
         service_names=[],
         health=HealthBoard([]),
     )

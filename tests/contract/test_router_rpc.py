@@ -9,18 +9,19 @@ from typing import Any, cast
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from tenantry.config.v1 import tenant_pb2
 from tenantry.inference.v1 import inference_service_pb2 as pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
 from services.common.audit.writer import EntryKind
+from services.common.request_sizes import RECEIVED_BYTES
 from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
 from services.router.backends.backend import DispatchRequest, Linger, TokenChunk, unwatched
-from services.router.request.servicer import InferenceServicer
 from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.router_config import ConfigWorld
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, inference_servicer, question, sent
 
 
 def one_tenant(world: ConfigWorld) -> None:
@@ -57,9 +58,11 @@ async def served(folder, server: SimulatedServer):
     target = f"unix:{folder}/router.sock"
     listener = build_server(
         listen=[target],
-        register=InferenceServicer(world.pipeline).register,
+        register=inference_servicer(world.pipeline).register,
         service_names=[],
         health=HealthBoard([]),
+        max_message_bytes=RECEIVED_BYTES,
+        compressed=True,
     )
     await listener.start()
     try:
@@ -73,7 +76,7 @@ def asked(world: PipelineWorld):
     """A request and its metadata."""
     call = world.call("uid-acme")
     assert call.authorization is not None
-    return call.request, (("authorization", call.authorization),)
+    return question("hello"), (("authorization", call.authorization),)
 
 
 async def until(true, seconds: float = PATIENCE_SECONDS) -> None:
@@ -175,8 +178,8 @@ async def test_a_failure_that_nobody_stayed_for_is_not_logged_by_asyncio(tmp_pat
             async def send_initial_metadata(self, metadata):
                 pass
 
-        servicer = InferenceServicer(world.pipeline)
-        answers: Any = servicer.StreamGenerate(request.SerializeToString(), cast("Any", Context()))
+        servicer = inference_servicer(world.pipeline)
+        answers: Any = servicer.StreamGenerate(sent(request), cast("Any", Context()))
         await anext(answers)
         await until(lambda: outcomes(world) == ["MODEL_SERVER_FAILED"])
         await asyncio.sleep(0)
@@ -194,3 +197,125 @@ async def test_two_keys_on_one_call_are_none(tmp_path):
         assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
         models = await stub.ListModels(pb.ListModelsRequest(), metadata=metadata, timeout=5)
         assert [model.model for model in models.models] == ["chat"]
+
+
+GENERATE = "/tenantry.inference.v1.InferenceService/Generate"
+
+
+class Sender:
+    """A call to `Generate` that sends nothing until it is let."""
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: Any, timeout: float = 5.0) -> None:
+        self.goes_on = asyncio.Event()
+        method: Any = channel.stream_unary(GENERATE)
+        self.call = method(self._pieces(), metadata=metadata, timeout=timeout)
+
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
+        await self.goes_on.wait()
+        yield question("hello").SerializeToString()
+
+
+async def code_without_a_request(folder, eager: bool) -> grpc.StatusCode:
+    """The answer to a call with a refused key that never sends its request."""
+    world = PipelineWorld(folder, SimulatedServer([]), configure=one_tenant)
+    servicer = inference_servicer(world.pipeline)
+
+    class Eager(grpc.GenericRpcHandler):
+        """As generated stubs register it: gRPC reads the request first."""
+
+        def service(self, call: Any) -> Any:
+            async def generate(data: bytes, context: Any) -> Any:
+                return await servicer.Generate(sent(pb.GenerateRequest.FromString(data)), context)
+
+            return grpc.unary_unary_rpc_method_handler(
+                generate, response_serializer=pb.GenerateResponse.SerializeToString
+            )
+
+    target = f"unix:{folder}/router.sock"
+    listener = build_server(
+        listen=[target],
+        register=(lambda made: made.add_generic_rpc_handlers((Eager(),))) if eager else servicer.register,
+        service_names=[],
+        health=HealthBoard([]),
+    )
+    await listener.start()
+    try:
+        async with open_channel(target) as channel:
+            sender = Sender(channel, (("authorization", "Bearer no.such.key"),), timeout=1.0)
+            code: grpc.StatusCode = await sender.call.code()
+            return code
+    finally:
+        await listener.stop(0)
+
+
+async def test_a_refused_key_is_answered_before_its_request_has_arrived(tmp_path):
+    assert await code_without_a_request(tmp_path, eager=False) is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_that_test_notices_a_server_that_reads_first(tmp_path):
+    assert await code_without_a_request(tmp_path, eager=True) is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_unfinished_requests_are_their_own_tenants_and_others_are_answered(tmp_path):
+    def two(world: ConfigWorld) -> None:
+        for ordinal, name in enumerate(("slow", "quick"), start=1):
+            uid = world.tenant(name, ordinal, limits=tenant_pb2.Limits(concurrent_requests=8))
+            world.key(uid, f"key-{uid}")
+
+    world = PipelineWorld(tmp_path, SimulatedServer([ord("a")]), configure=two)
+    target = f"unix:{tmp_path}/router.sock"
+    listener = build_server(
+        listen=[target],
+        register=inference_servicer(world.pipeline).register,
+        service_names=[],
+        health=HealthBoard([]),
+    )
+    await listener.start()
+    try:
+        async with open_channel(target) as channel:
+            slow = [("authorization", world.token("uid-slow", "key-uid-slow"))]
+            senders = [Sender(channel, slow, timeout=60) for _ in range(40)]
+            ended, waiting = await asyncio.wait(
+                [asyncio.create_task(sender.call.code()) for sender in senders],
+                timeout=PATIENCE_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            while len(ended) < 32:
+                more, waiting = await asyncio.wait(
+                    waiting, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                assert more
+                ended |= more
+            assert {task.result() for task in ended} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            quick = (("authorization", world.token("uid-quick", "key-uid-quick")),)
+            stub = rpc.InferenceServiceStub(channel)
+            for _ in range(8):
+                assert (await stub.Generate(question("hello"), metadata=quick, timeout=10)).text
+            # Who was only slow is answered in the end.
+            for sender in senders:
+                sender.goes_on.set()
+            assert [await task for task in waiting] == [grpc.StatusCode.OK] * 8
+    finally:
+        await listener.stop(0)
+    assert world.leaks() == []
+
+
+async def test_what_is_larger_than_a_request_may_be_has_a_reason_compressed_or_not(tmp_path):
+    async with served(tmp_path, SimulatedServer([])) as (world, stub):
+        request, metadata = asked(world)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.Generate(
+                question("x" * (4 << 20)), metadata=metadata, timeout=10, compression=grpc.Compression.Gzip
+            )
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        packed = stub.Generate(request, metadata=metadata, timeout=10, compression=grpc.Compression.Gzip)
+        assert (await packed).text
+        for compression in (None, grpc.Compression.Gzip):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await stub.Generate(
+                    question("x" * (1 << 20)), metadata=metadata, timeout=10, compression=compression
+                )
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            (violation,) = details_of(error.value)[error_details_pb2.BadRequest].field_violations
+            assert violation.field == "request"
+            assert violation.description.endswith("at most 1048576")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ from services.router.pool.probing import Served
 from services.router.quota.ledger import QuotaReservation, QuotaTenant
 from services.router.request import pipeline as pipeline_module
 from services.router.request.admission import Admission
+from services.router.request.intake import Intake, Shares
+from services.router.request.servicer import InferenceServicer
 from services.router.snapshot.compiler import compile_snapshot
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.model import AdapterBinding
@@ -251,7 +253,7 @@ class PipelineWorld:
     ) -> pipeline_module.Call:
         """A call with the tenant's key `key-<uid>`."""
         return pipeline_module.Call(
-            question(text, **fields), self.token(tenant_uid, f"key-{tenant_uid}"), timeout_seconds
+            received(question(text, **fields)), self.token(tenant_uid, f"key-{tenant_uid}"), timeout_seconds
         )
 
     def leaks(self) -> list[str]:
@@ -267,6 +269,24 @@ class PipelineWorld:
             "streams": self.server.open_streams,
         }
         return [f"{name}: {count}" for name, count in found.items() if count]
+
+
+def inference_servicer(pipeline: pipeline_module.Pipeline) -> InferenceServicer:
+    return InferenceServicer(pipeline, Intake(Shares.of(4096)))
+
+
+async def sent(request: Any) -> AsyncIterator[bytes]:
+    """A request as a servicer reads it."""
+    yield request.SerializeToString()
+
+
+def received(request: Any) -> Callable[[str], Awaitable[Any]]:
+    """A request that has arrived."""
+
+    async def receive(tenant_uid: str) -> Any:
+        return request
+
+    return receive
 
 
 def question(text: str, **fields: Any) -> pb.GenerateRequest:

@@ -56,32 +56,40 @@ async def test_a_connection_nobody_uses_is_closed(edge):
         writer.close()
 
 
-async def test_a_request_that_never_ends_is_answered_and_reaches_nobody(edge):
-    request = f"POST {ASK} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/grpc\r\n"
-    request += f"Authorization: {edge.caller()[0][1]}\r\nContent-Length: 5\r\n\r\n\0"
-    async with edge.like_this(limits=replace(USUAL, tenant_request_seconds=0.3)) as strict:
-        reader, writer = await strict.connect(strict.tenant_port)
-        writer.write(request.encode())
-        async with asyncio.timeout(SOON_SECONDS):
-            head = await reader.readuntil(b"\r\n\r\n")
-        writer.close()
-    assert b"grpc-status: 4\r\n" in head
-    assert edge.begun() == []
+async def answer_to_half_a_request(port, path, headers, edge):
+    request = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/grpc\r\nTE: trailers\r\n"
+    request += f"Authorization: {headers[0][1]}\r\nContent-Length: 5\r\n\r\n\0"
+    reader, writer = await edge.connect(port)
+    writer.write(request.encode())
+    async with asyncio.timeout(SOON_SECONDS):
+        head = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return head
+
+
+async def test_a_request_that_never_ends_is_answered_and_an_operators_reaches_nobody(edge):
+    few = replace(USUAL, tenant_request_seconds=0.3, operations_request_seconds=0.3)
+    async with edge.like_this(limits=few) as strict:
+        head = await answer_to_half_a_request(strict.operations_port, EDIT, edge.operator(), strict)
+        assert b"grpc-status: 4\r\n" in head
+        assert edge.begun() == []
+        head = await answer_to_half_a_request(strict.tenant_port, ASK, edge.caller(), strict)
+        assert b"grpc-status: 4\r\n" in head
 
 
 async def test_a_request_above_what_is_held_is_exhausted_and_reaches_nobody(edge):
-    async with edge.channel(edge.tenant_port) as channel:
-        call = channel.unary_unary(ASK)(bytes(6 << 20), metadata=edge.caller(), timeout=SOON_SECONDS)
+    async with edge.channel(edge.operations_port) as channel:
+        call = channel.unary_unary(EDIT)(bytes(6 << 20), metadata=edge.operator(), timeout=SOON_SECONDS)
         with pytest.raises(grpc.RpcError) as error:
             await call
         assert error.value.code() is EXHAUSTED
         assert edge.begun() == []
-        call = channel.unary_unary(ASK)(bytes((4 << 20) + 1), metadata=edge.caller(), timeout=SOON_SECONDS)
+        call = channel.unary_unary(EDIT)(bytes((4 << 20) + 1), metadata=edge.operator(), timeout=SOON_SECONDS)
         with pytest.raises(grpc.RpcError) as error:
             await call
     # The service's own limit speaks of what it is a little above.
     assert error.value.code() is EXHAUSTED
-    assert edge.begun() == [ASK]
+    assert edge.begun() == [EDIT]
 
 
 async def deadlines(edge, port, path, headers):

@@ -66,7 +66,6 @@ async def test_each_key_opens_its_own_listener_only(edge):
     ]
     openings = {
         (edge.tenant, ASK): caller,
-        (edge.tenant, REFLECT): caller,
         (edge.operations, EDIT): operator,
         (edge.operations, REFLECT): operator,
         (edge.operations, READ): reviewer,

@@ -60,16 +60,23 @@ async def test_a_stream_is_deltas_and_one_final_and_equals_the_unary_answer(mesh
     assert events[-1].final.request_id != whole.request_id
 
 
-async def test_health_and_reflection_answer(mesh):
+async def test_health_answers_and_reflection_is_for_operators(mesh):
     health = health_pb2_grpc.HealthStub(mesh.access.tenant_channel)
     answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    reflection = reflection_pb2_grpc.ServerReflectionStub(mesh.access.tenant_channel)
-    call = reflection.ServerReflectionInfo(metadata=bearer(mesh.key(mesh.tenants[0])), timeout=5)
+    reflection = reflection_pb2_grpc.ServerReflectionStub(mesh.access.operations_channel)
+    call = reflection.ServerReflectionInfo(metadata=bearer(mesh.operator_key), timeout=5)
     await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     services = {service.name for service in (await call.read()).list_services_response.service}
-    assert "tenantry.inference.v1.InferenceService" in services
+    assert "tenantry.config.v1.ConfigAdminService" in services
     call.cancel()
+    callers = reflection_pb2_grpc.ServerReflectionStub(mesh.access.tenant_channel)
+    call = callers.ServerReflectionInfo(
+        iter([reflection_pb2.ServerReflectionRequest(list_services="")]),
+        metadata=bearer(mesh.key(mesh.tenants[0])),
+        timeout=5,
+    )
+    assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_an_update_is_in_force_within_a_second_and_numbered(mesh):

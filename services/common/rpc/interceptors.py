@@ -37,8 +37,10 @@ from services.common.rpc.status import GRPC_CODES, to_status, trailing_details
 
 _log = logging.getLogger(__name__)
 
-_HEALTH, _REFLECTION = "/grpc.health.v1.Health/", "/grpc.reflection."
-_REFLECTION_CALLS = 16
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+# Streams without an end, each of which costs a place.
+_SIDE_METHODS = ("/grpc.reflection.", "/grpc.health.v1.Health/")
+_SIDE_CALLS = 16
 
 
 async def abort_with(context: ServicerContext[Any, Any], error: Error) -> NoReturn:
@@ -75,14 +77,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Maps errors to statuses, and gives each call its request id, for every method of its server."""
 
     def __init__(self, max_calls: int | None = None) -> None:
-        """Take at most `max_calls` at once. None is no bound.
+        """Take at most `max_calls` at once of the server's own methods. None is no bound.
 
-        Health checks do not count and are never refused. Reflection has a small bound of its own, so that its streams,
-        which a caller may keep open, take no place of other calls.
+        Reflection and watches of health, which need none of them, have a small bound of their own. Health checks have
+        none: they are how others know that the process lives.
         """
         self._calls = _Calls(max_calls)
-        self._reflection = _Calls(_REFLECTION_CALLS)
-        self._health = _Calls(None)
+        self._side_calls = _Calls(_SIDE_CALLS)
+        self._checks = _Calls(None)
 
     async def intercept_service(
         self,
@@ -114,9 +116,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(streaming, **codecs)
 
     def _calls_of(self, method: str) -> _Calls:
-        if method.startswith(_HEALTH):
-            return self._health
-        return self._reflection if method.startswith(_REFLECTION) else self._calls
+        if method == HEALTH_CHECK:
+            return self._checks  # proven: health-is-never-refused
+        if method.startswith(_SIDE_METHODS):
+            return self._side_calls
+        return self._calls
 
 
 class _Calls:

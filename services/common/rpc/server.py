@@ -14,11 +14,11 @@ from services.common.rpc.tls import TLSMaterial, require_safe
 
 DEFAULT_MAX_MESSAGE_BYTES = 4 << 20
 
-# How many calls beyond the bound may be in refusal at once.
-_REFUSED_RPCS = 256
+_UNREAD_BYTES = 16 << 10
+"""Taken of each request before its method reads it; the rest waits at the sender."""
 
-_UNCOMPRESSED = 1
-"""gRPC's bitset of compression algorithms, with identity alone."""
+# gRPC's bitsets of compression algorithms: identity alone; identity, deflate and gzip.
+_UNCOMPRESSED, _EVERY_COMPRESSION = 0b1, 0b111
 
 Register = Callable[[grpc.aio.Server], None]
 
@@ -32,6 +32,7 @@ def build_server(
     tls: TLSMaterial | None = None,
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     max_concurrent_rpcs: int | None = None,
+    compressed: bool = False,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     """Build a server with error mapping, health, reflection and bounds. The caller starts and stops it.
@@ -43,7 +44,11 @@ def build_server(
         health: published as `grpc.health.v1`.
         tls: required for every target that leaves this host.
         max_message_bytes: the largest message that is received.
-        max_concurrent_rpcs: calls beyond it are answered RESOURCE_EXHAUSTED; None for no bound.
+        max_concurrent_rpcs: calls of the services beyond it are answered RESOURCE_EXHAUSTED; None for no bound. Health
+            checks are always answered, and reflection has a bound of its own.
+        compressed: whether compressed requests are taken; otherwise UNIMPLEMENTED. gRPC stops decompressing above
+            `max_message_bytes`, but a few kilobytes may come to that much: only for methods that read a request once
+            its caller is known.
         interceptors: run inside the error mapping, in order.
 
     Raises:
@@ -51,13 +56,17 @@ def build_server(
     """
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(max_concurrent_rpcs), *interceptors],
-        # gRPC's own refusal carries no reason for programs, so it is only for floods beyond our own refusals.
-        maximum_concurrent_rpcs=None if max_concurrent_rpcs is None else max_concurrent_rpcs + _REFUSED_RPCS,
+        # No bound of gRPC's own: it would refuse health checks, too.
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_metadata_size", 16 << 10),
-            # A compressed message is refused: a few kilobytes would come to the largest message.
-            ("grpc.compression_enabled_algorithms_bitset", _UNCOMPRESSED),
+            (
+                "grpc.compression_enabled_algorithms_bitset",
+                _EVERY_COMPRESSION if compressed else _UNCOMPRESSED,
+            ),
+            # A fixed window: gRPC's own would grow with the bandwidth, for requests that are not read yet as well.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", _UNREAD_BYTES),
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

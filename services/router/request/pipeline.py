@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from google.protobuf.message import Message
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.audit.entry import AuditReceipt
@@ -50,14 +49,13 @@ from services.router.request.outbox import Outbox
 from services.router.request.relay import relay
 from services.router.request.request_fields import check_fields, text_bytes
 from services.router.request.shaping import caller_turns, shape
-from services.router.request.unparsed import RequestParser, Unparsed
 from services.router.snapshot.config_state import ConfigState
 from services.router.snapshot.model import Snapshot
 from services.router.snapshot.outcomes import OutcomeCounts
 from services.router.stages import Admitted, Answered, FinishReason, Generation, Identified, Shaped, Stage
 from services.router.text.prompt_encoding import PromptEncoder
 
-R = TypeVar("R", bound=Message)
+R_co = TypeVar("R_co", covariant=True)
 
 _log = logging.getLogger(__name__)
 OK = "ok"
@@ -66,11 +64,11 @@ _DEADLINE_SLACK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[R]):
-    """One RPC, as the servicer received it."""
+class Call(Generic[R_co]):
+    """One RPC, before its request was read."""
 
-    request: Unparsed[R] | R
-    """Not parsed before its caller is known and counted."""
+    receive: Callable[[str], Awaitable[R_co]]
+    """Receives and parses the request of a tenant, by its uid."""
     authorization: str | None
     timeout_seconds: float | None
     """Until the caller's deadline; None when it brought none."""
@@ -120,7 +118,6 @@ class Pipeline:
         self.failures = FailureLog(clock)
         """Writes the lines of failed requests; run it beside the pipeline."""
         self._guardrails = Guardrails(clock)
-        self._parser = RequestParser()
 
     async def run(self, call: Call[pb.GenerateRequest], outbox: Outbox | None) -> Answered:
         """Answer; text goes to the outbox as it comes, where there is one.
@@ -134,7 +131,7 @@ class Pipeline:
             progress = _Progress(identified)
             with self._recorded(identified, progress):
                 async with asyncio.timeout(max(identified.deadline - self._clock.monotonic_seconds(), 0.0)):
-                    return await self._serve(call.request, identified, progress, outbox)
+                    return await self._serve(call, identified, progress, outbox)
 
     async def list_models(self, call: Call[pb.ListModelsRequest]) -> pb.ListModelsResponse:
         """List what the caller's tenant may ask: a request as far as identity, staleness and limits go.
@@ -146,7 +143,7 @@ class Pipeline:
             identified = self._identify(call)
             outcome = str(Reason.INTERNAL)
             try:
-                listed = await self._list(call.request, identified)
+                listed = await self._list(call, identified)
                 outcome = OK
             except Exception as error:  # every failure is recorded, then raised again
                 failure = _as_error(error)
@@ -169,7 +166,6 @@ class Pipeline:
         await self._drain.finish(within_seconds)
         self.failures.flush()
         self._guardrails.close()
-        self._parser.close()
 
     def _identify(self, call: Call[Any]) -> Identified:
         """Identify the caller under the snapshot in force."""
@@ -194,18 +190,15 @@ class Pipeline:
             deadline=arrived_at + min(wanted, tenant.max_timeout_seconds),
         )
 
-    async def _list(
-        self, unparsed: Unparsed[pb.ListModelsRequest] | pb.ListModelsRequest, identified: Identified
-    ) -> pb.ListModelsResponse:
+    async def _list(self, call: Call[pb.ListModelsRequest], identified: Identified) -> pb.ListModelsResponse:
         tenant = identified.tenant
         self._config.check_fresh(tenant)  # proven: fresh-listings
         async with self._requests.confirmed(tenant, identified.deadline):
-            request = await self._parser.parse(tenant.tenant_uid, unparsed)
-            return list_models(tenant, request)
+            return list_models(tenant, await call.receive(tenant.tenant_uid))
 
     async def _serve(
         self,
-        unparsed: Unparsed[pb.GenerateRequest] | pb.GenerateRequest,
+        call: Call[pb.GenerateRequest],
         identified: Identified,
         progress: _Progress,
         outbox: Outbox | None,
@@ -213,8 +206,7 @@ class Pipeline:
         tenant = identified.tenant
         self._config.check_fresh(tenant)
         with self._requests.entered(tenant) as entered:
-            request = await self._parser.parse(tenant.tenant_uid, unparsed)
-            shaped = await self._shape(request, identified)
+            shaped = await self._shape(await call.receive(tenant.tenant_uid), identified)
             progress.stage = shaped
             async with self._admission.reserved(tenant, shaped.cost) as reservation:
                 record = progress.record = self._audit.start(shaped)

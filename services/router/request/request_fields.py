@@ -15,13 +15,13 @@ from services.common.errors import FieldViolation, InvalidArgumentError
 ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
 """Roles by their names in chat templates."""
 
-_MAX_MESSAGES = 4096
-# Over all messages.
-_MAX_PARTS = 8192
-_MAX_STOP_SEQUENCES = 16
+MAX_MESSAGES = 4096
+MAX_PARTS = 8192
+"""Pieces of content, over all messages."""
+MAX_STOP_SEQUENCES = 16
 _MAX_STOP_CHARACTERS = 256
 _MAX_CORRELATION_CHARACTERS = 128
-_MAX_METADATA_ENTRIES = 16
+MAX_METADATA_ENTRIES = 16
 _MAX_METADATA_KEY_CHARACTERS = 64
 _MAX_METADATA_VALUE_CHARACTERS = 512
 # A status travels as metadata, and callers' libraries take 8 KiB of that.
@@ -68,11 +68,11 @@ def check_fields(request: pb.GenerateRequest) -> None:
 def _conversation_violations(conversation: pb.Conversation) -> list[FieldViolation]:
     if not conversation.messages:
         return [FieldViolation("conversation.messages", "at least one message is required")]
-    if len(conversation.messages) > _MAX_MESSAGES:
-        return [_too_many("conversation.messages", len(conversation.messages), _MAX_MESSAGES, "messages")]
+    if len(conversation.messages) > MAX_MESSAGES:
+        return [_too_many("conversation.messages", len(conversation.messages), MAX_MESSAGES, "messages")]
     parts = sum(len(message.content) for message in conversation.messages)
-    if parts > _MAX_PARTS:
-        return [_too_many("conversation.messages", parts, _MAX_PARTS, "pieces of content")]
+    if parts > MAX_PARTS:
+        return [_too_many("conversation.messages", parts, MAX_PARTS, "pieces of content")]
     wrong = []
     for place, message in enumerate(conversation.messages):
         if message.role not in ROLES:
@@ -104,8 +104,8 @@ def _parameter_violations(given: pb.SamplingParameters) -> list[FieldViolation]:
 
 def _stop_violations(sequences: Sequence[str]) -> list[FieldViolation]:
     path = "parameters.stop_sequences"
-    if len(sequences) > _MAX_STOP_SEQUENCES:
-        return [_too_many(path, len(sequences), _MAX_STOP_SEQUENCES, "stop sequences")]
+    if len(sequences) > MAX_STOP_SEQUENCES:
+        return [_too_many(path, len(sequences), MAX_STOP_SEQUENCES, "stop sequences")]
     wrong = []
     for place, sequence in enumerate(sequences):
         field = f"{path}[{place}]"
@@ -117,8 +117,8 @@ def _stop_violations(sequences: Sequence[str]) -> list[FieldViolation]:
 
 
 def _metadata_violations(metadata: Mapping[str, str]) -> list[FieldViolation]:
-    if len(metadata) > _MAX_METADATA_ENTRIES:
-        return [_too_many("client_metadata", len(metadata), _MAX_METADATA_ENTRIES, "entries")]
+    if len(metadata) > MAX_METADATA_ENTRIES:
+        return [_too_many("client_metadata", len(metadata), MAX_METADATA_ENTRIES, "entries")]
     wrong = []
     if any(len(key) > _MAX_METADATA_KEY_CHARACTERS for key in metadata):
         wrong.append(

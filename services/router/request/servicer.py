@@ -1,22 +1,27 @@
-"""The RPC surface: turns calls into messages and messages into answers. No policy in here."""
+"""The RPC surface: turns calls into messages and messages into answers. No policy in here.
+
+Methods take raw bytes, and take them as a stream of one message: gRPC then hands a call over with its metadata, before
+its request has arrived. Nothing is read of a call whose caller is not known.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from services.common.audit.entry import AuditReceipt
 from services.common.request_ids import REQUEST_ID_KEY, current_request_id
+from services.router.request.intake import Intake
 from services.router.request.outbox import Outbox
 from services.router.request.pipeline import Call, Pipeline
-from services.router.request.unparsed import Unparsed
+from services.router.request.receiving import Receiver
 from services.router.stages import Answered, FinishReason
 
 _AUTHORIZATION = "authorization"
@@ -26,31 +31,42 @@ _FINISH_REASONS = {
     FinishReason.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
-SERVICE = "tenantry.inference.v1.InferenceService"
-Request = TypeVar("Request", bound=Message)
+Request = TypeVar("Request")
+Parse = Callable[[str, bytes | None], Awaitable[Request]]
+SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
 
 class InferenceServicer:
-    """`tenantry.inference.v1.InferenceService`, over requests that are not parsed yet."""
+    """`tenantry.inference.v1.InferenceService`."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, intake: Intake) -> None:
         self._pipeline = pipeline
+        self._intake = intake
+        self._receiver = Receiver()
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Add the service to a server. Requests reach it as bytes: their callers are not known yet."""
-        unary, streamed = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        handlers: dict[str, grpc.RpcMethodHandler[bytes, Any]] = {
-            "Generate": unary(self.Generate, response_serializer=pb.GenerateResponse.SerializeToString),
-            "StreamGenerate": streamed(
+        """Serve the methods at a server that is not started."""
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Generate": grpc.stream_unary_rpc_method_handler(
+                self.Generate, response_serializer=pb.GenerateResponse.SerializeToString
+            ),
+            "StreamGenerate": grpc.stream_stream_rpc_method_handler(
                 self.StreamGenerate, response_serializer=pb.StreamGenerateResponse.SerializeToString
             ),
-            "ListModels": unary(self.ListModels, response_serializer=pb.ListModelsResponse.SerializeToString),
+            "ListModels": grpc.stream_unary_rpc_method_handler(
+                self.ListModels, response_serializer=pb.ListModelsResponse.SerializeToString
+            ),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    async def Generate(self, request: bytes, context: ServicerContext[Any, Any]) -> pb.GenerateResponse:
+    async def Generate(
+        self, requests: AsyncIterator[bytes], context: ServicerContext[Any, Any]
+    ) -> pb.GenerateResponse:
         """Generate a whole answer."""
-        answered = await self._pipeline.run(_call(request, pb.GenerateRequest, context), None)
+        with ExitStack() as held:
+            answered = await self._pipeline.run(
+                self._call(self._receiver.generate, requests, context, held), None
+            )
         final = _final(answered)
         return pb.GenerateResponse(
             request_id=final.request_id,
@@ -62,36 +78,58 @@ class InferenceServicer:
         )
 
     async def StreamGenerate(
-        self, request: bytes, context: ServicerContext[Any, Any]
+        self, requests: AsyncIterator[bytes], context: ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Generate an answer piece by piece."""
-        outbox, call = Outbox(_MAX_UNREAD_CHARACTERS), _call(request, pb.GenerateRequest, context)
-        running = asyncio.create_task(self._pipeline.run(call, outbox), name="stream generate")
-        running.add_done_callback(lambda done: _close(outbox, done))
-        try:
-            named = False
-            while (delta := await outbox.get()) is not None:
-                if not named:
-                    # A stream may break before its final message, which names the request too.
-                    await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
-                    named = True
-                yield pb.StreamGenerateResponse(
-                    delta=pb.Delta(text=delta.text, output_tokens=delta.output_tokens)
-                )
-            yield pb.StreamGenerateResponse(final=_final(await running))
-        finally:
-            if not running.done():
-                running.cancel()
-                # The caller left: the request gives back what it holds before this call ends.
-                await asyncio.wait([running])
+        # Lasts until the caller has read the answer: one that does not read uses up its own tenant's share.
+        with ExitStack() as held:
+            outbox = Outbox(_MAX_UNREAD_CHARACTERS)
+            call = self._call(self._receiver.generate, requests, context, held)
+            running = asyncio.create_task(self._pipeline.run(call, outbox), name="stream generate")
+            running.add_done_callback(lambda done: _close(outbox, done))
+            try:
+                named = False
+                while (delta := await outbox.get()) is not None:
+                    if not named:
+                        # A stream may break before its final message, which names the request too.
+                        await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
+                        named = True
+                    yield pb.StreamGenerateResponse(
+                        delta=pb.Delta(text=delta.text, output_tokens=delta.output_tokens)
+                    )
+                yield pb.StreamGenerateResponse(final=_final(await running))
+            finally:
+                if not running.done():
+                    running.cancel()
+                    # The caller left: the request gives back what it holds before this call ends.
+                    await asyncio.wait([running])
 
-    async def ListModels(self, request: bytes, context: ServicerContext[Any, Any]) -> pb.ListModelsResponse:
+    async def ListModels(
+        self, requests: AsyncIterator[bytes], context: ServicerContext[Any, Any]
+    ) -> pb.ListModelsResponse:
         """List the models the caller's tenant may ask."""
-        call = _call(request, pb.ListModelsRequest, context)
-        listed = await self._pipeline.list_models(call)
-        # The message has no field for it.
-        await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
-        return listed
+        with ExitStack() as held:
+            call = self._call(self._receiver.listing, requests, context, held)
+            listed = await self._pipeline.list_models(call)
+            # The message has no field for it.
+            await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
+            return listed
+
+    def _call(
+        self,
+        parse: Parse[Request],
+        requests: AsyncIterator[bytes],
+        context: ServicerContext[Any, Any],
+        held: ExitStack,
+    ) -> Call[Request]:
+        """The call, before its request has arrived; `held` is closed once it has ended."""
+
+        async def receive(tenant_uid: str) -> Request:
+            arrival = held.enter_context(self._intake.arrival(tenant_uid))
+            data = await self._intake.read(arrival, lambda: anext(requests, None))
+            return await parse(tenant_uid, data)
+
+        return Call(receive, _authorization(context), context.time_remaining(), current_request_id())
 
 
 def _close(outbox: Outbox, done: asyncio.Task[Answered]) -> None:
@@ -99,11 +137,6 @@ def _close(outbox: Outbox, done: asyncio.Task[Answered]) -> None:
     if not done.cancelled():
         # Retrieved for a caller that left meanwhile: asyncio would log an exception that is not, with its text.
         done.exception()
-
-
-def _call(data: bytes, kind: type[Request], context: ServicerContext[Any, Any]) -> Call[Request]:
-    request = Unparsed(data, kind)
-    return Call(request, _authorization(context), context.time_remaining(), current_request_id())
 
 
 def _authorization(context: ServicerContext[Any, Any]) -> str | None:

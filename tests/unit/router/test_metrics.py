@@ -21,7 +21,7 @@ from services.router.snapshot.config_metrics import ConfigMetrics
 from services.router.snapshot_follower import SnapshotFollower
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.router_config import ConfigWorld
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question, received
 
 
 class SlowServer(SimulatedServer):
@@ -153,8 +153,8 @@ async def test_no_caller_can_make_series(world):
     async def ask(number: int) -> None:
         for call in (
             world.call("uid-acme", model=f"m{number}", adapter=f"a{number}", correlation_id=f"c{number}"),
-            Call(question("x"), world.token(f"uid-{number}", f"key-{number}"), 5.0),
-            Call(question("x"), f"Bearer nonsense{number}", 5.0),
+            Call(received(question("x")), world.token(f"uid-{number}", f"key-{number}"), 5.0),
+            Call(received(question("x")), f"Bearer nonsense{number}", 5.0),
         ):
             with pytest.raises(Error):
                 await world.pipeline.run(call, None)

@@ -148,6 +148,32 @@ async def test_one_call_too_many_has_a_reason_and_a_time_to_try_again(tmp_path, 
         assert await sent(channel, f"/test.Echo/{kind}", kind, data) == data
 
 
+HEALTH = "/grpc.health.v1.Health/Check"
+
+
+async def health_beside_calls(folder) -> Any:
+    echo = Echo()
+    echo.hold.clear()
+    data = StringValue(value="x").SerializeToString()
+    async with served(folder, echo, max_concurrent_rpcs=1) as channel:
+        running = asyncio.create_task(sent(channel, "/test.Echo/unary_unary", "unary_unary", data))
+        await asyncio.wait_for(echo.begun.wait(), 10)
+        answers = [await sent(channel, HEALTH, "unary_unary", b"") for _ in range(3)]
+        echo.hold.set()
+        await running
+    return answers
+
+
+async def test_a_health_check_is_never_refused(tmp_path):
+    assert all(isinstance(answer, bytes) for answer in await health_beside_calls(tmp_path))
+
+
+async def test_mutant_that_counts_health_checks_refuses_them(tmp_path, monkeypatch):
+    careless = changed(interceptors, "health-is-never-refused", "return self._calls")
+    monkeypatch.setattr("services.common.rpc.server.ErrorInterceptor", careless.ErrorInterceptor)
+    assert all(answer.reason is Reason.SERVER_BUSY for answer in await health_beside_calls(tmp_path))
+
+
 async def test_mutant_that_lets_the_parser_raise_shows_its_exception(tmp_path, monkeypatch):
     careless = changed(interceptors, "parser-is-silent", "raise")
     monkeypatch.setattr("services.common.rpc.server.ErrorInterceptor", careless.ErrorInterceptor)

@@ -14,7 +14,7 @@ from services.router.guardrails.guardrails import denied
 from services.router.request.pipeline import Call
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question, received
 from tests.fakes.scripted_audit import MemoryAudit
 
 POLICIES = {
@@ -181,7 +181,7 @@ async def test_a_request_shed_from_a_full_queue_leaves_no_admit(world):
 
 async def test_an_unknown_caller_writes_into_nobodys_log(world):
     with pytest.raises(Error):
-        await world.pipeline.run(Call(question("x"), "Bearer nonsense", 5.0), None)
+        await world.pipeline.run(Call(received(question("x")), "Bearer nonsense", 5.0), None)
     world.refusals.flush()
     assert world.audit.entries == []
 

@@ -15,7 +15,6 @@ from services.common.rpc.status import to_status
 from services.router.request import pipeline as pipeline_module
 from services.router.request.outbox import Outbox
 from services.router.request.pipeline import Call
-from services.router.request.servicer import InferenceServicer
 from tests.fakes.guarded_tenants import (
     asked,
     failure,
@@ -26,7 +25,7 @@ from tests.fakes.guarded_tenants import (
     world_of,
 )
 from tests.fakes.mutants import changed
-from tests.fakes.router_pipeline import PipelineWorld
+from tests.fakes.router_pipeline import PipelineWorld, inference_servicer, question, sent
 
 
 @pytest.fixture
@@ -201,7 +200,7 @@ async def test_a_caller_that_leaves_while_its_answer_is_held_back_cancels_the_wo
     world.server.hold.clear()
     call = world.call("uid-redact-out")
     context: Any = StreamCall(call)
-    stream = InferenceServicer(world.pipeline).StreamGenerate(call.request.SerializeToString(), context)
+    stream = inference_servicer(world.pipeline).StreamGenerate(sent(question("hello")), context)
     first = asyncio.ensure_future(anext(stream))
     await asyncio.wait_for(world.server.begun.wait(), 5)
     first.cancel()

@@ -15,7 +15,7 @@ from services.router.request.pipeline import Call
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import without
 from tests.fakes.router_config import ConfigWorld
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, received
 
 
 def tenants(world: ConfigWorld) -> None:
@@ -41,7 +41,7 @@ async def listed(world: PipelineWorld, name: str, **fields) -> str:
     """The aliases, or the reason of a refusal."""
     token = world.token(f"uid-{name}", f"key-uid-{name}")
     try:
-        found = await world.pipeline.list_models(Call(pb.ListModelsRequest(**fields), token, None))
+        found = await world.pipeline.list_models(Call(received(pb.ListModelsRequest(**fields)), token, None))
     except Error as error:
         assert world.leaks() == []
         return error.reason
@@ -72,7 +72,7 @@ async def test_listings_count_against_the_rate(world):
 
 async def test_whoever_is_not_known_is_counted_and_told_nothing(world):
     with pytest.raises(Error) as error:
-        await world.pipeline.list_models(Call(pb.ListModelsRequest(), "Bearer nonsense", None))
+        await world.pipeline.list_models(Call(received(pb.ListModelsRequest()), "Bearer nonsense", None))
     assert error.value.reason is Reason.KEY_REFUSED
     assert world.registry.get_sample_value("tenantry_unidentified_requests_total", {"outcome": "KEY_REFUSED"})
     assert await listed(world, "away") == Reason.TENANT_SUSPENDED

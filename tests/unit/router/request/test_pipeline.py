@@ -23,7 +23,7 @@ from services.router.stages import FinishReason
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import without
 from tests.fakes.router_config import BASE_MODEL, FAR_FUTURE_SECONDS, ConfigWorld, tiny_rendition
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question, received
 
 
 def tenants(world: ConfigWorld) -> None:
@@ -122,7 +122,7 @@ async def spoiled(world, what):
         change(world.config)
         world.apply(2)
     try:
-        await world.pipeline.run(Call(question("x"), authorization, 5.0), None)
+        await world.pipeline.run(Call(received(question("x")), authorization, 5.0), None)
     except Error as error:
         return to_status(error).SerializeToString()
     finally:

@@ -19,7 +19,7 @@ from services.router.request.pipeline import Call
 from services.router.snapshot.config_state import ConfigState
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, question, received
 
 
 def tenants(world: ConfigWorld) -> None:
@@ -165,7 +165,7 @@ async def test_tokens_a_minute_are_charged_for_what_was_used(tmp_path):
 async def test_before_the_first_snapshot_nothing_is_served(tmp_path):
     world = PipelineWorld(tmp_path, SimulatedServer([]))
     with pytest.raises(UnavailableError) as error:
-        await world.pipeline.run(Call(question("x"), None, 5.0), None)
+        await world.pipeline.run(Call(received(question("x")), None, 5.0), None)
     assert error.value.reason is Reason.NO_SNAPSHOT
 
 
@@ -216,6 +216,6 @@ async def test_a_raw_prompt_has_no_template_and_no_system_prompt(world):
     world.config.tenant("acme", 7, system_prompt="Be brief.")
     world.apply(2)
     request = pb.GenerateRequest(prompt="hello")
-    await world.pipeline.run(Call(request, world.token("uid-acme", "key-uid-acme"), 5.0), None)
+    await world.pipeline.run(Call(received(request), world.token("uid-acme", "key-uid-acme"), 5.0), None)
     tokeniser = world.state.snapshot().tenants["uid-acme"].targets["chat"].base_model.text.tokeniser
     assert world.server.requests[0].input_ids == tokeniser.encode_prompt("hello")

@@ -13,7 +13,7 @@ from services.router.request import failure_log, pipeline
 from services.router.request.pipeline import Call
 from tests.fakes.mutants import without
 from tests.fakes.router_config import ConfigWorld
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
+from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, received
 
 TEXT = "a tenant's text"
 
@@ -74,7 +74,7 @@ async def test_that_test_fails_where_such_a_fault_is_not_counted(tmp_path):
 async def test_a_fault_of_a_listing_is_a_refusal_of_its_tenant(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "list_models", fails(FaultError(TEXT)))
     world = world_of(tmp_path)
-    call = Call(pb.ListModelsRequest(), world.token("uid-acme", "key-uid-acme"), None)
+    call = Call(received(pb.ListModelsRequest()), world.token("uid-acme", "key-uid-acme"), None)
     with pytest.raises(FaultError):
         await world.pipeline.list_models(call)
     assert refused(world) == [Reason.INTERNAL]
@@ -103,6 +103,7 @@ async def test_an_error_of_ours_keeps_its_reason(tmp_path):
     world = world_of(tmp_path)
     with pytest.raises(Error):
         await world.pipeline.run(
-            Call(pb.GenerateRequest(model="none"), world.token("uid-acme", "key-uid-acme"), 5.0), None
+            Call(received(pb.GenerateRequest(model="none")), world.token("uid-acme", "key-uid-acme"), 5.0),
+            None,
         )
     assert Reason.INTERNAL not in refused(world)
