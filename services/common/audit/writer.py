@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,6 +19,7 @@ from tenantry.audit.v1 import audit_append_service_pb2 as pb
 from tenantry.audit.v1 import audit_append_service_pb2_grpc, entry_pb2
 
 from services.common.audit.entry import AuditEntry, AuditReceipt, AuditUnavailableError, EntryKind
+from services.common.audit.turns import TenantTurns
 from services.common.backoff import Backoff
 from services.common.canonical_json import canonical_json
 from services.common.errors import Error, Reason
@@ -46,6 +46,16 @@ class _Kept:
     done: asyncio.Future[AuditReceipt]
 
 
+@dataclass(slots=True)
+class _Share:
+    entries: int = 0
+    size_bytes: int = 0
+
+    def add(self, entries: int, size_bytes: int) -> None:
+        self.entries += entries
+        self.size_bytes += size_bytes
+
+
 class AuditWriter:
     """One session of one writer. Use it as an async context manager, or own `run` as a task.
 
@@ -59,8 +69,10 @@ class AuditWriter:
         self._kept: dict[int, _Kept] = {}
         """Entries that are not settled, by sequence."""
         self._kept_bytes = 0
-        self._to_send: deque[int] = deque()
-        """Sequences that were not sent over the open stream yet, in order."""
+        self._held: dict[str, _Share] = {}
+        """What each tenant has of the entries that are kept."""
+        self._to_send = TenantTurns()
+        """Sequences that were not sent over the open stream yet."""
         self._returned: list[int] = []
         """Sequences that were refused by a full queue and wait for `RESEND_SECONDS`."""
         self._sequence = 0
@@ -85,7 +97,7 @@ class AuditWriter:
         kept = self._keep(entry)
         if kept is None:
             self._drop(entry)
-            raise AuditUnavailableError("too many audit entries are waiting")
+            raise AuditUnavailableError("too many audit entries of the tenant are waiting")
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await asyncio.shield(kept.done)
@@ -149,7 +161,7 @@ class AuditWriter:
     def _keep(self, entry: AuditEntry) -> _Kept | None:
         sections = [_spelled(section) for section in (entry.meta, entry.prompt, entry.answer)]
         size = sum(len(section) for section in sections) + 256
-        if self._kept_bytes + size > MAX_KEPT_BYTES or len(self._kept) >= MAX_KEPT_ENTRIES:
+        if not self._has_room(entry.tenant_uid, size):
             return None
         self._sequence += 1
         message = entry_pb2.AppendEntry(
@@ -167,10 +179,26 @@ class AuditWriter:
         # A refusal is logged when it comes, so asyncio need not complain that it was never awaited.
         done.add_done_callback(lambda future: future.cancelled() or future.exception())
         kept = self._kept[self._sequence] = _Kept(message, size, done)
-        self._to_send.append(self._sequence)
+        self._to_send.add(entry.tenant_uid, self._sequence)
         self._kept_bytes += size
+        self._held.setdefault(entry.tenant_uid, _Share()).add(1, size)
         self._unsent.set()
         return kept
+
+    def _has_room(self, tenant_uid: str, size_bytes: int) -> bool:
+        """Whether one more entry of a tenant fits: a tenant may have as much as is left for others.
+
+        One alone may fill half, two a third each, and so on: there is always room for one more (the dynamic thresholds
+        of Choudhury and Hahne, IEEE/ACM ToN 6(2), 1998, with alpha 1).
+        """
+        left_bytes = MAX_KEPT_BYTES - self._kept_bytes
+        left_entries = MAX_KEPT_ENTRIES - len(self._kept)
+        held = self._held.get(tenant_uid)
+        if held is None:
+            return size_bytes <= left_bytes and left_entries > 0
+        return (
+            held.size_bytes + size_bytes <= left_bytes and held.entries < left_entries
+        )  # proven: a-share-each
 
     async def _stream(self, backoff: Backoff) -> None:
         call = self._stub.Append()
@@ -188,7 +216,9 @@ class AuditWriter:
                 raise _StreamEndedError
             self.connected = True
             backoff.reset()
-            self._to_send = deque(self._kept)
+            self._to_send.clear()
+            for sequence, kept in self._kept.items():
+                self._to_send.add(kept.message.tenant_uid, sequence)
             self._returned.clear()
             self._unsent.set()
             await self._exchange(call)
@@ -221,7 +251,7 @@ class AuditWriter:
             batch: list[entry_pb2.AppendEntry] = []
             size = 0
             while self._to_send:
-                kept = self._kept.get(self._to_send.popleft())
+                kept = self._kept.get(self._to_send.take())
                 if kept is None:
                     continue
                 if batch and (
@@ -240,8 +270,6 @@ class AuditWriter:
                 AuditEntry(tenant_uid, EntryKind.GAP, {"dropped": dropped, "writer": self._writer})
             ):
                 del self._dropped[tenant_uid]
-            else:
-                break  # there is no room for the next one either
 
     async def _receive(self, call: Any) -> None:
         while True:
@@ -266,6 +294,10 @@ class AuditWriter:
         if kept is None:
             return
         self._kept_bytes -= kept.size_bytes
+        held = self._held[kept.message.tenant_uid]
+        held.add(-1, -kept.size_bytes)
+        if not held.entries:
+            del self._held[kept.message.tenant_uid]
         if ack.HasField("error"):
             _log.error("audit entry refused: %s", error.reason)
             if not kept.done.done():
@@ -280,7 +312,12 @@ class AuditWriter:
 
     def _send_again(self) -> None:
         # They were first sent before the entries that still wait, so they go first again.
-        self._to_send.extendleft(sorted(self._returned, reverse=True))
+        by_tenant: dict[str, list[int]] = {}
+        for sequence in sorted(self._returned):
+            if (kept := self._kept.get(sequence)) is not None:
+                by_tenant.setdefault(kept.message.tenant_uid, []).append(sequence)
+        for tenant_uid, sequences in by_tenant.items():
+            self._to_send.add_first(tenant_uid, sequences)
         self._returned.clear()
         self._unsent.set()
 

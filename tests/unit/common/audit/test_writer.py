@@ -172,7 +172,7 @@ async def test_a_writer_says_from_which_sequence_on_it_may_send_again(service, c
 @pytest.mark.parametrize("waits", [True, False])
 async def test_entries_there_was_no_room_for_are_told_of_as_a_gap(service, channel, monkeypatch, waits):
     """A BLOCKING tenant's request goes on without its entry: the log has to show that one is missing."""
-    monkeypatch.setattr(writer_module, "MAX_KEPT_ENTRIES", 2)
+    monkeypatch.setattr(writer_module, "MAX_KEPT_ENTRIES", 4)
     async with AuditWriter(channel, "w") as writer:
         waiters = [append(writer, number) for number in range(2)]
         sent = await service.take(2)
