@@ -7,6 +7,7 @@ from services.cli.documents import to_json
 from services.cli.terminal.output import Output
 from services.common.command_errors import FAILURE_STATUS, CommandError
 from services.common.errors import Error, InvalidArgumentError, Reason, ResourceExhaustedError
+from services.common.spoken_durations import spoken
 
 _NEXT: dict[Reason, str] = {
     Reason.INVALID_FIELD: "Nothing was changed. Correct the fields above, then repeat.",
@@ -75,11 +76,13 @@ def next_step(error: Error | CommandError) -> str:
         # The edge answers without our details. Its code still stands for one of our reasons.
         reason = error.default_reason
     hint = _NEXT.get(reason, "")
+    if (fits := error.metadata.get("fits_now", "0")) not in {"", "0"}:
+        hint = f"{hint} A request of up to {fits} tokens, prompt and answer together, fits now."
     rule_id = error.metadata.get("rule_id", "")
     if rule_id and rule_id not in error.message:
         hint = f"It is the rule {rule_id}. {hint}"
     if error.retry_after_seconds is not None:
-        hint = f"{hint} Try again in {max(error.retry_after_seconds, 0.1):.1f} s.".strip()
+        hint = f"{hint} Try again in {spoken(error.retry_after_seconds)}.".strip()
     return hint or (
         "Look for the request id in the logs of the mesh."
         if error.request_id

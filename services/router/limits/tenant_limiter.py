@@ -5,7 +5,7 @@ Pure: time is passed in. A changed limit is in force at the next request, in bot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.common.errors import (
@@ -91,6 +91,7 @@ class TenantLimiter:
                 f"at most {limits.concurrent_requests} requests at once",
                 Reason.CONCURRENCY_LIMITED,
                 _CONCURRENCY_RETRY_SECONDS if limits.concurrent_requests > 0 else None,
+                {"used": usage.concurrent, "limit_value": limits.concurrent_requests},
             )
         # The burst counts what may come above the sustained rate, so one request always fits.
         burst = limits.request_burst + 1
@@ -127,8 +128,15 @@ class TenantLimiter:
         window = self._usage.setdefault(tenant_uid, _Usage()).tokens
         wait = window.wait_seconds(per_minute, tokens, now_seconds)
         if wait:
-            description = f"at most {per_minute} tokens a minute; this request may use {tokens}"
-            raise _exhausted(tenant_name, "tokens_per_minute", description, Reason.RATE_LIMITED, wait)
+            used = window.reserved + window.spent
+            fits = max(0, per_minute - used)
+            description = (
+                f"at most {per_minute} tokens a minute; this request may use {tokens}, and {fits} are left"
+            )
+            figures = {"needed": tokens, "used": used, "limit_value": per_minute, "fits_now": fits}
+            raise _exhausted(
+                tenant_name, "tokens_per_minute", description, Reason.RATE_LIMITED, wait, figures
+            )
         return TokenHold(window, tokens)
 
     def adopt(self, tenant_uid: str) -> None:
@@ -204,13 +212,18 @@ def check_input_bytes(field_path: str, actual_bytes: int, limits: Limits) -> Non
 
 
 def _exhausted(
-    tenant_name: str, limit: str, description: str, reason: Reason, retry_seconds: float | None
+    tenant_name: str,
+    limit: str,
+    description: str,
+    reason: Reason,
+    retry_seconds: float | None,
+    figures: Mapping[str, int] | None = None,
 ) -> ResourceExhaustedError:
     finite = retry_seconds if retry_seconds is not None and retry_seconds < float("inf") else None
     return ResourceExhaustedError(
         f"limit reached: {description}",
         reason=reason,
         violations=[QuotaViolation(tenant_name, description)],
-        metadata={"limit": f"limits.{limit}"},
+        metadata={"limit": f"limits.{limit}"} | {name: str(value) for name, value in (figures or {}).items()},
         retry_after_seconds=finite,
     )

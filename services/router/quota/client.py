@@ -119,7 +119,7 @@ class QuotaClient:
                 return QuotaReservation(tenant.tenant_uid, tokens, lots)
             for window in short:
                 if slices[window].is_dry(now):
-                    raise _exhausted(tenant, window, slices[window].seconds_left(now))
+                    raise _exhausted(tenant, window, tokens, slices[window], now)
                 slices[window].wait_for(tokens)
             await self._answer(deadline)
 
@@ -258,14 +258,19 @@ def _cause(error: BaseException) -> str:
     return error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
 
 
-def _exhausted(tenant: QuotaTenant, window: Window, retry_seconds: float) -> ResourceExhaustedError:
-    description = f"the quota of this {window.name.lower()} is used up"
+def _exhausted(
+    tenant: QuotaTenant, window: Window, tokens: int, left: QuotaSlice, now_seconds: float
+) -> ResourceExhaustedError:
+    name, fits = window.name.lower(), max(0, left.available_tokens)
+    description = f"the quota of this {name} is used up"
+    if fits:
+        description = f"this request may use {tokens} tokens, and {fits} are left of the quota of this {name}"
     return ResourceExhaustedError(
         description,
         reason=Reason.QUOTA_EXHAUSTED,
         violations=[QuotaViolation(tenant.name, description)],
-        metadata={"limit": f"quotas.{window.name.lower()}"},
-        retry_after_seconds=retry_seconds,
+        metadata={"limit": f"quotas.{name}", "needed": str(tokens), "fits_now": str(fits)},
+        retry_after_seconds=left.seconds_left(now_seconds),
     )
 
 
