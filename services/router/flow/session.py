@@ -138,12 +138,7 @@ class _Asked:
             self._spend(self.ask.demand.cost.input_tokens + ended.output_tokens)
         else:
             grant.refund_prompt()
-        if ended.in_time:
-            grant.give_back()
-        else:
-            work_ended = grant.linger()
-            grant.give_back()
-            work_ended(False)
+        grant.give_back(in_time=ended.in_time)
 
     def _spend(self, total: int) -> None:
         if self._tokens is not None and total > self._spent:

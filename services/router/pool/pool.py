@@ -1,14 +1,13 @@
 """One running pool: requests wait here for what the scheduler decides.
 
-A request that is cancelled at the moment it is served hands its place on.
+A request whose caller has left at the moment it is served hands its place on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Iterable
+from typing import Protocol
 
 from services.common.clock import Clock
 from services.common.errors import Error
@@ -21,10 +20,7 @@ from services.router.snapshot.model import PoolConfig
 
 
 class Grant:
-    """A place at an endpoint; an async context manager, given back exactly once however it is left.
-
-    The place is free again once the server's work has ended, too.
-    """
+    """A place at an endpoint, to be given back exactly once."""
 
     def __init__(self, pool: Pool, ticket: Ticket, place: Place, queued_seconds: float) -> None:
         self.queued_seconds = queued_seconds
@@ -34,7 +30,6 @@ class Grant:
         self._place = place
         self._service = float(ticket.demand.cost.input_service)
         self._left = False
-        self._works = 0
 
     @property
     def target(self) -> str:
@@ -86,40 +81,17 @@ class Grant:
         self._service += service
         self._pool.scheduler.charge(self._ticket, service)
 
-    def linger(self) -> Callable[[bool], None]:
-        """Keep the place although its holder leaves: the server still works on the request.
+    def give_back(self, *, in_time: bool = True) -> None:
+        """Give the place back; exactly once, when the server's work has ended.
 
-        Returns what is to be called once, when that work has ended: with False if it did not end in time, so that the
-        endpoint is sent nothing until it is probed.
+        Args:
+            in_time: False if that work did not end in time: its endpoint is sent nothing until it is probed.
         """
-        self._works += 1
-        return self._work_ended
-
-    def _work_ended(self, in_time: bool) -> None:
-        self._works -= 1
-        if not in_time and not self._place.outdated:
-            self._pool.suspect(self._place)
-        self._give_back_if_over()
-
-    async def __aenter__(self) -> Self:
-        """Hold the place."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the place back."""
-        self.give_back()
-
-    def give_back(self) -> None:
-        """Leave the place; exactly once. It is free once the server has stopped working for it."""
         assert not self._left, "a grant was given back twice"
         self._left = True
-        self._give_back_if_over()
-
-    def _give_back_if_over(self) -> None:
-        if self._left and not self._works:
-            self._pool.take_back(self._ticket, self._place, self._service)
+        if not in_time:
+            self.endpoint_failed()
+        self._pool.take_back(self._ticket, self._place, self._service)
 
 
 class Waiting(Protocol):
@@ -139,26 +111,8 @@ class Waiting(Protocol):
         ...
 
 
-class _Acquiring:
-    """A coroutine that waits."""
-
-    def __init__(self) -> None:
-        self.grant: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-
-    @property
-    def left(self) -> bool:
-        return self.grant.done()
-
-    def granted(self, grant: Grant) -> None:
-        self.grant.set_result(grant)
-
-    def refused(self, error: Error) -> None:
-        if not self.grant.done():
-            self.grant.set_exception(error)
-
-
 class Pool:
-    """One pool's endpoints behind one queue. All methods run on the event loop; only `acquire` and reloads wait."""
+    """One pool's endpoints behind one queue. All methods run on the event loop; only reloads wait."""
 
     def __init__(self, config: PoolConfig, queue: QueueDiscipline, servers: Servers, clock: Clock) -> None:
         self._clock = clock
@@ -252,33 +206,6 @@ class Pool:
         """Send nothing to a place's endpoint until it is probed."""
         self.scheduler.endpoints.suspect(place.endpoint)
 
-    async def acquire(self, demand: Demand, first: Callable[[], Awaitable[object]] | None = None) -> Grant:
-        """Wait for a place, as long as the caller's own deadline allows; cancel-safe.
-
-        Args:
-            demand: what is asked.
-            first: awaited before the request joins the queue, so that no place is held meanwhile. Not begun for a
-                request that is refused at once.
-
-        Raises:
-            ResourceExhaustedError: the queue is full, or moves too slowly for the request's deadline.
-            UnavailableError: no endpoint is ready.
-        """
-        self.check(demand)
-        if first is not None:
-            await first()
-        acquiring = _Acquiring()
-        ticket = self.join(demand, acquiring)
-        granted = acquiring.grant
-        try:
-            return granted.result() if granted.done() else await granted
-        except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled() and not granted.exception():
-                granted.result().give_back()  # proven: place-handed-on
-            raise
-        finally:
-            self.withdraw(ticket)
-
     def check(self, demand: Demand) -> None:
         """Refuse at once what would be refused anyway, before anything is done for it.
 
@@ -362,7 +289,7 @@ class Pool:
             if waiting.left:
                 # Its caller left and has not taken its ticket along yet.
                 grant.refund_prompt()
-                self.scheduler.give_back(ticket, place, 0.0, now)
+                self.scheduler.give_back(ticket, place, 0.0, now)  # proven: place-handed-on
             else:
                 waiting.granted(grant)
 

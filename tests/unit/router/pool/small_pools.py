@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from services.common.clock import Clock
+from services.common.errors import Error
 from services.router.pool.demand import Cost, Demand
 from services.router.pool.endpoints import Servers
 from services.router.pool.fair_queue import FairQueue
@@ -46,11 +48,47 @@ def ready_pool(queue: QueueDiscipline | None = None, clock: Clock | None = None,
     return pool
 
 
+class _Acquiring:
+    """A coroutine that waits."""
+
+    def __init__(self) -> None:
+        self.grant: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+
+    @property
+    def left(self) -> bool:
+        return self.grant.done()
+
+    def granted(self, grant: Grant) -> None:
+        self.grant.set_result(grant)
+
+    def refused(self, error: Error) -> None:
+        if not self.grant.done():
+            self.grant.set_exception(error)
+
+
+async def acquire(pool: Pool, demand: Demand, first: Callable[[], Awaitable[object]] | None = None) -> Grant:
+    """Check, await `first`, and wait for a place; a caller that leaves hands its place on."""
+    pool.check(demand)
+    if first is not None:
+        await first()
+    acquiring = _Acquiring()
+    ticket = pool.join(demand, acquiring)
+    granted = acquiring.grant
+    try:
+        return granted.result() if granted.done() else await granted
+    except asyncio.CancelledError:
+        if granted.done() and not granted.cancelled() and not granted.exception():
+            granted.result().give_back()
+        raise
+    finally:
+        pool.withdraw(ticket)
+
+
 async def waiting(
     pool: Pool, lora_id: int | None = None, cost: Cost = COST, tenant: str = "t", **fields
 ) -> asyncio.Task[Grant]:
     """A request that has joined the queue, or been served."""
-    task = asyncio.create_task(pool.acquire(demand(cost, lora_id, tenant, **fields)))
+    task = asyncio.create_task(acquire(pool, demand(cost, lora_id, tenant, **fields)))
     await asyncio.sleep(0)
     return task
 

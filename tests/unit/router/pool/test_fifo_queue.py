@@ -6,7 +6,7 @@ from services.router.pool import fifo_queue
 from services.router.pool.endpoints import Endpoint, EndpointCapacity, Server, Spot
 from services.router.pool.fifo_queue import FifoQueue
 from services.router.pool.queue_discipline import Ticket
-from tests.unit.router.pool.small_pools import demand, ready_pool, waiting
+from tests.unit.router.pool.small_pools import acquire, demand, ready_pool, waiting
 
 SPOT = Spot(Endpoint("a", Server(), EndpointCapacity(1, 1, 1)))
 
@@ -61,7 +61,7 @@ async def test_a_pool_serves_in_the_order_of_its_queue_and_charges_it(monkeypatc
     charged, queue = [], LastComeFirstServed()
     monkeypatch.setattr(queue, "charge", lambda ticket, service: charged.append((ticket.demand, service)))
     pool = ready_pool(queue, concurrent_requests=1)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     held.charge(3)
     assert charged == [(demand(), 6)]
     early, late = await waiting(pool), await waiting(pool)

@@ -10,7 +10,7 @@ from services.router.pool.fair_queue import FairQueue
 from services.router.pool.fifo_queue import FifoQueue
 from services.router.pool.queue_discipline import MAX_OVERTAKES
 from tests.fakes.mutants import changed
-from tests.unit.router.pool.small_pools import COST, demand, ready_pool, settle, waiting
+from tests.unit.router.pool.small_pools import COST, acquire, demand, ready_pool, settle, waiting
 
 both = pytest.mark.parametrize("queue", [FairQueue, FifoQueue])
 of_whom = pytest.mark.parametrize("others", ["t", "another"])
@@ -26,7 +26,7 @@ async def small_ones_served_before_a_large_one(
 ) -> int:
     """A steady stream of small requests beside one that needs most of the KV cache."""
     pool = ready_pool(queue(), concurrent_requests=8, headroom_requests=headroom)
-    running = [await pool.acquire(demand(small, tenant=others)) for _ in range(count)]
+    running = [await acquire(pool, demand(small, tenant=others)) for _ in range(count)]
     large = await waiting(pool, cost=Cost(40, 40))
     served = 0
     while not large.done() and served < 200:
@@ -76,9 +76,9 @@ async def test_that_test_notices_starving_that_is_not_counted_at_a_tenants_share
 async def test_an_endpoint_kept_for_one_who_leaves_is_everybodys_again(monkeypatch, queue):
     overtakes_allowed(monkeypatch, 1)
     pool = ready_pool(queue(), concurrent_requests=2)
-    held = await pool.acquire(demand(Cost(10, 10)))
+    held = await acquire(pool, demand(Cost(10, 10)))
     large = await waiting(pool, cost=Cost(45, 45))
-    overtakes = await pool.acquire(demand(Cost(10, 10)))
+    overtakes = await acquire(pool, demand(Cost(10, 10)))
     overtakes.give_back()
     newcomer = await waiting(pool, cost=Cost(10, 10))
     assert not newcomer.done()

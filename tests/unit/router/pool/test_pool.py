@@ -10,12 +10,12 @@ from services.router.pool import pool as pool_module
 from services.router.pool.demand import Cost
 from services.router.pool.pool import Pool
 from tests.fakes.mutants import without
-from tests.unit.router.pool.small_pools import CONFIG, demand, ready_pool, settle, waiting
+from tests.unit.router.pool.small_pools import CONFIG, acquire, demand, ready_pool, settle, waiting
 
 
 async def test_order_of_arrival():
     pool = ready_pool(concurrent_requests=1)
-    first = await pool.acquire(demand())
+    first = await acquire(pool, demand())
     second, third = await waiting(pool), await waiting(pool)
     first.give_back()
     await settle()
@@ -28,10 +28,10 @@ async def test_order_of_arrival():
 
 async def test_the_queue_is_bounded():
     pool = ready_pool(concurrent_requests=1, queued_requests=1)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     queued = await waiting(pool)
     with pytest.raises(ResourceExhaustedError) as refused:
-        await pool.acquire(demand())
+        await acquire(pool, demand())
     assert refused.value.reason is Reason.QUEUE_FULL
     assert refused.value.retry_after_seconds
     held.give_back()
@@ -40,7 +40,7 @@ async def test_the_queue_is_bounded():
 
 async def test_a_waiter_that_leaves_gives_its_turn_on():
     pool = ready_pool(concurrent_requests=1)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     leaves, stays = await waiting(pool), await waiting(pool)
     leaves.cancel()
     await settle()
@@ -51,37 +51,36 @@ async def test_a_waiter_that_leaves_gives_its_turn_on():
 
 async def held_after_one_leaves_as_it_is_served() -> int:
     pool = ready_pool(concurrent_requests=1)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     leaves = await waiting(pool)
-    held.give_back()
     leaves.cancel()
+    held.give_back()
     with pytest.raises(asyncio.CancelledError):
         await leaves
     return pool.in_flight
 
 
-async def test_a_waiter_cancelled_as_it_is_served_hands_its_place_on():
+async def test_a_waiter_that_left_as_it_is_served_hands_its_place_on():
     assert await held_after_one_leaves_as_it_is_served() == 0
 
 
 async def test_that_test_notices_a_place_that_is_not_handed_on(monkeypatch):
     kept = without(pool_module, "place-handed-on").Pool
-    monkeypatch.setattr(Pool, "acquire", kept.acquire)
+    monkeypatch.setattr(Pool, "_serve", kept._serve)
     assert await held_after_one_leaves_as_it_is_served() == 1
 
 
 async def test_a_place_is_given_back_once():
     pool = ready_pool()
-    grant = await pool.acquire(demand())
-    async with grant:
-        pass
+    grant = await acquire(pool, demand())
+    grant.give_back()
     with pytest.raises(AssertionError):
         grant.give_back()
 
 
 async def test_kv_capacity_holds_back_what_does_not_fit_and_lets_smaller_ones_pass():
     pool = ready_pool(concurrent_requests=8)
-    first = await pool.acquire(demand(Cost(40, 40)))
+    first = await acquire(pool, demand(Cost(40, 40)))
     large, small = await waiting(pool, cost=Cost(20, 20)), await waiting(pool, cost=Cost(5, 5))
     assert small.done()
     assert not large.done()
@@ -115,9 +114,9 @@ async def test_a_sender_that_fails_is_followed_by_the_next():
 
 async def test_many_misses_send_the_weights_again_once():
     pool = ready_pool(concurrent_requests=32, kv_tokens=10_000)
-    first = await pool.acquire(demand(lora_id=7))
+    first = await acquire(pool, demand(lora_id=7))
     first.adapter_accepted()
-    grants = [await pool.acquire(demand(lora_id=7)) for _ in range(5)]
+    grants = [await acquire(pool, demand(lora_id=7)) for _ in range(5)]
     missed = [asyncio.create_task(grant.adapter_missed()) for grant in grants]
     await settle()
     assert [grant.send_weights for grant in grants] == [True, False, False, False, False]
@@ -131,9 +130,9 @@ async def test_many_misses_send_the_weights_again_once():
 
 async def test_a_reload_that_fails_passes_to_the_next_in_line():
     pool = ready_pool(concurrent_requests=32, kv_tokens=10_000)
-    first = await pool.acquire(demand(lora_id=7))
+    first = await acquire(pool, demand(lora_id=7))
     first.adapter_accepted()
-    sender, follower = await pool.acquire(demand(lora_id=7)), await pool.acquire(demand(lora_id=7))
+    sender, follower = await acquire(pool, demand(lora_id=7)), await acquire(pool, demand(lora_id=7))
     await sender.adapter_missed()
     waits = asyncio.create_task(follower.adapter_missed())
     await settle()
@@ -146,13 +145,13 @@ async def test_a_reload_that_fails_passes_to_the_next_in_line():
 
 async def test_the_least_busy_endpoint_is_next_and_of_equals_the_one_with_the_adapter():
     pool = ready_pool(targets=("a", "b"))
-    first = await pool.acquire(demand(lora_id=7))
+    first = await acquire(pool, demand(lora_id=7))
     first.adapter_accepted()
-    second = await pool.acquire(demand())
+    second = await acquire(pool, demand())
     assert {first.target, second.target} == {"a", "b"}
     first.give_back()
     second.give_back()
-    again = await pool.acquire(demand(lora_id=7))
+    again = await acquire(pool, demand(lora_id=7))
     assert again.target == first.target
     assert not again.send_weights
     again.give_back()
@@ -160,10 +159,10 @@ async def test_the_least_busy_endpoint_is_next_and_of_equals_the_one_with_the_ad
 
 async def test_none_ready_refuses_those_who_come_and_those_who_wait():
     pool = ready_pool(concurrent_requests=1)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     queued = await waiting(pool)
     pool.probed("a", ready=False)
-    for refused in (queued, pool.acquire(demand())):
+    for refused in (queued, acquire(pool, demand())):
         with pytest.raises(UnavailableError) as error:
             await refused
         assert error.value.reason is Reason.NO_READY_ENDPOINT
@@ -173,11 +172,11 @@ async def test_none_ready_refuses_those_who_come_and_those_who_wait():
 
 async def test_an_endpoint_that_came_back_holds_no_adapters():
     pool = ready_pool()
-    before = await pool.acquire(demand(lora_id=7))
+    before = await acquire(pool, demand(lora_id=7))
     before.adapter_accepted()
     pool.probed("a", ready=False)
     pool.probed("a", ready=True)
-    after = await pool.acquire(demand(lora_id=7))
+    after = await acquire(pool, demand(lora_id=7))
     assert after.send_weights
     before.give_back()
     after.give_back()
@@ -186,7 +185,7 @@ async def test_an_endpoint_that_came_back_holds_no_adapters():
 
 async def test_one_broken_stream_refuses_nobody_and_forgets_no_adapter():
     pool = ready_pool()
-    before = await pool.acquire(demand(lora_id=7))
+    before = await acquire(pool, demand(lora_id=7))
     before.adapter_accepted()
     before.endpoint_failed()
     before.give_back()
@@ -201,20 +200,20 @@ async def test_one_broken_stream_refuses_nobody_and_forgets_no_adapter():
 
 async def test_an_old_failure_does_not_fail_a_new_life():
     pool = ready_pool()
-    old = await pool.acquire(demand())
+    old = await acquire(pool, demand())
     pool.probed("a", ready=False)
     pool.probed("a", ready=True)
     old.endpoint_failed()
-    (await pool.acquire(demand())).give_back()
+    (await acquire(pool, demand())).give_back()
     old.give_back()
 
 
 async def test_config_adds_and_drops_endpoints_around_running_requests():
     pool = ready_pool()
-    running = await pool.acquire(demand())
+    running = await acquire(pool, demand())
     pool.configure(replace(CONFIG, targets=("b",)))
     pool.probed("b", ready=True)
-    moved = await pool.acquire(demand())
+    moved = await acquire(pool, demand())
     assert moved.target == "b"
     assert pool.targets == ["b"]
     running.give_back()
@@ -224,7 +223,7 @@ async def test_config_adds_and_drops_endpoints_around_running_requests():
 
 async def test_a_retired_pool_refuses_its_queue():
     pool = ready_pool(concurrent_requests=1)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     queued = await waiting(pool)
     pool.retire()
     with pytest.raises(UnavailableError):

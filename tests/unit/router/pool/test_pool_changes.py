@@ -11,6 +11,7 @@ from services.router.pool.pool_kind import PoolKind
 from services.router.snapshot.compiler import compile_snapshot
 from tests.fakes.router_config import ConfigWorld, tiny_rendition
 from tests.fakes.router_pipeline import InstantWeights, PipelineWorld, SimulatedServer
+from tests.unit.router.pool.small_pools import acquire
 
 
 def two_tenants_and_one_place(world: ConfigWorld) -> None:
@@ -64,7 +65,7 @@ async def test_the_new_owner_is_served_at_once_by_servers_known_to_be_ready(tmp_
     world = PipelineWorld(tmp_path, SimulatedServer([ord("a")]), configure=two_tenants_and_one_place)
     dedicate(world.config)
     world.pools.configure(compile_snapshot(2, world.config.resources, world._loader.load).snapshot)
-    assert await asyncio.wait_for(world.pool().acquire(Demand("uid-rival", Cost(1, 1), None)), 5)
+    assert await asyncio.wait_for(acquire(world.pool(), Demand("uid-rival", Cost(1, 1), None)), 5)
 
 
 class HeldWeights(InstantWeights):

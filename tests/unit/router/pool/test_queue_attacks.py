@@ -16,7 +16,7 @@ from services.router.pool.queue_discipline import QueueLimits, Ticket
 from services.router.pool.scheduler import Scheduler
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import changed, without
-from tests.unit.router.pool.small_pools import CONFIG, COST, demand, ready_pool, settle, waiting
+from tests.unit.router.pool.small_pools import CONFIG, COST, acquire, demand, ready_pool, settle, waiting
 
 COLD_TENANTS = 100
 
@@ -79,7 +79,7 @@ def test_that_test_notices_lanes_that_do_not_move(monkeypatch):
 async def charged_for_keeping() -> float:
     """What a tenant is charged that has an endpoint drained for a request, and leaves."""
     pool = ready_pool(concurrent_requests=8)
-    running = [await pool.acquire(demand(tenant="small")) for _ in range(5)]
+    running = [await acquire(pool, demand(tenant="small")) for _ in range(5)]
     large = await waiting(pool, cost=Cost(40, 40), tenant="large")
     large_counter = pool.counter("large")
     while pool.scheduler._kept is None:
@@ -172,7 +172,7 @@ async def test_a_replaced_pool_starts_where_the_old_one_was():
     directory.configure(_snapshot())
     pool = directory.pools[CONFIG.name]
     pool.probed("a", ready=True)
-    grant = await pool.acquire(demand(tenant="old"))
+    grant = await acquire(pool, demand(tenant="old"))
     grant.charge(1_000)
     directory.configure(_snapshot(base_model="models/other"))
     assert directory.pools[CONFIG.name].scheduler.queue.floor == pool.counter("old") > 0
@@ -181,7 +181,7 @@ async def test_a_replaced_pool_starts_where_the_old_one_was():
 
 async def test_fewer_that_may_wait_are_fewer_that_wait():
     pool = ready_pool(concurrent_requests=1, queued_requests=8)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     waits = [await waiting(pool, tenant=tenant) for tenant in "aabbc"]
     pool.configure(replace(CONFIG, concurrent_requests=1, queued_requests=3))
     await settle()

@@ -15,7 +15,7 @@ from services.router.pool.fair_queue import FairQueue
 from services.router.pool.pace import Pace
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import changed, without
-from tests.unit.router.pool.small_pools import CONFIG, demand, ready_pool, settle, waiting
+from tests.unit.router.pool.small_pools import CONFIG, acquire, demand, ready_pool, settle, waiting
 
 
 async def refused(request: asyncio.Task) -> ResourceExhaustedError:
@@ -41,7 +41,7 @@ async def give_all_back(pool, held, requests) -> None:
 
 async def test_one_tenant_may_queue_half_of_what_may_wait():
     pool = ready_pool(concurrent_requests=1, queued_requests=8)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     queued = [await waiting(pool) for _ in range(4)]
     await refused(await waiting(pool))
     other = await waiting(pool, tenant="another")
@@ -51,7 +51,7 @@ async def test_one_tenant_may_queue_half_of_what_may_wait():
 
 async def queued_by_one(queue) -> int:
     pool = ready_pool(queue, concurrent_requests=1, queued_requests=8)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     queued = [await waiting(pool) for _ in range(20)]
     count = pool.queued
     await give_all_back(pool, held, queued)
@@ -67,7 +67,7 @@ async def test_that_test_notices_a_tenant_without_a_bound(monkeypatch):
 
 async def test_when_all_places_in_the_queue_are_taken_who_has_most_loses_its_newest_of_low_priority():
     pool = ready_pool(concurrent_requests=1, queued_requests=6)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     heavy = [await waiting(pool, tenant="heavy", priority=priority) for priority in (2, 1, 2)]
     others = [await waiting(pool, tenant=f"light-{number}") for number in range(3)]
     newcomer = await waiting(pool, tenant="newcomer")
@@ -82,7 +82,7 @@ async def test_when_all_places_in_the_queue_are_taken_who_has_most_loses_its_new
 
 async def test_who_has_most_is_counted_by_weight():
     pool = ready_pool(concurrent_requests=1, queued_requests=5)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     large = [await waiting(pool, tenant="large", weight=300) for _ in range(3)]
     small = [await waiting(pool, tenant="small", weight=50) for _ in range(2)]
     newcomer = await waiting(pool, tenant="newcomer")
@@ -92,7 +92,7 @@ async def test_who_has_most_is_counted_by_weight():
 
 async def test_a_request_of_higher_priority_takes_the_place_of_its_own_tenants_lower_one():
     pool = ready_pool(concurrent_requests=1, queued_requests=4)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     low, normal = await waiting(pool, priority=1), await waiting(pool)
     high = await waiting(pool, priority=3)
     await refused(low)
@@ -102,7 +102,7 @@ async def test_a_request_of_higher_priority_takes_the_place_of_its_own_tenants_l
 
 async def test_a_request_that_can_run_is_not_refused_for_others_that_wait():
     pool = ready_pool(concurrent_requests=3, queued_requests=2)
-    held = await pool.acquire(demand(Cost(40, 40)))
+    held = await acquire(pool, demand(Cost(40, 40)))
     too_large = [await waiting(pool, cost=Cost(30, 30), tenant=tenant) for tenant in "ab"]
     small = await waiting(pool, cost=Cost(5, 5), tenant="c")
     await give_all_back(pool, held, [*too_large, small])
@@ -110,7 +110,7 @@ async def test_a_request_that_can_run_is_not_refused_for_others_that_wait():
 
 async def test_what_comes_first_is_not_begun_for_a_request_that_is_refused_at_once():
     pool = ready_pool(concurrent_requests=1, queued_requests=2)
-    held = await pool.acquire(demand())
+    held = await acquire(pool, demand())
     queued = await waiting(pool)
     begun = []
 
@@ -118,12 +118,12 @@ async def test_what_comes_first_is_not_begun_for_a_request_that_is_refused_at_on
         begun.append(pool.in_flight)
 
     with pytest.raises(ResourceExhaustedError):
-        await pool.acquire(demand(), first)
+        await acquire(pool, demand(), first)
     assert begun == []
     queued.cancel()
     await settle()
     held.give_back()
-    (await pool.acquire(demand(), first)).give_back()
+    (await acquire(pool, demand(), first)).give_back()
     # No place is held meanwhile.
     assert begun == [0]
 
@@ -137,7 +137,7 @@ class PacedPool:
         self.queued: list[asyncio.Task] = []
 
     async def run(self, seconds: int) -> None:
-        self.held = await self.pool.acquire(demand())
+        self.held = await acquire(self.pool, demand())
         self.queued = [await waiting(self.pool) for _ in range(seconds + 4)]
         for _ in range(seconds):
             self.held.charge(10)

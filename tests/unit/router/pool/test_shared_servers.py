@@ -18,7 +18,7 @@ from services.router.snapshot.model import Snapshot
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import changed
 from tests.fakes.router_pipeline import UnaskedProbe
-from tests.unit.router.pool.small_pools import CONFIG, demand, settle, waiting
+from tests.unit.router.pool.small_pools import CONFIG, acquire, demand, settle, waiting
 
 SHARED = replace(CONFIG, kv_tokens=10_000, queued_requests=20_000)
 
@@ -69,7 +69,7 @@ async def test_that_test_notices_a_load_that_each_pool_counts_for_itself():
 async def test_a_place_that_one_pool_gives_back_is_the_others():
     configs = [replace(SHARED, name=f"pools/{name}", concurrent_requests=1) for name in "ab"]
     _, (one, other) = pools_of(*configs)
-    held = await one.acquire(demand())
+    held = await acquire(one, demand())
     waits = await waiting(other)
     assert not waits.done()
     held.give_back()
@@ -81,7 +81,7 @@ async def test_a_place_that_one_pool_gives_back_is_the_others():
 async def test_what_runs_for_a_pool_that_is_gone_still_counts():
     first = replace(SHARED, server_model="before", concurrent_requests=1)
     directory, (old,) = pools_of(first)
-    held = await old.acquire(demand())
+    held = await acquire(old, demand())
     second = replace(first, server_model="after")
     directory.configure(Snapshot(2, {}, {}, {second.name: second}))
     directory.probed(Served("a", "after"), ready=True)
@@ -95,7 +95,7 @@ async def test_what_runs_for_a_pool_that_is_gone_still_counts():
 
 async def test_what_tenants_were_given_outlives_a_pool_that_is_replaced():
     directory, (old,) = pools_of(SHARED)
-    (await old.acquire(demand(Cost(30, 1)))).give_back()
+    (await acquire(old, demand(Cost(30, 1)))).give_back()
     second = replace(SHARED, server_model="after")
     directory.configure(Snapshot(2, {}, {}, {second.name: second}))
     assert dict(directory.pool(second).service)["t"] == 30 / 100
@@ -134,7 +134,7 @@ async def test_that_test_notices_pools_that_keep_what_is_anothers():
 async def test_a_request_with_a_place_at_a_server_that_becomes_dedicated_is_not_sent():
     shared = replace(SHARED, targets=("a", "b"))
     directory, (pool,) = pools_of(shared)
-    grants = [await pool.acquire(demand()) for _ in range(2)]
+    grants = [await acquire(pool, demand()) for _ in range(2)]
     theirs = replace(SHARED, name="pools/theirs", targets=("b",), dedicated_to_uid="owner")
     directory.configure(Snapshot(2, {}, {}, {shared.name: shared, theirs.name: theirs}))
     assert sorted((grant.target, grant.withdrawn) for grant in grants) == [("a", False), ("b", True)]
@@ -146,7 +146,7 @@ async def test_a_pool_whose_every_server_is_anothers_serves_nobody():
     theirs = replace(SHARED, name="pools/theirs", dedicated_to_uid="owner")
     _, (_, pool) = pools_of(theirs, SHARED)
     with pytest.raises(UnavailableError):
-        await pool.acquire(demand())
+        await acquire(pool, demand())
 
 
 async def test_of_two_dedicated_pools_the_one_that_came_first_keeps_the_server():

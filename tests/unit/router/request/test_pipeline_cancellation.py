@@ -15,6 +15,7 @@ from services.router.request import pipeline as pipeline_module
 from services.router.request.outbox import Outbox
 from tests.fakes.router_config import BASE_MODEL, ConfigWorld, tiny_rendition
 from tests.fakes.router_pipeline import MemoryQuotas, PipelineWorld, SimulatedServer
+from tests.unit.router.pool.small_pools import acquire
 
 QUOTA = tenant_pb2.Quota(window=tenant_pb2.QUOTA_WINDOW_DAY, tokens=1_000_000)
 LIMITS = tenant_pb2.Limits(tokens_per_minute=1000)
@@ -42,7 +43,7 @@ def world_of(folder, pipeline_class=pipeline_module.Pipeline) -> PipelineWorld:
 async def cancelled_at(world: PipelineWorld, step: int, *, queued: bool) -> bool:
     """Run one request, cancel it after so many turns of the loop, and return whether it was still running."""
     outbox = Outbox(1000)
-    held = await world.pool().acquire(Demand("x", Cost(1, 1), None)) if queued else None
+    held = await acquire(world.pool(), Demand("x", Cost(1, 1), None)) if queued else None
     running = asyncio.create_task(world.pipeline.run(world.call("uid-acme"), outbox))
     for turn in range(step):
         if held is not None and turn == 8:
