@@ -53,6 +53,8 @@ class Arrival:
     priority: int = 2
     leaves_after: int | None = None
     """How many tokens its caller waits for; -1 to leave while it waits, at the next step."""
+    lora_id: int | None = None
+    """The adapter it needs."""
 
 
 @dataclass(slots=True)
@@ -108,7 +110,7 @@ class Simulation:
     def arrive(self, arrival: Arrival) -> None:
         """A request comes now."""
         cost = Cost(arrival.input_tokens, arrival.max_output_tokens)
-        demand = Demand(arrival.tenant, cost, None, arrival.weight, arrival.priority)
+        demand = Demand(arrival.tenant, cost, arrival.lora_id, arrival.weight, arrival.priority)
         try:
             self.scheduler.check(demand, self.now)
         except Error:
@@ -141,6 +143,7 @@ class Simulation:
         for running in self.running:
             arrival = running.arrival
             if not running.tokens:
+                running.place.adapter_accepted()
                 self.seen.first_token_seconds[arrival.tenant].append(self.now - arrival.at)
             running.tokens += 1
             self.seen.tokens += 1

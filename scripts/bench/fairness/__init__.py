@@ -1,0 +1,1 @@
+"""How fairly a pool is shared: workloads, their figures, and the report that a person reads."""
