@@ -80,6 +80,11 @@ class RequestMetrics:
         self._adapter_misses = Counter(
             "tenantry_adapter_misses_total", "Adapters a server was found without.", registry=registry
         )
+        self._foreign_answers = Counter(
+            "tenantry_foreign_answers_total",
+            "Answers of model servers with the id of another request. Any is an alarm.",
+            registry=registry,
+        )
         self._adapters_sent = Counter(
             "tenantry_adapters_sent_total", "Times adapter weights were sent.", registry=registry
         )
@@ -159,6 +164,10 @@ class RequestMetrics:
     def adapter_miss(self) -> None:
         """Count an adapter that a server did not hold."""
         self._adapter_misses.inc()
+
+    def foreign_answer(self) -> None:
+        """Count an answer with the id of another request."""
+        self._foreign_answers.inc()
 
     def adapter_sent(self, size_bytes: int) -> None:
         """Count weights that were sent."""

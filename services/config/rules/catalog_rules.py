@@ -13,6 +13,8 @@ from services.config.rules.known_fields import choices, unknown_violations
 
 MAX_ENDPOINTS = 1024
 MAX_KV_BLOCK_TOKENS = 1024
+SPOKEN_DIALECTS = (adapter_pb2.DIALECT_TRTLLM_ENGINE,)
+"""Those that routers have a backend for: requests for another pool would wait for a place and then fail."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -26,6 +28,9 @@ def pool_violations(pool: pool_pb2.Pool, sent: pool_pb2.Pool) -> list[FieldViola
     wrong = list(dict.fromkeys(unknown_violations(pool, "pool") + unknown_violations(sent, "pool")))
     if pool.dialect == adapter_pb2.DIALECT_UNSPECIFIED:
         wrong.append(FieldViolation("pool.dialect", f"is missing: {choices(adapter_pb2.Dialect.DESCRIPTOR)}"))
+    elif pool.dialect not in SPOKEN_DIALECTS:
+        spoken = ", ".join(adapter_pb2.Dialect.Name(dialect) for dialect in SPOKEN_DIALECTS)
+        wrong.append(FieldViolation("pool.dialect", f"is not spoken by routers yet: {spoken} is"))
     if not 1 <= len(pool.server_model) <= 128:
         wrong.append(FieldViolation("pool.server_model", "has to have 1 to 128 characters"))
     if character := misleading_in(pool.server_model):

@@ -1,4 +1,4 @@
-"""The protocol of model servers: a request in, chunks of token ids out, four ways to fail. Pure."""
+"""The protocol of model servers: a request in, chunks of token ids out, and ways to fail. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.misleading_text import escaped
 from services.router.stages import Parameters
 
 
@@ -60,6 +61,9 @@ class TokenChunk:
 class BackendError(Exception):
     """Base of a model server's failures. The text is ours, never the server's; it is for the log, not for callers."""
 
+    server_text = ""
+    """What the server said, bounded and escaped: for the log alone."""
+
 
 class AdapterMissError(BackendError):
     """The server does not hold the adapter it was asked for by id; nothing was generated."""
@@ -82,8 +86,27 @@ class BackendUnavailableError(BackendError):
         """Whether the connection failed, rather than the server saying no."""
 
 
+_MAX_SERVER_TEXT = 300
+
+
 class BackendRejectedError(BackendError):
-    """The server refused the request, failed at it, or answered against the protocol."""
+    """The server refused the request, failed at it, or answered against the protocol; another try may succeed."""
+
+    def __init__(self, message: str, server_text: str = "") -> None:
+        super().__init__(message)
+        self.server_text = escaped(server_text[:_MAX_SERVER_TEXT])
+
+
+class BackendMismatchError(BackendRejectedError):
+    """The server does not take what the pool's record promises: no try succeeds before somebody mends one of them."""
+
+
+class PromptTooLongError(BackendRejectedError):
+    """The prompt is longer than the server's engine takes."""
+
+
+class ForeignAnswerError(BackendRejectedError):
+    """The server answered with the id of another request: it may mix up tenants."""
 
 
 Linger = Callable[[], Callable[[bool], None]]
@@ -110,6 +133,6 @@ class Backend(Protocol):
         False if the server did not end it in time.
 
         Raises:
-            BackendError: one of its four kinds.
+            BackendError: one of its kinds.
         """
         ...

@@ -16,7 +16,14 @@ from typing import Protocol
 
 from services.common.backoff import Backoff
 from services.common.clock import Clock
-from services.common.errors import Error, InternalError, Reason, UnavailableError
+from services.common.errors import (
+    Error,
+    FieldViolation,
+    InternalError,
+    InvalidArgumentError,
+    Reason,
+    UnavailableError,
+)
 from services.router.backends.adapter_weights import AdapterWeightsError
 from services.router.backends.backend import (
     AdapterCacheFullError,
@@ -24,8 +31,11 @@ from services.router.backends.backend import (
     AdapterUse,
     Backend,
     BackendError,
+    BackendMismatchError,
     BackendUnavailableError,
     DispatchRequest,
+    ForeignAnswerError,
+    PromptTooLongError,
     TokenChunk,
 )
 from services.router.flow.grant import Grant
@@ -70,7 +80,9 @@ class Dispatcher:
 
         Raises:
             UnavailableError: the server failed, or has no room for the adapter.
-            InternalError: the adapter's artifact cannot be used, or no backend speaks the pool's dialect.
+            InvalidArgumentError: the prompt is longer than the server takes.
+            InternalError: the adapter's artifact cannot be used, no backend speaks the pool's dialect, or the server
+                does not take what the pool's record promises.
         """
         pool = shaped.shape.pool
         backend = self._backends.get(pool.dialect)
@@ -103,15 +115,15 @@ class Dispatcher:
                 self._metrics.adapter_miss()
                 misses += 1
                 if begun or grant.send_weights or misses > _MAX_MISSES:
-                    raise _failure(grant, error) from error  # proven: one-resend
+                    raise self._failure(shaped, grant, error) from error  # proven: one-resend
             except AdapterCacheFullError as error:
                 tries_when_full += 1
                 if begun or tries_when_full > _MAX_CACHE_FULL:
-                    raise _failure(grant, error) from error
+                    raise self._failure(shaped, grant, error) from error
                 await asyncio.sleep(full.next_delay_seconds())
                 continue
             except BackendError as error:
-                raise _failure(grant, error) from error
+                raise self._failure(shaped, grant, error) from error
             else:
                 return
             await grant.adapter_missed()
@@ -148,13 +160,36 @@ class Dispatcher:
             adapter=adapter,
         )
 
-
-def _failure(grant: Grant, error: BackendError) -> Error:
-    """The error for the caller; the server's failure is its cause, for the log."""
-    if isinstance(error, AdapterCacheFullError | AdapterMissError):
-        return UnavailableError("every adapter slot is in use", reason=Reason.ADAPTERS_BUSY)
-    if isinstance(error, BackendUnavailableError) and error.broken:
-        grant.endpoint_failed()
-    return UnavailableError(
-        "the model server ended the request without an answer", reason=Reason.MODEL_SERVER_FAILED
-    )
+    def _failure(self, shaped: Shaped, grant: Grant, error: BackendError) -> Error:
+        """The error for the caller; the server's failure is its cause, for the log."""
+        if isinstance(error, AdapterCacheFullError | AdapterMissError):
+            return UnavailableError("every adapter slot is in use", reason=Reason.ADAPTERS_BUSY)
+        if isinstance(error, PromptTooLongError):
+            field = shaped.shape.prompt.field
+            return InvalidArgumentError(
+                [
+                    FieldViolation(
+                        field, f"{len(shaped.input_ids)} tokens once rendered; the model server takes fewer"
+                    )
+                ]
+            )
+        if isinstance(error, BackendMismatchError):
+            # Nothing that the caller could do, and no reason to try again.
+            _log.error(
+                "pool %s: %s refuses what its record promises: %s",
+                shaped.shape.pool.name,
+                grant.target,
+                error.server_text,
+            )
+            return InternalError()
+        if isinstance(error, ForeignAnswerError):
+            self._metrics.foreign_answer()
+            grant.endpoint_failed()  # proven: a-foreign-answer-stops-its-server
+            _log.error(
+                "%s answered with the id of another request: it is sent nothing until probed", grant.target
+            )
+        elif isinstance(error, BackendUnavailableError) and error.broken:
+            grant.endpoint_failed()
+        return UnavailableError(
+            "the model server ended the request without an answer", reason=Reason.MODEL_SERVER_FAILED
+        )

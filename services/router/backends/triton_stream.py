@@ -17,9 +17,9 @@ import grpc
 from services.common.rpc.interceptors import where
 from services.router.backends import trtllm_engine
 from services.router.backends.backend import (
-    BackendRejectedError,
     BackendUnavailableError,
     DispatchRequest,
+    ForeignAnswerError,
     Linger,
     TokenChunk,
     unwatched,
@@ -75,7 +75,7 @@ class TritonStreamBackend:
                     raise trtllm_engine.failure(answer.error_message, request)
                 response = answer.infer_response
                 if response.id != request.request_id:
-                    raise BackendRejectedError("a response to another request")
+                    raise ForeignAnswerError("a response to another request")
                 chunk = trtllm_engine.decode(response)
                 answered = chunk.final
                 yield chunk

@@ -15,9 +15,11 @@ from services.router.backends.backend import (
     AdapterTensors,
     AdapterUse,
     BackendError,
+    BackendMismatchError,
     BackendRejectedError,
     BackendUnavailableError,
     DispatchRequest,
+    PromptTooLongError,
     TokenChunk,
 )
 from services.router.backends.kserve_stubs import InferRequest, InferResponse
@@ -27,6 +29,13 @@ _INT32 = struct.Struct("<i")
 _MISS = re.compile(r"LoRA task (\d+) not found")
 _CACHE_FULL = re.compile(r"PEFT Cache is full|Cache is full\. There are no done tasks")
 _QUEUE_FULL = re.compile(r"Exceeds maximum queue size|Maximum queue size of|Request timeout expired")
+# TensorRT-LLM's executor names both lengths.
+_TOO_LONG = re.compile(r"exceeds maximum input length|exceeds max_input_len")
+# Triton's core and backends, about tensors and names that this request has and the server's config does not.
+_MISMATCH = re.compile(
+    r"unexpected inference input|data-type is|byte size mismatch|batch size does not match|unknown model"
+    r"|unable to find data for input tensor|must be present in list of output tensors|is not supported by"
+)
 
 
 class ForeignAdapterError(AssertionError):
@@ -115,7 +124,11 @@ def failure(text: str, request: DispatchRequest) -> BackendError:
         return AdapterCacheFullError("every adapter the server holds is in use")
     if _QUEUE_FULL.search(text):
         return BackendUnavailableError("the server's queue is full", broken=False)
-    return BackendRejectedError("the server failed at the request")
+    if _TOO_LONG.search(text):
+        return PromptTooLongError("the prompt is too long for the server", text)
+    if _MISMATCH.search(text):
+        return BackendMismatchError("the server does not take what the pool promises", text)
+    return BackendRejectedError("the server failed at the request", text)
 
 
 def _add_sampling(message: InferRequest, request: DispatchRequest) -> None:

@@ -66,6 +66,8 @@ class FailureLog:
         facts += [f"{name}={value}" for name, value in sorted(error.metadata.items())]
         if isinstance(error.__cause__, BackendError):
             facts.append(f"cause={error.__cause__}")
+            if error.__cause__.server_text:
+                facts.append(f"server={error.__cause__.server_text!r}")
         if left_out:
             facts.append(f"({left_out} more of this reason were left out)")
         _log.log(level, "request %s failed: %s", request_id, " ".join([error.reason, *facts]))

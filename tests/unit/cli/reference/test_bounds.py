@@ -56,7 +56,7 @@ def pool() -> pool_pb2.Pool:
     )
     return pool_pb2.Pool(
         base_model="models/m",
-        dialect=adapter_pb2.DIALECT_VLLM,
+        dialect=adapter_pb2.DIALECT_TRTLLM_ENGINE,
         server_model="m",
         endpoints=[pool_pb2.Endpoint(target="a:1")],
         capacity=capacity,

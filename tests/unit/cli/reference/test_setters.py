@@ -125,6 +125,9 @@ async def test_a_pools_fields(plane):
         if field.name in {"name", "etag"}:
             assert field.set_when in {"creation", ""}
             continue
+        if field.name == "dialect":
+            # Routers speak one, so there is no other value to set.
+            continue
         if field.name == "capacity":
             wanted.capacity.adapters = 3
         elif field.name == "endpoints":

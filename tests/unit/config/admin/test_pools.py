@@ -156,7 +156,7 @@ async def test_a_pool_that_serves_an_alias_goes_on_serving_it(plane, change):
 
 @pytest.mark.parametrize(
     "change",
-    [{"engine_sha256": ENGINE}, {"adapter_dtype": "float32"}, {"adapter_config_columns": 4}, {"dialect": 3}],
+    [{"engine_sha256": ENGINE}, {"adapter_dtype": "float32"}, {"adapter_config_columns": 4}],
 )
 async def test_a_pool_goes_on_taking_the_adapters_it_serves(plane, change):
     await toned(plane)

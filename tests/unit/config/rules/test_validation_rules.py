@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from tenantry.config.v1 import tenant_pb2
+from tenantry.config.v1 import adapter_pb2, pool_pb2, tenant_pb2
 
 from services.common.request_sizes import MAX_INPUT_BYTES
+from services.config.rules.catalog_rules import pool_violations
 from services.config.rules.report import Surroundings
 from services.config.rules.serving import PoolFacts, VersionFacts
 from services.config.rules.validation import validate_config
@@ -148,3 +149,9 @@ def test_a_flood_of_items_has_a_bounded_answer():
 def test_unknown_numbers_are_named_where_they_are():
     config = minimal(guardrails=[rule(action=99, stage=98)], quotas=[{"window": 97, "tokens": 1}])
     assert fields(config) == {"guardrails[0].action", "guardrails[0].stage", "quotas[0].window"}
+
+
+def test_a_pool_whose_dialect_no_router_speaks_is_refused():
+    pool = pool_pb2.Pool(dialect=adapter_pb2.DIALECT_VLLM)
+    found = {violation.field: violation.description for violation in pool_violations(pool, pool)}
+    assert found["pool.dialect"] == "is not spoken by routers yet: DIALECT_TRTLLM_ENGINE is"

@@ -177,7 +177,7 @@ class Pool(_message.Message):
     Example: models/smollm2
     """
     dialect: _adapter_pb2.Dialect.ValueType
-    """The protocol that its servers speak.
+    """The protocol that its servers speak. Routers speak DIALECT_TRTLLM_ENGINE; a pool of another one is refused.
     Example: DIALECT_TRTLLM_ENGINE
     """
     server_model: _builtins.str
