@@ -58,3 +58,19 @@ async def test_no_concurrency_is_exceeded(tmp_path_factory):
         await kill_the_controller(fleet, KILLS)
         assert fleet.triton.counts.most_running == CONCURRENT
         check_outcomes(fleet)
+
+
+async def test_a_controller_that_stops_cleanly_is_followed_at_once(tmp_path_factory):
+    async with FlowFleet(tmp_path_factory.mktemp("f"), places=PLACES) as fleet:
+        key = await fleet.new_tenant("acme")
+        first = fleet.controller
+        others = set(NAMES) - {first}
+        for router in others:
+            fleet.call_on(router, key, 4)
+        await fleet.answers_of(others, time.monotonic())
+        assert await fleet.routers[first].end() == 0
+        again = await fleet.answers_of(others, time.monotonic())
+        await fleet.stop_callers()
+        assert set(fleet.outcomes) == {"ok"}
+        assert fleet.triton.counts.most_running == PLACES
+        assert again <= promised(1.0)

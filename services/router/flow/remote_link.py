@@ -29,6 +29,8 @@ class RemoteLink:
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._last = False
+        self.taken = False
+        """Whether the controller has taken the report."""
 
     def send(self, event: RouterEvent) -> None:
         """Send an event, after those sent before."""
@@ -85,7 +87,7 @@ async def follow(
         instance = ""
         async for message in call:
             if message.instance_id:
-                instance = message.instance_id
+                instance, link.taken = message.instance_id, True
                 requests.taken()
             if message.serving:
                 requests.open()

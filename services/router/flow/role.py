@@ -166,7 +166,7 @@ class FlowRole:
         self._role_changed()
 
     async def _follow(self, assignment: Assignment) -> None:
-        backoff = Backoff(_BACKOFF_BASE_SECONDS, _BACKOFF_CAP_SECONDS)
+        backoff, complained = Backoff(_BACKOFF_BASE_SECONDS, _BACKOFF_CAP_SECONDS), False
         changed = asyncio.create_task(self._assigned.wait())
         try:
             async with open_channel(assignment.target, self._tls) as channel:
@@ -187,7 +187,11 @@ class FlowRole:
                     ):
                         raise failed
                     if not changed.done():
-                        _log.warning("the flow controller's stream ended: %s", _cause(failed))
+                        if link.taken or not complained:
+                            _log.warning("the flow controller's stream ended: %s", _cause(failed))
+                        complained = True
+                        if link.taken:
+                            backoff.reset()
                         await asyncio.wait({changed}, timeout=backoff.next_delay_seconds())
         finally:
             changed.cancel()
