@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-decisions bench-fairness bench-audit chaos fresh-clone clean
+.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-decisions bench-fairness bench-neighbours bench-audit chaos fresh-clone clean
 
 help: ## show this list
 	@b= r=; if [ -t 1 ]; then b=$$(printf '\033[1m') r=$$(printf '\033[0m'); fi; \
@@ -61,6 +61,9 @@ bench-decisions: venv ## measure what a scheduling decision costs
 
 bench-fairness: venv ## measure how fairly a pool is shared, and write fairness.html
 	@$(BIN)/python scripts/bench_fairness.py
+
+bench-neighbours: venv ## measure what tenants feel of one another through real routers
+	@$(BIN)/python scripts/bench_neighbours.py --html neighbours.html
 
 bench-audit: venv ## measure durable audit entries a second, and their acks
 	@$(BIN)/python scripts/bench_audit.py

@@ -11,6 +11,7 @@ from itertools import islice
 import grpc
 
 from tests.fakes.scripted_triton.answers import answer
+from tests.fakes.scripted_triton.batch import Batch
 from tests.fakes.scripted_triton.frames import Frames
 from tests.fakes.scripted_triton.request import Request
 from tests.fakes.scripted_triton.script import Fault, Script
@@ -34,12 +35,15 @@ class EngineError(Exception):
 class Generation:
     """Sends what the script says; `stop` ends it as another request's `stop` does."""
 
-    def __init__(self, script: Script, request: Request, fault: Fault | None, frames: Frames) -> None:
+    def __init__(
+        self, script: Script, request: Request, fault: Fault | None, frames: Frames, batch: Batch | None
+    ) -> None:
         self.stop = asyncio.Event()
         self._script = script
         self._request = request
         self._fault = fault
         self._frames = frames
+        self._batch = batch
 
     async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Send every response.
@@ -95,7 +99,12 @@ class Generation:
         script = self._script
         if self._fault is not None and place == script.fault_after_tokens:
             await self._fail(self._fault)
-        if place == 0 and script.first_token_delay_seconds:
+        if self._batch is not None:
+            if place == 0:
+                await self._batch.prompt(len(self._request.input_ids) // _TOKEN.size)
+            else:
+                await self._batch.token()
+        elif place == 0 and script.first_token_delay_seconds:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), script.first_token_delay_seconds)
         elif place and script.token_delay_seconds:

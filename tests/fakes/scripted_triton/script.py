@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -25,6 +25,37 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """How an engine batches; the defaults are the CPU twin's, measured (docs/adr/0012)."""
+
+    slots: int = 16
+    """Requests that run at once; more wait in the server, in order of arrival."""
+    step_seconds: tuple[tuple[int, float], ...] = (
+        (0, 0.014),
+        (1, 0.0185),
+        (8, 0.029),
+        (16, 0.041),
+        (32, 0.070),
+    )
+    """Running requests and how long a step takes then; straight lines between."""
+    prompt_tokens_a_second: float = 1200.0
+    """By these a step is longer."""
+    prompt_tokens_a_step: int = 64
+    """Longer prompts take several steps."""
+    adapter_load_seconds: float = 0.05
+    """By this the step is longer that an adapter is loaded in."""
+
+    def faster(self, times: float) -> Batching:
+        """The same engine, so many times as fast."""
+        return replace(
+            self,
+            step_seconds=tuple((running, seconds / times) for running, seconds in self.step_seconds),
+            prompt_tokens_a_second=self.prompt_tokens_a_second * times,
+            adapter_load_seconds=self.adapter_load_seconds / times,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Script:
     """How every request is answered."""
 
@@ -41,6 +72,8 @@ class Script:
     fault_after_tokens: int = 0
     fault_requests: int | None = None
     """How many requests it happens to; none for all."""
+    batching: Batching | None = None
+    """The pace of all requests together, in place of the delays; none for each on its own."""
 
     @classmethod
     def from_json(cls, text: str) -> Script:
@@ -53,4 +86,6 @@ class Script:
         fields = json.loads(text)
         if fields.get("fault") is not None:
             fields["fault"] = Fault(fields["fault"])
+        if (batching := fields.get("batching")) is not None:
+            fields["batching"] = Batching(**batching)
         return cls(**fields)

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from typing import Any, Self
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
+from tests.fakes.scripted_triton.batch import Batch
 from tests.fakes.scripted_triton.frames import Frames
 from tests.fakes.scripted_triton.generation import EngineError, Generation, StreamFailure
 from tests.fakes.scripted_triton.recordings import read_description
@@ -71,6 +73,7 @@ class ScriptedTriton:
     def script(self, script: Script) -> None:
         self._script = script
         self._faults_left = float("inf") if script.fault_requests is None else script.fault_requests
+        self._batch = None if script.batching is None else Batch(script.batching)
 
     async def __aenter__(self) -> Self:
         """Listen; without an address, on a Unix socket of its own."""
@@ -175,14 +178,16 @@ class ScriptedTriton:
         fault = self._take_fault(request)
         if request.lora_id is not None:
             self._acquire(request.lora_id, request, fault)
-        generation = Generation(self._script, request, fault, self._frames)
+        batch = self._batch
+        generation = Generation(self._script, request, fault, self._frames, batch)
         if request.request_id:
             self._running[request.request_id] = generation
         self.counts.running += 1
         self.counts.most_running = max(self.counts.most_running, self.counts.running)
         self.idle.clear()
         try:
-            await generation.run(send)
+            async with nullcontext() if batch is None else batch.slot():
+                await generation.run(send)
             self.counts.answered += 1
         except asyncio.CancelledError:
             self.counts.cancelled += 1
@@ -215,6 +220,8 @@ class ScriptedTriton:
         if lora_id not in self._adapters:
             self._adapters.put(lora_id)
             self.counts.adapter_loads += 1
+            if self._batch is not None:
+                self._batch.load_adapter()
         self._adapters.acquire(lora_id)
 
 
