@@ -24,9 +24,9 @@ def machine_facts() -> dict[str, str]:
     }
 
 
-def as_table(comparisons: list[Comparison], plan: Plan) -> str:
+def as_table(comparisons: list[Comparison], plan: Plan, ways: tuple[str, str] = ("relay", "router")) -> str:
     """Aligned columns."""
-    rows = [("", "relay", "router", "ratio")]
+    rows = [("", *ways, "ratio")]
     rows += [
         (
             f"{one.name}, {one.unit}".rstrip(", "),

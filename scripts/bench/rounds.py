@@ -30,7 +30,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One quantity on the relay's way and on the router's; medians of the rounds."""
+    """One quantity on the relay's way and on the router's, or on two other ways; medians of the rounds."""
 
     name: str
     unit: str
@@ -96,7 +96,8 @@ def _turned(routes: tuple[Route, ...], number: int) -> tuple[Route, ...]:
 def _comparison(name: str, unit: str, figures: dict[str, list[float]]) -> Comparison:
     scale = 1e6 if unit == "µs" else 1.0
     median = {route: statistics.median(values) * scale for route, values in figures.items()}
-    return Comparison(name, unit, median["relay"], median["router"])
+    first, second = median.values()
+    return Comparison(name, unit, first, second)
 
 
 async def _unary_cpu_seconds(route: Route, plan: Plan) -> float:

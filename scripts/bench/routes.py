@@ -10,7 +10,11 @@ from typing import Any
 
 import grpc
 from tenantry.audit.v1 import audit_append_service_pb2_grpc
-from tenantry.config.v1 import config_discovery_service_pb2_grpc, tenant_pb2
+from tenantry.config.v1 import (
+    config_discovery_service_pb2,
+    config_discovery_service_pb2_grpc,
+    tenant_pb2,
+)
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from scripts.bench.bare_relay import SERVICE
@@ -28,6 +32,7 @@ _PRINTABLE = '{"first_token": 3, "vocabulary_tokens": 97}'
 _QUESTION = "the system user assistant said hello world " * 4
 _CALL_SECONDS = 60.0
 _PLENTY = 1_000_000
+_INFERENCE = "tenantry.inference.v1.InferenceService"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,47 @@ class Routes:
 
 
 @asynccontextmanager
+async def open_far_routes(folder: Path) -> AsyncIterator[Routes]:
+    """Start two routers and their flow controller; the one on `relay`'s way is alone, the other asks the controller."""
+    names = ("triton", "alone", "far", "controller", "flow", "control")
+    sockets = {name: f"unix:{folder}/{name}.sock" for name in names}
+    flow = config_discovery_service_pb2.FlowAssignment(
+        epoch=1, controller="controller", target=sockets["flow"], routers=["controller", "far"]
+    )
+    async with AsyncExitStack() as stack:
+        scripted = ("tests.fakes.scripted_triton", sockets["triton"], folder / "triton.log")
+        script = ("--listen", sockets["triton"], "--script", _PRINTABLE)
+        await stack.enter_async_context(running(*scripted, *script))
+        authorization = await stack.enter_async_context(
+            _control_plane(folder, sockets["control"], sockets["triton"], flow)
+        )
+        routers = {}
+        for name, flow_listen in (
+            ("alone", ""),
+            ("controller", sockets["flow"]),
+            ("far", f"unix:{folder}/f.sock"),
+        ):
+            routers[name] = await stack.enter_async_context(
+                _router(folder, sockets[name], sockets["control"], name, flow_listen)
+            )
+        channels = {
+            name: await stack.enter_async_context(grpc.aio.insecure_channel(sockets[name]))
+            for name in ("triton", "alone", "far")
+        }
+        ways = []
+        for name in ("alone", "far"):
+            process = routers[name].process
+            assert process is not None
+            metadata = (("authorization", authorization),)
+            ways.append(
+                _route(
+                    name, process.pid, channels[name], _INFERENCE, metadata, _router_request, _router_tokens
+                )
+            )
+        yield Routes(_straight(channels["triton"]), *ways)
+
+
+@asynccontextmanager
 async def open_routes(folder: Path) -> AsyncIterator[Routes]:
     """Start every process and connect."""
     sockets = {name: f"unix:{folder}/{name}.sock" for name in ("triton", "relay", "router", "control")}
@@ -112,7 +158,7 @@ async def open_routes(folder: Path) -> AsyncIterator[Routes]:
                 "router",
                 router.process.pid,
                 channels["router"],
-                "tenantry.inference.v1.InferenceService",
+                _INFERENCE,
                 (("authorization", authorization),),
                 _router_request,
                 _router_tokens,
@@ -168,7 +214,12 @@ def _router_request(tokens: int) -> bytes:
 
 
 @asynccontextmanager
-async def _control_plane(folder: Path, listen: str, triton: str) -> AsyncIterator[str]:
+async def _control_plane(
+    folder: Path,
+    listen: str,
+    triton: str,
+    flow: config_discovery_service_pb2.FlowAssignment | None = None,
+) -> AsyncIterator[str]:
     """Config and audit services that answer at once, in this process; gives the tenant's key."""
     artifacts = DirectoryArtifactStore(folder / "artifacts")
     world = ConfigWorld(
@@ -182,6 +233,7 @@ async def _control_plane(folder: Path, listen: str, triton: str) -> AsyncIterato
     issuer = TokenIssuer.from_pem(new_signing_key_pem(), CONFIG_ISSUER)
     (folder / "jwks.json").write_text(issuer.jwks(), "utf-8")
     config = ScriptedConfigService(heartbeat_seconds=1.0)
+    config.flow = flow
     server = grpc.aio.server()
     config_discovery_service_pb2_grpc.add_ConfigDiscoveryServiceServicer_to_server(config, server)
     audit_append_service_pb2_grpc.add_AuditAppendServiceServicer_to_server(ScriptedAuditService(), server)
@@ -196,14 +248,19 @@ async def _control_plane(folder: Path, listen: str, triton: str) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _router(folder: Path, listen: str, control: str) -> AsyncIterator[ServiceProcess]:
+async def _router(
+    folder: Path, listen: str, control: str, name: str = "router", flow_listen: str = ""
+) -> AsyncIterator[ServiceProcess]:
     settings = {
+        "router": name,
         "listen": listen,
         "config_target": control,
         "audit_target": control,
         "artifact_dir": str(folder / "artifacts"),
         "jwks_path": str(folder / "jwks.json"),
     }
-    environment = {f"TENANTRY_ROUTER_{name.upper()}": value for name, value in settings.items()}
-    async with ServiceProcess("services.router", environment, listen, folder / "router.log") as process:
+    if flow_listen:
+        settings["flow_listen"] = flow_listen
+    environment = {f"TENANTRY_ROUTER_{setting.upper()}": value for setting, value in settings.items()}
+    async with ServiceProcess("services.router", environment, listen, folder / f"{name}.log") as process:
         yield process

@@ -188,6 +188,8 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
         self.etcd_connected = True
         self.etcd_silence_ms = 0
         self.reports = self.heartbeats = self.goodbyes = 0
+        self.flow: pb.FlowAssignment | None = None
+        """The flow controller that every router is told before its first snapshot; None for none."""
         self._to_send: list[pb.StreamSnapshotsResponse] = []
         self._revision = 0
         self._pushed = asyncio.Condition()
@@ -228,6 +230,8 @@ class ScriptedConfigService(rpc.ConfigDiscoveryServiceServicer):
         reading = asyncio.create_task(self._read(request_iterator))
         sent: list[pb.StreamSnapshotsResponse] = []
         try:
+            if self.flow is not None:
+                yield pb.StreamSnapshotsResponse(flow=self.flow)
             while not reading.done():
                 if self._to_send is not sent and self._to_send:
                     sent = self._to_send
