@@ -53,7 +53,10 @@ class PoolDirectory:
                 # What tenants were given outlives the pool's servers and model.
                 queue = FairQueue()
                 if known is not None:
-                    queue = FairQueue(known[1].service, known[1].scheduler.queue.floor)
+                    # Before it is retired: the floor is that of those that wait.
+                    queue = FairQueue(
+                        known[1].service, known[1].scheduler.queue.floor
+                    )  # proven: floor-outlives-a-pool
                     known[1].retire()
                 self._pools[name] = (config, Pool(config, queue, self._servers, self._clock))
         for name in self._pools.keys() - snapshot.pools.keys():

@@ -26,8 +26,10 @@ from services.router.pool.tenant_account import Bin, Kind, TenantAccount
 MAX_IDLE = 4096
 """Counters kept of idle tenants: of those that became idle last."""
 _TRIES_A_KIND = 4
-# How many of the adapters that are loaded and waited for are tried once the first in order cannot run.
-_WARM_TRIES = 8
+# How many adapters that are loaded and waited for are tried once the first in order cannot run, and how many tenants
+# are compared that could be served with one.
+_WARM_TRIES = 32
+_WARM_COMPARED = 4
 # How many tenants are compared once one is found that could be served, and how often one may be the loser.
 _COMPARED = 3
 _MAX_PREFERRED = 8
@@ -63,11 +65,11 @@ class FairQueue:
         self._last: TenantAccount | None = None
         """Whose request got a place last: what newcomers are lifted to while nobody waits."""
         self._starving: Ticket | None = None
-        self._wanted: dict[int, dict[Ticket, None]] = {}
-        """What waits, by adapter."""
+        self._wanted: dict[int, dict[str, int]] = {}
+        """How many requests wait, by adapter and tenant_uid."""
         self._resident: set[int] = set()
-        self._warm: OrderedDict[int, None] = OrderedDict()
-        """The adapters that are loaded somewhere and waited for."""
+        self._warm: OrderedDict[str, OrderedDict[int, None]] = OrderedDict()
+        """By tenant_uid: the adapters that are loaded somewhere and waited for."""
 
     def __len__(self) -> int:
         """Requests waiting."""
@@ -207,7 +209,8 @@ class FairQueue:
         """Charge service that a request with a place is given; negative to take some back."""
         account = self._active[ticket.demand.tenant_uid]
         # By the weight that it was asked with: a refund is worth what was charged.
-        account.service += (ticket.unpaid(service) if service > 0 else service) / ticket.demand.weight
+        # What was paid for keeping an endpoint stays paid.
+        account.service += ticket.unpaid(service) / ticket.demand.weight  # proven: keeping-is-not-refunded
         if service < 0:
             self._rank(account)
 
@@ -242,6 +245,9 @@ class FairQueue:
 
     def excess(self) -> Ticket | None:
         """The ticket to refuse because fewer may wait than before; None while all may."""
+        for account in self._active.values():
+            if len(account) > self._limits.waiting_a_tenant:
+                return account.newest_of_lowest()
         if self._waiting <= self._limits.waiting or (most := self._heaviest()) is None:
             return None
         return most.newest_of_lowest()
@@ -393,35 +399,61 @@ class FairQueue:
         """Follow whether any endpoint is believed to hold an adapter."""
         if resident:
             self._resident.add(lora_id)
-            if lora_id in self._wanted:
-                self._warm[lora_id] = None
+            for tenant_uid in self._wanted.get(lora_id, ()):
+                self._warm.setdefault(tenant_uid, OrderedDict())[lora_id] = None
         else:
             self._resident.discard(lora_id)
-            self._warm.pop(lora_id, None)
+            for tenant_uid in self._wanted.get(lora_id, ()):
+                self._cool(tenant_uid, lora_id)
 
     def _want(self, ticket: Ticket) -> None:
-        lora_id = ticket.demand.lora_id
+        lora_id, tenant_uid = ticket.demand.lora_id, ticket.demand.tenant_uid
         if lora_id is None:
             return
-        self._wanted.setdefault(lora_id, {})[ticket] = None
+        wanted = self._wanted.setdefault(lora_id, {})
+        wanted[tenant_uid] = wanted.get(tenant_uid, 0) + 1
         if lora_id in self._resident:
-            self._warm[lora_id] = None
+            self._warm.setdefault(tenant_uid, OrderedDict())[lora_id] = None
 
     def _want_no_more(self, ticket: Ticket) -> None:
-        lora_id = ticket.demand.lora_id
+        lora_id, tenant_uid = ticket.demand.lora_id, ticket.demand.tenant_uid
         if lora_id is None:
             return
         wanted = self._wanted[lora_id]
-        del wanted[ticket]
-        if not wanted:
-            del self._wanted[lora_id]
-            self._warm.pop(lora_id, None)
+        wanted[tenant_uid] -= 1
+        if not wanted[tenant_uid]:
+            del wanted[tenant_uid]
+            if not wanted:
+                del self._wanted[lora_id]
+            if lora_id in self._resident:
+                self._cool(tenant_uid, lora_id)
+
+    def _cool(self, tenant_uid: str, lora_id: int) -> None:
+        warm = self._warm[tenant_uid]
+        del warm[lora_id]
+        if not warm:
+            del self._warm[tenant_uid]
 
     def _warm_one(self, find: Find) -> tuple[Ticket, Spot] | None:
-        """A request whose adapter is loaded where it can run: of a few adapters, others each time."""
-        for lora_id in list(islice(self._warm, _WARM_TRIES)):
-            self._warm.move_to_end(lora_id)
-            ticket = next(iter(self._wanted[lora_id]))
+        """A request whose adapter is loaded where it can run: least service first, of a few tenants in turn."""
+        able: list[tuple[float, int, Ticket, Spot]] = []
+        tries = 0
+        for tenant_uid in list(islice(self._warm, _WARM_TRIES)):
+            account, warm = self._active[tenant_uid], self._warm[tenant_uid]
+            self._warm.move_to_end(tenant_uid)
+            for lora_id in list(islice(warm, _WARM_TRIES - tries)):
+                warm.move_to_end(lora_id)
+                tries += 1
+                found = self._try_warm(account, lora_id, find)
+                if found is not None:
+                    able.append((account.service, len(able), *found))
+                    break
+            if tries >= _WARM_TRIES or len(able) >= _WARM_COMPARED:
+                break
+        return min(able)[2:] if able else None  # proven: warm-in-order
+
+    def _try_warm(self, account: TenantAccount, lora_id: int, find: Find) -> tuple[Ticket, Spot] | None:
+        for ticket in account.firsts_for(lora_id):
             if (spot := find(ticket, False)) is not None:
                 return ticket, spot
         return None

@@ -30,13 +30,15 @@ class Ticket:
     overtaken: int = 0
     """How often another was served while it was the first in line."""
     prepaid: float = 0.0
-    """Service that was charged because an endpoint was kept for it, and is not used up yet."""
+    """Service that was charged ahead, because an endpoint was kept for it."""
+    used: float = 0.0
+    """Service that it was given."""
 
     def unpaid(self, service: float) -> float:
-        """How much of a service is to be charged; uses up what was prepaid."""
-        paid = min(self.prepaid, service)
-        self.prepaid -= paid
-        return service - paid
+        """How much of a service is to be charged beyond what was prepaid; negative for what is given back."""
+        before = max(self.used - self.prepaid, 0.0)
+        self.used += service
+        return max(self.used - self.prepaid, 0.0) - before
 
 
 Find = Callable[[Ticket, bool], Spot | None]

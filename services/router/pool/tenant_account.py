@@ -179,6 +179,11 @@ class TenantAccount:
                     self.passed[lower] += 1
             self._see_who_is_due()
 
+    def firsts_for(self, lora_id: int) -> list[Ticket]:
+        """The first request of each kind for an adapter, in order."""
+        lanes = [one.lanes[lora_id] for one in self.bins.values() if lora_id in one.lanes]
+        return sorted((lane.first(self.due) for lane in lanes), key=self.rank)
+
     def newest_of_lowest(self) -> Ticket:
         """The request to refuse first: of the lowest priority that waits, the newest."""
         for priority in reversed(PRIORITIES):

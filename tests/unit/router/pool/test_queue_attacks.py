@@ -6,13 +6,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from services.router.pool import directory as directory_module
 from services.router.pool import fair_queue, scheduler, tenant_account
 from services.router.pool import pool as pool_module
 from services.router.pool.demand import OUTPUT_TOKEN_SERVICE, Cost
-from services.router.pool.directory import PoolDirectory
 from services.router.pool.endpoints import Servers
 from services.router.pool.fair_queue import FairQueue
-from services.router.pool.queue_discipline import QueueLimits, Ticket
+from services.router.pool.queue_discipline import MAX_OVERTAKES, QueueLimits, Ticket
 from services.router.pool.scheduler import Scheduler
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import changed, without
@@ -49,6 +49,62 @@ def test_tenants_whose_adapters_find_no_slot_hide_none_whose_adapter_is_there():
 def test_that_test_notices_few_tries():
     blind = changed(fair_queue, "cold-hide-no-warm", "warm = None")
     assert warm_served_behind_cold(blind.FairQueue()) == 0
+
+
+def served_of_two_warm_tenants(queue: FairQueue) -> tuple[int, int]:
+    """What a tenant with six adapters in use gets beside one with one, behind tenants that find no slot."""
+    made = scheduler_of(queue, adapters=7, concurrent_requests=16, kv_tokens=10_000, queued_requests=512)
+    adapters = {**dict.fromkeys(range(6), "many"), 6: "one"}
+    running = []
+    # One of each runs on, so that no slot becomes free.
+    for lora_id, tenant in adapters.items():
+        made.join(demand(lora_id=lora_id, tenant=tenant), 0.0)
+        ((_, place),) = made.serve(0.0)
+        place.adapter_accepted()
+    for number in range(10):
+        made.join(demand(lora_id=100 + number, tenant=f"cold-{number}"), 0.0)
+    served = {"many": 0, "one": 0}
+    for lora_id, tenant in adapters.items():
+        for _ in range(4):
+            made.join(demand(lora_id=lora_id, tenant=tenant), 0.0)
+    for _ in range(MAX_OVERTAKES - 1):
+        for ticket, place in made.serve(0.0):
+            running.append((ticket, place))
+            if sum(served.values()) < MAX_OVERTAKES - 1:
+                served[ticket.demand.tenant_uid] += 1
+            made.join(demand(lora_id=ticket.demand.lora_id, tenant=ticket.demand.tenant_uid), 0.0)
+        made.give_back(*running.pop(0), 0.0, 0.0)
+    return served["many"], served["one"]
+
+
+def test_more_adapters_get_no_more_service():
+    many, one = served_of_two_warm_tenants(FairQueue())
+    assert abs(many - one) <= 6
+
+
+def test_that_test_notices_warm_tenants_out_of_order():
+    disordered = changed(fair_queue, "warm-in-order", "return max(able)[2:] if able else None")
+    many, one = served_of_two_warm_tenants(disordered.FairQueue())
+    assert abs(many - one) > 20
+
+
+def small_behind_large_of_one_adapter(queue: FairQueue) -> int:
+    """Requests served whose adapter is in use, behind one for it that does not fit yet."""
+    made = scheduler_of(queue, adapters=1, concurrent_requests=8, kv_tokens=100, queued_requests=512)
+    made.join(demand(lora_id=1, tenant="warm"), 0.0)
+    ((_, place),) = made.serve(0.0)
+    place.adapter_accepted()
+    for number in range(10):
+        made.join(demand(lora_id=100 + number, tenant=f"cold-{number}"), 0.0)
+    for number in range(10):
+        made.join(demand(Cost(60, 40), lora_id=100 + number, tenant=f"cold-{number}"), 0.0)
+    made.join(demand(Cost(60, 30), lora_id=1, tenant="warm"), 0.0)
+    made.join(demand(lora_id=1, tenant="warm"), 0.0)
+    return len(list(made.serve(0.0)))
+
+
+def test_a_large_request_hides_no_small_one_of_its_adapter():
+    assert small_behind_large_of_one_adapter(FairQueue()) == 1
 
 
 def serves_until_the_ninth_adapter(queue: FairQueue) -> int:
@@ -116,8 +172,32 @@ async def test_what_was_paid_for_keeping_is_not_charged_again():
     assert queue.counter("t") == (160.0 + 20.0) / 100
 
 
-def test_a_refund_is_worth_what_was_charged():
-    queue = FairQueue()
+def counted_after_a_refund(queue_module) -> float:
+    """What a tenant is charged that lets an endpoint drain, is granted it, and leaves in that moment."""
+    ticket = Ticket(demand(Cost(40, 40)), 80, 1)
+    queue = queue_module.FairQueue()
+    queue.configure(QueueLimits(places=1, kv_tokens=100))
+    queue.join(ticket)
+    queue.prepay(ticket, 160.0)
+    queue.take(ticket)
+    queue.charge(ticket, -40.0)
+    return float(queue.counter("t"))
+
+
+def test_what_was_paid_for_keeping_is_not_refunded_with_the_prompt():
+    assert counted_after_a_refund(fair_queue) == 160.0 / 100
+
+
+def test_that_test_notices_a_refund_of_what_was_prepaid():
+    generous = changed(
+        fair_queue, "keeping-is-not-refunded", "account.service += service / ticket.demand.weight"
+    )
+    assert counted_after_a_refund(generous) < 160.0 / 100
+
+
+def refunded(queue_module) -> float:
+    """What a tenant gets back for a prompt, by its counter, once its weight is a thousandth."""
+    queue = queue_module.FairQueue()
     queue.configure(QueueLimits(places=2, kv_tokens=100))
     heavy = Ticket(demand(weight=1000), 20, 1)
     queue.join(heavy)
@@ -126,7 +206,20 @@ def test_a_refund_is_worth_what_was_charged():
     queue.join(light)
     before = queue.counter("t")
     queue.charge(heavy, -float(COST.input_service))
-    assert queue.counter("t") == before - COST.input_service / 1000
+    return float(before - queue.counter("t"))
+
+
+def test_a_refund_is_worth_what_was_charged():
+    assert refunded(fair_queue) == COST.input_service / 1000
+
+
+def test_that_test_notices_a_refund_by_another_weight():
+    by_today = changed(
+        fair_queue,
+        "keeping-is-not-refunded",
+        "account.service += ticket.unpaid(service) / account.weight",
+    )
+    assert refunded(by_today) == COST.input_service
 
 
 def expected_share(queue_module) -> float:
@@ -167,16 +260,31 @@ def test_a_pool_in_place_of_another_gives_no_credit_for_idle_time():
     assert second.counter("new") == first.counter("old")
 
 
-async def test_a_replaced_pool_starts_where_the_old_one_was():
-    directory = PoolDirectory(_Unasked(), ManualClock())
-    directory.configure(_snapshot())
+async def floor_after_a_replacement(module) -> tuple[float, float]:
+    """Where newcomers start in a pool that replaces one with a waiting tenant, and that tenant's counter."""
+    directory = module.PoolDirectory(_Unasked(), ManualClock())
+    directory.configure(_snapshot(concurrent_requests=1))
     pool = directory.pools[CONFIG.name]
     pool.probed("a", ready=True)
     grant = await acquire(pool, demand(tenant="old"))
     grant.charge(1_000)
-    directory.configure(_snapshot(base_model="models/other"))
-    assert directory.pools[CONFIG.name].scheduler.queue.floor == pool.counter("old") > 0
+    waits = await waiting(pool, tenant="waits")
+    directory.configure(_snapshot(concurrent_requests=1, base_model="models/other"))
+    await settle()
+    assert waits.done()
+    assert waits.exception() is not None
     grant.give_back()
+    return directory.pools[CONFIG.name].scheduler.queue.floor, pool.counter("waits")
+
+
+async def test_a_replaced_pool_starts_where_the_old_one_was():
+    floor, counter = await floor_after_a_replacement(directory_module)
+    assert floor == counter > 0
+
+
+async def test_that_test_notices_a_pool_that_starts_at_nothing():
+    careless = changed(directory_module, "floor-outlives-a-pool", "queue = FairQueue(known[1].service)")
+    assert (await floor_after_a_replacement(careless))[0] == 0
 
 
 async def test_fewer_that_may_wait_are_fewer_that_wait():
@@ -186,6 +294,19 @@ async def test_fewer_that_may_wait_are_fewer_that_wait():
     pool.configure(replace(CONFIG, concurrent_requests=1, queued_requests=3))
     await settle()
     assert [task.done() for task in waits] == [False, True, False, True, False]
+    for task in waits:
+        task.cancel()
+    held.give_back()
+    await settle()
+
+
+async def test_one_tenant_keeps_no_more_than_its_part_of_fewer_that_may_wait():
+    pool = ready_pool(concurrent_requests=1, queued_requests=8)
+    held = await acquire(pool, demand())
+    waits = [await waiting(pool, tenant=tenant) for tenant in "aaa"]
+    pool.configure(replace(CONFIG, concurrent_requests=1, queued_requests=4))
+    await settle()
+    assert [task.done() for task in waits] == [False, False, True]
     for task in waits:
         task.cancel()
     held.give_back()
