@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-decisions bench-flow bench-fairness bench-neighbours bench-audit chaos fresh-clone clean
+.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-decisions bench-flow bench-fairness bench-neighbours bench-audit chaos attack fresh-clone clean
 
 help: ## show this list
 	@b= r=; if [ -t 1 ]; then b=$$(printf '\033[1m') r=$$(printf '\033[0m'); fi; \
@@ -73,6 +73,9 @@ bench-audit: venv ## measure durable audit entries a second, and their acks
 
 chaos: venv ## the long versions of the fault tests
 	@$(BIN)/pytest tests/chaos --run-chaos --run-limit 14400
+
+attack: venv ## floods of one key, and of strangers, with what another tenant feels
+	@$(BIN)/pytest tests/chaos/test_attack_chaos.py --run-chaos --run-limit 3600
 
 fresh-clone: ## `make up` twice in a clone with empty caches, against its bars (slow)
 	@$(PYTHON) scripts/fresh_clone.py

@@ -102,7 +102,7 @@ class EdgeLimits:
     """From a request's first byte to its last: a mebibyte at 70 kB/s."""
     operations_request_seconds: Seconds = 600.0
     """The same for operators, who upload adapters."""
-    principal_requests_per_second: Count = 2_000
+    principal_requests_per_second: Count = 500
     """Of one tenant, operator or reviewer, with as much again at once."""
     keyless_requests_per_second: Count = 1_000
     """Of all callers without a key together, at each listener."""

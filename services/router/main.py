@@ -38,6 +38,7 @@ from services.router.quota.client import QuotaClient
 from services.router.request.admission import Admission
 from services.router.request.intake import Intake, Shares
 from services.router.request.pipeline import Pipeline
+from services.router.request.refusal_pace import RefusalPace
 from services.router.request.servicer import SERVICE, InferenceServicer
 from services.router.settings import RouterSettings
 from services.router.snapshot.config_client import ConfigClient
@@ -126,14 +127,17 @@ async def serve(settings: RouterSettings) -> None:  # noqa: PLR0915 - a composit
             rng=random.SystemRandom(),
         )
         follower.then = pipeline.config_changed
+        calls = settings.max_concurrent_rpcs
         server = build_server(
             listen=[settings.listen],
-            register=InferenceServicer(pipeline, Intake(Shares.of(settings.max_concurrent_rpcs))).register,
+            register=InferenceServicer(
+                pipeline, Intake(Shares.of(calls)), RefusalPace(clock, calls // 8)
+            ).register,
             service_names=[SERVICE],
             health=health,
             tls=settings.tls,
             max_message_bytes=RECEIVED_BYTES,
-            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            max_concurrent_rpcs=calls,
             compressed=True,
         )
         # Entered last: its tasks end first, while everything they use is still open.

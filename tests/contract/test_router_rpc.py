@@ -4,7 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import pytest
@@ -21,7 +21,7 @@ from services.common.rpc.server import build_server
 from services.router.backends.backend import DispatchRequest, Linger, TokenChunk, unwatched
 from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.router_config import ConfigWorld
-from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer, inference_servicer, question, sent
+from tests.fakes.router_pipeline import PipelineWorld, SentCall, SimulatedServer, inference_servicer, question
 
 
 def one_tenant(world: ConfigWorld) -> None:
@@ -168,18 +168,8 @@ async def test_a_failure_that_nobody_stayed_for_is_not_logged_by_asyncio(tmp_pat
     async with served(tmp_path, server) as (world, _):
         request, metadata = asked(world)
 
-        class Context:
-            def invocation_metadata(self):
-                return metadata
-
-            def time_remaining(self) -> float:
-                return 5.0
-
-            async def send_initial_metadata(self, metadata):
-                pass
-
-        servicer = inference_servicer(world.pipeline)
-        answers: Any = servicer.StreamGenerate(sent(request), cast("Any", Context()))
+        context: Any = SentCall(request, metadata[0][1])
+        answers: Any = inference_servicer(world.pipeline).StreamGenerate(None, context)
         await anext(answers)
         await until(lambda: outcomes(world) == ["MODEL_SERVER_FAILED"])
         await asyncio.sleep(0)
@@ -225,7 +215,7 @@ async def code_without_a_request(folder, eager: bool) -> grpc.StatusCode:
 
         def service(self, call: Any) -> Any:
             async def generate(data: bytes, context: Any) -> Any:
-                return await servicer.Generate(sent(pb.GenerateRequest.FromString(data)), context)
+                return await servicer.Generate(None, context)
 
             return grpc.unary_unary_rpc_method_handler(
                 generate, response_serializer=pb.GenerateResponse.SerializeToString

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from services.router.quota.ledger import QuotaReservation, QuotaTenant
 from services.router.request import pipeline as pipeline_module
 from services.router.request.admission import Admission
 from services.router.request.intake import Intake, Shares
+from services.router.request.refusal_pace import RefusalPace
 from services.router.request.servicer import InferenceServicer
 from services.router.snapshot.compiler import compile_snapshot
 from services.router.snapshot.config_state import ConfigState
@@ -272,12 +273,28 @@ class PipelineWorld:
 
 
 def inference_servicer(pipeline: pipeline_module.Pipeline) -> InferenceServicer:
-    return InferenceServicer(pipeline, Intake(Shares.of(4096)))
+    return InferenceServicer(pipeline, Intake(Shares.of(4096)), RefusalPace(SystemClock(), 512))
 
 
-async def sent(request: Any) -> AsyncIterator[bytes]:
-    """A request as a servicer reads it."""
-    yield request.SerializeToString()
+class SentCall:
+    """The part of a gRPC context that the servicer uses: a call whose request is there."""
+
+    def __init__(self, request: Any, authorization: str) -> None:
+        self._request = request
+        self._authorization = authorization
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [("authorization", self._authorization)]
+
+    def time_remaining(self) -> float:
+        return 5.0
+
+    async def read(self) -> bytes:
+        message: bytes = self._request.SerializeToString()
+        return message
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        pass
 
 
 def received(request: Any) -> Callable[[str], Awaitable[Any]]:

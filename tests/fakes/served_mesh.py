@@ -19,7 +19,7 @@ from tenantry.inference.v1 import inference_service_pb2_grpc as inference_rpc
 
 from scripts.bench.processes import running
 from services.edge.bootstrap import write
-from services.edge.spec import EdgeSpec, KeySets, Source, Upstream, Upstreams
+from services.edge.spec import EdgeLimits, EdgeSpec, KeySets, Source, Upstream, Upstreams
 from services.local import specs
 from services.local.certificates import ensure_certificates
 from services.local.edge import edge_spec
@@ -133,6 +133,7 @@ class ServedMesh:
             KeySets(config=jwks, audit=jwks),
             tenant_port=tenant_port,
             operations_port=operations_port,
+            limits=EdgeLimits(principal_requests_per_second=10_000),
         )
         return spec, certificates.ca_path
 

@@ -330,6 +330,8 @@ class Pipeline:
             tenant = identified.tenant
             self._metrics.ended(progress.stage, outcome)
             self._outcomes.count(tenant.tenant_uid, tenant.config_version, outcome)
+            # Its traceback leads here: a circle would keep a large request until garbage is collected.
+            failure = None
 
     def _refused(self, identified: Identified, error: Error) -> None:
         self._refusals.count(identified.tenant.tenant_uid, identified.key_id, identified.request_id, error)

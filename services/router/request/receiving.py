@@ -63,13 +63,18 @@ class Receiver:
         Raises:
             InvalidArgumentError: it is too large, holds too many pieces, or is not a question; names field and limit.
         """
-        data = _sized(data, MAX_REQUEST_BYTES)
-        if len(data) > _UNCOUNTED_BYTES:
-            try:
+        try:
+            data = _sized(data, MAX_REQUEST_BYTES)
+            if len(data) > _UNCOUNTED_BYTES:
                 await self._count(tenant_uid, scan(data, _GENERATE, _MAX_FIELDS))  # proven: counts-first
-            except UnreadableError:
-                raise _unreadable() from None
-        return _parsed(pb.GenerateRequest.FromString, data)
+            return _parsed(pb.GenerateRequest.FromString, data)
+        except UnreadableError:
+            raise _unreadable() from None
+        except InvalidArgumentError as error:
+            raise error.with_traceback(None) from None
+        finally:
+            # Nor does the traceback of a refusal keep the bytes, for as long as no collection of garbage finds it.
+            data = None
 
     async def listing(self, _tenant_uid: str, data: bytes | None) -> pb.ListModelsRequest:
         """Parse the request for a list of models.

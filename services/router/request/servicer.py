@@ -22,6 +22,7 @@ from services.router.request.intake import Intake
 from services.router.request.outbox import Outbox
 from services.router.request.pipeline import Call, Pipeline
 from services.router.request.receiving import Receiver
+from services.router.request.refusal_pace import RefusalPace
 from services.router.stages import Answered, FinishReason
 
 _AUTHORIZATION = "authorization"
@@ -39,9 +40,10 @@ SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 class InferenceServicer:
     """`tenantry.inference.v1.InferenceService`."""
 
-    def __init__(self, pipeline: Pipeline, intake: Intake) -> None:
+    def __init__(self, pipeline: Pipeline, intake: Intake, pace: RefusalPace) -> None:
         self._pipeline = pipeline
         self._intake = intake
+        self._pace = pace
         self._receiver = Receiver()
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -59,14 +61,12 @@ class InferenceServicer:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    async def Generate(
-        self, requests: AsyncIterator[bytes], context: ServicerContext[Any, Any]
-    ) -> pb.GenerateResponse:
+    async def Generate(self, _requests: object, context: ServicerContext[Any, Any]) -> pb.GenerateResponse:
         """Generate a whole answer."""
         with ExitStack() as held:
-            answered = await self._pipeline.run(
-                self._call(self._receiver.generate, requests, context, held), None
-            )
+            call = self._call(self._receiver.generate, context, held)
+            async with self._pace.paced(call.authorization):
+                answered = await self._pipeline.run(call, None)
         final = _final(answered)
         return pb.GenerateResponse(
             request_id=final.request_id,
@@ -78,13 +78,13 @@ class InferenceServicer:
         )
 
     async def StreamGenerate(
-        self, requests: AsyncIterator[bytes], context: ServicerContext[Any, Any]
+        self, _requests: object, context: ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Generate an answer piece by piece."""
         # Lasts until the caller has read the answer: one that does not read uses up its own tenant's share.
         with ExitStack() as held:
             outbox = Outbox(_MAX_UNREAD_CHARACTERS)
-            call = self._call(self._receiver.generate, requests, context, held)
+            call = self._call(self._receiver.generate, context, held)
             running = asyncio.create_task(self._pipeline.run(call, outbox), name="stream generate")
             running.add_done_callback(lambda done: _close(outbox, done))
             try:
@@ -97,20 +97,25 @@ class InferenceServicer:
                     yield pb.StreamGenerateResponse(
                         delta=pb.Delta(text=delta.text, output_tokens=delta.output_tokens)
                     )
-                yield pb.StreamGenerateResponse(final=_final(await running))
+                async with self._pace.paced(call.authorization):
+                    answered = await running
+                yield pb.StreamGenerateResponse(final=_final(answered))
             finally:
                 if not running.done():
                     running.cancel()
                     # The caller left: the request gives back what it holds before this call ends.
                     await asyncio.wait([running])
+                # The traceback of its failure leads here: without this, only a collection of garbage ends the circle.
+                del running
 
     async def ListModels(
-        self, requests: AsyncIterator[bytes], context: ServicerContext[Any, Any]
+        self, _requests: object, context: ServicerContext[Any, Any]
     ) -> pb.ListModelsResponse:
         """List the models the caller's tenant may ask."""
         with ExitStack() as held:
-            call = self._call(self._receiver.listing, requests, context, held)
-            listed = await self._pipeline.list_models(call)
+            call = self._call(self._receiver.listing, context, held)
+            async with self._pace.paced(call.authorization):
+                listed = await self._pipeline.list_models(call)
             # The message has no field for it.
             await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
             return listed
@@ -118,7 +123,6 @@ class InferenceServicer:
     def _call(
         self,
         parse: Parse[Request],
-        requests: AsyncIterator[bytes],
         context: ServicerContext[Any, Any],
         held: ExitStack,
     ) -> Call[Request]:
@@ -126,8 +130,8 @@ class InferenceServicer:
 
         async def receive(tenant_uid: str) -> Request:
             arrival = held.enter_context(self._intake.arrival(tenant_uid))
-            data = await self._intake.read(arrival, lambda: anext(requests, None))
-            return await parse(tenant_uid, data)
+            # Not named: the traceback of a refusal would keep it.
+            return await parse(tenant_uid, await self._intake.read(arrival, lambda: _message(context)))
 
         return Call(receive, _authorization(context), context.time_remaining(), current_request_id())
 
@@ -137,6 +141,12 @@ def _close(outbox: Outbox, done: asyncio.Task[Answered]) -> None:
     if not done.cancelled():
         # Retrieved for a caller that left meanwhile: asyncio would log an exception that is not, with its text.
         done.exception()
+
+
+async def _message(context: ServicerContext[Any, Any]) -> bytes | None:
+    """The call's message, or None if it ended without one. Iterating would keep it as long as the call."""
+    message = await context.read()
+    return None if message is grpc.aio.EOF else message
 
 
 def _authorization(context: ServicerContext[Any, Any]) -> str | None:

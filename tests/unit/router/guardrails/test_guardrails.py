@@ -14,7 +14,6 @@ from services.common.errors import Code, Reason
 from services.common.rpc.status import to_status
 from services.router.request import pipeline as pipeline_module
 from services.router.request.outbox import Outbox
-from services.router.request.pipeline import Call
 from tests.fakes.guarded_tenants import (
     asked,
     failure,
@@ -25,7 +24,7 @@ from tests.fakes.guarded_tenants import (
     world_of,
 )
 from tests.fakes.mutants import changed
-from tests.fakes.router_pipeline import PipelineWorld, inference_servicer, question, sent
+from tests.fakes.router_pipeline import PipelineWorld, SentCall, inference_servicer, question
 
 
 @pytest.fixture
@@ -180,27 +179,11 @@ async def test_mutant_that_streams_while_it_judges_shows_a_denied_answer(tmp_pat
     assert "".join(outbox._parts) == "hello world"
 
 
-class StreamCall:
-    """The part of a gRPC context that the servicer uses."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        return [("authorization", str(self._call.authorization))]
-
-    def time_remaining(self) -> float:
-        return 5.0
-
-    async def send_initial_metadata(self, metadata: Any) -> None:
-        pass
-
-
 async def test_a_caller_that_leaves_while_its_answer_is_held_back_cancels_the_work(world):
     world.server.hold.clear()
     call = world.call("uid-redact-out")
-    context: Any = StreamCall(call)
-    stream = inference_servicer(world.pipeline).StreamGenerate(sent(question("hello")), context)
+    context: Any = SentCall(question("hello"), str(call.authorization))
+    stream = inference_servicer(world.pipeline).StreamGenerate(None, context)
     first = asyncio.ensure_future(anext(stream))
     await asyncio.wait_for(world.server.begun.wait(), 5)
     first.cancel()
