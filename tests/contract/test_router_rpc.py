@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -14,11 +14,15 @@ from tenantry.inference.v1 import inference_service_pb2 as pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as rpc
 
 from services.common.audit.writer import EntryKind
+from services.common.clock import SystemClock
 from services.common.request_sizes import RECEIVED_BYTES
 from services.common.rpc.channel import open_channel
 from services.common.rpc.health import HealthBoard
 from services.common.rpc.server import build_server
 from services.router.backends.backend import DispatchRequest, Linger, TokenChunk, unwatched
+from services.router.request.intake import Intake, Shares
+from services.router.request.refusal_pace import RefusalPace
+from services.router.request.servicer import InferenceServicer
 from tests.fakes.patience import PATIENCE_SECONDS
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SentCall, SimulatedServer, inference_servicer, question
@@ -309,3 +313,109 @@ async def test_what_is_larger_than_a_request_may_be_has_a_reason_compressed_or_n
             (violation,) = details_of(error.value)[error_details_pb2.BadRequest].field_violations
             assert violation.field == "request"
             assert violation.description.endswith("at most 1048576")
+
+
+class Talkative(Chatterbox):
+    """Ends after more than a connection takes unread."""
+
+    async def generate(
+        self, target: str, request: DispatchRequest, timeout_seconds: float, linger: Linger = unwatched
+    ) -> AsyncGenerator[TokenChunk, None]:
+        self.open_streams += 1
+        try:
+            for _ in range(220):
+                yield TokenChunk((self.answer[0],) * 1000, final=False)
+            yield TokenChunk((), final=True)
+        finally:
+            self.open_streams -= 1
+
+
+async def held_by_unread_answers(folder, calls_kept: bool) -> tuple[grpc.StatusCode, grpc.StatusCode]:
+    """What a tenant hears of a third call, and another of its first, while two finished answers are not read."""
+
+    def two(world: ConfigWorld) -> None:
+        for ordinal, name in enumerate(("slow", "quick"), start=1):
+            uid = world.tenant(name, ordinal)
+            world.key(uid, f"key-{uid}")
+
+    server = Talkative([])
+    world = PipelineWorld(folder, server, configure=two)
+    server.answer = (
+        world.state.snapshot()
+        .tenants["uid-slow"]
+        .targets["chat"]
+        .base_model.text.tokeniser.encode_prompt("hello")
+    )
+    servicer = InferenceServicer(
+        world.pipeline, Intake(Shares(calls=8, tenant_calls=2)), RefusalPace(SystemClock(), 8)
+    )
+    if not calls_kept:
+        _given_back_with_the_answer(servicer)
+    target = f"unix:{folder}/router.sock"
+    listener = build_server(
+        listen=[target], register=servicer.register, service_names=[], health=HealthBoard([])
+    )
+    await listener.start()
+    try:
+        # A connection whose windows do not grow.
+        options = [("grpc.http2.bdp_probe", 0)]
+        async with grpc.aio.insecure_channel(target, options) as channel:
+            stub = rpc.InferenceServiceStub(channel)
+
+            def metadata(name: str) -> Any:
+                return (("authorization", world.token(f"uid-{name}", f"key-uid-{name}")),)
+
+            unread = []
+            for _ in range(2):
+                unread.append(stub.StreamGenerate(question("hello"), metadata=metadata("slow"), timeout=60))
+                await unread[-1].read()
+                await until(lambda: server.open_streams == 0)
+                await until(lambda: world.leaks() == [])
+            third = stub.StreamGenerate(question("hello"), metadata=metadata("slow"), timeout=60)
+            other = stub.StreamGenerate(question("hello"), metadata=metadata("quick"), timeout=60)
+            codes = []
+            for call in (third, other):
+                with suppress(grpc.aio.AioRpcError):
+                    await everything(call)
+                codes.append(await call.code())
+            for call in unread:
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+            await until(lambda: servicer._intake.held == (0, 0))
+            return codes[0], codes[1]
+    finally:
+        await listener.stop(0)
+
+
+def _given_back_with_the_answer(servicer: InferenceServicer) -> None:
+    """Give a call's share back once its answer is there, read or not."""
+    held: list[ExitStack] = []
+    original_call, original_run = servicer._call, servicer._pipeline.run
+
+    def call(parse: Any, context: Any, stack: ExitStack) -> Any:
+        held.append(stack)
+        return original_call(parse, context, stack)
+
+    async def run(call: Any, outbox: Any) -> Any:
+        stack = held[-1]
+        try:
+            return await original_run(call, outbox)
+        finally:
+            stack.close()
+
+    servicer._call = call  # type: ignore[method-assign,assignment]
+    servicer._pipeline.run = run  # type: ignore[method-assign]
+
+
+async def test_who_does_not_read_its_answers_uses_up_its_own_share_of_calls(tmp_path):
+    assert await held_by_unread_answers(tmp_path, calls_kept=True) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.OK,
+    )
+
+
+async def test_that_test_notices_calls_that_are_given_back_before_they_are_read(tmp_path):
+    assert await held_by_unread_answers(tmp_path, calls_kept=False) == (
+        grpc.StatusCode.OK,
+        grpc.StatusCode.OK,
+    )
