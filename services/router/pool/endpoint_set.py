@@ -136,10 +136,13 @@ class EndpointSet:
         endpoint.suspect = True
         self._index(endpoint)
 
-    def keep(self, endpoint: Endpoint, kept: bool) -> None:
-        """Keep an endpoint from being found, or no longer."""
-        endpoint.kept = kept
-        self._index(endpoint)
+    def keep(self, endpoint: Endpoint) -> None:
+        """Keep an endpoint from being found, by any pool of its server."""
+        endpoint.server.keep(endpoint)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Let a kept endpoint be found again."""
+        endpoint.server.keep(None)
 
     def find(self, asking: Asking, headroom: bool) -> Spot | None:
         """Where a request could run now, if anywhere, but for endpoints that are kept.
@@ -189,8 +192,10 @@ class EndpointSet:
         return Place(endpoint, asking)
 
     def emptiest(self) -> Endpoint | None:
-        """The usable endpoint with the most free KV cache."""
-        return min(self._usable, key=lambda endpoint: endpoint.kv_tokens, default=None)
+        """The usable endpoint with the most free KV cache that no pool keeps."""
+        # Else each of two pools would empty a server for itself, and fill it again before the other's turn.
+        free = (one for one in self._usable if one.server.keeper is None)
+        return min(free, key=lambda endpoint: endpoint.kv_tokens, default=None)
 
     def drop_left(self) -> None:
         """Forget endpoints that config dropped and that nothing of this pool runs on any more."""

@@ -44,6 +44,8 @@ class Server:
     ledger: AdapterLedger = field(default_factory=lambda: AdapterLedger(0))
     down: bool = True
     """Whether it was found down since its adapter cache was last known."""
+    keeper: Endpoint | None = None
+    """The endpoint, of one pool, as which it is kept for one request."""
     on_load: list[Callable[[], object]] = field(default_factory=list)
     """Called when the load changes: by every pool that names the server."""
     on_free: list[Callable[[], object]] = field(default_factory=list)
@@ -60,6 +62,22 @@ class Server:
         self.kv_tokens += kv_tokens
         assert self.requests >= 0, "a place was given back twice"
         assert self.kv_tokens >= 0, "a place was given back twice"
+        self._load_changed()
+
+    def keep(self, keeper: Endpoint | None) -> None:
+        """Keep it for one request of a pool, or for none."""
+        self.keeper = keeper
+        self._load_changed()
+
+    def give_turn(self) -> None:
+        """Let the pools serve what can run here now; another one first each time."""
+        turns = list(self.on_free)
+        if len(turns) > 1:
+            self.on_free.append(self.on_free.pop(0))  # proven: pools-in-turn
+        for serve in turns:
+            serve()
+
+    def _load_changed(self) -> None:
         for follow in self.on_load:
             follow()
 
@@ -95,8 +113,6 @@ class Endpoint:
         """Whether config dropped it: what runs there ends there, nothing new starts."""
         self.suspect = False
         """Whether it did not end work in time and was not probed since."""
-        self.kept = False
-        """Whether it is kept for one request."""
         self.placed = 0
         """Requests of this pool that run there."""
         self.resize(capacity)
@@ -126,7 +142,7 @@ class Endpoint:
         """Whether one more request may start there, if its tokens and adapter fit and it may use the headroom."""
         return (
             self.usable
-            and not self.kept
+            and self.server.keeper is None  # proven: kept-from-every-pool
             and not self.suspect
             and self.server.requests < self.capacity.requests
         )

@@ -138,6 +138,7 @@ class Pool:
         self._retired = True
         self.scheduler.retire()
         self._refuse_if_none_usable()
+        self._hand_on()
 
     @property
     def retired(self) -> bool:
@@ -201,6 +202,7 @@ class Pool:
         else:
             self._wake_reloads()
             self._refuse_if_none_usable()
+            self._hand_on()
 
     def suspect(self, place: Place) -> None:
         """Send nothing to a place's endpoint until it is probed."""
@@ -251,8 +253,7 @@ class Pool:
     def take_back(self, ticket: Ticket, place: Place, service: float) -> None:
         """Take a place back and serve who can run now, in every pool that names the server."""
         self.scheduler.give_back(ticket, place, service, self._now)
-        for serve in list(place.endpoint.server.on_free):
-            serve()
+        place.endpoint.server.give_turn()
 
     def changed(self) -> None:
         """Serve what can run now that something was given back or became known."""
@@ -292,13 +293,21 @@ class Pool:
                 self.scheduler.give_back(ticket, place, 0.0, now)  # proven: place-handed-on
             else:
                 waiting.granted(grant)
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let other pools serve at servers that this one no longer keeps."""
+        for server in self.scheduler.released():
+            server.give_turn()
 
     def _refuse_surplus(self, joined: Ticket) -> None:
         refused = self.scheduler.surplus(joined)
         if refused is not None:
             error = self.scheduler.full(refused.demand)
-            self.scheduler.leave(refused, self._now)
+            kept = self.scheduler.leave(refused, self._now)
             self._refuse(refused, error)
+            if kept:
+                self._serve()
 
     def _refuse_if_none_usable(self) -> None:
         if self._endpoints.any_usable:

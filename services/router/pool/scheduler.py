@@ -13,7 +13,7 @@ from itertools import count
 from services.common.errors import QuotaViolation, Reason, ResourceExhaustedError, UnavailableError
 from services.router.pool.demand import OUTPUT_TOKEN_SERVICE, Demand
 from services.router.pool.endpoint_set import EndpointSet
-from services.router.pool.endpoints import Endpoint, EndpointCapacity, Place, Servers
+from services.router.pool.endpoints import Endpoint, EndpointCapacity, Place, Server, Servers
 from services.router.pool.pace import Pace
 from services.router.pool.queue_discipline import QueueDiscipline, QueueLimits, Ticket
 from services.router.snapshot.model import PoolConfig
@@ -48,6 +48,7 @@ class Scheduler:
         self._numbers = count(1)
         self._kept: tuple[Endpoint, Ticket] | None = None
         """The endpoint that only the request of this ticket may use."""
+        self._released: list[Server] = []
         self.configure(config)
 
     def configure(self, config: PoolConfig) -> None:
@@ -132,6 +133,11 @@ class Scheduler:
             yield ticket, self.endpoints.place(endpoint, ticket)
             self._keep_for_starving()
 
+    def released(self) -> Iterator[Server]:
+        """Servers that were kept for a request of this pool and are no longer: every pool may serve there."""
+        while self._released:
+            yield self._released.pop()
+
     def surplus(self, joined: Ticket) -> Ticket | None:
         """The ticket to refuse because too many wait since this one joined and was not served."""
         return self.queue.surplus(joined)
@@ -199,7 +205,7 @@ class Scheduler:
             and (emptiest := self.endpoints.emptiest()) is not None
         ):
             self._kept = emptiest, starving
-            self.endpoints.keep(emptiest, kept=True)
+            self.endpoints.keep(emptiest)
             # Once, and not given back: else a tenant that asks and leaves would keep endpoints empty for nothing.
             if not starving.prepaid:
                 self.queue.prepay(
@@ -208,7 +214,8 @@ class Scheduler:
 
     def _release_kept(self) -> None:
         if self._kept is not None:
-            self.endpoints.keep(self._kept[0], kept=False)
+            self.endpoints.release(self._kept[0])
+            self._released.append(self._kept[0].server)
             self._kept = None
 
     def _endpoints_changed(self) -> None:

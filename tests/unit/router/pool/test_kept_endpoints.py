@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.errors import ResourceExhaustedError
 from services.router.pool import fair_queue, fifo_queue
 from services.router.pool.demand import Cost
 from services.router.pool.fair_queue import FairQueue
@@ -86,4 +87,25 @@ async def test_an_endpoint_kept_for_one_who_leaves_is_everybodys_again(monkeypat
     await settle()
     (await newcomer).give_back()
     held.give_back()
+    assert pool.in_flight == 0
+
+
+async def test_an_endpoint_kept_for_one_that_is_refused_is_everybodys_again(monkeypatch):
+    overtakes_allowed(monkeypatch, 1)
+    pool = ready_pool(concurrent_requests=3, queued_requests=2)
+    held = await acquire(pool, demand(Cost(10, 10), tenant="another"))
+    large = await waiting(pool, cost=Cost(45, 45), priority=1)
+    overtakes = await acquire(pool, demand(Cost(10, 10), tenant="another"))
+    overtakes.give_back()
+    other = await waiting(pool, tenant="another")
+    assert not other.done()
+    # One of each tenant may wait.
+    next_one = await waiting(pool, priority=3)
+    await settle()
+    assert large.done()
+    assert isinstance(large.exception(), ResourceExhaustedError)
+    assert other.done()
+    for grant in (held, await other):
+        grant.give_back()
+    (await next_one).give_back()
     assert pool.in_flight == 0

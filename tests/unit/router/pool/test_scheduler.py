@@ -69,7 +69,7 @@ class History:
             (ticket, endpoint.target)
             for ticket in self.scheduler.queue.tickets()
             for endpoint in self.scheduler.endpoints
-            if not endpoint.kept
+            if endpoint.server.keeper is None
             and endpoint.admits(largest_of_its_kind(ticket), ticket.demand.lora_id, headroom=False)
         ]
 

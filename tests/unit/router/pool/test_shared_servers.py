@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import replace
 
 import pytest
 
 from services.common.errors import UnavailableError
 from services.router.pool import directory as directory_module
+from services.router.pool import endpoint_set as endpoint_set_module
 from services.router.pool import endpoints as endpoints_module
+from services.router.pool import fair_queue as fair_queue_module
 from services.router.pool.demand import Cost
 from services.router.pool.directory import PoolDirectory
+from services.router.pool.endpoints import Place, Servers
+from services.router.pool.fair_queue import FairQueue
 from services.router.pool.pool import Pool
 from services.router.pool.probing import Served
+from services.router.pool.queue_discipline import Ticket
+from services.router.pool.scheduler import Scheduler
 from services.router.snapshot.model import Snapshot
 from tests.fakes.manual_clock import ManualClock
-from tests.fakes.mutants import changed
+from tests.fakes.mutants import changed, without
 from tests.fakes.router_pipeline import UnaskedProbe
 from tests.unit.router.pool.small_pools import CONFIG, acquire, demand, settle, waiting
 
@@ -76,6 +83,95 @@ async def test_a_place_that_one_pool_gives_back_is_the_others():
     await settle()
     assert waits.done()
     (await waits).give_back()
+
+
+def larges_served_at_one_server() -> int:
+    """Two pools of a server each have a large request that waits beside a steady stream of small ones of both."""
+    servers, running, scheduled = Servers(), deque[tuple[Scheduler, Ticket, Place]](), []
+    for name in "ab":
+        config = replace(CONFIG, name=f"pools/{name}", concurrent_requests=8, queued_requests=64)
+        scheduled.append(Scheduler(config, FairQueue(), servers))
+        scheduled[-1].probed("a", ready=True)
+    larges = []
+    for turn in range(500):
+        for scheduler in scheduled:
+            scheduler.join(demand(tenant="small"), 0.0)
+            if turn == 8:
+                larges.append(scheduler.join(demand(Cost(45, 45), tenant="large"), 0.0))
+        # As a server's pools do, one after the other.
+        for scheduler in scheduled if turn % 2 else reversed(scheduled):
+            running += [(scheduler, *served) for served in scheduler.serve(0.0)]
+        if running:
+            scheduler, ticket, place = running.popleft()
+            scheduler.give_back(ticket, place, 0.0, 0.0)
+            if ticket in larges:
+                larges.remove(ticket)
+    return 2 - len(larges)
+
+
+def test_a_large_request_of_each_pool_of_a_server_has_its_turn():
+    assert larges_served_at_one_server() == 2
+
+
+def test_that_test_notices_a_server_that_only_one_pool_keeps(monkeypatch):
+    for_itself = changed(
+        endpoints_module,
+        "kept-from-every-pool",
+        "return self.usable and self.server.keeper is not self and self.server.requests < self.capacity.requests",
+    )
+    monkeypatch.setattr(endpoint_set_module, "Endpoint", for_itself.Endpoint)
+    assert larges_served_at_one_server() < 2
+
+
+async def served_of_the_second_pool(module=endpoints_module) -> int:
+    """Of 40 places that become free, those that the second of a server's two pools gets; requests wait in both."""
+    servers, clock = module.Servers(), ManualClock()
+    pools = [
+        Pool(replace(SHARED, name=f"pools/{name}", concurrent_requests=1), FairQueue(), servers, clock)
+        for name in "ab"
+    ]
+    for pool in pools:
+        pool.probed("a", ready=True)
+    held = await acquire(pools[0], demand())
+    requests = [[await waiting(pool) for _ in range(40)] for pool in pools]
+    second = 0
+    for _ in range(40):
+        held.give_back()
+        await settle()
+        ((owner, task),) = [(owner, task) for owner in (0, 1) for task in requests[owner] if task.done()]
+        requests[owner].remove(task)
+        held = await task
+        second += owner
+    for task in (*requests[0], *requests[1]):
+        task.cancel()
+    await settle()
+    held.give_back()
+    return second
+
+
+async def test_the_pools_of_a_server_take_turns():
+    assert await served_of_the_second_pool() == 20
+
+
+async def test_that_test_notices_a_pool_that_is_always_first():
+    assert await served_of_the_second_pool(without(endpoints_module, "pools-in-turn")) == 0
+
+
+async def test_what_a_pool_no_longer_keeps_is_the_others(monkeypatch):
+    monkeypatch.setattr(fair_queue_module, "MAX_OVERTAKES", 1)
+    _, (one, other) = pools_of(
+        *(replace(CONFIG, name=f"pools/{name}", concurrent_requests=8) for name in "ab")
+    )
+    held = await acquire(one, demand(Cost(10, 10)))
+    large = await waiting(one, cost=Cost(45, 45))
+    overtakes = await acquire(one, demand(Cost(10, 10)))
+    waits = await waiting(other)
+    assert not waits.done()
+    large.cancel()
+    await settle()
+    assert waits.done()
+    for grant in (held, overtakes, await waits):
+        grant.give_back()
 
 
 async def test_what_runs_for_a_pool_that_is_gone_still_counts():
