@@ -148,18 +148,20 @@ class EndpointSet:
         """Where a request could run now, if anywhere, but for endpoints that are kept.
 
         An endpoint that holds the adapter, if it is not much busier than the least busy one; otherwise the least busy,
-        and if the request does not fit there, the one with the most KV cache free.
+        and if the request does not fit there, the one with the most KV cache free, one with a slot for the adapter, or
+        one that holds it.
         """
         least = self._by_load.first()
         if least is None:
             return None
         lora_id, kv_tokens = asking.demand.lora_id, asking.kv_tokens
+        holders: list[Endpoint] = []
         if lora_id is not None:
             busy = least[1].requests + max(1, self._capacity.requests // 8)
-            holders = islice(self._holders.get(lora_id, ()), _TRIES)
-            warm = [one for one in holders if one.open and one.requests < busy]
-            for endpoint in sorted(warm, key=lambda one: one.requests):
-                if endpoint.admits(kv_tokens, lora_id, headroom):
+            holders = [one for one in islice(self._holders.get(lora_id, ()), _TRIES) if one.open]
+            holders.sort(key=lambda one: one.requests)
+            for endpoint in holders:
+                if endpoint.requests < busy and endpoint.admits(kv_tokens, lora_id, headroom):
                     return Spot(endpoint)
         if least[1].admits(kv_tokens, lora_id, False):
             return Spot(least[1], least[1].evicts(lora_id))
@@ -168,6 +170,10 @@ class EndpointSet:
             return Spot(roomiest[1], roomiest[1].evicts(lora_id))
         if lora_id is not None and (spot := self._with_slot(kv_tokens, lora_id, headroom)) is not None:
             return spot
+        # Busier than others, where it finds no slot.
+        for endpoint in holders:
+            if endpoint.admits(kv_tokens, lora_id, headroom):
+                return Spot(endpoint)  # proven: busy-holders-serve
         if headroom and self._capacity.headroom:
             first = self._by_headroom.first()
             if first is not None and first[1].admits(kv_tokens, lora_id, True):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from services.router.pool import directory as directory_module
-from services.router.pool import fair_queue, scheduler, tenant_account
+from services.router.pool import endpoint_set, fair_queue, scheduler, tenant_account
 from services.router.pool import pool as pool_module
 from services.router.pool.demand import OUTPUT_TOKEN_SERVICE, Cost
 from services.router.pool.endpoints import Servers
@@ -105,6 +105,30 @@ def small_behind_large_of_one_adapter(queue: FairQueue) -> int:
 
 def test_a_large_request_hides_no_small_one_of_its_adapter():
     assert small_behind_large_of_one_adapter(FairQueue()) == 1
+
+
+def served_at_a_busy_holder() -> int:
+    """Requests served whose adapter is in use at the busier of two servers; others' adapters have all slots."""
+    made = scheduler_of(
+        FairQueue(), adapters=1, concurrent_requests=8, kv_tokens=1000, targets=("a", "b"), queued_requests=64
+    )
+    for tenant, lora_id in (("victim", 1), ("other", 2)):
+        made.join(demand(lora_id=lora_id, tenant=tenant), 0.0)
+        ((_, place),) = made.serve(0.0)
+        place.adapter_accepted()
+    for _ in range(3):
+        made.join(demand(lora_id=1, tenant="victim"), 0.0)
+    return len(list(made.serve(0.0)))
+
+
+def test_a_server_that_others_leave_busier_still_serves_the_adapter_it_holds():
+    assert served_at_a_busy_holder() == 3
+
+
+def test_that_test_notices_busy_holders_that_are_passed_by(monkeypatch):
+    careless = without(endpoint_set, "busy-holders-serve").EndpointSet
+    monkeypatch.setattr(scheduler, "EndpointSet", careless)
+    assert served_at_a_busy_holder() == 1
 
 
 def serves_until_the_ninth_adapter(queue: FairQueue) -> int:

@@ -33,18 +33,17 @@ def scheduler_of(queue, targets: int, **changes) -> Scheduler:
 class History:
     """Random requests of a few tenants at a few endpoints, with loads that end, fail and are cancelled."""
 
-    def __init__(self, queue, rng: random.Random, *, headroom: int) -> None:
+    def __init__(self, queue, rng: random.Random, tenants: str, **changes) -> None:
         self.rng = rng
-        self.scheduler = scheduler_of(
-            queue, rng.randint(1, 3), concurrent_requests=3, queued_requests=100, headroom_requests=headroom
-        )
+        self.tenants = tenants
+        self.scheduler = scheduler_of(queue, rng.randint(1, 3), queued_requests=100, **changes)
         self.held: list[tuple[Ticket, Place]] = []
 
     def step(self) -> None:
         scheduler, rng = self.scheduler, self.rng
         what = rng.random()
         if what < 0.5:
-            tenant, lora_id = rng.choice("abc"), rng.choice(ADAPTERS)
+            tenant, lora_id = rng.choice(self.tenants), rng.choice(ADAPTERS)
             cost = Cost(rng.randint(1, 60), rng.randint(1, 50))
             weight, priority = rng.choice((1, 5)), rng.randint(1, 3)
             demand = Demand(tenant, cost, lora_id and ord(tenant) * 10 + lora_id, weight, priority)
@@ -82,15 +81,29 @@ def largest_of_its_kind(ticket: Ticket) -> int:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from([FairQueue, FifoQueue]), st.sampled_from([0, 1]))
-def test_nothing_waits_that_could_run(seed, queue, headroom):
-    history = History(queue(), random.Random(seed), headroom=headroom)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([FairQueue, FifoQueue]),
+    st.sampled_from([0, 1]),
+    st.sampled_from([("abc", 3, 100), ("abcdefgh", 8, 400)]),
+)
+def test_nothing_waits_that_could_run(seed, queue, headroom, sizes):
+    """Also with more tenants of one kind than are tried, and more adapters than slots."""
+    tenants, places, kv_tokens = sizes
+    history = History(
+        queue(),
+        random.Random(seed),
+        tenants,
+        concurrent_requests=places,
+        kv_tokens=kv_tokens,
+        headroom_requests=headroom,
+    )
     for _ in range(150):
         history.step()
         assert history.could_run() == []
         for endpoint in history.scheduler.endpoints:
-            assert endpoint.requests <= 3
-            assert endpoint.requests <= 1 or endpoint.kv_tokens <= CONFIG.kv_tokens
+            assert endpoint.requests <= places
+            assert endpoint.requests <= 1 or endpoint.kv_tokens <= kv_tokens
     for ticket, place in history.held:
         history.scheduler.give_back(ticket, place, 0.0, 0.0)
     history.held = list(history.scheduler.serve(0.0))
