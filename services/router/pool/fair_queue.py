@@ -243,14 +243,13 @@ class FairQueue:
         heaviest = account if len(account) / account.weight >= len(most) / most.weight else most
         return heaviest.newest_of_lowest()
 
-    def excess(self) -> Ticket | None:
-        """The ticket to refuse because fewer may wait than before; None while all may."""
-        for account in self._active.values():
-            if len(account) > self._limits.waiting_a_tenant:
-                return account.newest_of_lowest()
-        if self._waiting <= self._limits.waiting or (most := self._heaviest()) is None:
-            return None
-        return most.newest_of_lowest()
+    def excess(self) -> Iterator[Ticket]:
+        """The newest of tenants with more than one may have, then of those with most for their weight."""
+        for account in list(self._active.values()):
+            while len(account) > self._limits.waiting_a_tenant:
+                yield account.newest_of_lowest()
+        while self._waiting > self._limits.waiting and (most := self._heaviest()) is not None:
+            yield most.newest_of_lowest()
 
     def refuses(self, demand: Demand) -> bool:
         """Whether this request would be the one to refuse, if it joined now and could not run at once."""

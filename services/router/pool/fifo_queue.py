@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from services.router.pool.demand import Demand
@@ -74,9 +74,10 @@ class FifoQueue:
         """The one that just joined, if too many wait."""
         return joined if len(self) > self._limits.waiting else None
 
-    def excess(self) -> Ticket | None:
-        """The newest, if more wait than may."""
-        return next(reversed(self._waiting)) if len(self) > self._limits.waiting else None
+    def excess(self) -> Iterator[Ticket]:
+        """The newest, while more wait than may."""
+        while len(self) > self._limits.waiting:
+            yield next(reversed(self._waiting))
 
     def refuses(self, demand: Demand) -> bool:  # noqa: ARG002 - the newest is refused, whoever asks
         """Whether as many wait as may."""

@@ -127,7 +127,7 @@ class Pool:
         """Follow the config: endpoints that stay keep their load and what is believed of them."""
         self.scheduler.configure(config)
         self._refuse_if_none_usable()
-        while (excess := self.scheduler.queue.excess()) is not None:
+        for excess in self.scheduler.queue.excess():
             error = self.scheduler.full(excess.demand)
             self.scheduler.leave(excess, self._now)
             self._refuse(excess, error)

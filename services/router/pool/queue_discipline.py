@@ -6,7 +6,7 @@ one that cannot run yet is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -108,8 +108,8 @@ class QueueDiscipline(Protocol):
         """The ticket to refuse because too many wait since this one joined; None while all may."""
         ...
 
-    def excess(self) -> Ticket | None:
-        """The ticket to refuse because fewer may wait than before; None while all may."""
+    def excess(self) -> Iterator[Ticket]:
+        """The tickets to refuse because fewer may wait than before; each leaves before the next is asked for."""
         ...
 
     def refuses(self, demand: Demand) -> bool:
