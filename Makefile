@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-decisions bench-flow bench-fairness bench-neighbours bench-audit chaos attack fresh-clone clean
+.PHONY: help venv up test lint fix protos protos-check bench bench-config bench-decisions bench-flow bench-policy bench-fairness bench-neighbours bench-audit chaos attack fresh-clone clean
 
 help: ## show this list
 	@b= r=; if [ -t 1 ]; then b=$$(printf '\033[1m') r=$$(printf '\033[0m'); fi; \
@@ -61,6 +61,9 @@ bench-decisions: venv ## measure what a scheduling decision costs
 
 bench-flow: venv ## measure a router with a far flow controller against one alone
 	@$(BIN)/python scripts/bench_router.py --far
+
+bench-policy: venv ## measure what policy costs, against identity and relay alone
+	@$(BIN)/python scripts/bench_router.py --policy
 
 bench-fairness: venv ## measure how fairly a pool is shared, and write fairness.html
 	@$(BIN)/python scripts/bench_fairness.py

@@ -13,11 +13,13 @@ from tenantry.audit.v1 import audit_append_service_pb2_grpc
 from tenantry.config.v1 import (
     config_discovery_service_pb2,
     config_discovery_service_pb2_grpc,
+    quota_lease_service_pb2_grpc,
     tenant_pb2,
 )
 from tenantry.inference.v1 import inference_service_pb2 as pb
 
 from scripts.bench.bare_relay import SERVICE
+from scripts.bench.free_quotas import FreeQuotas
 from scripts.bench.processes import running
 from services.common.artifacts import DirectoryArtifactStore
 from services.common.tokens import CONFIG_ISSUER, Audience, Claims, TokenIssuer, new_signing_key_pem
@@ -32,6 +34,19 @@ _PRINTABLE = '{"first_token": 3, "vocabulary_tokens": 97}'
 _QUESTION = "the system user assistant said hello world " * 4
 _CALL_SECONDS = 60.0
 _PLENTY = 1_000_000
+_GOVERNED: dict[str, Any] = {
+    "guardrails": [
+        tenant_pb2.GuardrailRule(
+            rule_id=f"rule-{number}",
+            action=tenant_pb2.GUARDRAIL_ACTION_DENY,
+            stage=tenant_pb2.GUARDRAIL_STAGE_INPUT,
+            pattern=rf"forbidden-{number}-[0-9]{{4,}}",
+        )
+        for number in range(10)
+    ],
+    "quotas": [tenant_pb2.Quota(window=tenant_pb2.QUOTA_WINDOW_DAY, tokens=1 << 40)],
+}
+"""Ten patterns and a quota, beside limits and the strictest audit policy, which is the default."""
 _INFERENCE = "tenantry.inference.v1.InferenceService"
 
 
@@ -88,6 +103,33 @@ class Routes:
     straight: Route
     relay: Route
     router: Route
+
+
+@asynccontextmanager
+async def open_policy_routes(folder: Path) -> AsyncIterator[Routes]:
+    """Start a router of identity and relay alone, on `relay`'s way, and one that does all it does for a tenant."""
+    sockets = {name: f"unix:{folder}/{name}.sock" for name in ("triton", "plain", "governed", "control")}
+    async with AsyncExitStack() as stack:
+        scripted = ("tests.fakes.scripted_triton", sockets["triton"], folder / "triton.log")
+        script = ("--listen", sockets["triton"], "--script", _PRINTABLE)
+        await stack.enter_async_context(running(*scripted, *script))
+        authorization = await stack.enter_async_context(
+            _control_plane(folder, sockets["control"], sockets["triton"], governed=True)
+        )
+        metadata, ways = (("authorization", authorization),), []
+        for name, module in (("plain", "scripts.bench.plain_router"), ("governed", "services.router")):
+            router = await stack.enter_async_context(
+                _router(folder, sockets[name], sockets["control"], name, module=module)
+            )
+            assert router.process is not None
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(sockets[name]))
+            ways.append(
+                _route(
+                    name, router.process.pid, channel, _INFERENCE, metadata, _router_request, _router_tokens
+                )
+            )
+        straight = await stack.enter_async_context(grpc.aio.insecure_channel(sockets["triton"]))
+        yield Routes(_straight(straight), *ways)
 
 
 @asynccontextmanager
@@ -219,6 +261,8 @@ async def _control_plane(
     listen: str,
     triton: str,
     flow: config_discovery_service_pb2.FlowAssignment | None = None,
+    *,
+    governed: bool = False,
 ) -> AsyncIterator[str]:
     """Config and audit services that answer at once, in this process; gives the tenant's key."""
     artifacts = DirectoryArtifactStore(folder / "artifacts")
@@ -228,7 +272,10 @@ async def _control_plane(
     world.base_model()
     world.pool([triton], concurrent_requests=1024, kv_tokens=_PLENTY, queued_requests=1024)
     limits = tenant_pb2.Limits(requests_per_second=_PLENTY, request_burst=_PLENTY, concurrent_requests=1024)
-    tenant_uid = world.tenant("bench", 1, limits=limits)
+    rules = _GOVERNED if governed else {}
+    if governed:
+        limits.tokens_per_minute = _PLENTY * 1000
+    tenant_uid = world.tenant("bench", 1, limits=limits, **rules)
     world.key(tenant_uid, "key-1")
     issuer = TokenIssuer.from_pem(new_signing_key_pem(), CONFIG_ISSUER)
     (folder / "jwks.json").write_text(issuer.jwks(), "utf-8")
@@ -237,6 +284,7 @@ async def _control_plane(
     server = grpc.aio.server()
     config_discovery_service_pb2_grpc.add_ConfigDiscoveryServiceServicer_to_server(config, server)
     audit_append_service_pb2_grpc.add_AuditAppendServiceServicer_to_server(ScriptedAuditService(), server)
+    quota_lease_service_pb2_grpc.add_QuotaLeaseServiceServicer_to_server(FreeQuotas(), server)
     server.add_insecure_port(listen)
     await server.start()
     try:
@@ -249,7 +297,12 @@ async def _control_plane(
 
 @asynccontextmanager
 async def _router(
-    folder: Path, listen: str, control: str, name: str = "router", flow_listen: str = ""
+    folder: Path,
+    listen: str,
+    control: str,
+    name: str = "router",
+    flow_listen: str = "",
+    module: str = "services.router",
 ) -> AsyncIterator[ServiceProcess]:
     settings = {
         "router": name,
@@ -262,5 +315,5 @@ async def _router(
     if flow_listen:
         settings["flow_listen"] = flow_listen
     environment = {f"TENANTRY_ROUTER_{setting.upper()}": value for setting, value in settings.items()}
-    async with ServiceProcess("services.router", environment, listen, folder / f"{name}.log") as process:
+    async with ServiceProcess(module, environment, listen, folder / f"{name}.log") as process:
         yield process
