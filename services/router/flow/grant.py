@@ -21,6 +21,8 @@ from services.router.flow.events import (
 from services.router.pool.pool_kind import PoolKind
 
 _RETRY_SECONDS = 1.0
+_USED_TOKENS = 8
+"""Little beside the slack of a queue, and an event for each token would cost a tenth of relaying it."""
 
 
 class Holder(Protocol):
@@ -56,6 +58,8 @@ class Grant:
         self.counter = granted.service_counter
         """The tenant's counter in the pool's queue, as heard with the grant."""
         self.output_tokens = 0
+        self._charge_at = 1
+        """At how many tokens in all the next ones are charged: at the first, then every few."""
         self._holder = holder
         self._reload: asyncio.Future[bool] | None = None
         self._prompt_used = True
@@ -105,9 +109,11 @@ class Grant:
         self._holder.send(EndpointFailed(self.ask.number))
 
     def charge(self, output_tokens: int) -> None:
-        """Charge tokens as they are generated."""
+        """Charge tokens as they are generated, a few at a time; the last ones when the place is given back."""
         self.output_tokens += output_tokens
-        self._holder.send(Used(self.ask.number, self.output_tokens))
+        if self.output_tokens >= self._charge_at:
+            self._charge_at = self.output_tokens + _USED_TOKENS
+            self._holder.send(Used(self.ask.number, self.output_tokens))
 
     def refund_prompt(self) -> None:
         """Take back what the prompt was charged: its server failed before it was known to have run."""
