@@ -178,6 +178,7 @@ class Router:
         self.requests = Requests(name, self.instance, self.own, self.pools.serves, clock)
         self.controller = FlowController(self.pools, clock)
         self.mirror = Mirror(self.own, self.controller.rate_level, clock)
+        self.controller.inherit = self.mirror.inherit
         self.controller.spawn = asyncio.get_running_loop().create_task
         self.assignment: FlowAssignment | None = None
         self.connection: Connection | None = None

@@ -163,6 +163,7 @@ def flow_alone(pools: PoolDirectory, own: TenantLimiter, clock: Clock) -> Reques
     requests = Requests("router-1", "instance-1", own, pools.serves, clock)
     controller = FlowController(pools, clock)
     mirror = Mirror(own, controller.rate_level, clock)
+    controller.inherit = mirror.inherit
     role = FlowRole(requests, controller, mirror, None, clock)
     controller.spawn = role.spawn
     role.stand_alone()

@@ -59,6 +59,7 @@ def build_flow(settings: RouterSettings, pools: PoolDirectory, own: TenantLimite
     requests = Requests(settings.router, instance, own, pools.serves, clock)
     controller = FlowController(pools, clock)
     mirror = Mirror(own, controller.rate_level, clock)
+    controller.inherit = mirror.inherit
     servicer = FlowServicer(controller, mirror, instance, clock)
     role = FlowRole(requests, controller, mirror, settings.tls, clock, servicer.role_changed)
     controller.spawn = role.spawn

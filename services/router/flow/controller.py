@@ -74,6 +74,8 @@ class FlowController:
         self._clock = clock
         self.spawn = spawn
         """Runs what waits."""
+        self.inherit: Callable[[Sequence[Usage]], object] = lambda usages: None  # noqa: ARG005 - takes nothing over
+        """Called with what routers that are gone spent: nobody else would report it to the next controller."""
         self._reign: _Reign | None = None
 
     @property
@@ -91,6 +93,14 @@ class FlowController:
         """The routers that are known, and how many requests each holds; empty while it is no controller."""
         reign = self._reign
         return {} if reign is None else {name: len(one.session) for name, one in reign.members.items()}
+
+    @property
+    def settled(self) -> bool:
+        """Whether no router is away whose requests may still run."""
+        reign = self._reign
+        return reign is None or not (
+            reign.orphans or any(one.left_at is not None for one in reign.members.values())
+        )
 
     def rate_level(self, tenant_uid: str) -> float:
         """The level of a tenant's rate limiter, over all routers; 0 while it is no controller."""
@@ -122,7 +132,7 @@ class FlowController:
         reign.awaited &= routers
         for name in [name for name in reign.members if name not in routers]:
             if reign.members[name].left_at is not None:
-                reign.members.pop(name).session.close()
+                self._close(reign.members.pop(name).session)
         self._open_all()
 
     def report(
@@ -152,6 +162,7 @@ class FlowController:
                 reign.orphans.append((older.session, since + GRACE_SECONDS))
         if report.instance not in reign.merged:
             reign.merged.add(report.instance)
+            session.reported(report.usage)
             for used in report.usage:
                 reign.shared.limiter.merge(used, now)
             for pool_name, tenant_uid, counter in report.counters:
@@ -186,7 +197,7 @@ class FlowController:
         reign = self._reign
         if reign is not None and reign.members.get(member.report.router) is member:
             del reign.members[member.report.router]
-            member.session.close()
+            self._close(member.session)
 
     def tick(self) -> None:
         """Give back what routers held that did not come back, and stop waiting for reports; call it often."""
@@ -197,14 +208,20 @@ class FlowController:
             if member.left_at is not None and now >= member.left_at + GRACE_SECONDS:
                 _log.warning("%s did not come back: its %d requests end", name, len(member.session))
                 del reign.members[name]
-                member.session.close()
+                self._close(member.session)
         for orphan in [one for one in reign.orphans if now >= one[1]]:
             reign.orphans.remove(orphan)
-            orphan[0].close()
+            self._close(orphan[0])
         if reign.awaited and now >= reign.began_at + REPORT_SECONDS:
             _log.error("no report came from %s", ", ".join(sorted(reign.awaited)))
             reign.awaited.clear()
             self._open_all()
+
+    def _close(self, session: Session) -> None:
+        """Give back what a router held that is gone, and keep what it spent."""
+        session.close()
+        if usages := session.usage():
+            self.inherit(usages)  # proven: what-the-gone-spent-is-kept
 
     def _open_all(self) -> None:
         reign = self._reign
@@ -216,6 +233,7 @@ class FlowController:
                 reign.merged.add(instance)
                 for used in usages:
                     reign.shared.limiter.merge(used, self._now)  # proven: a-dead-controllers-own-use
+                self.inherit(usages)
         reign.witnessed.clear()
         for member in list(reign.members.values()):
             if not member.open:

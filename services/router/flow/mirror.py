@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
 
 from services.common.clock import Clock
 from services.router.flow.events import Witness
-from services.router.limits.tenant_limiter import TenantLimiter
+from services.router.limits.tenant_limiter import TenantLimiter, Usage
 
 _log = logging.getLogger(__name__)
 _KEPT_SECONDS = 1.0
@@ -71,6 +71,15 @@ class Mirror:
         for waiting in keeper.waiting.values():
             if not waiting.done():
                 waiting.set_result(False)
+
+    def inherit(self, usages: Sequence[Usage]) -> None:
+        """Keep what routers that are gone spent as if requests here had, and have it kept elsewhere."""
+        now = self._clock.monotonic_seconds()
+        for used in usages:
+            self._own.merge(used, now)
+        if self._keepers:
+            self._keepers[0].all_sent, self._keepers[0].has_all = 0, False
+            self._send_all()
 
     def kept(self, keeper: Keeper, sequence: int) -> None:
         """Note that a router keeps what it was sent."""

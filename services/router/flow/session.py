@@ -5,7 +5,7 @@ Everything that a router's requests hold of limits and pools is held here, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ from services.router.flow.events import (
     Reserved,
     Used,
 )
-from services.router.limits.tenant_limiter import TenantLimiter, TokenHold
+from services.router.limits.tenant_limiter import TenantLimiter, TokenHold, Usage
+from services.router.limits.token_window import TokenWindow
 from services.router.pool.directory import PoolDirectory
 from services.router.pool.pool import Grant, Pool
 from services.router.pool.queue_discipline import Ticket
@@ -142,7 +143,9 @@ class _Asked:
 
     def _spend(self, total: int) -> None:
         if self._tokens is not None and total > self._spent:
-            self._tokens.spend(total - self._spent, self.session.shared.clock.monotonic_seconds())
+            now = self.session.shared.clock.monotonic_seconds()
+            self._tokens.spend(total - self._spent, now)
+            self.session.spent(self.ask.demand.tenant_uid, total - self._spent, now)
             self._spent = total
 
 
@@ -159,6 +162,8 @@ class Session:
         self.answer = answer
         self._entered: dict[int, Enter] = {}
         self._asked: dict[int, _Asked] = {}
+        self._windows: dict[str, TokenWindow] = {}
+        """By tenant: what its requests spent within the last minute, reports included."""
 
     def __len__(self) -> int:
         """Requests that hold a place or wait for one."""
@@ -190,6 +195,26 @@ class Session:
         if pool is not None:
             asked.adopt(pool, held)
 
+    def spent(self, tenant_uid: str, tokens: int, now_seconds: float) -> None:
+        """Count tokens that a request of this router spent."""
+        self._windows.setdefault(tenant_uid, TokenWindow()).spend(0, tokens, now_seconds)
+
+    def reported(self, usages: Iterable[Usage]) -> None:
+        """Count what the router's requests spent before."""
+        now = self.shared.clock.monotonic_seconds()
+        for used in usages:
+            if used.spent_tokens:
+                self._windows.setdefault(used.tenant_uid, TokenWindow()).merge(used.spent_tokens, now)
+
+    def usage(self) -> list[Usage]:
+        """What its requests spent, for whoever keeps it once the router is gone."""
+        now = self.shared.clock.monotonic_seconds()
+        return [
+            Usage(tenant_uid, self.rate_level(tenant_uid), 0, spent)
+            for tenant_uid, window in self._windows.items()
+            if (spent := window.spent_by_age(now))
+        ]
+
     def take_over(self, older: Session, numbers: frozenset[int]) -> None:
         """Go on with an older session's places; its other requests end, as those of a router that is gone."""
         for number in numbers:
@@ -198,6 +223,7 @@ class Session:
             if (enter := older._entered.pop(number, None)) is not None:
                 self._entered[number] = enter
         older.close()
+        self._windows = older._windows
 
     def holds(self, number: int) -> bool:
         """Whether a request has a place."""

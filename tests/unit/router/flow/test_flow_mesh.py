@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.common.errors import Reason, ResourceExhaustedError, UnavailableError
+from services.router.flow import controller as controller_module
 from services.router.flow import requests as requests_module
 from services.router.flow import session as session_module
 from services.router.flow.controller import FENCE_SECONDS, GRACE_SECONDS, FlowController
@@ -232,3 +233,24 @@ async def test_the_next_controller_knows_what_tenants_were_given(mesh):
     await arrive(mesh)
     assert mesh.routers["router-2"].controller.serving
     assert mesh.routers["router-2"].pools.pools[POOL.name].counter("a") >= before > 0
+
+
+async def used_before_two_deaths(mesh: FlowMesh) -> bool:
+    """Whether the tokens of a router that died count on, once the controller that knew of them died as well."""
+    await starts(mesh, "router-2", "a", Cost(10, 190))
+    for victim in ("router-2", "router-1"):
+        await mesh.kill(victim)
+        await mesh.tick(1.0)
+        await arrive(mesh)
+    await starts(mesh, "router-3", "a", Cost(10, 190))
+    return [error.reason for error in mesh.refused] == [Reason.RATE_LIMITED]
+
+
+async def test_what_a_dead_router_used_outlives_the_controller_that_knew(mesh):
+    assert await used_before_two_deaths(mesh)
+
+
+async def test_that_test_notices_a_controller_that_keeps_it_to_itself(mesh, monkeypatch):
+    careless = without(controller_module, "what-the-gone-spent-is-kept")
+    monkeypatch.setattr(FlowController, "_close", careless.FlowController._close)
+    assert not await used_before_two_deaths(mesh)

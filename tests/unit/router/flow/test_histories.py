@@ -42,7 +42,8 @@ def recovered(mesh: FlowMesh) -> bool:
     if controller is None or not controller.alive or not controller.controller.serving:
         return False
     others = [router for router in mesh.routers.values() if router.alive and router is not controller]
-    return all(router.requests.reached for router in others) and controller.mirror.safe
+    reached = all(router.requests.reached for router in others)
+    return reached and controller.mirror.safe and controller.controller.settled
 
 
 async def one_step(mesh: FlowMesh, choose: random.Random) -> None:
