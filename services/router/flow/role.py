@@ -17,6 +17,7 @@ import grpc
 from services.common.backoff import Backoff
 from services.common.clock import Clock
 from services.common.rpc.channel import open_channel
+from services.common.rpc.targets import UNIX_PREFIX
 from services.common.rpc.tls import TLSMaterial
 from services.router.flow.assignment import Assignment, alone
 from services.router.flow.controller import FENCE_SECONDS, FlowController, Member
@@ -76,6 +77,9 @@ class FlowRole:
         self._assigned = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._link: RemoteLink | None = None
+        self._leaving = False
+        self._cut_off = False
+        """Whether it stood down because others may have another controller by now."""
         self.config_connected = False
         """Whether the config service is reached."""
 
@@ -100,9 +104,14 @@ class FlowRole:
         if known is not None and assignment.epoch < known.epoch:  # proven: epochs-only-rise
             return
         self._assignment = assignment
-        if known is None or (known.epoch, known.controller) != (assignment.epoch, assignment.controller):
+        same = known is not None and (known.epoch, known.controller) == (
+            assignment.epoch,
+            assignment.controller,
+        )
+        if self._cut_off or not same:
+            self._cut_off = False
             _log.info("%s is the flow controller of epoch %d", assignment.controller, assignment.epoch)
-            if known is not None and known.controller == self._requests.router:
+            if known is not None and known.controller == self._requests.router and self._controller.epoch:
                 # At once: the next one may begin as soon as this router has reported to it.
                 self._stand_down()
             self._assigned.set()
@@ -141,6 +150,7 @@ class FlowRole:
 
     async def leave(self, within_seconds: float) -> None:
         """Say goodbye on a clean stop, after the last request, so that nothing is kept for this router."""
+        self._leaving = True
         link = self._link
         if link is not None:
             link.finish()
@@ -170,7 +180,7 @@ class FlowRole:
         changed = asyncio.create_task(self._assigned.wait())
         try:
             async with open_channel(assignment.target, self._tls) as channel:
-                while not changed.done():
+                while not (changed.done() or self._leaving):
                     link = self._link = RemoteLink(self._clock)
                     following = asyncio.create_task(
                         follow(channel, self._requests, link, assignment.epoch, self._clock)
@@ -196,17 +206,41 @@ class FlowRole:
         finally:
             changed.cancel()
 
+    def _may_be_replaced(self) -> bool:
+        """Whether this controller reaches neither the config service nor a router that may follow another one by now.
+
+        On one host a stream ends because a process does; between hosts the network may have parted.
+        """
+        named = self._assignment
+        between_hosts = named is not None and named.target and not named.target.startswith(UNIX_PREFIX)
+        return bool(
+            between_hosts
+            and self._controller.epoch
+            and not self.config_connected
+            and not self._controller.settled  # proven: a-cut-off-controller-stops
+        )
+
     async def _watch(self) -> NoReturn:
         """Give back what gone routers held, and end requests here once no controller was reached for too long."""
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            self._controller.tick()
-            since = self._requests.unreached_since
-            if since is None or not self._requests.holding:
-                continue
-            limit = FENCE_SECONDS if self.config_connected else _CUT_OFF_SECONDS
-            if self._clock.monotonic_seconds() >= since + limit:
-                self._requests.fence()  # proven: cut-off-routers-end-their-requests
+            self.look()
+
+    def look(self) -> None:
+        """Look once at what time has changed."""
+        self._controller.tick()
+        if self._may_be_replaced():
+            _log.error(
+                "cut off from the config service and from a router: another may control the flow by now"
+            )
+            self._cut_off = True
+            self._stand_down()
+        since = self._requests.unreached_since
+        if since is None or not self._requests.holding:
+            return
+        limit = FENCE_SECONDS if self.config_connected else _CUT_OFF_SECONDS
+        if self._clock.monotonic_seconds() >= since + limit:
+            self._requests.fence()  # proven: cut-off-routers-end-their-requests
 
 
 def _cause(failed: BaseException | None) -> str:
