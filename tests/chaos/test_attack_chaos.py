@@ -6,6 +6,7 @@ The attackers, who would be on other machines, have a processor of their own; th
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def one_processor():
 
 def _confine(processors: set[int]) -> None:
     for thread in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(thread.name), processors)
+        # A thread may have ended since.
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), processors)
 
 
 @pytest.mark.usefixtures("one_processor")

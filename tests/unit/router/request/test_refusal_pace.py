@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from services.common.errors import UnauthenticatedError
+from services.common.errors import Error, ResourceExhaustedError, UnauthenticatedError
 from services.router.request import refusal_pace
 from services.router.request.refusal_pace import RefusalPace
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.mutants import changed
 
 
-async def refused(pace: RefusalPace, authorization: str) -> None:
-    with pytest.raises(UnauthenticatedError):
+async def refused(pace: RefusalPace, authorization: str, error: Error) -> None:
+    with pytest.raises(type(error)):
         async with pace.paced(authorization):
-            raise UnauthenticatedError
+            raise error
 
 
-async def waiting_after(pace: RefusalPace, authorization: str, count: int) -> int:
+async def waiting_after(
+    pace: RefusalPace, authorization: str, count: int, kind: Callable[[], Error] = UnauthenticatedError
+) -> int:
     """How many of so many refusals at once are delayed."""
-    calls = [asyncio.create_task(refused(pace, authorization)) for _ in range(count)]
+    calls = [asyncio.create_task(refused(pace, authorization, kind())) for _ in range(count)]
     for _ in range(5):
         await asyncio.sleep(0)
     delayed = pace.delayed
@@ -40,6 +43,17 @@ async def test_a_key_that_is_refused_again_and_again_waits_and_no_other_does():
     assert await waiting_after(pace, "Bearer other", 50) == 0
     clock.advance(1.0)
     assert await waiting_after(pace, "Bearer revoked", 100) == 80
+
+
+async def test_a_caller_above_its_limits_is_told_at_once_far_more_often():
+    def limited() -> Error:
+        return ResourceExhaustedError("limit reached")
+
+    clock = ManualClock()
+    pace = RefusalPace(clock, 512)
+    assert await waiting_after(pace, "Bearer busy", 300, limited) == 100
+    clock.advance(1.0)
+    assert await waiting_after(pace, "Bearer busy", 300, limited) == 200
 
 
 async def test_only_so_many_refusals_are_delayed():
