@@ -74,13 +74,15 @@ async def test_each_refusal_of_the_edge_has_an_id_that_the_log_has_too(edge):
     nothing_there = replace(edge.spec.upstreams, router=Upstream((edge.layout.target("none"),)))
     async with edge.like_this(limits=few, upstreams=nothing_there) as strict:
         refused = {}
-        for what, path, metadata, request in (
-            ("no service", ASK, strict.caller(), b""),
-            ("no key", ASK, [], b""),
-            ("no key for a path", "/nowhere", [], b""),
-            ("too large", ASK, strict.caller("t2"), bytes(6 << 20)),
+        tenants, operations = strict.tenant_port, strict.operations_port
+        for what, port, path, metadata, request in (
+            ("no service", tenants, ASK, strict.caller(), b""),
+            ("no key", tenants, ASK, [], b""),
+            ("no key for a path", tenants, "/nowhere", [], b""),
+            # Only this door's requests are held until they are whole.
+            ("too large", operations, EDIT, strict.operator(), bytes(6 << 20)),
         ):
-            answered, _ = await ids_of(strict, strict.tenant_port, path, metadata, request)
+            answered, _ = await ids_of(strict, port, path, metadata, request)
             (refused[what],) = answered
         for _ in range(3):
             answered, _ = await ids_of(strict, strict.tenant_port, ASK, strict.caller("t3"))
