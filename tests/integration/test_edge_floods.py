@@ -21,6 +21,10 @@ pytestmark = pytest.mark.integration
 
 CALLS = 15
 MEBIBYTE = 1 << 20
+MOST_HELD = 60 * MEBIBYTE
+"""What a router or Envoy may grow to beside requests that never end."""
+MOST_GROWN = 100 * MEBIBYTE
+"""By how much a router may grow beside requests of many pieces."""
 FEW = {"MAX_CONCURRENT_RPCS": "64"}
 
 
@@ -60,13 +64,13 @@ async def test_requests_of_many_pieces_cost_a_router_little_whoever_sends_them()
             felt, statuses, grown = await felt_beside_pieces(mesh, token, size, compressed)
             assert felt.failures == []
             assert statuses <= allowed, statuses
-            assert grown < 100 * MEBIBYTE
+            assert grown < MOST_GROWN
 
 
 async def test_that_test_notices_a_router_that_parses_before_it_knows_the_caller():
     async with attacked_mesh(router_module="tests.fakes.router_reading_first") as mutant:
         _, _, grown = await felt_beside_pieces(mutant, mutant.revoked, 4_190_000, True)
-        assert grown > 200 * MEBIBYTE
+        assert grown > MOST_GROWN
 
 
 async def felt_beside_unfinished_requests(mesh: AttackedMesh):
@@ -82,8 +86,8 @@ async def test_unfinished_requests_of_one_key_fill_neither_envoy_nor_a_router():
         felt, refused, peak = await felt_beside_unfinished_requests(mesh)
     assert felt.failures == []
     assert refused >= 150 - 64 // 4
-    assert peak.router < 60 * MEBIBYTE
-    assert peak.envoy < 60 * MEBIBYTE
+    assert peak.router < MOST_HELD
+    assert peak.envoy < MOST_HELD
 
 
 async def test_that_test_notices_an_edge_that_holds_requests():
@@ -99,7 +103,7 @@ async def test_that_test_notices_an_edge_that_holds_requests():
 
     async with attacked_mesh(change=holds, **FEW) as mutant:
         _, _, peak = await felt_beside_unfinished_requests(mutant)
-        assert peak.envoy > 100 * MEBIBYTE
+        assert peak.envoy > MOST_HELD
 
 
 @pytest.mark.parametrize(
