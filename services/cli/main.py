@@ -5,18 +5,19 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import inspect
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from services.cli.given_text import readable_arguments
 from services.cli.terminal.settings import settle_width
-from services.cli.terminal.standard_streams import drop_output, flush_streams, prepare_streams
+from services.cli.terminal.standard_streams import drop_output, end_process, flush_streams, prepare_streams
 from services.common.command_errors import FAILURE_STATUS, UsageError
 
 # A name, the place of its command, and its line of `--help`. The module is imported when the command is called.
@@ -144,10 +145,15 @@ def _root(
     """A mesh that lets many tenants share one set of GPUs."""
 
 
-def main() -> None:
-    """Run the command named on the command line."""
+def main() -> NoReturn:
+    """Run the command named on the command line, and end the process."""
     try:
         prepare_streams()
+        # Native code runs in this process: if it crashes, the stacks say where.
+        faulthandler.enable()
+        app(prog_name="tenantry")
     except UsageError as error:
-        sys.exit(_report(error, json=False))
-    app(prog_name="tenantry")
+        end_process(_report(error, json=False))
+    except SystemExit as ending:
+        end_process(ending.code if isinstance(ending.code, int) else 0)
+    end_process(0)

@@ -129,7 +129,7 @@ async def test_once_does_everything_and_exits_zero(tmp_path):
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), 350)
-    assert process.returncode == 0, err.decode()[-4000:]
+    assert process.returncode == 0, (out.decode()[-1000:], err.decode()[-4000:])
     steps = [json.loads(line) for line in out.decode().splitlines()]
     assert all(step["ok"] for step in steps)
     names = [step["step"] for step in steps]
