@@ -10,7 +10,7 @@ from tenantry.config.v1 import quota_lease_service_pb2_grpc as rpc
 
 _WINDOW_SECONDS = 86_400
 _LEASE_SECONDS = 3600
-_FREE_TOKENS = 1 << 40
+_FREE_UNITS = 1 << 40
 
 
 class FreeQuotas(rpc.QuotaLeaseServiceServicer):
@@ -28,9 +28,9 @@ class FreeQuotas(rpc.QuotaLeaseServiceServicer):
         for demand in request.demands:
             grant = response.grants.add(
                 tenant_uid=demand.tenant_uid,
-                window=demand.window,
-                granted_tokens=demand.wanted_tokens,
-                free_tokens=_FREE_TOKENS,
+                allowance=demand.allowance,
+                granted_units=demand.wanted_units,
+                free_units=_FREE_UNITS,
             )
             grant.window_start.FromSeconds(start)
             grant.window_end.FromSeconds(start + _WINDOW_SECONDS)

@@ -140,12 +140,18 @@ class InvalidArgumentError(Error):
     code = Code.INVALID_ARGUMENT
     default_reason = Reason.INVALID_FIELD
 
-    def __init__(self, violations: Sequence[FieldViolation], *, reason: Reason | None = None) -> None:
+    def __init__(
+        self,
+        violations: Sequence[FieldViolation],
+        *,
+        reason: Reason | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         first = violations[:_SPELLED_OUT]
         named = "; ".join(f"{violation.field}: {violation.description}" for violation in first)
         if len(violations) > len(first):
             named += f"; and {len(violations) - len(first)} more"
-        super().__init__(named or "the request is invalid", reason=reason)
+        super().__init__(named or "the request is invalid", reason=reason, metadata=metadata)
         self.violations = tuple(violations)
 
 

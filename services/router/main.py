@@ -30,6 +30,8 @@ from services.router.backends.dispatch import Dispatcher
 from services.router.backends.triton_health import TritonProbe
 from services.router.backends.triton_stream import TritonStreamBackend
 from services.router.flow.build import build_flow
+from services.router.limits.limited import tenant_of
+from services.router.limits.self_test import LimitsBrokenError, require_refusals
 from services.router.limits.tenant_limiter import TenantLimiter
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
@@ -65,8 +67,9 @@ def main() -> None:
     settings = RouterSettings()
     configure_logging(settings.log_level)
     try:
+        require_refusals()
         asyncio.run(serve(settings))
-    except TaskDiedError as error:
+    except (LimitsBrokenError, TaskDiedError) as error:
         _log.error("stopped: %s", error)
         sys.exit(1)
 
@@ -91,12 +94,26 @@ async def serve(settings: RouterSettings) -> None:  # noqa: PLR0915 - a composit
         encoder = stack.enter_context(PromptEncoder(settings.tokeniser_threads))
 
         state, limiter, config_metrics = ConfigState(clock), TenantLimiter(), ConfigMetrics(registry)
-        quotas = QuotaClient(config_channel, router=settings.router, clock=clock)
+        quotas = QuotaClient(
+            config_channel, router=settings.router, clock=clock, shadowed=metrics.limit_shadowed
+        )
         pools = PoolDirectory(TritonProbe(endpoint_channels), clock)
-        flow = build_flow(settings, pools, limiter, clock)
+        flow = build_flow(
+            settings,
+            pools,
+            limiter,
+            lambda subject, limit: metrics.limit_shadowed(tenant_of(subject), limit),
+            clock,
+        )
         registry.register(PoolMetrics(pools, metrics))
         follower = SnapshotFollower(
-            pools, limiter, metrics, config_metrics, endpoint_channels, health, _CONFIG
+            pools,
+            [limiter.forget, flow.forget],
+            metrics,
+            config_metrics,
+            endpoint_channels,
+            health,
+            _CONFIG,
         )
         loader = TextModelLoader(artifacts)
         known_good = open_last_known_good(settings, state, loader.load, clock, registry)

@@ -1,7 +1,7 @@
 """The Prometheus metrics of requests, and of the adapters they need.
 
 The tenant label is a tenant_uid from the snapshot, never what a client sent, so that callers cannot make series. A
-tenant has at most 30 series, and the process that serves requests also writes each scrape, so that only so many tenants
+tenant has at most 60 series, and the process that serves requests also writes each scrape, so that only so many tenants
 have their own. The others are counted together, as `other`, until some tenants are deleted.
 """
 
@@ -28,6 +28,8 @@ class RequestMetrics:
 
     def __init__(self, registry: CollectorRegistry, max_tenants: int = MAX_TENANTS) -> None:
         self._max_tenants = max_tenants
+        self._refused_by: dict[str, set[tuple[str, str]]] = {}
+        """Limit and mode of the refusals counted so far, by tenant."""
         self._outcomes: dict[str, set[str]] = {}
         """The outcomes counted so far, of each tenant that has series of its own."""
         self._requests = Counter(
@@ -49,6 +51,18 @@ class RequestMetrics:
             "tenantry_service_total",
             "Service given, as fair queues count it: input tokens once, output tokens twice.",
             ["tenant"],
+            registry=registry,
+        )
+        self._spent = Counter(
+            "tenantry_spent_micro_units_total",
+            "What answers cost by their tenant's prices, in micro-units of the currency.",
+            ["tenant"],
+            registry=registry,
+        )
+        self._limits = Counter(
+            "tenantry_limit_refusals_total",
+            "Requests that a limit refused (mode enforced), or would have refused (mode shadow).",
+            ["tenant", "limit", "mode"],
             registry=registry,
         )
         self._queue_wait = Summary(
@@ -105,6 +119,10 @@ class RequestMetrics:
             INPUT_TOKEN_SERVICE * generation.charged_input_tokens
             + OUTPUT_TOKEN_SERVICE * generation.output_tokens
         )
+        price = admitted.shaped.shape.price
+        if price is not None:
+            cost = price.micro_units(generation.charged_input_tokens, generation.output_tokens)
+            self._spent.labels(tenant).inc(cost)
         if generation.first_token_at is None:
             return
         arrived_at = admitted.shaped.identified.arrived_at
@@ -122,10 +140,13 @@ class RequestMetrics:
         for tenant in [uid for uid in self._outcomes if uid not in tenant_uids]:
             for outcome in self._outcomes.pop(tenant):
                 self._requests.remove(tenant, outcome)
+            for limit, mode in self._refused_by.pop(tenant, ()):
+                self._limits.remove(tenant, limit, mode)
             for metric in (
                 self._input_tokens,
                 self._output_tokens,
                 self._service,
+                self._spent,
                 self._queue_wait,
                 self._first_token,
                 self._per_token,
@@ -136,6 +157,14 @@ class RequestMetrics:
     def queued(self, tenant_uid: str, seconds: float) -> None:
         """A request got its place in a pool after so long."""
         self._queue_wait.labels(self._label(tenant_uid)).observe(seconds)
+
+    def limit_refused(self, tenant_uid: str, limit: str) -> None:
+        """Count a request that a limit refused."""
+        self._count_limit(tenant_uid, limit, "enforced")
+
+    def limit_shadowed(self, tenant_uid: str, limit: str) -> None:
+        """Count a request that a limit in shadow mode would have refused."""
+        self._count_limit(tenant_uid, limit, "shadow")
 
     def known_label(self, tenant_uid: str) -> str:
         """The tenant's label: its uid if it has series of its own. For scrapes, which run on another thread."""
@@ -156,6 +185,12 @@ class RequestMetrics:
         if label is not OTHER:
             self._outcomes[label].add(outcome)
         return label
+
+    def _count_limit(self, tenant_uid: str, limit: str, mode: str) -> None:
+        label = self._label(tenant_uid)
+        self._limits.labels(label, limit, mode).inc()
+        if label is not OTHER:
+            self._refused_by.setdefault(label, set()).add((limit, mode))
 
     def unidentified(self, outcome: str) -> None:
         """Count a request that ended before its tenant was known."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
 from services.common.rpc.health import HealthBoard
 from services.router.backends.channels import EndpointChannels
-from services.router.limits.tenant_limiter import TenantLimiter
+from services.router.limits.limited import key_of, tenant_of
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.snapshot.config_metrics import ConfigMetrics
@@ -24,7 +25,7 @@ class SnapshotFollower:
     def __init__(
         self,
         pools: PoolDirectory,
-        limiter: TenantLimiter,
+        forget: Sequence[Callable[[Callable[[str], bool]], object]],
         metrics: RequestMetrics,
         config_metrics: ConfigMetrics,
         channels: EndpointChannels,
@@ -32,7 +33,8 @@ class SnapshotFollower:
         component: str,
     ) -> None:
         self._pools = pools
-        self._limiter = limiter
+        self._forget = forget
+        """Each takes whether a tenant or key is known, and forgets the usage of others."""
         self._metrics = metrics
         self._config_metrics = config_metrics
         self._channels = channels
@@ -46,7 +48,8 @@ class SnapshotFollower:
     def follow(self, snapshot: Snapshot) -> None:
         """Follow at once in everything that requests meet; `run` does the rest."""
         self._pools.configure(snapshot)
-        self._limiter.forget(frozenset(snapshot.tenants))
+        for forget in self._forget:
+            forget(partial(_is_known, snapshot))
         self._metrics.keep_only(snapshot.tenants)
         self._config_metrics.models_unusable(len(snapshot.unusable_models))
         for name, problem in snapshot.unusable_models.items():
@@ -63,3 +66,9 @@ class SnapshotFollower:
             self._followed.clear()
             await self._health.set(self._component, ready=True)
             self._channels.keep_only(self._pools.targets)
+
+
+def _is_known(snapshot: Snapshot, subject: str) -> bool:
+    """Whether a tenant, or a tenant's key, is there."""
+    key_id = key_of(subject)
+    return tenant_of(subject) in snapshot.tenants and (not key_id or key_id in snapshot.keys)

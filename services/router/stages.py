@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from services.common.audit.entry import AuditReceipt
 from services.router.pool.demand import Cost, Demand
-from services.router.snapshot.model import AdapterBinding, BaseModel, PoolConfig, Tenant
+from services.router.snapshot.model import AdapterBinding, BaseModel, PoolConfig, Tenant, TokenPrice
 from services.router.text.prompt import Prompt
 
 
@@ -47,6 +47,8 @@ class Shape:
     parameters: Parameters
     priority: int
     """1 low, 2 normal, 3 high; among the tenant's own requests."""
+    price: TokenPrice | None = None
+    """What its tokens cost; None for nothing."""
 
 
 class FinishReason(Enum):
@@ -117,11 +119,6 @@ class Generation:
     def text(self) -> str:
         """The answer so far, as the model gave it: for guardrails and the audit log."""
         return "".join(self.text_parts)
-
-    @property
-    def charged_tokens(self) -> int:
-        """The tokens that count against its tenant's limits and quotas."""
-        return self.charged_input_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,13 @@ from services.router.flow.controller import FENCE_SECONDS, FlowController, Membe
 from services.router.flow.events import Witness, WitnessAck
 from services.router.flow.mirror import Keeper, Mirror
 from services.router.flow.requests import Requests
+from services.router.limits.limited import Limited, UsageLimits, tenant_of
 from services.router.limits.tenant_limiter import TenantLimiter
 from services.router.pool.demand import Cost, Demand
 from services.router.pool.directory import PoolDirectory
 from services.router.pool.pool_kind import PoolKind
 from services.router.pool.probing import Served
-from services.router.snapshot.model import Limits, PoolConfig
+from services.router.snapshot.model import PoolConfig
 from tests.fakes.manual_clock import ManualClock
 
 TARGET = "server"
@@ -44,7 +45,17 @@ POOL = PoolConfig(
     dedicated_to_uid=None,
     kv_block_tokens=1,
 )
-LIMITS = Limits(requests_per_second=2.0, request_burst=6, concurrent_requests=3, tokens_per_minute=300)
+LIMITS = UsageLimits(requests_per_second=2.0, request_burst=6, concurrent_requests=3, tokens_per_minute=300)
+KEY_LIMITS = UsageLimits(
+    requests_per_second=1.0, request_burst=2, concurrent_requests=2, tokens_per_minute=140
+)
+
+
+def limited(caller: str) -> tuple[Limited, ...]:
+    """What limits a caller: a tenant, or `tenant/key` for one of its keys."""
+    tenant, _, key = caller.partition("/")
+    own = Limited(tenant, f"tenants/{tenant}", LIMITS)
+    return (own, Limited(caller, f"tenants/{tenant}/keys/{key}", KEY_LIMITS)) if key else (own,)
 
 
 @dataclass
@@ -53,34 +64,39 @@ class Server:
 
     clock: ManualClock
     running: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
-    """By process and request: the tenant, and the KV cache it can fill."""
+    """By process and request: the caller, and the KV cache it can fill."""
     spent: list[tuple[float, str, int]] = field(default_factory=list)
+    asked: dict[str, float] = field(default_factory=dict)
+    """When each tenant and key asked first."""
     dispatched: list[tuple[float, str]] = field(default_factory=list)
     faults: set[str] = field(default_factory=set)
 
-    def start(self, process: str, number: int, tenant: str, cost: Cost) -> None:
-        self.running[process, number] = tenant, cost.tokens
-        self.dispatched.append((self.clock.monotonic_seconds(), tenant))
-        self.spend(tenant, cost.input_tokens)
+    def start(self, process: str, number: int, caller: str, cost: Cost) -> None:
+        self.running[process, number] = caller, cost.tokens
+        self.dispatched.append((self.clock.monotonic_seconds(), caller))
         if len(self.running) > POOL.concurrent_requests:
             self.faults.add("places")
         if sum(kv for _, kv in self.running.values()) > POOL.kv_tokens and len(self.running) > 1:
             self.faults.add("kv")
-        if sum(one == tenant for one, _ in self.running.values()) > LIMITS.concurrent_requests:
-            self.faults.add("concurrency")
-        since = self.dispatched[0][0]
-        allowed = (
-            LIMITS.request_burst + 1 + LIMITS.requests_per_second * (self.clock.monotonic_seconds() - since)
-        )
-        if sum(one == tenant for _, one in self.dispatched) > allowed + 1e-6:
-            self.faults.add("rate")
+        for one in limited(caller):
+            limits, of = one.limits, f"{one.group} "
+            # A rate counts arrivals, which may wait long before they are dispatched.
+            passed = self.clock.monotonic_seconds() - self.asked[one.subject]
+            if sum(_counts(each, one) for each, _ in self.running.values()) > (
+                limits.concurrent_requests or 0
+            ):
+                self.faults.add(of + "concurrency")
+            allowed = limits.request_burst + 1 + (limits.requests_per_second or 0) * passed
+            if sum(_counts(each, one) for _, each in self.dispatched) > allowed + 1e-6:
+                self.faults.add(of + "rate")
 
-    def spend(self, tenant: str, tokens: int) -> None:
+    def spend(self, caller: str, tokens: int) -> None:
         now = self.clock.monotonic_seconds()
-        self.spent.append((now, tenant, tokens))
-        recent = sum(n for at, one, n in self.spent if one == tenant and at > now - 60.0)
-        if recent > (LIMITS.tokens_per_minute or 0):
-            self.faults.add("tokens a minute")
+        self.spent.append((now, caller, tokens))
+        for one in limited(caller):
+            recent = sum(n for at, each, n in self.spent if _counts(each, one) and at > now - 60.0)
+            if recent > (one.limits.tokens_per_minute or 0):
+                self.faults.add(f"{one.group} tokens a minute")
 
     def end(self, process: str, number: int) -> None:
         self.running.pop((process, number), None)
@@ -88,6 +104,11 @@ class Server:
     def died(self, process: str) -> None:
         for key in [key for key in self.running if key[0] == process]:
             del self.running[key]
+
+
+def _counts(caller: str, limited_by: Limited) -> bool:
+    """Whether what a caller uses counts against these limits."""
+    return limited_by.subject in {caller, tenant_of(caller)}
 
 
 class Connection:
@@ -218,36 +239,37 @@ class Router:
             self.connection = Connection(self, controller)
             self.mesh.connections.append(self.connection)
 
-    def ask(self, tenant: str, cost: Cost) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(tenant, cost))
+    def ask(self, caller: str, cost: Cost) -> None:
+        """Serve a request of a tenant, or of `tenant/key`."""
+        for one in limited(caller):
+            self.mesh.server.asked.setdefault(one.subject, self.mesh.clock.monotonic_seconds())
+        task = asyncio.get_running_loop().create_task(self._serve(caller, cost))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _serve(self, tenant: str, cost: Cost) -> None:
+    async def _serve(self, caller: str, cost: Cost) -> None:
         clock, server = self.mesh.clock, self.mesh.server
-        facts: Any = SimpleNamespace(tenant_uid=tenant, name=f"tenants/{tenant}", limits=LIMITS)
+        by = limited(caller)
         try:
-            with self.requests.entered(facts) as request:
-                hold = self.own.reserve_tokens(
-                    tenant, facts.name, LIMITS, cost.tokens, clock.monotonic_seconds()
-                )
+            with self.requests.entered(by) as request:
+                hold = self.own.reserve_tokens(by, cost.tokens, clock.monotonic_seconds())
                 assert hold is not None
                 try:
-                    demand = Demand(tenant, cost, None)
+                    demand = Demand(tenant_of(caller), cost, None)
                     number = request.enter.number
                     async with await request.acquire(PoolKind.of(POOL), demand, self.mesh.first) as grant:
                         if self.alive:
-                            server.start(self.instance, number, tenant, cost)
+                            server.start(self.instance, number, caller, cost)
                         try:
                             for given in range(self.mesh.random.randint(0, cost.max_output_tokens)):
                                 await self.mesh.step_of_the_server()
                                 if not self.alive:
                                     return
-                                server.spend(tenant, 1)
+                                # A prompt whose server failed before the first token is not charged.
+                                tokens = 1 if given else cost.input_tokens + 1
+                                server.spend(caller, tokens)
                                 grant.charge(1)
-                                hold.spend(
-                                    cost.input_tokens + 1 if not given else 1, clock.monotonic_seconds()
-                                )
+                                hold.spend(tokens, clock.monotonic_seconds())
                         finally:
                             server.end(self.instance, number)
                 finally:

@@ -15,7 +15,7 @@ from services.common.clock import SystemClock
 from services.common.errors import Error
 from services.common.rpc.channel import open_channel
 from services.router.quota.client import QuotaClient
-from services.router.quota.ledger import QuotaTenant, Window
+from services.router.quota.ledger import Allowance, QuotaTenant, Use
 from services.router.quota.slices import SliceRules
 
 # Forked from a server that has imported everything: a router's start costs milliseconds.
@@ -30,7 +30,7 @@ class Spending:
     target: str
     router: str
     tenant_uid: str
-    window: Window
+    allowance: Allowance
     log: Path
     renew_seconds: float
     seed: int
@@ -61,11 +61,11 @@ def _main(spending: Spending) -> None:
 async def _spend(spending: Spending) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    rules = SliceRules(min_tokens=400, renew_seconds=spending.renew_seconds)
+    rules = SliceRules(min_units=400, renew_seconds=spending.renew_seconds)
     channel = open_channel(spending.target)
     client = QuotaClient(channel, router=spending.router, clock=SystemClock(), rules=rules)
     log = os.open(spending.log, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-    tenant = QuotaTenant(spending.tenant_uid, "tenants/acme", (spending.window,))
+    tenant = QuotaTenant(spending.tenant_uid, "tenants/acme", (spending.allowance,))
     running = asyncio.create_task(client.run())
     rng = random.Random(spending.seed)
 
@@ -73,7 +73,7 @@ async def _spend(spending: Spending) -> None:
         while not stop.is_set():
             tokens = rng.randint(1, 300)
             try:
-                reservation = await client.reserve(tenant, tokens)
+                reservation = await client.reserve(tenant, Use(tokens))
             except Error:
                 await asyncio.sleep(0.01)
                 continue
@@ -81,7 +81,7 @@ async def _spend(spending: Spending) -> None:
             await asyncio.sleep(rng.uniform(0.005, 0.02))
             used = rng.randint(0, tokens)
             os.write(log, b"settled %d %d\n" % (tokens, used))
-            client.settle(reservation, used)
+            client.settle(reservation, Use(used))
 
     workers = [asyncio.create_task(work()) for _ in range(WORKERS)]
     await asyncio.gather(*workers)

@@ -39,11 +39,12 @@ from services.router.flow.controller import FlowController
 from services.router.flow.mirror import Mirror
 from services.router.flow.requests import Requests
 from services.router.flow.role import FlowRole
+from services.router.limits.limited import tenant_of
 from services.router.limits.tenant_limiter import TenantLimiter
 from services.router.metrics import RequestMetrics
 from services.router.pool.directory import PoolDirectory
 from services.router.pool.probing import Served
-from services.router.quota.ledger import QuotaReservation, QuotaTenant
+from services.router.quota.ledger import QuotaReservation, QuotaTenant, Use
 from services.router.request import pipeline as pipeline_module
 from services.router.request.admission import Admission
 from services.router.request.intake import Intake, Shares
@@ -140,28 +141,38 @@ class MemoryQuotas:
         self.free = 1_000_000
         self.held = 0
         self.used = 0
+        self.held_micro_units = 0
+        self.spent_micro_units = 0
         self.refusal: Error | None = None
         self.asked: list[QuotaTenant] = []
 
-    async def reserve(self, tenant: QuotaTenant, tokens: int) -> QuotaReservation:
+    async def reserve(self, tenant: QuotaTenant, use: Use) -> QuotaReservation:
         self.asked.append(tenant)
         await asyncio.sleep(0)
         if self.refusal is not None:
             raise self.refusal
-        self.free -= tokens
-        self.held += tokens
-        return QuotaReservation(tenant.tenant_uid, tokens)
+        self.free -= use.tokens
+        self.held += use.tokens
+        self.held_micro_units += use.micro_units
+        return QuotaReservation(tenant.tenant_uid, use)
 
-    def settle(self, reservation: QuotaReservation, used_tokens: int) -> None:
-        self.held -= reservation.tokens
-        self.free += reservation.tokens - used_tokens
-        self.used += used_tokens
+    def settle(self, reservation: QuotaReservation, used: Use) -> None:
+        self.held -= reservation.use.tokens
+        self.free += reservation.use.tokens - used.tokens
+        self.used += used.tokens
+        self.held_micro_units -= reservation.use.micro_units
+        self.spent_micro_units += used.micro_units
 
 
-def flow_alone(pools: PoolDirectory, own: TenantLimiter, clock: Clock) -> Requests:
+def flow_alone(
+    pools: PoolDirectory, own: TenantLimiter, clock: Clock, metrics: RequestMetrics | None = None
+) -> Requests:
     """The requests of a router that is its own flow controller."""
     requests = Requests("router-1", "instance-1", own, pools.serves, clock)
-    controller = FlowController(pools, clock)
+    counted = metrics or RequestMetrics(CollectorRegistry())
+    controller = FlowController(
+        pools, clock, shadowed=lambda subject, limit: counted.limit_shadowed(tenant_of(subject), limit)
+    )
     mirror = Mirror(own, controller.rate_level, clock)
     controller.inherit = mirror.inherit
     role = FlowRole(requests, controller, mirror, None, clock)
@@ -201,11 +212,11 @@ class PipelineWorld:
         self.quotas = MemoryQuotas()
         self.state = ConfigState(self.clock)
         self.pools = PoolDirectory(UnaskedProbe(), self.clock)
-        self.requests = flow_alone(self.pools, self.limiter, self.clock)
         self.registry = CollectorRegistry()
+        self.metrics = RequestMetrics(self.registry)
+        self.requests = flow_alone(self.pools, self.limiter, self.clock, self.metrics)
         self.outcomes = OutcomeCounts()
         self.refusals = RefusalLog(self.audit, self.clock)
-        metrics = RequestMetrics(self.registry)
         self._loader = TextModelLoader(artifacts)
         self.pipeline = self.pipeline_class(
             config=self.state,
@@ -213,11 +224,11 @@ class PipelineWorld:
             admission=Admission(self.limiter, self.quotas, self.clock),
             encoder=PromptEncoder(1),
             requests=self.requests,
-            dispatcher=Dispatcher({"TRTLLM_ENGINE": self.server}, InstantWeights(), self.clock, metrics),
+            dispatcher=Dispatcher({"TRTLLM_ENGINE": self.server}, InstantWeights(), self.clock, self.metrics),
             audit=self.recorder,
             refusals=self.refusals,
             outcomes=self.outcomes,
-            metrics=metrics,
+            metrics=self.metrics,
             clock=self.clock,
             rng=random.Random(1),
         )
@@ -251,12 +262,16 @@ class PipelineWorld:
         return "Bearer " + self.issuer.issue(Audience.INFERENCE, Claims(**{**fields, **claims}), 1)
 
     def call(
-        self, tenant_uid: str, text: str = "hello", timeout_seconds: float | None = 5.0, **fields: Any
+        self,
+        tenant_uid: str,
+        text: str = "hello",
+        timeout_seconds: float | None = 5.0,
+        key_id: str = "",
+        **fields: Any,
     ) -> pipeline_module.Call:
-        """A call with the tenant's key `key-<uid>`."""
-        return pipeline_module.Call(
-            received(question(text, **fields)), self.token(tenant_uid, f"key-{tenant_uid}"), timeout_seconds
-        )
+        """A call with a key of the tenant's, `key-<uid>` unless another is named."""
+        token = self.token(tenant_uid, key_id or f"key-{tenant_uid}")
+        return pipeline_module.Call(received(question(text, **fields)), token, timeout_seconds)
 
     def leaks(self) -> list[str]:
         """What is still held once nothing runs."""

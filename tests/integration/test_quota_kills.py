@@ -24,7 +24,7 @@ from services.config.etcd.client import EtcdClient
 from services.config.quota import leases as real_leases
 from services.config.quota import ledger as real_ledger
 from services.config.quota.servicer import QuotaLeaseServicer
-from services.router.quota.ledger import Window
+from services.router.quota.ledger import Allowance
 from tests.fakes import quota_spender
 from tests.fakes.config_service import ConfigServicePlane
 from tests.fakes.etcd_process import EtcdProcess
@@ -65,7 +65,13 @@ class Field:
         log = self.folder / f"session-{len(self.logs)}.log"
         self.logs.append(log)
         spending = Spending(
-            self.target, router, self.tenant_uid, Window.MONTH, log, self.renew_seconds, len(self.logs)
+            self.target,
+            router,
+            self.tenant_uid,
+            Allowance.TOKENS_MONTH,
+            log,
+            self.renew_seconds,
+            len(self.logs),
         )
         self.processes[router] = (quota_spender.start(spending), log)
 
@@ -89,8 +95,8 @@ class Field:
     async def books(self):
         stored = await self.store.get(self.key)
         account = stored_pb2.StoredQuota.FromString(stored.value if stored else b"")
-        held = sum(part.held_tokens for part in account.slices)
-        return Books(account.window_start.seconds, account.used_tokens, held)
+        held = sum(part.held_units for part in account.slices)
+        return Books(account.window_start.seconds, account.used_units, held)
 
     def spent(self):
         return sum(quota_spender.truth(log) for log in self.logs)

@@ -66,8 +66,8 @@ async def spend_with_two_routers(folder):
             """By router, as the books say; they cover what was spent and are within the quota."""
             stored = await store.get(etcd_keys.quota_key(tenant.tenant_uid, "month"))
             account = stored_pb2.StoredQuota.FromString(stored.value if stored else b"")
-            slices = {part.router: part.held_tokens for part in account.slices}
-            assert spender.spent_tokens <= account.used_tokens + sum(slices.values()) <= QUOTA_TOKENS
+            slices = {part.router: part.held_units for part in account.slices}
+            assert spender.spent_tokens <= account.used_units + sum(slices.values()) <= QUOTA_TOKENS
             return slices
 
         spender = Spender(key)

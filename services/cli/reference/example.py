@@ -46,7 +46,8 @@ def _field(field: Field, catalog: Catalog, indent: str, above_set_by: str) -> It
     elif field.example is None:
         yield f"{indent}# {field.name}: (left out)"
     else:
-        yield f"{indent}{field.name}: {_yaml(field.example)}"
+        example = _yaml(field.example)
+        yield f"{indent}{field.name}: {f'[{example}]' if field.repeated else example}"
 
 
 def _group(field: Field, message: Message, catalog: Catalog, indent: str) -> Iterator[str]:

@@ -12,7 +12,17 @@ from tenantry.config.v1 import tenant_pb2
 from services.common.errors import PermissionDeniedError
 from services.config.state.operators import PLATFORM_ADMIN, Operator
 
-PLATFORM_FIELDS = ("audit_policy", "isolation_tier", "limits", "pool", "quotas", "weight")
+PLATFORM_FIELDS = (
+    "audit_policy",
+    "isolation_tier",
+    "limits",
+    "pool",
+    "prices",
+    "quotas",
+    "shadow_limits",
+    "spend_budgets",
+    "weight",
+)
 
 
 def require_may_change(

@@ -11,6 +11,7 @@ from services.config.admin.tenant_config import find_tenant
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import Expect, Unchanged
 from services.config.intents.change import Change
+from services.config.quota.allowances import Allowance
 from services.config.rules.free_text import check_reason
 from services.config.state.config_state import ConfigState
 from services.config.state.etag import require_etag
@@ -19,7 +20,6 @@ from services.config.state.records import AdapterRecord, CredentialRecord, PoolR
 from services.config.state.resources import tenant_resource
 
 _ACTIVE, _SUSPENDED = tenant_pb2.TENANT_STATE_ACTIVE, tenant_pb2.TENANT_STATE_SUSPENDED
-WINDOWS = ("hour", "day", "month")
 _BATCH = 48
 """Deletions in one transaction, beside the 64 adapters that a config can name and the tenant's own keys."""
 
@@ -127,7 +127,7 @@ class TenantStateAdmin:
             [
                 tenant_key,
                 etcd_keys.tenant_name_key(record.stored.tenant_id),
-                *(etcd_keys.quota_key(uid, window) for window in WINDOWS),
+                *(etcd_keys.quota_key(uid, allowance.key) for allowance in Allowance),
                 *(item.key for item in (*loose, *bound)),
             ],
         )

@@ -89,9 +89,9 @@ def epoch_key() -> str:
     return f"{ROOT}/alloc/epoch"
 
 
-def quota_key(tenant_uid: str, window: str) -> str:
-    """The account of a tenant's quota for one window: `hour`, `day` or `month`."""
-    return f"{ROOT}/quota/{tenant_uid}/{window}"
+def quota_key(tenant_uid: str, allowance: str) -> str:
+    """The account of one of a tenant's quotas or spend budgets: `hour`, `day`, `month`, `spend-day`, `spend-month`."""
+    return f"{ROOT}/quota/{tenant_uid}/{allowance}"
 
 
 def relative(key: str) -> str:

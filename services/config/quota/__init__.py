@@ -1,5 +1,5 @@
-"""Leases slices of tenants' quotas to routers, out of accounts in etcd.
+"""Leases slices of tenants' quotas and spend budgets to routers, out of accounts in etcd.
 
-`servicer.QuotaLeaseServicer` is the entrance, `ledger.lease` the decision. What a quota is belongs to the config's
-rules.
+`servicer.QuotaLeaseServicer` is the entrance, `ledger.lease` the decision. Which quotas are valid belongs to
+the config's rules.
 """

@@ -16,10 +16,10 @@ from services.common.backoff import Backoff
 from services.common.clock import Clock
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError
+from services.config.quota.allowances import Allowance, allowed
 from services.config.quota.ledger import Account, Claim, Grant, Slice, lease
 from services.config.quota.windows import Window, span_at
 from services.config.state.current_state import CurrentState
-from services.config.state.records import TenantRecord
 
 _log = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0
@@ -28,7 +28,7 @@ _ATTEMPTS = 12
 
 
 class QuotaLeases:
-    """Settles claims on every tenant's quotas."""
+    """Settles claims on every tenant's quotas and spend budgets."""
 
     def __init__(
         self, store: ConfigStore, current: CurrentState, clock: Clock, lease_seconds: float = LEASE_SECONDS
@@ -38,7 +38,7 @@ class QuotaLeases:
         self._clock = clock
         self._lease_seconds = lease_seconds
 
-    async def lease(self, tenant_uid: str, window: Window, claim: Claim) -> Grant:
+    async def lease(self, tenant_uid: str, allowance: Allowance, claim: Claim) -> Grant:
         """Settle a router's claim and grant what is free; the same claim again gets the same answer.
 
         Raises:
@@ -48,7 +48,7 @@ class QuotaLeases:
         try:
             async with asyncio.timeout(CLAIM_SECONDS):
                 for _ in range(_ATTEMPTS):
-                    answer = await self._attempt(tenant_uid, window, claim)
+                    answer = await self._attempt(tenant_uid, allowance, claim)
                     if answer is not None:
                         return answer
                     await asyncio.sleep(backoff.next_delay_seconds())
@@ -56,22 +56,22 @@ class QuotaLeases:
             raise StoreUnavailableError("the config store does not answer") from None
         raise StoreUnavailableError("too many claims on one quota at once")
 
-    async def _attempt(self, tenant_uid: str, window: Window, claim: Claim) -> Grant | None:
+    async def _attempt(self, tenant_uid: str, allowance: Allowance, claim: Claim) -> Grant | None:
         """Try once, with one read and one write; None when another writer came in between."""
         record = self._current.state.tenant_by_uid(tenant_uid)
-        key = etcd_keys.quota_key(tenant_uid, window.name.lower())
+        key = etcd_keys.quota_key(tenant_uid, allowance.key)
         stored = await self._store.get(key)
         now = self._clock.wall_seconds()
-        span = span_at(window, now)
-        quota_tokens = quota_of(record, window)
-        if stored is None and quota_tokens == 0:
+        span = span_at(allowance.window, now)
+        most = allowed(record, allowance)
+        if stored is None and most.units == 0:
             return Grant(span, 0, now, 0)
         try:
-            account = _opened(stored.value, window) if stored else None
+            account = _opened(stored.value, allowance.window) if stored else None
         except (DecodeError, ValueError):
             _log.error("the value of %s is damaged: nothing of this quota is granted", key)
             return Grant(span, 0, now, 0)
-        settled, grant = lease(account, claim, quota_tokens, span, now, self._lease_seconds)
+        settled, grant = lease(account, claim, most, span, now, self._lease_seconds)
         if settled is None or settled is account:
             return grant
         conditions = [Expect(key, stored.mod_revision if stored else 0)]
@@ -84,25 +84,16 @@ class QuotaLeases:
         return grant if written is not None else None
 
 
-def quota_of(record: TenantRecord | None, window: Window) -> int:
-    """The tokens a tenant may use in a window; 0 without a quota for it, and for a tenant that does not exist."""
-    if record is None:
-        return 0
-    return min(
-        (quota.tokens for quota in record.config.quotas if int(quota.window) == window.value), default=0
-    )
-
-
 def _opened(value: bytes, window: Window) -> Account:
     stored = stored_pb2.StoredQuota.FromString(value)
     slices = tuple(
         Slice(
             part.router,
             part.session_id,
-            part.held_tokens,
+            part.held_units,
             part.expire_time.ToNanoseconds() / 1e9,
             part.sequence,
-            part.granted_tokens,
+            part.granted_units,
         )
         for part in stored.slices
     )
@@ -111,19 +102,19 @@ def _opened(value: bytes, window: Window) -> Account:
     span = span_at(window, start)
     if span.start_seconds != start:
         raise ValueError("no window begins there")
-    return Account(span, stored.used_tokens, slices)
+    return Account(span, stored.used_units, slices)
 
 
 def _packed(account: Account) -> bytes:
-    stored = stored_pb2.StoredQuota(used_tokens=account.used_tokens)
+    stored = stored_pb2.StoredQuota(used_units=account.used_units)
     stored.window_start.FromSeconds(account.span.start_seconds)
     for part in account.slices:
         kept = stored.slices.add(
             router=part.router,
             session_id=part.session_id,
-            held_tokens=part.held_tokens,
+            held_units=part.held_units,
             sequence=part.sequence,
-            granted_tokens=part.granted_tokens,
+            granted_units=part.granted_units,
         )
         kept.expire_time.FromNanoseconds(int(part.expires_seconds * 1e9))
     return stored.SerializeToString()

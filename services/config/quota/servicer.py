@@ -7,18 +7,18 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 from tenantry.config.v1 import quota_lease_service_pb2 as pb
-from tenantry.config.v1 import quota_lease_service_pb2_grpc, tenant_pb2
+from tenantry.config.v1 import quota_lease_service_pb2_grpc
 
 from services.common.errors import FieldViolation, InvalidArgumentError
+from services.config.quota.allowances import Allowance
 from services.config.quota.leases import QuotaLeases
 from services.config.quota.ledger import Claim, Grant
-from services.config.quota.windows import Window
 
 MAX_DEMANDS = 1000
 MAX_NAME = 128
-MAX_TOKENS = 1 << 53
+MAX_UNITS = 1 << 53
 _AT_ONCE = 16
-_WINDOWS = frozenset(window.value for window in Window)
+_ALLOWANCES = frozenset(allowance.value for allowance in Allowance)
 
 
 class QuotaLeaseServicer(quota_lease_service_pb2_grpc.QuotaLeaseServiceServicer):
@@ -56,21 +56,21 @@ class QuotaLeaseServicer(quota_lease_service_pb2_grpc.QuotaLeaseServiceServicer)
             request.session_id,
             request.sequence,
             demand.window_start.seconds,
-            demand.used_tokens,
-            demand.returned_tokens,
-            demand.wanted_tokens,
+            demand.used_units,
+            demand.returned_units,
+            demand.wanted_units,
         )
         async with self._at_once:
-            grant = await self._leases.lease(demand.tenant_uid, Window(demand.window), claim)
+            grant = await self._leases.lease(demand.tenant_uid, Allowance(demand.allowance), claim)
         return _message(demand, grant)
 
 
 def _message(demand: pb.QuotaDemand, grant: Grant) -> pb.QuotaGrant:
     message = pb.QuotaGrant(
         tenant_uid=demand.tenant_uid,
-        window=demand.window,
-        granted_tokens=grant.granted_tokens,
-        free_tokens=grant.free_tokens,
+        allowance=demand.allowance,
+        granted_units=grant.granted_units,
+        free_units=grant.free_units,
     )
     message.window_start.FromSeconds(grant.span.start_seconds)
     message.window_end.FromSeconds(grant.span.end_seconds)
@@ -89,17 +89,17 @@ def _violations(request: pb.LeaseQuotasRequest) -> list[FieldViolation]:
     if not 0 < len(request.demands) <= MAX_DEMANDS:
         wrong.append(FieldViolation("demands", f"has to hold 1 to {MAX_DEMANDS}, not {len(request.demands)}"))
         return wrong
-    seen: set[tuple[str, tenant_pb2.QuotaWindow.ValueType]] = set()
+    seen: set[tuple[str, pb.Allowance.ValueType]] = set()
     for place, demand in enumerate(request.demands):
-        where, quota = f"demands[{place}]", (demand.tenant_uid, demand.window)
+        where, quota = f"demands[{place}]", (demand.tenant_uid, demand.allowance)
         if not 0 < len(demand.tenant_uid) <= MAX_NAME or "/" in demand.tenant_uid:
             wrong.append(FieldViolation(f"{where}.tenant_uid", "is no tenant's uid"))
-        if int(demand.window) not in _WINDOWS:
-            wrong.append(FieldViolation(f"{where}.window", "is not known to this version"))
+        if int(demand.allowance) not in _ALLOWANCES:
+            wrong.append(FieldViolation(f"{where}.allowance", "is not known to this version"))
         if quota in seen:
             wrong.append(FieldViolation(where, "asks for a quota that another demand asks for"))
         seen.add(quota)
-        for field in ("used_tokens", "returned_tokens", "wanted_tokens"):
-            if not 0 <= getattr(demand, field) <= MAX_TOKENS:
-                wrong.append(FieldViolation(f"{where}.{field}", f"has to be 0 to {MAX_TOKENS}"))
+        for field in ("used_units", "returned_units", "wanted_units"):
+            if not 0 <= getattr(demand, field) <= MAX_UNITS:
+                wrong.append(FieldViolation(f"{where}.{field}", f"has to be 0 to {MAX_UNITS}"))
     return wrong

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tenantry.config.v1 import adapter_pb2, pool_pb2
 
 from services.config.rules.report import Surroundings, listed
@@ -17,7 +19,13 @@ def surroundings(state: ConfigState, tenant_name: str, tenant_uid: str) -> Surro
         {r.model.name: r.model.context_tokens for r in state.under("models/") if isinstance(r, ModelRecord)},
         pool_facts(state),
         adapter_facts(state, tenant_uid),
+        has_key=partial(_has_key, state, tenant_uid),
     )
+
+
+def _has_key(state: ConfigState, tenant_uid: str, key_id: str) -> bool:
+    record = state.credential(key_id)
+    return bool(tenant_uid) and record is not None and record.stored.tenant_uid == tenant_uid
 
 
 def no_base_model(state: ConfigState) -> str:

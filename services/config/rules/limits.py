@@ -30,6 +30,13 @@ _RANGES = (
     ("input_tokens", 1 << 24),
     ("tokens_per_minute", 1 << 50),
 )
+_KEY_RANGES = (
+    ("requests_per_second", 1e6),
+    ("request_burst", 1_000_000),
+    ("concurrent_requests", 100_000),
+    ("tokens_per_minute", 1 << 50),
+)
+MAX_OUTPUT_TOKENS = 1 << 20
 _WINDOWS = (tenant_pb2.QUOTA_WINDOW_HOUR, tenant_pb2.QUOTA_WINDOW_DAY, tenant_pb2.QUOTA_WINDOW_MONTH)
 
 
@@ -37,12 +44,47 @@ def check_limits(config: tenant_pb2.TenantConfig, around: Surroundings, report: 
     """Check that each limit is in its range, and that some aliased model has context for the input tokens."""
     limits = config.limits
     good = {name: between(limits, name, 0, high, "limits", report) for name, high in _RANGES}
+    between(limits, "output_tokens", 1, MAX_OUTPUT_TOKENS, "limits", report)
     contexts = [
         around.models[alias.base_model] for alias in config.models if alias.base_model in around.models
     ]
     if good["input_tokens"] and contexts and limits.input_tokens > max(contexts):
         what = f"is {limits.input_tokens}, more than {max(contexts)}, the longest context of its models"
         report("limits.input_tokens", what)
+
+
+def check_key_limits(config: tenant_pb2.TenantConfig, around: Surroundings, report: Report) -> None:
+    """Check that each entry names a key of the tenant's, or none, once, and that each limit is in its range."""
+    seen: set[str] = set()
+    for number, limits in enumerate(config.key_limits):
+        where = f"key_limits[{number}]"
+        for name, high in _KEY_RANGES:
+            between(limits, name, 0, high, where, report)
+        if limits.key in seen:
+            report(
+                f"{where}.key", "is there twice" if limits.key else "is missing, and in another entry as well"
+            )
+        elif limits.key and not around.has_key(limits.key):
+            what = "is no key of this tenant; `tenantry key list` shows their ids"
+            report(f"{where}.key", what)  # proven: limits-of-own-keys
+        seen.add(limits.key)
+        if not (
+            limits.HasField("requests_per_second")
+            or limits.HasField("concurrent_requests")
+            or limits.HasField("tokens_per_minute")
+        ):
+            report(where, "limits nothing: set requests_per_second, concurrent_requests or tokens_per_minute")
+
+
+def check_shadow_limits(config: tenant_pb2.TenantConfig, report: Report) -> None:
+    """Check that each limit is known and there once."""
+    seen: set[int] = set()
+    for number, limit in enumerate(config.shadow_limits):
+        if limit == tenant_pb2.LIMIT_UNSPECIFIED:
+            report(f"shadow_limits[{number}]", f"is missing: {choices(tenant_pb2.Limit.DESCRIPTOR)}")
+        elif limit in seen:
+            report(f"shadow_limits[{number}]", "is there twice")
+        seen.add(limit)
 
 
 def check_quotas(config: tenant_pb2.TenantConfig, report: Report) -> None:

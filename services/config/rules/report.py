@@ -31,6 +31,8 @@ class Surroundings:
     """The facts of the tenant's adapters, by id and version."""
     prompt_tokens: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """The tokens of system prompts, by base model and prompt; absent where they were not counted."""
+    has_key: Callable[[str], bool] = lambda _key_id: False
+    """Whether a key of the tenant's has this id."""
 
 
 def listed(names: Iterable[str]) -> str:

@@ -15,22 +15,32 @@ MAX_MODELS = 64
 MAX_RULES = 100
 MAX_QUOTAS = 3
 """One for each window."""
+MAX_KEY_LIMITS = 256
+MAX_BUDGETS = 2
+"""A day's and a month's."""
+MAX_PRICES = 128
+MAX_SHADOW_LIMITS = 13
+"""Every limit once."""
+_MOST = (
+    ("models", MAX_MODELS, "aliases"),
+    ("quotas", MAX_QUOTAS, "quotas, one a window"),
+    ("guardrails", MAX_RULES, "rules"),
+    ("key_limits", MAX_KEY_LIMITS, "entries"),
+    ("shadow_limits", MAX_SHADOW_LIMITS, "limits"),
+    ("spend_budgets", MAX_BUDGETS, "budgets, one a window"),
+    ("prices", MAX_PRICES, "prices"),
+)
 
 
 def check_lengths(config: tenant_pb2.TenantConfig, report: Report) -> tenant_pb2.TenantConfig:
     """Report lists that are too long; returns the config with such lists cut to what is allowed."""
-    models, rules, quotas = len(config.models), len(config.guardrails), len(config.quotas)
-    if models > MAX_MODELS:
-        report("models", f"has {models} aliases, more than {MAX_MODELS}")
-    if quotas > MAX_QUOTAS:
-        report("quotas", f"has {quotas}, more than {MAX_QUOTAS}: one a window")
-    if rules > MAX_RULES:
-        report("guardrails", f"has {rules} rules, more than {MAX_RULES}")
-    if models <= MAX_MODELS and rules <= MAX_RULES and quotas <= MAX_QUOTAS:
+    lengths = [(name, len(getattr(config, name)), most, what) for name, most, what in _MOST]
+    too_long = [one for one in lengths if one[1] > one[2]]
+    if not too_long:
         return config
     shorter = tenant_pb2.TenantConfig()
     shorter.CopyFrom(config)
-    del shorter.models[MAX_MODELS:]
-    del shorter.guardrails[MAX_RULES:]
-    del shorter.quotas[MAX_QUOTAS:]
+    for name, length, most, what in too_long:
+        report(name, f"has {length} {what}; at most {most}")
+        del getattr(shorter, name)[most:]
     return shorter

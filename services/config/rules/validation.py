@@ -12,12 +12,19 @@ from tenantry.config.v1 import tenant_pb2
 from services.common.errors import FieldViolation
 from services.config.rules.guardrails import check_guardrails
 from services.config.rules.known_fields import unknown_violations
-from services.config.rules.limits import check_deadlines, check_limits, check_quotas
+from services.config.rules.limits import (
+    check_deadlines,
+    check_key_limits,
+    check_limits,
+    check_quotas,
+    check_shadow_limits,
+)
 from services.config.rules.models import check_models
 from services.config.rules.placement import check_pool, check_priorities, check_weight
 from services.config.rules.report import Surroundings
 from services.config.rules.sampling import check_sampling
 from services.config.rules.size import MAX_CONFIG_BYTES, check_lengths
+from services.config.rules.spending import check_spending
 
 _TENANT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -55,7 +62,10 @@ def validate_config(
     check_models(config, around, report)
     check_sampling(config, report)
     check_limits(config, around, report)
+    check_key_limits(config, around, report)
+    check_shadow_limits(config, report)
     check_quotas(config, report)
+    check_spending(config, report)
     check_deadlines(config, report)
     check_weight(config, report)
     check_pool(config, around, report)

@@ -146,6 +146,11 @@ def outcome_meta(shaped: Shaped, reached: Stage, status: str, ended_at: float) -
             if moment is not None
         },
     }
+    price = shaped.shape.price
+    if price is not None:
+        meta["usage"]["micro_units"] = price.micro_units(
+            generation.charged_input_tokens, generation.output_tokens
+        )
     if isinstance(reached, Answered):
         meta["finish_reason"] = reached.finish_reason.name
         if reached.output_rule_ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -17,7 +18,7 @@ from services.router.flow.mirror import Mirror
 from services.router.flow.requests import Requests
 from services.router.flow.role import FlowRole
 from services.router.flow.servicer import FlowServicer
-from services.router.limits.tenant_limiter import TenantLimiter
+from services.router.limits.tenant_limiter import Shadowed, TenantLimiter
 from services.router.pool.directory import PoolDirectory
 from services.router.settings import RouterSettings
 
@@ -33,6 +34,8 @@ class Flow:
     membership: Membership
     server: grpc.aio.Server | None
     """For the mesh's other routers; None for a router alone."""
+    forget: Callable[[Callable[[str], bool]], object]
+    """Takes whether a tenant or key is known, and forgets the usage of others."""
 
     async def start(self) -> None:
         """Take other routers in."""
@@ -46,18 +49,21 @@ class Flow:
             await self.server.stop(_STOP_SECONDS)
 
 
-def build_flow(settings: RouterSettings, pools: PoolDirectory, own: TenantLimiter, clock: Clock) -> Flow:
+def build_flow(
+    settings: RouterSettings, pools: PoolDirectory, own: TenantLimiter, shadowed: Shadowed, clock: Clock
+) -> Flow:
     """Put it together.
 
     Args:
         settings: of this router.
         pools: whose truth this router is, when it is the controller.
         own: what this router's own requests used.
+        shadowed: told of what limits in shadow mode would have refused.
         clock: of everything.
     """
     instance = secrets.token_hex(8)
     requests = Requests(settings.router, instance, own, pools.serves, clock)
-    controller = FlowController(pools, clock)
+    controller = FlowController(pools, clock, shadowed=shadowed)
     mirror = Mirror(own, controller.rate_level, clock)
     controller.inherit = mirror.inherit
     servicer = FlowServicer(controller, mirror, instance, clock)
@@ -75,4 +81,4 @@ def build_flow(settings: RouterSettings, pools: PoolDirectory, own: TenantLimite
             tls=settings.tls,
         )
     target = settings.flow_target or settings.flow_listen or ""
-    return Flow(requests, role, Membership(role, target, settings.state_dir), server)
+    return Flow(requests, role, Membership(role, target, settings.state_dir), server, controller.forget)

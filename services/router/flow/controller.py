@@ -15,7 +15,7 @@ from typing import Any
 from services.common.clock import Clock
 from services.router.flow.events import Report, RequestAnswer, RequestEvent
 from services.router.flow.session import Session, Shared, Spawn
-from services.router.limits.tenant_limiter import TenantLimiter, Usage
+from services.router.limits.tenant_limiter import Shadowed, TenantLimiter, Usage
 from services.router.pool.directory import PoolDirectory
 
 _log = logging.getLogger(__name__)
@@ -69,9 +69,16 @@ class _Reign:
 class FlowController:
     """This process as flow controller; it is one while it has an epoch."""
 
-    def __init__(self, pools: PoolDirectory, clock: Clock, spawn: Spawn = _no_tasks) -> None:
+    def __init__(
+        self,
+        pools: PoolDirectory,
+        clock: Clock,
+        spawn: Spawn = _no_tasks,
+        shadowed: Shadowed = lambda _subject, _limit: None,
+    ) -> None:
         self._pools = pools
         self._clock = clock
+        self._shadowed = shadowed
         self.spawn = spawn
         """Runs what waits."""
         self.inherit: Callable[[Sequence[Usage]], object] = lambda usages: None  # noqa: ARG005 - takes nothing over
@@ -102,15 +109,20 @@ class FlowController:
             reign.orphans or any(one.left_at is not None for one in reign.members.values())
         )
 
-    def rate_level(self, tenant_uid: str) -> float:
-        """The level of a tenant's rate limiter, over all routers; 0 while it is no controller."""
+    def rate_level(self, subject: str) -> float:
+        """The level of the rate limiter of a tenant or key, over all routers; 0 while it is no controller."""
         reign = self._reign
-        return 0.0 if reign is None else reign.shared.limiter.rate_level(tenant_uid, self._now)
+        return 0.0 if reign is None else reign.shared.limiter.rate_level(subject, self._now)
+
+    def forget(self, known: Callable[[str], bool]) -> None:
+        """Drop idle usage of tenants and keys that are not known any more."""
+        if self._reign is not None:
+            self._reign.shared.limiter.forget(known)
 
     def begin(self, epoch: int, routers: Iterable[str]) -> None:
         """Become the controller of an epoch, once these routers have reported."""
         self.end()
-        shared = Shared(TenantLimiter(), self._pools, self._clock, self.spawn)
+        shared = Shared(TenantLimiter(self._shadowed), self._pools, self._clock, self.spawn)
         self._reign = _Reign(epoch, self._now, set(routers), shared)
 
     def end(self) -> None:

@@ -11,30 +11,32 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from services.common.errors import Error
+from services.router.limits.limited import Limited
 from services.router.limits.tenant_limiter import Usage
 from services.router.pool.demand import Demand
 from services.router.pool.pool_kind import PoolKind
-from services.router.snapshot.model import Limits
 
 # From a router.
 
 
 @dataclass(frozen=True, slots=True)
 class Enter:
-    """A request has arrived: it counts against its tenant's rate and concurrency until it leaves.
+    """A request has arrived: it counts against the rates and concurrency of its tenant and key until it leaves.
 
     Only a refusal is answered, and `Entered` if it `confirms`: the controller meets events in their order.
     """
 
     number: int
-    tenant_uid: str
-    tenant_name: str
-    """`tenants/{tenant}`, for refusals."""
-    limits: Limits
-    """Of the config version that the request runs under."""
+    limited: Sequence[Limited]
+    """The limits of the config version that the request runs under: its tenant's, and its key's if it has any."""
     confirms: bool = False
     counted: bool = False
-    """Whether an earlier controller counted it against the rate."""
+    """Whether an earlier controller counted it against the rates."""
+
+    @property
+    def tenant_uid(self) -> str:
+        """Whose request it is."""
+        return self.limited[0].subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +149,8 @@ class Reserved:
     """A request has its tokens and may join the queue."""
 
     number: int
-    rate_level: float
-    """Of the tenant's rate limiter."""
+    rate_levels: Sequence[float]
+    """Of the rate limiters of what limits it, in that order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,8 @@ class Granted:
     queued_seconds: float
     service_counter: float
     """The tenant's counter in the pool's queue."""
-    rate_level: float
-    """Of the tenant's rate limiter."""
+    rate_levels: Sequence[float]
+    """Of the rate limiters of what limits it, in that order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class Mirror:
 
     Args:
         own: what they used.
-        rate_level: of a tenant's rate limiter, over all routers.
+        rate_level: of the rate limiter of a tenant or key, over all routers.
         clock: of its times.
     """
 
@@ -88,16 +88,16 @@ class Mirror:
         if waiting is not None and not waiting.done():
             waiting.set_result(True)
 
-    def before_join(self, tenant_uid: str) -> Callable[[], Awaitable[None]] | None:
-        """What has a tenant's usage kept; None if there is no other router."""
-        return partial(self._keep, tenant_uid) if self._keepers else None
+    def before_join(self, subjects: Sequence[str]) -> Callable[[], Awaitable[None]] | None:
+        """What has the usage of a tenant and a key kept; None if there is no other router."""
+        return partial(self._keep, subjects) if self._keepers else None
 
-    async def _keep(self, tenant_uid: str) -> None:
+    async def _keep(self, subjects: Sequence[str]) -> None:
         for _ in range(len(self._keepers) + 1):
             if not self._keepers:
                 return
             keeper = self._keepers[0]
-            if await self._kept_by(keeper, tenant_uid):
+            if await self._kept_by(keeper, subjects):
                 return
             if keeper in self._keepers:
                 # Slow: another one keeps from now on.
@@ -107,11 +107,11 @@ class Mirror:
                 keeper.all_sent, keeper.has_all = 0, False
                 self._send_all()
 
-    async def _kept_by(self, keeper: Keeper, tenant_uid: str) -> bool:
+    async def _kept_by(self, keeper: Keeper, subjects: Sequence[str]) -> bool:
         sequence = next(self._sequence)
         kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         keeper.waiting[sequence] = kept
-        self._send(keeper, sequence, [tenant_uid])
+        self._send(keeper, sequence, subjects)
         try:
             async with asyncio.timeout(_KEPT_SECONDS):
                 return await kept
@@ -125,9 +125,9 @@ class Mirror:
             keeper = self._keepers[0]
             keeper.all_sent = next(self._sequence)
             used = self._own.used(self._clock.monotonic_seconds())
-            self._send(keeper, keeper.all_sent, [one.tenant_uid for one in used])
+            self._send(keeper, keeper.all_sent, [one.subject for one in used])
 
-    def _send(self, keeper: Keeper, sequence: int, tenant_uids: list[str]) -> None:
+    def _send(self, keeper: Keeper, sequence: int, subjects: Sequence[str]) -> None:
         now = self._clock.monotonic_seconds()
-        usage = [replace(self._own.usage(uid, now), rate_level=self._rate_level(uid)) for uid in tenant_uids]
+        usage = [replace(self._own.usage(one, now), rate_level=self._rate_level(one)) for one in subjects]
         keeper.send(Witness(sequence, usage))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -34,10 +35,10 @@ from services.router.flow.events import (
     Reserved,
 )
 from services.router.flow.grant import Grant, unreachable
+from services.router.limits.limited import Limited
 from services.router.limits.tenant_limiter import TenantLimiter, Usage
 from services.router.pool.demand import Demand
 from services.router.pool.pool_kind import PoolKind
-from services.router.snapshot.model import Tenant
 
 _log = logging.getLogger(__name__)
 _Waited = TypeVar("_Waited")
@@ -73,6 +74,8 @@ class Request:
         self.ask: Ask | None = None
         self.refusal: Error | None = None
         """Of its arrival."""
+        self.heard = False
+        """Whether a controller answered, so that the levels heard since hold its arrival."""
         self.confirmed: asyncio.Future[None] | None = None
         self.reserved: asyncio.Future[None] | None = None
         self.granted: asyncio.Future[Grant] | None = None
@@ -138,14 +141,14 @@ class Requests:
         """What holds a place, also after its request left while the server still works."""
         self._counters: dict[tuple[str, str], float] = {}
         self._witnessed: dict[str, dict[str, tuple[Usage, float]]] = {}
-        """By instance of a controller and tenant: what its own requests used, and when it said so."""
+        """By instance of a controller, and by tenant and key: what its own requests used, and when it said so."""
         self._link: Link | None = None
         self._open = False
         """Whether the controller takes requests."""
         self.unreached_since: float | None = None
         """Since when no controller counts what is held; None while one does."""
-        self.before_join: Callable[[str], Callable[[], Awaitable[object]] | None] = lambda _: None
-        """Awaited before a tenant's request waits for a place: another router keeps what it uses."""
+        self.before_join: Callable[[Sequence[str]], Callable[[], Awaitable[object]] | None] = lambda _: None
+        """Awaited before a request waits for a place: another router keeps what its tenant and key use."""
 
     @property
     def holding(self) -> int:
@@ -158,15 +161,14 @@ class Requests:
         return self._open
 
     @contextmanager
-    def entered(self, tenant: Tenant, *, confirms: bool = False) -> Iterator[Request]:
-        """Count a request of a tenant as long as it is there.
+    def entered(self, limited: Sequence[Limited], *, confirms: bool = False) -> Iterator[Request]:
+        """Count a request against what limits it, as long as it is there.
 
         Raises:
             ResourceExhaustedError: rate or concurrency are used up, as far as is known here at once.
         """
-        uid, now = tenant.tenant_uid, self._clock.monotonic_seconds()
-        self._own.enter(uid, tenant.name, tenant.limits, now)
-        request = Request(self, Enter(next(self._numbers), uid, tenant.name, tenant.limits, confirms))
+        self._own.enter(limited, self._clock.monotonic_seconds())
+        request = Request(self, Enter(next(self._numbers), limited, confirms))
         number = request.enter.number
         if confirms:
             request.confirmed = asyncio.get_running_loop().create_future()
@@ -175,23 +177,23 @@ class Requests:
             if self._open:
                 self.send(request.enter)
                 if request.refusal is not None:
-                    self._own.uncount_rate(uid)
+                    self._own.uncount_rate(limited)
                     raise request.refusal
             yield request
         finally:
             del self._requests[number]
-            self._own.leave(uid)
+            self._own.leave(limited)
             self.send(Left(number))
 
     @asynccontextmanager
-    async def confirmed(self, tenant: Tenant, deadline: float) -> AsyncIterator[None]:
-        """Count a request of a tenant as long as it is there, once the flow controller has counted its arrival.
+    async def confirmed(self, limited: Sequence[Limited], deadline: float) -> AsyncIterator[None]:
+        """Count a request as long as it is there, once the flow controller has counted its arrival.
 
         Raises:
             ResourceExhaustedError: rate or concurrency are used up.
             UnavailableError: no flow controller was reached before the deadline.
         """
-        with self.entered(tenant, confirms=True) as request:
+        with self.entered(limited, confirms=True) as request:
             await request.confirm(deadline)
             yield
 
@@ -210,7 +212,7 @@ class Requests:
         """Reserve tokens and wait for a place; see `Request.acquire`."""
         if request.refusal is not None:
             raise request.refusal
-        kept = self.before_join(demand.tenant_uid)
+        kept = self.before_join([one.subject for one in request.enter.limited])
         joins, loop = first is None and kept is None, asyncio.get_running_loop()
         number = request.enter.number
         request.ask = Ask(number, pool, demand, joins)
@@ -255,14 +257,27 @@ class Requests:
                 )
                 for enter, grant in self._grants.values()
             ],
-            # Reserved tokens are those of what is held.
-            usage=[replace(used, reserved_tokens=0) for used in self._own.used(now)],
+            usage=self._usage(now),
             counters=[(pool, uid, counter) for (pool, uid), counter in self._counters.items()],
             witnessed={
                 instance: [_aged(used, now - at) for used, at in usages.values()]
                 for instance, usages in self._witnessed.items()
             },
         )
+
+    def _usage(self, now_seconds: float) -> list[Usage]:
+        """What its requests used, without what they will enter and ask for at the controller."""
+        unheard = Counter(
+            one.subject
+            for number, request in self._requests.items()
+            if not request.heard and number not in self._grants
+            for one in request.enter.limited
+        )
+        return [
+            # Reserved tokens are those of what is held.
+            replace(used, reserved_tokens=0, rate_level=max(0.0, used.rate_level - unheard[used.subject]))
+            for used in self._own.used(now_seconds)
+        ]
 
     def link(self, link: Link) -> None:
         """Send what happens to granted requests this way: they were reported there."""
@@ -273,7 +288,7 @@ class Requests:
         self._open = True
         for request in list(self._requests.values()):
             if request.enter.number not in self._grants:
-                request.enter = replace(request.enter, counted=True)
+                request.enter = replace(request.enter, counted=request.heard)  # proven: arrivals-count-once
                 self.send(request.enter)
                 if request.ask is not None:
                     self.send(request.ask)
@@ -308,7 +323,7 @@ class Requests:
         """Keep what a controller's own requests used, in case it dies."""
         now = self._clock.monotonic_seconds()
         for used in usages:
-            self._witnessed.setdefault(instance, {})[used.tenant_uid] = used, now
+            self._witnessed.setdefault(instance, {})[used.subject] = used, now
         for other in list(self._witnessed):
             # What it used counts for a minute.
             if max(at for _, at in self._witnessed[other].values()) < now - _KEPT_SECONDS:
@@ -340,11 +355,12 @@ class Requests:
         self.send(ended)
 
     def _goes_on(self, request: Request, answer: Entered | Reserved) -> None:
+        request.heard = True
         if isinstance(answer, Entered):
             waited = request.confirmed
         else:
             waited = request.reserved
-            self._own.heard(request.enter.tenant_uid, answer.rate_level, self._clock.monotonic_seconds())
+            self._hear(request.enter, answer.rate_levels)
         if waited is not None and not waited.done():
             waited.set_result(None)
 
@@ -353,14 +369,20 @@ class Requests:
             # Its caller left, or it was refused here meanwhile.
             self.send(Ended(answer.number, prompt_used=False))
             return
-        uid, ask = request.enter.tenant_uid, request.ask
-        self._own.heard(uid, answer.rate_level, self._clock.monotonic_seconds())
-        self._counters[ask.pool.name, uid] = answer.service_counter
+        ask = request.ask
+        request.heard = True
+        self._hear(request.enter, answer.rate_levels)
+        self._counters[ask.pool.name, request.enter.tenant_uid] = answer.service_counter
         grant = request.grant = Grant(self, ask, answer)
         self._grants[answer.number] = request.enter, grant
         if request.reserved is not None and not request.reserved.done():
             request.reserved.set_result(None)
         request.granted.set_result(grant)
+
+    def _hear(self, enter: Enter, rate_levels: Sequence[float]) -> None:
+        now = self._clock.monotonic_seconds()
+        for one, level in zip(enter.limited, rate_levels, strict=False):
+            self._own.heard(one.subject, level, now)
 
     async def _until(self, answer: asyncio.Future[_Waited], deadline: float) -> _Waited:
         """Wait for an answer; a request that no controller hears is refused shortly before its deadline."""

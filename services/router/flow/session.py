@@ -5,7 +5,7 @@ Everything that a router's requests hold of limits and pools is held here, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,6 @@ class _Asked:
 
     def granted(self, grant: Grant) -> None:
         self.grant, self._ticket = grant, None
-        uid = self.ask.demand.tenant_uid
         assert self._pool is not None, "granted by no pool"
         self.session.answer(
             Granted(
@@ -78,8 +77,8 @@ class _Asked:
                 grant.target,
                 grant.send_weights,
                 grant.queued_seconds,
-                self._pool.counter(uid),
-                self.session.rate_level(uid),
+                self._pool.counter(self.ask.demand.tenant_uid),
+                self.session.rate_levels(self.ask.number),
             )
         )
 
@@ -145,7 +144,7 @@ class _Asked:
         if self._tokens is not None and total > self._spent:
             now = self.session.shared.clock.monotonic_seconds()
             self._tokens.spend(total - self._spent, now)
-            self.session.spent(self.ask.demand.tenant_uid, total - self._spent, now)
+            self.session.spent(self._tokens.subjects, total - self._spent, now)
             self._spent = total
 
 
@@ -163,7 +162,7 @@ class Session:
         self._entered: dict[int, Enter] = {}
         self._asked: dict[int, _Asked] = {}
         self._windows: dict[str, TokenWindow] = {}
-        """By tenant: what its requests spent within the last minute, reports included."""
+        """By tenant and key: what their requests spent within the last minute, reports included."""
 
     def __len__(self) -> int:
         """Requests that hold a place or wait for one."""
@@ -185,33 +184,34 @@ class Session:
         enter, demand, number = held.enter, held.ask.demand, held.ask.number
         limiter = self.shared.limiter
         if not held.left:
-            limiter.adopt(demand.tenant_uid)
+            limiter.adopt(enter.limited)
             self._entered[number] = enter
         spent = 0 if not held.output_tokens else demand.cost.input_tokens + held.output_tokens
-        tokens = limiter.hold_tokens(demand.tenant_uid, enter.limits, max(0, demand.cost.tokens - spent))
+        tokens = limiter.hold_tokens(enter.limited, max(0, demand.cost.tokens - spent))
         asked = self._asked[number] = _Asked(self, held.ask, tokens)
         asked.spent_before(held.output_tokens)
         pool = self.shared.pools.find(held.ask.pool)
         if pool is not None:
             asked.adopt(pool, held)
 
-    def spent(self, tenant_uid: str, tokens: int, now_seconds: float) -> None:
+    def spent(self, subjects: Iterable[str], tokens: int, now_seconds: float) -> None:
         """Count tokens that a request of this router spent."""
-        self._windows.setdefault(tenant_uid, TokenWindow()).spend(0, tokens, now_seconds)
+        for subject in subjects:
+            self._windows.setdefault(subject, TokenWindow()).spend(0, tokens, now_seconds)
 
     def reported(self, usages: Iterable[Usage]) -> None:
         """Count what the router's requests spent before."""
         now = self.shared.clock.monotonic_seconds()
         for used in usages:
             if used.spent_tokens:
-                self._windows.setdefault(used.tenant_uid, TokenWindow()).merge(used.spent_tokens, now)
+                self._windows.setdefault(used.subject, TokenWindow()).merge(used.spent_tokens, now)
 
     def usage(self) -> list[Usage]:
         """What its requests spent, for whoever keeps it once the router is gone."""
         now = self.shared.clock.monotonic_seconds()
         return [
-            Usage(tenant_uid, self.rate_level(tenant_uid), 0, spent)
-            for tenant_uid, window in self._windows.items()
+            Usage(subject, self.shared.limiter.rate_level(subject, now), 0, spent)
+            for subject, window in self._windows.items()
             if (spent := window.spent_by_age(now))
         ]
 
@@ -252,18 +252,18 @@ class Session:
             asked.end(None)
         self.answer(Refused(number, error))
 
-    def rate_level(self, tenant_uid: str) -> float:
-        """The level of a tenant's rate limiter."""
-        return self.shared.limiter.rate_level(tenant_uid, self.shared.clock.monotonic_seconds())
+    def rate_levels(self, number: int) -> Sequence[float]:
+        """The levels of the rate limiters of what limits a request; none for one that has left."""
+        enter, now = self._entered.get(number), self.shared.clock.monotonic_seconds()
+        limited = () if enter is None else enter.limited
+        return [self.shared.limiter.rate_level(one.subject, now) for one in limited]
 
     def _enter(self, enter: Enter) -> None:
         if enter.number in self._entered:
             return
         now = self.shared.clock.monotonic_seconds()
         try:
-            self.shared.limiter.enter(
-                enter.tenant_uid, enter.tenant_name, enter.limits, now, counted=enter.counted
-            )
+            self.shared.limiter.enter(enter.limited, now, counted=enter.counted)
         except Error as error:
             self.answer(Refused(enter.number, error))
             return
@@ -273,7 +273,7 @@ class Session:
 
     def _leave(self, number: int) -> None:
         if (enter := self._entered.pop(number, None)) is not None:
-            self.shared.limiter.leave(enter.tenant_uid)
+            self.shared.limiter.leave(enter.limited)
 
     def _ask(self, ask: Ask) -> None:
         enter = self._entered.get(ask.number)
@@ -283,9 +283,7 @@ class Session:
         shared, demand = self.shared, ask.demand
         now = shared.clock.monotonic_seconds()
         try:
-            tokens = shared.limiter.reserve_tokens(
-                demand.tenant_uid, enter.tenant_name, enter.limits, demand.cost.tokens, now
-            )
+            tokens = shared.limiter.reserve_tokens(enter.limited, demand.cost.tokens, now)
         except Error as error:
             self.answer(Refused(ask.number, error))
             return
@@ -298,7 +296,7 @@ class Session:
         if ask.joins:
             self._join(asked)
         else:
-            self.answer(Reserved(ask.number, self.rate_level(demand.tenant_uid)))
+            self.answer(Reserved(ask.number, self.rate_levels(ask.number)))
 
     def _join(self, asked: _Asked) -> None:
         try:

@@ -29,10 +29,10 @@ from services.router.flow.events import (
     Witness,
     WitnessAck,
 )
+from services.router.limits.limited import Limited, UsageLimits
 from services.router.limits.tenant_limiter import Usage
 from services.router.pool.demand import Cost, Demand
 from services.router.pool.pool_kind import PoolKind
-from services.router.snapshot.model import Limits
 
 _ENDLESS_SECONDS = 1e9
 _PART_ITEMS = 1000
@@ -107,13 +107,13 @@ def controller_event(event: ControllerEvent) -> pb.ControllerEvent:
             send_weights=event.send_weights,
             queued_seconds=event.queued_seconds,
             service_counter=event.service_counter,
-            rate_level=event.rate_level,
+            rate_levels=event.rate_levels,
         )
         return pb.ControllerEvent(granted=granted)
     if isinstance(event, Entered):
         return pb.ControllerEvent(entered=event.number)
     if isinstance(event, Reserved):
-        return pb.ControllerEvent(reserved=pb.Reserved(number=event.number, rate_level=event.rate_level))
+        return pb.ControllerEvent(reserved=pb.Reserved(number=event.number, rate_levels=event.rate_levels))
     if isinstance(event, Refused):
         return pb.ControllerEvent(refused=pb.Refused(number=event.number, status=to_status(event.error)))
     if isinstance(event, Reload):
@@ -133,12 +133,12 @@ def of_controller_event(message: pb.ControllerEvent) -> ControllerEvent | None:
             granted.send_weights,
             granted.queued_seconds,
             granted.service_counter,
-            granted.rate_level,
+            tuple(granted.rate_levels),
         )
     if kind == "entered":
         return Entered(message.entered)
     if kind == "reserved":
-        return Reserved(message.reserved.number, message.reserved.rate_level)
+        return Reserved(message.reserved.number, tuple(message.reserved.rate_levels))
     if kind == "refused":
         return Refused(message.refused.number, from_status(message.refused.status))
     if kind == "reload":
@@ -215,38 +215,41 @@ def of_report_parts(parts: Iterable[pb.ReportPart], now_seconds: float) -> Repor
 
 
 def _enter(enter: Enter) -> pb.Enter:
-    limits = enter.limits
     return pb.Enter(
         number=enter.number,
-        tenant_uid=enter.tenant_uid,
-        tenant_name=enter.tenant_name,
-        limits=pb.FlowLimits(
-            requests_per_second=limits.requests_per_second,
-            request_burst=limits.request_burst,
-            concurrent_requests=limits.concurrent_requests,
-            tokens_per_minute=limits.tokens_per_minute,
-        ),
+        limited=[_limited(one) for one in enter.limited],
         confirms=enter.confirms,
         counted=enter.counted,
     )
 
 
 def _of_enter(message: pb.Enter) -> Enter:
-    limits = message.limits
-    per_minute = limits.tokens_per_minute if limits.HasField("tokens_per_minute") else None
-    return Enter(
-        message.number,
-        message.tenant_uid,
-        message.tenant_name,
-        Limits(
-            requests_per_second=limits.requests_per_second,
-            request_burst=limits.request_burst,
-            concurrent_requests=limits.concurrent_requests,
-            tokens_per_minute=per_minute,
-        ),
-        message.confirms,
-        message.counted,
+    limited = tuple(_of_limited(one) for one in message.limited)
+    return Enter(message.number, limited, message.confirms, message.counted)
+
+
+def _limited(limited: Limited) -> pb.Limited:
+    limits = limited.limits
+    return pb.Limited(
+        subject=limited.subject,
+        name=limited.name,
+        requests_per_second=limits.requests_per_second,
+        request_burst=limits.request_burst,
+        concurrent_requests=limits.concurrent_requests,
+        tokens_per_minute=limits.tokens_per_minute,
+        shadow=limits.shadow,
     )
+
+
+def _of_limited(message: pb.Limited) -> Limited:
+    limits = UsageLimits(
+        message.requests_per_second if message.HasField("requests_per_second") else None,
+        message.request_burst,
+        message.concurrent_requests if message.HasField("concurrent_requests") else None,
+        message.tokens_per_minute if message.HasField("tokens_per_minute") else None,
+        frozenset(message.shadow),
+    )
+    return Limited(message.subject, message.name, limits)
 
 
 def _ask(ask: Ask, now_seconds: float) -> pb.Ask:
@@ -290,7 +293,7 @@ def _of_ask(message: pb.Ask, now_seconds: float) -> Ask:
 
 def _usage(used: Usage) -> pb.Usage:
     return pb.Usage(
-        tenant_uid=used.tenant_uid,
+        subject=used.subject,
         rate_level=used.rate_level,
         reserved_tokens=used.reserved_tokens,
         spent=[pb.SpentTokens(age_seconds=age, tokens=tokens) for age, tokens in used.spent_tokens],
@@ -299,4 +302,4 @@ def _usage(used: Usage) -> pb.Usage:
 
 def _of_usage(message: pb.Usage) -> Usage:
     spent = [(one.age_seconds, one.tokens) for one in message.spent]
-    return Usage(message.tenant_uid, message.rate_level, message.reserved_tokens, spent)
+    return Usage(message.subject, message.rate_level, message.reserved_tokens, spent)

@@ -1,4 +1,5 @@
-"""Limits what a tenant may use: request rate, concurrency, bytes, tokens a minute.
+"""Limits what tenants and keys may use: request rate, concurrency, tokens a minute, and the size of one request.
 
-Entrance: `tenant_limiter.TenantLimiter`. Pure: time is passed in. Quotas, which outlast a process, live in `quota`.
+Entrances: `tenant_limiter.TenantLimiter` and `request_size`; `limited.limited_of` says what limits a request. Pure:
+time is passed in. Quotas and spend budgets, which outlast a process, live in `quota`.
 """

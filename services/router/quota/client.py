@@ -1,7 +1,7 @@
 """Leases slices of quotas ahead of need: asks in the background, gives back at the end.
 
 One lease request is under way at a time. A request without an answer is sent again unchanged, under its number, until
-it is answered, since the config service may have settled it. Nothing here is durable; the tokens that a killed router
+it is answered, since the config service may have settled it. Nothing here is durable; the units that a killed router
 held are lost to its tenants until the window ends.
 """
 
@@ -19,12 +19,11 @@ from typing import NoReturn
 import grpc
 from tenantry.config.v1 import quota_lease_service_pb2 as pb
 from tenantry.config.v1 import quota_lease_service_pb2_grpc as rpc
-from tenantry.config.v1 import tenant_pb2
 
 from services.common.backoff import Backoff
 from services.common.clock import Clock
 from services.common.errors import QuotaViolation, Reason, ResourceExhaustedError, UnavailableError
-from services.router.quota.ledger import QuotaReservation, QuotaTenant, Window
+from services.router.quota.ledger import Allowance, QuotaReservation, QuotaTenant, Use
 from services.router.quota.slices import Demand, Granted, QuotaSlice, SliceRules
 
 _log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ PAUSE_SECONDS = 0.02
 WAIT_SECONDS = 0.5
 _POINTLESS = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED})
 
-_Key = tuple[str, Window]
+_Key = tuple[str, Allowance]
 
 
 class _WrongAnswerError(Exception):
@@ -64,12 +63,15 @@ class QuotaClient:
         clock: Clock,
         rules: SliceRules | None = None,
         wait_seconds: float = WAIT_SECONDS,
+        shadowed: Callable[[str, str], object] = lambda _uid, _limit: None,
     ) -> None:
+        """Start without slices; `shadowed` takes tenant_uid and limit of what a limit in shadow mode would refuse."""
         self._stub = rpc.QuotaLeaseServiceStub(channel)
         self._router = router
         self._clock = clock
         self._rules = rules or SliceRules()
         self._wait_seconds = wait_seconds
+        self._shadowed = shadowed
         self._session_id = secrets.token_hex(16)
         self._sequence = 0
         self._slices: dict[_Key, QuotaSlice] = {}
@@ -100,42 +102,51 @@ class QuotaClient:
                 async with asyncio.timeout(TURN_SECONDS):
                     await self._wake.wait()
 
-    async def reserve(self, tenant: QuotaTenant, tokens: int) -> QuotaReservation:
-        """Take tokens out of every quota of a tenant, or out of none; waits for an answer if they do not fit.
+    async def reserve(self, tenant: QuotaTenant, use: Use) -> QuotaReservation:
+        """Take what a request may use out of every allowance, or out of none; waits for an answer if it does not fit.
 
         Raises:
             ResourceExhaustedError: QUOTA_EXHAUSTED; nothing more is free in a window.
-            UnavailableError: QUOTA_UNAVAILABLE; they do not fit, and no grant came in time.
+            UnavailableError: QUOTA_UNAVAILABLE; it does not fit, and no grant came in time.
         """
-        slices = {window: self._slice(tenant.tenant_uid, window) for window in tenant.windows}
+        slices = {allowance: self._slice(tenant.tenant_uid, allowance) for allowance in tenant.allowances}
         deadline = asyncio.get_running_loop().time() + self._wait_seconds
         while True:
             now = self._clock.wall_seconds()
-            short = [window for window, one in slices.items() if not one.fits(tokens, now)]
-            if not short:
-                lots = tuple((window, one.take(tokens)) for window, one in slices.items())
-                if any(one.is_low(now) for one in slices.values()):
-                    self._wake.set()
-                return QuotaReservation(tenant.tenant_uid, tokens, lots)
-            for window in short:
-                if slices[window].is_dry(now):
-                    raise _exhausted(tenant, window, tokens, slices[window], now)
-                slices[window].wait_for(tokens)
-            await self._answer(deadline)
+            # Not a generator: each slice notes what is asked of it.
+            fits = [one.fits(use.of(allowance), now) for allowance, one in slices.items()]
+            lacking = [allowance for allowance, fit in zip(slices, fits, strict=True) if not fit]
+            refusing = [allowance for allowance in lacking if allowance not in tenant.shadow]
+            # One that is only tried out waits for the first answer of its window, to know what is left.
+            asking = refusing + [
+                one for one in lacking if one not in refusing and not slices[one].is_known(now)
+            ]
+            for allowance in asking:
+                if allowance in refusing and slices[allowance].is_dry(now):
+                    raise _exhausted(tenant, allowance, use.of(allowance), slices[allowance], now)
+                slices[allowance].wait_for(use.of(allowance))
+            if not asking:
+                return self._taken(tenant, use, slices, now)
+            try:
+                await self._answer(deadline)
+            except UnavailableError:
+                if refusing:
+                    raise
+                return self._taken(tenant, use, slices, now)
 
-    def settle(self, reservation: QuotaReservation, used_tokens: int) -> None:
-        """Give back the tokens that were reserved and not used; exactly once for each reservation."""
+    def settle(self, reservation: QuotaReservation, used: Use) -> None:
+        """Give back what was reserved and not used; exactly once for each reservation."""
         now = self._clock.wall_seconds()
-        for window, lot in reservation.lots:
-            one = self._slices.get((reservation.tenant_uid, window))
+        for allowance, lot in reservation.lots:
+            one = self._slices.get((reservation.tenant_uid, allowance))
             # A slice is forgotten once its window is over; its usage counts nowhere any more.
             if one is not None:
-                one.settle(lot, reservation.tokens, used_tokens, now)
+                one.settle(lot, reservation.use.of(allowance), used.of(allowance), now)
 
     async def give_back(self, timeout_seconds: float) -> bool:
         """On a clean stop, after `run` and every request: give everything back; returns whether that was accepted.
 
-        Tokens that were not accepted count as used when their lease runs out.
+        Units that were not accepted count as used when their lease runs out.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -145,19 +156,31 @@ class QuotaClient:
             return False
         return True
 
-    def available_tokens(self, tenant_uid: str, window: Window) -> int:
-        """The tokens this router may still reserve without asking."""
-        one = self._slices.get((tenant_uid, window))
-        return one.available_tokens if one else 0
+    def available_units(self, tenant_uid: str, allowance: Allowance) -> int:
+        """The units this router may still reserve without asking."""
+        one = self._slices.get((tenant_uid, allowance))
+        return one.available_units if one else 0
 
-    def _slice(self, tenant_uid: str, window: Window) -> QuotaSlice:
-        key = (tenant_uid, window)
+    def _taken(
+        self, tenant: QuotaTenant, use: Use, slices: dict[Allowance, QuotaSlice], now_seconds: float
+    ) -> QuotaReservation:
+        """Take units that fit, or that may be a debt because their allowance is only tried out."""
+        for allowance in tenant.shadow:
+            if allowance in slices and slices[allowance].exceeds(use.of(allowance), now_seconds):
+                self._shadowed(tenant.tenant_uid, allowance.limit)
+        lots = tuple((allowance, one.take(use.of(allowance))) for allowance, one in slices.items())
+        if any(one.is_low(now_seconds) for one in slices.values()):
+            self._wake.set()
+        return QuotaReservation(tenant.tenant_uid, use, lots)
+
+    def _slice(self, tenant_uid: str, allowance: Allowance) -> QuotaSlice:
+        key = (tenant_uid, allowance)
         if key not in self._slices:
             self._slices[key] = QuotaSlice(self._rules, self._lots)
         return self._slices[key]
 
     async def _answer(self, deadline: float) -> None:
-        """Wait until the tokens wanted now were asked for and answered."""
+        """Wait until the units wanted now were asked for and answered."""
         if not self._reachable or len(self._waiting) >= MAX_WAITING:
             raise _unavailable()
         answered = asyncio.get_running_loop().create_future()
@@ -207,7 +230,7 @@ class QuotaClient:
                 _require_fitting(asked, response)
             except grpc.aio.AioRpcError as error:
                 if error.code() in _POINTLESS:
-                    # It will never be answered. The tokens it gave back are lost until the lease runs out.
+                    # It will never be answered. The units it gave back are lost until the lease runs out.
                     del self._asked[0]
                 raise
             except _WrongAnswerError:
@@ -224,25 +247,26 @@ class QuotaClient:
             granted = Granted(
                 grant.window_start.seconds,
                 grant.window_end.seconds,
-                grant.granted_tokens,
+                grant.granted_units,
                 grant.expire_time.ToNanoseconds() / 1e9,
+                grant.free_units,
             )
-            self._slice(*key).put(granted, demand.wanted_tokens, now)
+            self._slice(*key).put(granted, demand.wanted_units, now)
 
 
 def _require_fitting(asked: _Asked, response: pb.LeaseQuotasResponse) -> None:
-    named = tuple((grant.tenant_uid, grant.window) for grant in response.grants)
-    if named != tuple((uid, window.value) for uid, window in asked.keys):
+    named = tuple((grant.tenant_uid, grant.allowance) for grant in response.grants)
+    if named != tuple((uid, allowance.value) for uid, allowance in asked.keys):
         raise _WrongAnswerError
 
 
 def _demand(key: _Key, demand: Demand) -> pb.QuotaDemand:
     message = pb.QuotaDemand(
         tenant_uid=key[0],
-        window=tenant_pb2.QuotaWindow.ValueType(key[1].value),
-        used_tokens=demand.used_tokens,
-        returned_tokens=demand.returned_tokens,
-        wanted_tokens=demand.wanted_tokens,
+        allowance=pb.Allowance.ValueType(key[1].value),
+        used_units=demand.used_units,
+        returned_units=demand.returned_units,
+        wanted_units=demand.wanted_units,
     )
     message.window_start.FromSeconds(demand.window_start_seconds)
     return message
@@ -259,17 +283,23 @@ def _cause(error: BaseException) -> str:
 
 
 def _exhausted(
-    tenant: QuotaTenant, window: Window, tokens: int, left: QuotaSlice, now_seconds: float
+    tenant: QuotaTenant, allowance: Allowance, units: int, left: QuotaSlice, now_seconds: float
 ) -> ResourceExhaustedError:
-    name, fits = window.name.lower(), max(0, left.available_tokens)
-    description = f"the quota of this {name} is used up"
-    if fits:
-        description = f"this request may use {tokens} tokens, and {fits} are left of the quota of this {name}"
+    fits = max(0, left.available_units)
+    what = f"{'spend budget' if allowance.spends else 'quota'} of this {allowance.window}"
+    description = f"the {what} is used up"
+    if fits and allowance.spends:
+        description = (
+            f"this request may cost {units / 1e6:.6f}, and {fits / 1e6:.6f} is left of the {what}, "
+            "in the currency of its prices"
+        )
+    elif fits:
+        description = f"this request may use {units} tokens, and {fits} are left of the {what}"
     return ResourceExhaustedError(
         description,
         reason=Reason.QUOTA_EXHAUSTED,
         violations=[QuotaViolation(tenant.name, description)],
-        metadata={"limit": f"quotas.{name}", "needed": str(tokens), "fits_now": str(fits)},
+        metadata={"limit": allowance.limit, "needed": str(units), "fits_now": str(fits)},
         retry_after_seconds=left.seconds_left(now_seconds),
     )
 

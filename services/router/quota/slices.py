@@ -1,4 +1,4 @@
-"""The slice of one quota that this router holds: tokens to spend, and how many to ask for. Pure.
+"""The slice of one quota that this router holds: units to spend, and how many to ask for. Pure.
 
 Time is the wall clock's, passed in: leases and windows end at moments that the config service names.
 """
@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SURPLUS = 4
-"""Tokens are given back when more than this many times the target is available."""
+"""Units are given back when more than this many times the target is available."""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceRules:
-    """How far ahead of need tokens are leased; a router that is killed loses them for its tenants."""
+    """How far ahead of need units are leased; a router that is killed loses them for its tenants."""
 
     ahead_seconds: float = 5.0
     """Seconds of the recent spend a slice should last."""
-    min_tokens: int = 1024
+    min_units: int = 1024
     """At least this much for a tenant that spends at all."""
-    max_tokens: int = 1 << 22
+    max_units: int = 1 << 22
     """At most this much, besides what a single request needs."""
     rate_seconds: float = 5.0
-    """How long a token spent is remembered."""
+    """How long a unit spent is remembered."""
     idle_seconds: float = 30.0
     """After this long without a request everything is given back."""
     renew_seconds: float = 20.0
@@ -38,9 +38,9 @@ class Demand:
     """One quota's part of a lease request."""
 
     window_start_seconds: int
-    used_tokens: int
-    returned_tokens: int
-    wanted_tokens: int
+    used_units: int
+    returned_units: int
+    wanted_units: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +49,39 @@ class Granted:
 
     window_start_seconds: int
     window_end_seconds: int
-    granted_tokens: int
+    granted_units: int
     expires_seconds: float
+    free_units: int = 0
+    """Left of what the config allows, besides what routers hold; below 0 by as much as was granted beyond that."""
 
 
 @dataclass(slots=True)
 class SpendRate:
-    """Tokens a second, weighted down exponentially with their age."""
+    """Units a second, weighted down exponentially with their age."""
 
     memory_seconds: float
-    _tokens: float = 0.0
+    _units: float = 0.0
     _at_seconds: float = -math.inf
 
-    def add(self, tokens: int, now_seconds: float) -> None:
-        """Count tokens spent now."""
-        self._tokens = self._remembered(now_seconds) + tokens
+    def add(self, units: int, now_seconds: float) -> None:
+        """Count units spent now."""
+        self._units = self._remembered(now_seconds) + units
         self._at_seconds = now_seconds
 
-    def tokens_per_second(self, now_seconds: float) -> float:
+    def units_per_second(self, now_seconds: float) -> float:
         """The present rate."""
         return self._remembered(now_seconds) / self.memory_seconds
 
     def _remembered(self, now_seconds: float) -> float:
         age = max(0.0, now_seconds - self._at_seconds)
-        return self._tokens * math.exp(-age / self.memory_seconds) if self._tokens else 0.0
+        return self._units * math.exp(-age / self.memory_seconds) if self._units else 0.0
 
 
 class QuotaSlice:
-    """One tenant's tokens of one window in this router.
+    """One tenant's units of one window in this router.
 
-    Tokens are available, reserved, or used and not yet reported; the config service counts the three together as held
-    here. They form a lot. When its window or lease ends, the lot is closed; tokens that running requests still use of
+    Units are available, reserved, or used and not yet reported; the config service counts the three together as held
+    here. They form a lot. When its window or lease ends, the lot is closed; units that running requests still use of
     it are already counted.
     """
 
@@ -94,43 +96,52 @@ class QuotaSlice:
         self._available = self._reserved = self._unreported = 0
         # Of lots that are over, not reported yet.
         self._over_used = self._over_returned = 0
-        self._largest = self._awaited = 0
+        self._largest = self._awaited = self._left = 0
         self._largest_seconds = self._asked_seconds = self._dry_seconds = -math.inf
 
-    def fits(self, tokens: int, now_seconds: float) -> bool:
-        """Whether a request may take these tokens."""
+    def fits(self, units: int, now_seconds: float) -> bool:
+        """Whether a request may take these units."""
         self._turn(now_seconds)
         self._asked_seconds = now_seconds
-        if tokens >= self._largest or now_seconds - self._largest_seconds > self._rules.idle_seconds:
-            self._largest, self._largest_seconds = tokens, now_seconds
-        return tokens <= self._available
+        if units >= self._largest or now_seconds - self._largest_seconds > self._rules.idle_seconds:
+            self._largest, self._largest_seconds = units, now_seconds
+        return units <= self._available
 
-    def take(self, tokens: int) -> int:
-        """Reserve tokens that fit; returns the lot they are of."""
-        self._available -= tokens
-        self._reserved += tokens
+    def take(self, units: int) -> int:
+        """Reserve units that fit; returns the lot they are of."""
+        self._available -= units
+        self._reserved += units
         return self._lot
 
-    def wait_for(self, tokens: int) -> None:
-        """Ask for the tokens of a waiting request, on top of the rest."""
-        self._awaited += tokens
+    def wait_for(self, units: int) -> None:
+        """Ask for the units of a waiting request, on top of the rest."""
+        self._awaited += units
 
-    def settle(self, lot: int, reserved_tokens: int, used_tokens: int, now_seconds: float) -> None:
-        """Settle a request that ended; tokens used beyond its reservation are a debt."""
+    def settle(self, lot: int, reserved_units: int, used_units: int, now_seconds: float) -> None:
+        """Settle a request that ended; units used beyond its reservation are a debt."""
         self._turn(now_seconds)
-        self._rate.add(used_tokens, now_seconds)
+        self._rate.add(used_units, now_seconds)
         if lot == self._lot:
-            self._reserved -= reserved_tokens
-            self._available += reserved_tokens - used_tokens
-            self._unreported += used_tokens
+            self._reserved -= reserved_units
+            self._available += reserved_units - used_units
+            self._unreported += used_units
         else:
-            beyond = max(0, used_tokens - reserved_tokens)
+            beyond = max(0, used_units - reserved_units)
             self._available -= beyond
             self._unreported += beyond
 
     def is_dry(self, now_seconds: float) -> bool:
         """Whether a recent answer said that nothing more is free."""
         return now_seconds < self._dry_seconds
+
+    def is_known(self, now_seconds: float) -> bool:
+        """Whether the config service has answered in this window."""
+        self._turn(now_seconds)
+        return self._end_seconds > 0
+
+    def exceeds(self, units: int, now_seconds: float) -> bool:
+        """Whether these units are more than what the last answer left of the allowance, as far as is known here."""
+        return self.is_known(now_seconds) and units > self._available + self._left
 
     def is_low(self, now_seconds: float) -> bool:
         """Whether more should be asked for without waiting for the next turn."""
@@ -146,7 +157,7 @@ class QuotaSlice:
         return not any(kept) and self._target(now_seconds) == 0
 
     def demand(self, now_seconds: float) -> Demand | None:
-        """The demand of now; None for none. Tokens that it gives back are gone from here at once, without an answer."""
+        """The demand of now; None for none. Units that it gives back are gone from here at once, without an answer."""
         self._turn(now_seconds)
         target, wanted = self._target(now_seconds), 0
         if self.is_low(now_seconds):
@@ -171,7 +182,7 @@ class QuotaSlice:
         used = self._reportable()
         return self._report(used, 0) if used or self._over_used or self._over_returned else None
 
-    def put(self, granted: Granted, wanted_tokens: int, now_seconds: float) -> None:
+    def put(self, granted: Granted, wanted_units: int, now_seconds: float) -> None:
         """Take the answer to a demand."""
         if granted.window_start_seconds < self._start_seconds:
             return
@@ -180,8 +191,9 @@ class QuotaSlice:
         self._start_seconds = granted.window_start_seconds
         self._end_seconds = granted.window_end_seconds
         self._expires_seconds = granted.expires_seconds
-        self._available += granted.granted_tokens
-        dry = granted.granted_tokens < wanted_tokens
+        self._available += granted.granted_units
+        self._left = granted.free_units
+        dry = granted.granted_units < wanted_units
         self._dry_seconds = now_seconds + self._rules.dry_seconds if dry else -math.inf
         self._turn(now_seconds)
 
@@ -190,8 +202,8 @@ class QuotaSlice:
         return max(0.0, self._end_seconds - now_seconds)
 
     @property
-    def available_tokens(self) -> int:
-        """The tokens that requests may still reserve; below zero while a debt waits for a grant."""
+    def available_units(self) -> int:
+        """The units that requests may still reserve; below zero while a debt waits for a grant."""
         return self._available
 
     def _report(self, used: int, wanted: int) -> Demand:
@@ -201,20 +213,20 @@ class QuotaSlice:
         return report
 
     def _reportable(self) -> int:
-        """Used tokens that were granted: a debt is reported once a grant covers it."""
+        """Used units that were granted: a debt is reported once a grant covers it."""
         return max(0, self._unreported + min(0, self._available + self._reserved))
 
     def _target(self, now_seconds: float) -> int:
         """How much should be available."""
         if now_seconds - self._asked_seconds > self._rules.idle_seconds:
             return 0
-        spend = int(self._rules.ahead_seconds * self._rate.tokens_per_second(now_seconds))
-        return max(self._rules.min_tokens, min(self._rules.max_tokens, spend), self._largest)
+        spend = int(self._rules.ahead_seconds * self._rate.units_per_second(now_seconds))
+        return max(self._rules.min_units, min(self._rules.max_units, spend), self._largest)
 
     def _turn(self, now_seconds: float) -> None:
         """End the lot whose window or lease is over."""
         if now_seconds >= self._end_seconds:
-            # Tokens of a window that is over are worth nothing, and its usage counts nowhere.
+            # Units of a window that is over are worth nothing, and its usage counts nowhere.
             self._end_window()  # proven: window-ends
         elif now_seconds >= self._expires_seconds and (self._available or self._reserved or self._unreported):
             # The config service counts them all as used, now or soon: to report them once more changes nothing.
@@ -227,6 +239,7 @@ class QuotaSlice:
             self._end_lot()
         self._over_used = self._over_returned = 0
         self._dry_seconds = -math.inf
+        self._end_seconds = 0
 
     def _end_lot(self) -> None:
         self._lot = next(self._lots)  # proven: new-lot

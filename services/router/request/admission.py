@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from services.common.clock import Clock
-from services.common.errors import FieldViolation, InvalidArgumentError
+from services.router.limits.limited import limited_of
 from services.router.limits.tenant_limiter import TenantLimiter, TokenHold
 from services.router.pool.demand import Cost
-from services.router.quota.ledger import QuotaLedger, QuotaTenant
-from services.router.snapshot.model import Tenant
-from services.router.stages import Shape
+from services.router.quota.ledger import QuotaLedger, QuotaTenant, Use
+from services.router.snapshot.model import Tenant, TokenPrice
+from services.router.stages import Shaped
 
 
 @dataclass(slots=True)
@@ -20,16 +20,35 @@ class Reservation:
     """Tokens reserved for a request; what it did not use is given back at its end."""
 
     cost: Cost
+    price: TokenPrice | None
     _hold: TokenHold | None
     _clock: Clock
-    used_tokens: int = 0
-    """The generation's `charged_tokens` so far; nothing for a request that was not dispatched."""
+    _input_tokens: int = 0
+    _output_tokens: int = 0
 
-    def use(self, total_tokens: int) -> None:
-        """Count what the request has used so far, as it uses it."""
-        tokens, self.used_tokens = total_tokens - self.used_tokens, total_tokens
+    def use(self, input_tokens: int, output_tokens: int) -> None:
+        """Count what the request has used so far, as it uses it: what its generation is charged.
+
+        Nothing is used by a request that was not dispatched.
+        """
+        tokens = input_tokens + output_tokens - self._input_tokens - self._output_tokens
+        self._input_tokens, self._output_tokens = input_tokens, output_tokens
         if self._hold is not None and tokens > 0:
             self._hold.spend(tokens, self._clock.monotonic_seconds())
+
+    @property
+    def most(self) -> Use:
+        """The most it can use."""
+        return self._use(self.cost.input_tokens, self.cost.max_output_tokens)
+
+    @property
+    def used(self) -> Use:
+        """What it has used so far."""
+        return self._use(self._input_tokens, self._output_tokens)
+
+    def _use(self, input_tokens: int, output_tokens: int) -> Use:
+        spent = 0 if self.price is None else self.price.micro_units(input_tokens, output_tokens)
+        return Use(input_tokens + output_tokens, spent)
 
 
 class Admission:
@@ -41,16 +60,17 @@ class Admission:
         self._clock = clock
 
     @asynccontextmanager
-    async def reserved(self, tenant: Tenant, cost: Cost) -> AsyncIterator[Reservation]:
+    async def reserved(self, shaped: Shaped) -> AsyncIterator[Reservation]:
         """Hold the most tokens a request can use. Waits only for a quota, and then for one answer at most.
 
         Raises:
-            ResourceExhaustedError: they do not fit into this minute, or into a quota.
+            ResourceExhaustedError: they do not fit into this minute, or into a quota or spend budget.
             UnavailableError: the config service granted no more of a quota in time.
         """
-        now = self._clock.monotonic_seconds()
-        hold = self._limiter.reserve_tokens(tenant.tenant_uid, tenant.name, tenant.limits, cost.tokens, now)
-        reservation = Reservation(cost, hold, self._clock)
+        tenant, now = shaped.tenant, self._clock.monotonic_seconds()
+        limited = limited_of(tenant, shaped.identified.key_id)
+        hold = self._limiter.reserve_tokens(limited, shaped.cost.tokens, now)
+        reservation = Reservation(shaped.cost, shaped.shape.price, hold, self._clock)
         try:
             async with self._quota_reserved(tenant, reservation):
                 yield reservation
@@ -60,29 +80,17 @@ class Admission:
 
     @asynccontextmanager
     async def _quota_reserved(self, tenant: Tenant, reservation: Reservation) -> AsyncIterator[None]:
-        if not tenant.quota_windows:
+        if not tenant.allowances:
             yield
             return
-        asked = QuotaTenant(tenant.tenant_uid, tenant.name, tenant.quota_windows)
-        held = await self._quotas.reserve(asked, reservation.cost.tokens)
+        held = await self._quotas.reserve(quota_tenant(tenant), reservation.most)
         try:
             yield
         finally:
-            self._quotas.settle(held, reservation.used_tokens)
+            self._quotas.settle(held, reservation.used)
 
 
-def cost_of(tenant: Tenant, shape: Shape, input_tokens: int) -> Cost:
-    """The most a request can use; the answer takes no more than the prompt leaves of the context.
-
-    Raises:
-        InvalidArgumentError: the prompt is too long; names limit and actual.
-    """
-    limit = shape.base_model.context_tokens - 1
-    if tenant.limits.input_tokens is not None:
-        limit = min(limit, tenant.limits.input_tokens)
-    if input_tokens > limit:
-        raise InvalidArgumentError(
-            [FieldViolation(shape.prompt.field, f"{input_tokens} tokens once rendered; at most {limit}")]
-        )
-    room = shape.base_model.context_tokens - input_tokens
-    return Cost(input_tokens, min(shape.parameters.max_output_tokens, room))
+def quota_tenant(tenant: Tenant) -> QuotaTenant:
+    """What a tenant's quotas and spend budgets are asked about."""
+    shadow = frozenset(one for one in tenant.allowances if one.limit in tenant.shadow_limits)
+    return QuotaTenant(tenant.tenant_uid, tenant.name, tenant.allowances, shadow)

@@ -37,10 +37,11 @@ from services.router.flow.grant import Grant
 from services.router.flow.requests import Request as EnteredRequest
 from services.router.flow.requests import Requests
 from services.router.guardrails.guardrails import Guardrails, denied
-from services.router.limits.tenant_limiter import check_input_bytes
+from services.router.limits.limited import limited_of
+from services.router.limits.request_size import check_input_bytes, cost_of
 from services.router.metrics import RequestMetrics
 from services.router.pool.pool_kind import PoolKind
-from services.router.request.admission import Admission, Reservation, cost_of
+from services.router.request.admission import Admission, Reservation
 from services.router.request.drain import Drain
 from services.router.request.failure_log import FailureLog
 from services.router.request.identity import identify, refusal_of
@@ -193,7 +194,8 @@ class Pipeline:
     async def _list(self, call: Call[pb.ListModelsRequest], identified: Identified) -> pb.ListModelsResponse:
         tenant = identified.tenant
         self._config.check_fresh(tenant)  # proven: fresh-listings
-        async with self._requests.confirmed(tenant, identified.deadline):
+        limited = limited_of(tenant, identified.key_id)
+        async with self._requests.confirmed(limited, identified.deadline):
             return list_models(tenant, await call.receive(tenant.tenant_uid))
 
     async def _serve(
@@ -205,10 +207,10 @@ class Pipeline:
     ) -> Answered:
         tenant = identified.tenant
         self._config.check_fresh(tenant)
-        with self._requests.entered(tenant) as entered:
+        with self._requests.entered(limited_of(tenant, identified.key_id)) as entered:
             shaped = await self._shape(await call.receive(tenant.tenant_uid), identified)
             progress.stage = shaped
-            async with self._admission.reserved(tenant, shaped.cost) as reservation:
+            async with self._admission.reserved(shaped) as reservation:
                 record = progress.record = self._audit.start(shaped)
                 try:
                     answered = await self._answer(shaped, progress, record, entered, reservation, outbox)
@@ -223,7 +225,8 @@ class Pipeline:
         """Judge what the caller says, resolve what it asks, encode it and know its cost."""
         tenant = identified.tenant
         check_fields(request)
-        check_input_bytes(request.WhichOneof("input") or "", text_bytes(request), tenant.limits)
+        shadowed = partial(self._metrics.limit_shadowed, tenant.tenant_uid)
+        check_input_bytes(request.WhichOneof("input") or "", text_bytes(request), tenant, shadowed)
         said = caller_turns(request)
         guarded = await self._guardrails.check_input(tenant, [turn.content for turn in said])
         if guarded.denied_by is not None:
@@ -237,7 +240,7 @@ class Pipeline:
             identified=identified,
             shape=asked,
             input_ids=input_ids,
-            cost=cost_of(tenant, asked, len(input_ids)),
+            cost=cost_of(tenant, asked, len(input_ids), shadowed),
             input_rule_ids=guarded.rule_ids,
             correlation_id=request.correlation_id,
             client_metadata=dict(request.client_metadata),
@@ -288,7 +291,7 @@ class Pipeline:
                 grant.refund_prompt()
             raise
         finally:
-            reservation.use(generation.charged_tokens)
+            reservation.use(generation.charged_input_tokens, generation.output_tokens)
 
     async def _guard_answer(self, answered: Answered, progress: _Progress, outbox: Outbox | None) -> Answered:
         """Judge the whole answer, and give it as one piece."""
@@ -337,6 +340,8 @@ class Pipeline:
         self._refusals.count(identified.tenant.tenant_uid, identified.key_id, identified.request_id, error)
 
     def _failed(self, identified: Identified, error: Error) -> None:
+        if (limit := error.metadata.get("limit")) is not None:
+            self._metrics.limit_refused(identified.tenant.tenant_uid, limit)
         self.failures.failed(
             identified.request_id,
             error,

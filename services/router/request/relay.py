@@ -43,7 +43,7 @@ async def relay(
             for group in [(token_id,) for token_id in ids] if by_token else [ids] if ids else []:
                 generation.output_tokens += len(group)
                 grant.charge(len(group))
-                reservation.use(generation.charged_tokens)
+                reservation.use(generation.charged_input_tokens, generation.output_tokens)
                 found = matcher.feed(detokeniser.feed(group))
                 if found.text:
                     text_parts.append(found.text)

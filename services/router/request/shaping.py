@@ -89,8 +89,9 @@ def shape(
         binding=binding,
         prompt=given,
         asked=asked,
-        parameters=_parameters(request.parameters, tenant.parameters, rng),
+        parameters=_parameters(request.parameters, tenant.parameters, tenant.limits.output_tokens, rng),
         priority=_priority(request.priority, tenant.priorities),
+        price=tenant.price(target.base_model.name, adapter),
     )
 
 
@@ -112,13 +113,15 @@ def _system_turn(instructions: Sequence[str]) -> tuple[Turn, ...]:
     return (Turn("system", "\n\n".join(instructions)),) if instructions else ()
 
 
-def _parameters(given: pb.SamplingParameters, rules: ParameterRules, rng: random.Random) -> Parameters:
+def _parameters(
+    given: pb.SamplingParameters, rules: ParameterRules, most_tokens: int | None, rng: random.Random
+) -> Parameters:
     wanted_tokens = (
         given.max_output_tokens if given.HasField("max_output_tokens") else rules.default_max_output_tokens
     )
     temperature = given.temperature if given.HasField("temperature") else rules.default_temperature
     return Parameters(
-        max_output_tokens=min(wanted_tokens, rules.max_output_tokens),
+        max_output_tokens=min(wanted_tokens, rules.max_output_tokens, most_tokens or wanted_tokens),
         temperature=min(max(temperature, rules.min_temperature), rules.max_temperature),
         top_p=given.top_p if given.HasField("top_p") else rules.default_top_p,
         top_k=given.top_k if given.HasField("top_k") else rules.default_top_k,

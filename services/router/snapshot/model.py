@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from services.router.quota.ledger import Window
+from services.router.quota.ledger import Allowance
 from services.router.text.text_model import TextModel
 
 LORA_SERIAL_BITS = 40
@@ -46,6 +46,33 @@ class Limits:
     """None for what the model's context leaves."""
     tokens_per_minute: int | None = None
     """Input and output together; None for no limit."""
+    output_tokens: int | None = None
+    """Of one answer; None for what the parameters' bounds leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """Effective limits of one key, besides its tenant's; None for no limit."""
+
+    requests_per_second: float | None = None
+    request_burst: int = 100
+    """Requests above the sustained rate that may come at once."""
+    concurrent_requests: int | None = None
+    tokens_per_minute: int | None = None
+    """Input and output together."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """What a million tokens cost, in micro-units of a currency."""
+
+    input_micro_units: int
+    output_micro_units: int
+
+    def micro_units(self, input_tokens: int, output_tokens: int) -> int:
+        """What these tokens cost, rounded up."""
+        total = input_tokens * self.input_micro_units + output_tokens * self.output_micro_units
+        return -(-total // 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +254,18 @@ class Tenant:
     """By adapter id, newest version first."""
     guardrails: GuardrailRules = GuardrailRules()
     priorities: PriorityRules = PriorityRules()
-    quota_windows: tuple[Window, ...] = ()
-    """The windows it has a quota for; the config service knows how much."""
+    allowances: tuple[Allowance, ...] = ()
+    """The quotas and spend budgets it has; the config service knows how much."""
+    key_limits: Mapping[str, KeyLimits] = field(default_factory=dict)
+    """By key id; under the empty one those of every other key."""
+    shadow_limits: frozenset[str] = frozenset()
+    """Limits that are tried out, as refusals name them: they refuse nothing."""
+    prices: Mapping[tuple[str, str], TokenPrice] = field(default_factory=dict)
+    """By base model and adapter id; the empty id stands for any adapter, and for none."""
+
+    def price(self, base_model: str, adapter: str) -> TokenPrice | None:
+        """What tokens of a base model cost with an adapter; None for nothing."""
+        return self.prices.get((base_model, adapter)) or self.prices.get((base_model, ""))
 
 
 @dataclass(frozen=True, slots=True)

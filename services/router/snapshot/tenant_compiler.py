@@ -25,12 +25,15 @@ from services.router.snapshot.model import (
     bind_adapter,
 )
 from services.router.snapshot.tenant_rules import (
+    allowances,
     durability,
     guardrail_rules,
+    key_limits,
     limits,
     parameter_rules,
+    prices,
     priority_rules,
-    quota_windows,
+    shadow_limits,
     tier,
     timeouts,
 )
@@ -117,7 +120,10 @@ def compile_tenant(
         adapters=usable,
         guardrails=guardrail_rules(config),
         priorities=priority_rules(config.priorities),
-        quota_windows=quota_windows(config),
+        allowances=allowances(config),
+        key_limits=key_limits(config),
+        shadow_limits=shadow_limits(config),
+        prices=prices(config),
     )
 
 

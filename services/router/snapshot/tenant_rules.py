@@ -10,16 +10,18 @@ from google.protobuf.duration_pb2 import Duration
 from tenantry.config.v1 import tenant_pb2
 
 from services.common.request_sizes import MAX_INPUT_BYTES
-from services.router.quota.ledger import Window
+from services.router.quota.ledger import Allowance
 from services.router.snapshot.model import (
     Durability,
     GuardrailRule,
     GuardrailRules,
+    KeyLimits,
     Limits,
     ParameterRules,
     PriorityRules,
     StageRules,
     Tier,
+    TokenPrice,
 )
 
 _DURABILITY = {
@@ -30,10 +32,26 @@ _TIER = {
     tenant_pb2.ISOLATION_TIER_SHARED: Tier.SHARED,
     tenant_pb2.ISOLATION_TIER_DEDICATED: Tier.DEDICATED,
 }
-_WINDOW = {
-    tenant_pb2.QUOTA_WINDOW_HOUR: Window.HOUR,
-    tenant_pb2.QUOTA_WINDOW_DAY: Window.DAY,
-    tenant_pb2.QUOTA_WINDOW_MONTH: Window.MONTH,
+_QUOTA = {
+    tenant_pb2.QUOTA_WINDOW_HOUR: Allowance.TOKENS_HOUR,
+    tenant_pb2.QUOTA_WINDOW_DAY: Allowance.TOKENS_DAY,
+    tenant_pb2.QUOTA_WINDOW_MONTH: Allowance.TOKENS_MONTH,
+}
+_BUDGET = {tenant_pb2.QUOTA_WINDOW_MONTH: Allowance.SPEND_MONTH}
+_LIMIT = {
+    tenant_pb2.LIMIT_REQUESTS_PER_SECOND: "limits.requests_per_second",
+    tenant_pb2.LIMIT_CONCURRENT_REQUESTS: "limits.concurrent_requests",
+    tenant_pb2.LIMIT_TOKENS_PER_MINUTE: "limits.tokens_per_minute",
+    tenant_pb2.LIMIT_INPUT_BYTES: "limits.input_bytes",
+    tenant_pb2.LIMIT_INPUT_TOKENS: "limits.input_tokens",
+    tenant_pb2.LIMIT_KEY_REQUESTS_PER_SECOND: "key_limits.requests_per_second",
+    tenant_pb2.LIMIT_KEY_CONCURRENT_REQUESTS: "key_limits.concurrent_requests",
+    tenant_pb2.LIMIT_KEY_TOKENS_PER_MINUTE: "key_limits.tokens_per_minute",
+    tenant_pb2.LIMIT_QUOTA_HOUR: Allowance.TOKENS_HOUR.limit,
+    tenant_pb2.LIMIT_QUOTA_DAY: Allowance.TOKENS_DAY.limit,
+    tenant_pb2.LIMIT_QUOTA_MONTH: Allowance.TOKENS_MONTH.limit,
+    tenant_pb2.LIMIT_SPEND_DAY: Allowance.SPEND_DAY.limit,
+    tenant_pb2.LIMIT_SPEND_MONTH: Allowance.SPEND_MONTH.limit,
 }
 _DEFAULT_REPLACEMENT = "[redacted]"
 _DEFAULT_TIMEOUT_SECONDS = 60.0
@@ -80,7 +98,43 @@ def _limits(serialised: bytes) -> Limits:
         ),
         input_tokens=given.input_tokens if given.HasField("input_tokens") else None,
         tokens_per_minute=given.tokens_per_minute if given.HasField("tokens_per_minute") else None,
+        output_tokens=given.output_tokens if given.HasField("output_tokens") else None,
     )
+
+
+def key_limits(config: tenant_pb2.TenantConfig) -> dict[str, KeyLimits]:
+    """The effective limits of single keys, by key id; under the empty one those of every other key."""
+    return {given.key: _of_key(given) for given in config.key_limits}
+
+
+def _of_key(given: tenant_pb2.KeyLimits) -> KeyLimits:
+    default = KeyLimits()
+    return KeyLimits(
+        given.requests_per_second if given.HasField("requests_per_second") else None,
+        given.request_burst if given.HasField("request_burst") else default.request_burst,
+        given.concurrent_requests if given.HasField("concurrent_requests") else None,
+        given.tokens_per_minute if given.HasField("tokens_per_minute") else None,
+    )
+
+
+def shadow_limits(config: tenant_pb2.TenantConfig) -> frozenset[str]:
+    """The limits that are tried out, as refusals name them; those this router does not know are left out."""
+    return _shadow_limits(tuple(config.shadow_limits))
+
+
+@_one_for_all
+def _shadow_limits(given: tuple[tenant_pb2.Limit.ValueType, ...]) -> frozenset[str]:
+    return frozenset(_LIMIT[limit] for limit in given if limit in _LIMIT)
+
+
+def prices(config: tenant_pb2.TenantConfig) -> dict[tuple[str, str], TokenPrice]:
+    """What tokens cost, by base model and adapter."""
+    return {
+        (sys.intern(price.base_model), sys.intern(price.adapter)): TokenPrice(
+            price.input_micro_units, price.output_micro_units
+        )
+        for price in config.prices
+    }
 
 
 def parameter_rules(config: tenant_pb2.TenantConfig) -> ParameterRules:
@@ -159,18 +213,24 @@ def _priority_rules(serialised: bytes) -> PriorityRules:
     return PriorityRules(default_priority=min(default, most), max_priority=most)
 
 
-def quota_windows(config: tenant_pb2.TenantConfig) -> tuple[Window, ...]:
-    """The windows with a quota.
+def allowances(config: tenant_pb2.TenantConfig) -> tuple[Allowance, ...]:
+    """The quotas and spend budgets.
 
-    A window that a newer config service may add is asked for as an hour's. The config service has none for that, so the
-    tenant is refused rather than served without its limit.
+    A window that a newer config service may add is asked for as an hour's quota, or a day's budget. If the config
+    service has none for that, the tenant is refused rather than served without its limit.
     """
-    return _quota_windows(tuple(quota.window for quota in config.quotas))
+    return _allowances(
+        tuple(quota.window for quota in config.quotas), tuple(one.window for one in config.spend_budgets)
+    )
 
 
 @_one_for_all
-def _quota_windows(windows: tuple[tenant_pb2.QuotaWindow.ValueType, ...]) -> tuple[Window, ...]:
-    return tuple(sorted({_WINDOW.get(window, Window.HOUR) for window in windows}))
+def _allowances(
+    quotas: tuple[tenant_pb2.QuotaWindow.ValueType, ...],
+    budgets: tuple[tenant_pb2.QuotaWindow.ValueType, ...],
+) -> tuple[Allowance, ...]:
+    found = {_QUOTA.get(window, Allowance.TOKENS_HOUR) for window in quotas}
+    return tuple(sorted(found | {_BUDGET.get(window, Allowance.SPEND_DAY) for window in budgets}))
 
 
 def timeouts(config: tenant_pb2.TenantConfig) -> tuple[float, float]:

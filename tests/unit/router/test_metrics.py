@@ -185,7 +185,7 @@ async def test_tenants_that_are_gone_leave_no_series(world):
 async def test_a_snapshot_without_a_tenant_forgets_its_series(world):
     await world.pipeline.run(world.call("uid-globex"), None)
     metrics = world.pipeline._metrics, ConfigMetrics(CollectorRegistry())
-    parts = (world.pools, world.limiter, *metrics, None, None, "config")
+    parts = (world.pools, [world.limiter.forget], *metrics, None, None, "config")
     follower = SnapshotFollower(*parts)
     follower.follow(world.state.snapshot())
     assert [key for key in series(world) if "uid-globex" in key]

@@ -31,7 +31,12 @@ from services.config.state.resources import parse_name, require_id
 from tests.fakes.config_plane import ConfigPlane
 
 CATALOG = load()
-AROUND = Surroundings("tenants/acme", {"models/m": 1 << 30}, {"pools/p": PoolFacts("models/m", "")})
+AROUND = Surroundings(
+    "tenants/acme",
+    {"models/m": 1 << 30},
+    {"pools/p": PoolFacts("models/m", "")},
+    has_key=lambda key_id: key_id.startswith("k"),
+)
 WINDOWS = (tenant_pb2.QUOTA_WINDOW_HOUR, tenant_pb2.QUOTA_WINDOW_DAY, tenant_pb2.QUOTA_WINDOW_MONTH)
 # Checked below by name.
 OF_CALLS = {
@@ -47,6 +52,9 @@ def tenant() -> tenant_pb2.Tenant:
     config.deadlines.max_timeout.seconds = 3600
     config.guardrails.add(rule_id="r", action=tenant_pb2.GUARDRAIL_ACTION_REDACT, pattern="x")
     config.quotas.add(window=tenant_pb2.QUOTA_WINDOW_MONTH, tokens=1)
+    config.key_limits.add(key="k", concurrent_requests=1)
+    config.prices.add(base_model="models/m")
+    config.spend_budgets.add(window=tenant_pb2.QUOTA_WINDOW_MONTH, micro_units=1)
     return tenant_pb2.Tenant(name="tenants/acme", config=config)
 
 
@@ -169,6 +177,20 @@ def items(path: str, number: int) -> list[Any]:
         ]
     if path == "tenant.config.quotas":
         return [tenant_pb2.Quota(window=WINDOWS[place % 3], tokens=place + 1) for place in range(number)]
+    if path == "tenant.config.key_limits":
+        return [tenant_pb2.KeyLimits(key=f"k{place}", concurrent_requests=1) for place in range(number)]
+    if path == "tenant.config.shadow_limits":
+        return [place % 13 + 1 for place in range(number)]
+    if path == "tenant.config.spend_budgets":
+        return [
+            tenant_pb2.SpendBudget(window=WINDOWS[place % 2 + 1], micro_units=place + 1)
+            for place in range(number)
+        ]
+    if path == "tenant.config.prices":
+        adapters = ["", *(f"a{place}" for place in range(number))]
+        return [
+            tenant_pb2.TokenPrice(base_model="models/m", adapter=adapters[place]) for place in range(number)
+        ]
     assert path == "pool.endpoints"
     return [pool_pb2.Endpoint(target=f"a:{port}") for port in range(1, number + 1)]
 

@@ -49,6 +49,15 @@ def changed(config: tenant_pb2.TenantConfig, field: str) -> None:
         config.guardrails.add(rule_id="r", action=tenant_pb2.GUARDRAIL_ACTION_DENY, pattern="x")
     elif field == "quotas":
         config.quotas.add(window=tenant_pb2.QUOTA_WINDOW_DAY, tokens=1)
+    elif field == "key_limits":
+        config.key_limits.add(concurrent_requests=1)
+    elif field == "shadow_limits":
+        config.shadow_limits.append(tenant_pb2.LIMIT_QUOTA_DAY)
+    elif field == "spend_budgets":
+        config.prices.add(base_model="models/m", input_micro_units=1, output_micro_units=1)
+        config.spend_budgets.add(window=tenant_pb2.QUOTA_WINDOW_DAY, micro_units=1)
+    elif field == "prices":
+        config.prices.add(base_model="models/m", input_micro_units=1, output_micro_units=1)
     else:
         inside = {
             "deadlines": lambda: config.deadlines.max_timeout.FromSeconds(9),

@@ -31,19 +31,19 @@ async def plane(tmp_path):
     return plane
 
 
-def asks(plane, sequence, router="r1", session="s1", window=HOUR, uid=None, **tokens):
+def asks(plane, sequence, router="r1", session="s1", allowance=pb.ALLOWANCE_TOKENS_HOUR, uid=None, **units):
     demand = pb.QuotaDemand(
         tenant_uid=uid or plane.tenant.tenant_uid,
-        window=window,
-        **{f"{name}_tokens": n for name, n in tokens.items()},
+        allowance=allowance,
+        **{f"{name}_units": n for name, n in units.items()},
     )
     demand.window_start.FromSeconds(int(plane.clock.wall_seconds()) // 3600 * 3600)
     return pb.LeaseQuotasRequest(router=router, session_id=session, sequence=sequence, demands=[demand])
 
 
-async def granted(plane, *request, **tokens):
-    response = await plane.leases.LeaseQuotas(asks(plane, *request, **tokens), None)
-    return response.grants[0].granted_tokens
+async def granted(plane, *request, **units):
+    response = await plane.leases.LeaseQuotas(asks(plane, *request, **units), None)
+    return response.grants[0].granted_units
 
 
 async def books(plane):
@@ -54,9 +54,9 @@ async def books(plane):
 async def test_what_is_granted_is_on_the_books_first(plane):
     response = await plane.leases.LeaseQuotas(asks(plane, 1, wanted=300), None)
     grant, stored = response.grants[0], await books(plane)
-    assert (grant.granted_tokens, grant.free_tokens) == (300, 700)
+    assert (grant.granted_units, grant.free_units) == (300, 700)
     assert grant.window_end.seconds - grant.window_start.seconds == 3600
-    assert (stored.used_tokens, stored.slices[0].held_tokens) == (0, 300)
+    assert (stored.used_units, stored.slices[0].held_units) == (0, 300)
     assert stored.slices[0].expire_time == grant.expire_time
 
 
@@ -71,13 +71,13 @@ async def test_claims_at_one_moment_never_share_a_token(plane):
     answers = await asyncio.gather(*(granted(plane, 1, f"r{n}", wanted=300) for n in range(8)))
     assert sum(answers) == 1000
     stored = await books(plane)
-    assert sum(part.held_tokens for part in stored.slices) == 1000
+    assert sum(part.held_units for part in stored.slices) == 1000
 
 
 async def test_a_write_in_between_is_seen(plane):
     def come_in():
         plane.store.before_write = lambda: None
-        other = stored_pb2.StoredQuota(used_tokens=950)
+        other = stored_pb2.StoredQuota(used_units=950)
         other.window_start.FromSeconds(int(plane.clock.wall_seconds()) // 3600 * 3600)
         plane.store.put({plane.key: other.SerializeToString()})
 
@@ -110,8 +110,7 @@ async def test_a_quota_lowered_in_between_is_the_one_that_counts(plane):
 
 
 async def test_without_a_quota_nothing_is_granted_and_nothing_written(plane):
-    day = tenant_pb2.QUOTA_WINDOW_DAY
-    assert await granted(plane, 1, window=day, wanted=5) == 0
+    assert await granted(plane, 1, allowance=pb.ALLOWANCE_TOKENS_DAY, wanted=5) == 0
     assert await granted(plane, 1, uid="nobody", wanted=5) == 0
     listed, _ = await plane.store.list(f"{etcd_keys.ROOT}/quota/")
     assert listed == {}
@@ -141,14 +140,14 @@ async def test_a_store_that_hangs_is_not_waited_for(plane, monkeypatch):
 
 
 async def test_a_bad_request_names_every_field(plane):
-    demand = pb.QuotaDemand(tenant_uid="a/b", window=9, used_tokens=-1)
+    demand = pb.QuotaDemand(tenant_uid="a/b", allowance=9, used_units=-1)
     bad = pb.LeaseQuotasRequest(sequence=0, demands=[demand, demand])
     with pytest.raises(InvalidArgumentError) as refused:
         await plane.leases.LeaseQuotas(bad, None)
     named = {violation.field for violation in refused.value.violations}
     assert named >= {
-        "router", "session_id", "sequence", "demands[0].tenant_uid", "demands[0].window",
-        "demands[0].used_tokens", "demands[1]",
+        "router", "session_id", "sequence", "demands[0].tenant_uid", "demands[0].allowance",
+        "demands[0].used_units", "demands[1]",
     }  # fmt: skip
     for count in (0, MAX_DEMANDS + 1):
         many = pb.LeaseQuotasRequest(router="r", session_id="s", sequence=1, demands=[demand] * count)

@@ -11,14 +11,17 @@ import random
 import pytest
 
 from services.router.flow import controller as controller_module
+from services.router.flow import requests as requests_module
 from services.router.flow.controller import FlowController
+from services.router.flow.requests import Requests
 from services.router.pool.demand import Cost
 from tests.fakes.flow_mesh import FlowMesh
-from tests.fakes.mutants import without
+from tests.fakes.mutants import changed, without
 
 HISTORIES = 1000
 _NAMES = ("router-1", "router-2", "router-3")
-_TENANTS = ("a", "b")
+_CALLERS = ("a", "b", "a/k1", "a/k2", "b/k1")
+"""Tenants, and keys of theirs."""
 
 
 async def history(seed: int, steps: int = 120) -> FlowMesh:
@@ -52,7 +55,7 @@ async def one_step(mesh: FlowMesh, choose: random.Random) -> None:
     kind = choose.random()
     if kind < 0.3 and alive:
         cost = Cost(choose.randint(1, 60), choose.randint(1, 60))
-        choose.choice(alive).ask(choose.choice(_TENANTS), cost)
+        choose.choice(alive).ask(choose.choice(_CALLERS), cost)
         await mesh.settle()
     elif kind < 0.65 and mesh.connections:
         for _ in range(choose.randint(1, 12)):
@@ -92,5 +95,14 @@ async def test_no_history_admits_more_than_a_limit(part):
 async def test_that_test_notices_what_a_dead_controller_used(monkeypatch):
     careless = without(controller_module, "a-dead-controllers-own-use")
     monkeypatch.setattr(FlowController, "_open_all", careless.FlowController._open_all)
-    faults = [(await history(seed)).server.faults for seed in (98, 110, 165, 176)]
-    assert {"tokens a minute"} in faults
+    faults = [(await history(seed)).server.faults for seed in (100, 322, 339)]
+    assert {"key_limits tokens a minute"} in faults
+    assert any("limits tokens a minute" in found for found in faults)
+
+
+async def test_that_test_notices_arrivals_that_no_controller_counts(monkeypatch):
+    careless = changed(
+        requests_module, "arrivals-count-once", "request.enter = replace(request.enter, counted=True)"
+    )
+    monkeypatch.setattr(Requests, "open", careless.Requests.open)
+    assert (await history(720)).server.faults == {"key_limits rate"}

@@ -18,26 +18,26 @@ from services.router.flow.wire import (
     report_parts,
     router_event,
 )
+from services.router.limits.limited import Limited, UsageLimits
 from services.router.limits.tenant_limiter import Usage
 from services.router.pool.demand import Cost, Demand
 from services.router.pool.pool_kind import PoolKind
-from services.router.snapshot.model import Limits
 
 NOW = 1000.0
 numbers = st.integers(1, 2**62)
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
+limits = st.builds(
+    UsageLimits,
+    requests_per_second=st.none() | st.floats(0, 1e6),
+    request_burst=st.integers(0, 2**31),
+    concurrent_requests=st.none() | st.integers(0, 2**31),
+    tokens_per_minute=st.none() | st.integers(0, 2**40),
+    shadow=st.frozensets(texts, max_size=3),
+)
 enters = st.builds(
     events.Enter,
     numbers,
-    texts,
-    texts,
-    st.builds(
-        Limits,
-        requests_per_second=st.floats(0, 1e6),
-        request_burst=st.integers(0, 2**31),
-        concurrent_requests=st.integers(0, 2**31),
-        tokens_per_minute=st.none() | st.integers(0, 2**40),
-    ),
+    st.lists(st.builds(Limited, texts, texts, limits), max_size=2).map(tuple),
     st.booleans(),
     st.booleans(),
 )
@@ -75,10 +75,11 @@ said = st.one_of(
 )
 floats = st.floats(0, 1e9)
 usages = st.builds(Usage, texts, floats, numbers, st.lists(st.tuples(floats, numbers), max_size=3))
+levels = st.lists(floats, max_size=2).map(tuple)
 answers = st.one_of(
     st.builds(events.Entered, numbers),
-    st.builds(events.Reserved, numbers, floats),
-    st.builds(events.Granted, numbers, texts, st.booleans(), floats, floats, floats),
+    st.builds(events.Reserved, numbers, levels),
+    st.builds(events.Granted, numbers, texts, st.booleans(), floats, floats, levels),
     st.builds(events.Reload, numbers, st.booleans()),
     st.builds(events.Witness, numbers, st.lists(usages, max_size=3)),
 )

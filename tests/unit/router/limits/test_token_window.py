@@ -27,7 +27,7 @@ def run(steps, limit_at=lambda now: LIMIT, window=None):
         now += gap
         if action == "start":
             if window.wait_seconds(limit_at(now), amount, now) == 0:
-                running.append([TokenHold(window, amount), amount])
+                running.append([TokenHold([("t", window)], amount), amount])
         elif running:
             hold, left = running[amount % len(running)]
             if action == "end":
@@ -74,7 +74,7 @@ def ten_slow_requests(window):
     holds = []
     for minute in range(10):
         assert window.wait_seconds(6000, 600, minute * 60.0) == 0
-        holds.append(TokenHold(window, 600))
+        holds.append(TokenHold([("t", window)], 600))
     for hold in holds:
         hold.spend(50, 590.0)
         hold.release()

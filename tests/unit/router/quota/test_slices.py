@@ -15,6 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from services.config.quota.allowances import Allowed
 from services.config.quota.ledger import Claim, lease
 from services.config.quota.windows import Window, span_at
 from services.router.quota import slices as real_slices
@@ -41,7 +42,7 @@ class Mesh(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.rules = self.slices.SliceRules(min_tokens=200, idle_seconds=5.0)
+        self.rules = self.slices.SliceRules(min_units=200, idle_seconds=5.0)
         self.account = None
         self.now = HOUR.end_seconds - 40.0
         self.lots = itertools.count()
@@ -85,7 +86,7 @@ class Mesh(RuleBasedStateMachine):
         if demand is not None:
             self.asked[which] = Claim(
                 f"r{which}", f"s{self.sessions[which]}", next(self.sequences), demand.window_start_seconds,
-                demand.used_tokens, demand.returned_tokens, demand.wanted_tokens,
+                demand.used_units, demand.returned_units, demand.wanted_units,
             )  # fmt: skip
 
     @rule(which=which, answered=st.sampled_from([True, True, False]))
@@ -95,15 +96,15 @@ class Mesh(RuleBasedStateMachine):
         if claim is None:
             return
         self.account, grant = lease(
-            self.account, claim, QUOTA, span_at(Window.HOUR, self.now), self.now, 30.0
+            self.account, claim, Allowed(QUOTA), span_at(Window.HOUR, self.now), self.now, 30.0
         )
         if answered:
             self.asked[which] = None
             span = grant.span
             granted = Granted(
-                span.start_seconds, span.end_seconds, grant.granted_tokens, grant.expires_seconds
+                span.start_seconds, span.end_seconds, grant.granted_units, grant.expires_seconds
             )
-            self.routers[which].put(granted, claim.wanted_tokens, self.now)
+            self.routers[which].put(granted, claim.wanted_units, self.now)
 
     @rule(which=which)
     def kill(self, which):
@@ -124,11 +125,11 @@ class Mesh(RuleBasedStateMachine):
     def what_is_spent_or_may_be_is_on_the_books(self):
         span = span_at(Window.HOUR, self.now)
         current = self.account is not None and self.account.span == span
-        total = self.account.used_tokens + self.account.held_tokens if current else 0
+        total = self.account.used_units + self.account.held_units if current else 0
         may_be_spent = self.spent
         for one, requests in zip(self.routers, self.open, strict=True):
             one.is_low(self.now)
-            may_be_spent += max(0, one.available_tokens)
+            may_be_spent += max(0, one.available_units)
             may_be_spent += sum(tokens for _, tokens, of in requests if of == span)
         assert may_be_spent <= total <= QUOTA
 
@@ -157,13 +158,13 @@ def test_a_slice_with_one_rule_less_is_caught(rule):
 
 
 def brings_tokens_of_its_window_into_the_next(slices):
-    one = slices.QuotaSlice(slices.SliceRules(min_tokens=100), itertools.count())
+    one = slices.QuotaSlice(slices.SliceRules(min_units=100), itertools.count())
     one.put(slices.Granted(HOUR.start_seconds, HOUR.end_seconds, 700, HOUR.end_seconds + 20), 700, NOW)
     lot = one.take(600)
     later = HOUR.end_seconds + 5.0
     one.put(slices.Granted(HOUR.end_seconds, HOUR.end_seconds + 3600, 50, later + 30), 50, later)
     one.settle(lot, 600, 0, later)
-    return one.available_tokens != 50
+    return one.available_units != 50
 
 
 def test_a_request_that_outlives_its_window_brings_nothing_into_the_next():
@@ -175,13 +176,13 @@ NOW = HOUR.start_seconds + 100.0
 
 
 def holding(tokens, *, rules=None, expires=NOW + 30):
-    one = QuotaSlice(rules or SliceRules(min_tokens=100), itertools.count())
+    one = QuotaSlice(rules or SliceRules(min_units=100), itertools.count())
     one.put(Granted(HOUR.start_seconds, HOUR.end_seconds, tokens, expires), tokens, NOW)
     return one
 
 
 def test_the_first_request_asks_for_itself_and_a_little_more():
-    one = QuotaSlice(SliceRules(min_tokens=100), itertools.count())
+    one = QuotaSlice(SliceRules(min_units=100), itertools.count())
     assert one.demand(NOW) is None
     assert not one.fits(40, NOW)
     one.wait_for(40)
@@ -197,20 +198,20 @@ def test_demand_follows_the_rate_of_the_spend():
         one.fits(50, now)
     # 1,000 tokens a second for five seconds, most of which the rate has seen by now; five seconds ahead.
     told = one.demand(now)
-    assert told.wanted_tokens == 0
-    assert told.used_tokens == 5000
-    assert 2500 < one.available_tokens < 5000
+    assert told.wanted_units == 0
+    assert told.used_units == 5000
+    assert 2500 < one.available_units < 5000
 
 
 def test_renewals_come_ahead_of_need():
-    one = holding(1000, rules=SliceRules(min_tokens=1000))
+    one = holding(1000, rules=SliceRules(min_units=1000))
     one.fits(300, NOW)
     one.take(300)
     assert not one.is_low(NOW)
     one.take(300)
     assert one.is_low(NOW)
-    assert one.available_tokens == 400
-    assert one.demand(NOW).wanted_tokens == 600
+    assert one.available_units == 400
+    assert one.demand(NOW).wanted_units == 600
 
 
 def test_a_slice_is_renewed_before_it_ends_and_told_of_nothing_otherwise():
@@ -240,14 +241,14 @@ def test_a_slice_that_expired_is_told_of_once():
     one.is_low(NOW + 31)
     one.settle(lot, 50, 20, NOW + 31)
     told = one.demand(NOW + 31)
-    assert (told.used_tokens, told.returned_tokens) == (50, 100)
+    assert (told.used_units, told.returned_units) == (50, 100)
     assert one.demand(NOW + 31) is None
 
 
 def test_at_a_windows_end_everything_is_gone():
     one = holding(150, expires=HOUR.end_seconds + 20)
     assert not one.fits(1, HOUR.end_seconds)
-    assert one.demand(HOUR.end_seconds).returned_tokens == 0
+    assert one.demand(HOUR.end_seconds).returned_units == 0
 
 
 def test_an_answer_with_less_than_was_wanted_is_believed_for_a_while():
@@ -263,9 +264,9 @@ def test_use_beyond_a_reservation_is_a_debt_that_the_next_grant_pays():
     one = holding(100)
     one.fits(100, NOW)
     one.settle(one.take(100), 100, 130, NOW)
-    assert one.available_tokens == -30
+    assert one.available_units == -30
     told = one.demand(NOW)
-    assert told.used_tokens == 100
+    assert told.used_units == 100
     one.put(Granted(HOUR.start_seconds, HOUR.end_seconds, 200, NOW + 30), 200, NOW)
-    assert one.available_tokens == 170
+    assert one.available_units == 170
     assert one.give_back(NOW) == Demand(HOUR.start_seconds, 30, 170, 0)

@@ -19,9 +19,9 @@ from services.common.errors import (
     UnavailableError,
 )
 from services.common.rpc.status import to_status
-from services.router.quota.ledger import Window
+from services.router.quota.ledger import Allowance
 from services.router.request import admission
-from services.router.snapshot.tenant_rules import quota_windows
+from services.router.snapshot.tenant_rules import allowances
 from tests.fakes.mutants import replaced
 from tests.fakes.router_config import ConfigWorld
 from tests.fakes.router_pipeline import PipelineWorld, SimulatedServer
@@ -61,7 +61,7 @@ async def test_the_most_it_can_come_to_is_held_and_what_it_used_is_charged(world
     assert (world.quotas.held, world.quotas.used) == (0, exchange.shaped.cost.input_tokens + 4)
     (asked,) = world.quotas.asked
     assert (asked.tenant_uid, asked.name) == ("uid-metered", "tenants/metered")
-    assert asked.windows == (Window.HOUR, Window.MONTH)
+    assert asked.allowances == (Allowance.TOKENS_HOUR, Allowance.TOKENS_MONTH)
 
 
 @pytest.mark.parametrize(("fail_after", "tokens"), [(0, 0), (2, 2)])
@@ -140,8 +140,13 @@ async def test_mutant_that_asks_for_no_quota_serves_whatever_is_left(world):
 
 @pytest.mark.parametrize(
     ("windows", "expected"),
-    [([], ()), ([MONTH, HOUR], (Window.HOUR, Window.MONTH)), ([77], (Window.HOUR,)), ([0], (Window.HOUR,))],
+    [
+        ([], ()),
+        ([MONTH, HOUR], (Allowance.TOKENS_HOUR, Allowance.TOKENS_MONTH)),
+        ([77], (Allowance.TOKENS_HOUR,)),
+        ([0], (Allowance.TOKENS_HOUR,)),
+    ],
 )
 def test_windows_are_the_configs_and_an_unknown_one_is_no_freedom(windows, expected):
     config = tenant_pb2.TenantConfig(quotas=[tenant_pb2.Quota(window=window, tokens=1) for window in windows])
-    assert quota_windows(config) == expected
+    assert allowances(config) == expected

@@ -24,10 +24,9 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from tenantry.config.v1 import tenant_pb2 as tenantry_dot_config_dot_v1_dot_tenant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tenantry/config/v1/quota_lease_service.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftenantry/config/v1/tenant.proto\"\x94\x01\n\x12LeaseQuotasRequest\x12\x14\n\x06router\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsession_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08sequence\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x36\n\x07\x64\x65mands\x18\x04 \x03(\x0b\x32\x1f.tenantry.config.v1.QuotaDemandB\x04\xe2\x41\x01\x02\"\xed\x01\n\x0bQuotaDemand\x12\x18\n\ntenant_uid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x06window\x18\x02 \x01(\x0e\x32\x1f.tenantry.config.v1.QuotaWindowB\x04\xe2\x41\x01\x02\x12\x36\n\x0cwindow_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x19\n\x0bused_tokens\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1d\n\x0freturned_tokens\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rwanted_tokens\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x01\"E\n\x13LeaseQuotasResponse\x12.\n\x06grants\x18\x01 \x03(\x0b\x32\x1e.tenantry.config.v1.QuotaGrant\"\x91\x02\n\nQuotaGrant\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12/\n\x06window\x18\x02 \x01(\x0e\x32\x1f.tenantry.config.v1.QuotaWindow\x12\x30\n\x0cwindow_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0egranted_tokens\x18\x05 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66ree_tokens\x18\x07 \x01(\x03\x32s\n\x11QuotaLeaseService\x12^\n\x0bLeaseQuotas\x12&.tenantry.config.v1.LeaseQuotasRequest\x1a\'.tenantry.config.v1.LeaseQuotasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tenantry/config/v1/quota_lease_service.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n\x12LeaseQuotasRequest\x12\x14\n\x06router\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsession_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08sequence\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x36\n\x07\x64\x65mands\x18\x04 \x03(\x0b\x32\x1f.tenantry.config.v1.QuotaDemandB\x04\xe2\x41\x01\x02\"\xeb\x01\n\x0bQuotaDemand\x12\x18\n\ntenant_uid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x36\n\tallowance\x18\x02 \x01(\x0e\x32\x1d.tenantry.config.v1.AllowanceB\x04\xe2\x41\x01\x02\x12\x36\n\x0cwindow_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x18\n\nused_units\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1c\n\x0ereturned_units\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1a\n\x0cwanted_units\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x01\"E\n\x13LeaseQuotasResponse\x12.\n\x06grants\x18\x01 \x03(\x0b\x32\x1e.tenantry.config.v1.QuotaGrant\"\x90\x02\n\nQuotaGrant\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12\x30\n\tallowance\x18\x02 \x01(\x0e\x32\x1d.tenantry.config.v1.Allowance\x12\x30\n\x0cwindow_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rgranted_units\x18\x05 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nfree_units\x18\x07 \x01(\x03*\xab\x01\n\tAllowance\x12\x19\n\x15\x41LLOWANCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41LLOWANCE_TOKENS_HOUR\x10\x01\x12\x18\n\x14\x41LLOWANCE_TOKENS_DAY\x10\x02\x12\x1a\n\x16\x41LLOWANCE_TOKENS_MONTH\x10\x03\x12\x17\n\x13\x41LLOWANCE_SPEND_DAY\x10\x04\x12\x19\n\x15\x41LLOWANCE_SPEND_MONTH\x10\x05\x32s\n\x11QuotaLeaseService\x12^\n\x0bLeaseQuotas\x12&.tenantry.config.v1.LeaseQuotasRequest\x1a\'.tenantry.config.v1.LeaseQuotasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,24 +43,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASEQUOTASREQUEST'].fields_by_name['demands']._serialized_options = b'\342A\001\002'
   _globals['_QUOTADEMAND'].fields_by_name['tenant_uid']._loaded_options = None
   _globals['_QUOTADEMAND'].fields_by_name['tenant_uid']._serialized_options = b'\342A\001\002'
-  _globals['_QUOTADEMAND'].fields_by_name['window']._loaded_options = None
-  _globals['_QUOTADEMAND'].fields_by_name['window']._serialized_options = b'\342A\001\002'
+  _globals['_QUOTADEMAND'].fields_by_name['allowance']._loaded_options = None
+  _globals['_QUOTADEMAND'].fields_by_name['allowance']._serialized_options = b'\342A\001\002'
   _globals['_QUOTADEMAND'].fields_by_name['window_start']._loaded_options = None
   _globals['_QUOTADEMAND'].fields_by_name['window_start']._serialized_options = b'\342A\001\002'
-  _globals['_QUOTADEMAND'].fields_by_name['used_tokens']._loaded_options = None
-  _globals['_QUOTADEMAND'].fields_by_name['used_tokens']._serialized_options = b'\342A\001\001'
-  _globals['_QUOTADEMAND'].fields_by_name['returned_tokens']._loaded_options = None
-  _globals['_QUOTADEMAND'].fields_by_name['returned_tokens']._serialized_options = b'\342A\001\001'
-  _globals['_QUOTADEMAND'].fields_by_name['wanted_tokens']._loaded_options = None
-  _globals['_QUOTADEMAND'].fields_by_name['wanted_tokens']._serialized_options = b'\342A\001\001'
-  _globals['_LEASEQUOTASREQUEST']._serialized_start=168
-  _globals['_LEASEQUOTASREQUEST']._serialized_end=316
-  _globals['_QUOTADEMAND']._serialized_start=319
-  _globals['_QUOTADEMAND']._serialized_end=556
-  _globals['_LEASEQUOTASRESPONSE']._serialized_start=558
-  _globals['_LEASEQUOTASRESPONSE']._serialized_end=627
-  _globals['_QUOTAGRANT']._serialized_start=630
-  _globals['_QUOTAGRANT']._serialized_end=903
-  _globals['_QUOTALEASESERVICE']._serialized_start=905
-  _globals['_QUOTALEASESERVICE']._serialized_end=1020
+  _globals['_QUOTADEMAND'].fields_by_name['used_units']._loaded_options = None
+  _globals['_QUOTADEMAND'].fields_by_name['used_units']._serialized_options = b'\342A\001\001'
+  _globals['_QUOTADEMAND'].fields_by_name['returned_units']._loaded_options = None
+  _globals['_QUOTADEMAND'].fields_by_name['returned_units']._serialized_options = b'\342A\001\001'
+  _globals['_QUOTADEMAND'].fields_by_name['wanted_units']._loaded_options = None
+  _globals['_QUOTADEMAND'].fields_by_name['wanted_units']._serialized_options = b'\342A\001\001'
+  _globals['_ALLOWANCE']._serialized_start=870
+  _globals['_ALLOWANCE']._serialized_end=1041
+  _globals['_LEASEQUOTASREQUEST']._serialized_start=135
+  _globals['_LEASEQUOTASREQUEST']._serialized_end=283
+  _globals['_QUOTADEMAND']._serialized_start=286
+  _globals['_QUOTADEMAND']._serialized_end=521
+  _globals['_LEASEQUOTASRESPONSE']._serialized_start=523
+  _globals['_LEASEQUOTASRESPONSE']._serialized_end=592
+  _globals['_QUOTAGRANT']._serialized_start=595
+  _globals['_QUOTAGRANT']._serialized_end=867
+  _globals['_QUOTALEASESERVICE']._serialized_start=1043
+  _globals['_QUOTALEASESERVICE']._serialized_end=1158
 # @@protoc_insertion_point(module_scope)

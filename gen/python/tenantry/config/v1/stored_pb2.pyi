@@ -186,15 +186,15 @@ Global___StoredTombstone: _TypeAlias = StoredTombstone  # noqa: Y015
 
 @_typing.final
 class StoredQuota(_message.Message):
-    """The value of `/tenantry/v1/quota/{tenant_uid}/{window}`: one counter, which starts again with each window."""
+    """The value of `/tenantry/v1/quota/{tenant_uid}/{allowance}`: one counter, which starts again with each window."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WINDOW_START_FIELD_NUMBER: _builtins.int
-    USED_TOKENS_FIELD_NUMBER: _builtins.int
+    USED_UNITS_FIELD_NUMBER: _builtins.int
     SLICES_FIELD_NUMBER: _builtins.int
-    used_tokens: _builtins.int
-    """Tokens that were used."""
+    used_units: _builtins.int
+    """Units that were used."""
     @_builtins.property
     def window_start(self) -> _timestamp_pb2.Timestamp:
         """The start of the window that the counter belongs to."""
@@ -207,12 +207,12 @@ class StoredQuota(_message.Message):
         self,
         *,
         window_start: _timestamp_pb2.Timestamp | None = ...,
-        used_tokens: _builtins.int = ...,
+        used_units: _builtins.int = ...,
         slices: _abc.Iterable[Global___StoredSlice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window_start", b"window_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["slices", b"slices", "used_tokens", b"used_tokens", "window_start", b"window_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slices", b"slices", "used_units", b"used_units", "window_start", b"window_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,20 +226,20 @@ class StoredSlice(_message.Message):
 
     ROUTER_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
-    HELD_TOKENS_FIELD_NUMBER: _builtins.int
+    HELD_UNITS_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
-    GRANTED_TOKENS_FIELD_NUMBER: _builtins.int
+    GRANTED_UNITS_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     """The name of the router process."""
     session_id: _builtins.str
     """The router's session."""
-    held_tokens: _builtins.int
-    """Tokens that the router holds and has not reported as used."""
+    held_units: _builtins.int
+    """Units that the router holds and has not reported as used."""
     sequence: _builtins.int
     """The number of the session's last request, so that a repeated request changes nothing again."""
-    granted_tokens: _builtins.int
-    """The tokens that this request was granted."""
+    granted_units: _builtins.int
+    """The units that this request was granted."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the slice counts as used, unless it is renewed before."""
@@ -249,14 +249,14 @@ class StoredSlice(_message.Message):
         *,
         router: _builtins.str = ...,
         session_id: _builtins.str = ...,
-        held_tokens: _builtins.int = ...,
+        held_units: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         sequence: _builtins.int = ...,
-        granted_tokens: _builtins.int = ...,
+        granted_units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "granted_tokens", b"granted_tokens", "held_tokens", b"held_tokens", "router", b"router", "sequence", b"sequence", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "granted_units", b"granted_units", "held_units", b"held_units", "router", b"router", "sequence", b"sequence", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

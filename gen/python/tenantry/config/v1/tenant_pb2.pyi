@@ -121,6 +121,74 @@ QUOTA_WINDOW_MONTH: QuotaWindow.ValueType  # 3
 """From the first of a month to the first of the next."""
 Global___QuotaWindow: _TypeAlias = QuotaWindow  # noqa: Y015
 
+class _Limit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LimitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Limit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LIMIT_UNSPECIFIED: _Limit.ValueType  # 0
+    """Never stored."""
+    LIMIT_REQUESTS_PER_SECOND: _Limit.ValueType  # 1
+    """`limits.requests_per_second`."""
+    LIMIT_CONCURRENT_REQUESTS: _Limit.ValueType  # 2
+    """`limits.concurrent_requests`."""
+    LIMIT_TOKENS_PER_MINUTE: _Limit.ValueType  # 3
+    """`limits.tokens_per_minute`."""
+    LIMIT_INPUT_BYTES: _Limit.ValueType  # 4
+    """`limits.input_bytes`."""
+    LIMIT_INPUT_TOKENS: _Limit.ValueType  # 5
+    """`limits.input_tokens`; the context of the model still holds."""
+    LIMIT_KEY_REQUESTS_PER_SECOND: _Limit.ValueType  # 6
+    """`key_limits.requests_per_second`, of every key."""
+    LIMIT_KEY_CONCURRENT_REQUESTS: _Limit.ValueType  # 7
+    """`key_limits.concurrent_requests`, of every key."""
+    LIMIT_KEY_TOKENS_PER_MINUTE: _Limit.ValueType  # 8
+    """`key_limits.tokens_per_minute`, of every key."""
+    LIMIT_QUOTA_HOUR: _Limit.ValueType  # 9
+    """`quotas` of an hour."""
+    LIMIT_QUOTA_DAY: _Limit.ValueType  # 10
+    """`quotas` of a day."""
+    LIMIT_QUOTA_MONTH: _Limit.ValueType  # 11
+    """`quotas` of a month."""
+    LIMIT_SPEND_DAY: _Limit.ValueType  # 12
+    """`spend_budgets` of a day."""
+    LIMIT_SPEND_MONTH: _Limit.ValueType  # 13
+    """`spend_budgets` of a month."""
+
+class Limit(_Limit, metaclass=_LimitEnumTypeWrapper):
+    """A limit that can be tried out."""
+
+LIMIT_UNSPECIFIED: Limit.ValueType  # 0
+"""Never stored."""
+LIMIT_REQUESTS_PER_SECOND: Limit.ValueType  # 1
+"""`limits.requests_per_second`."""
+LIMIT_CONCURRENT_REQUESTS: Limit.ValueType  # 2
+"""`limits.concurrent_requests`."""
+LIMIT_TOKENS_PER_MINUTE: Limit.ValueType  # 3
+"""`limits.tokens_per_minute`."""
+LIMIT_INPUT_BYTES: Limit.ValueType  # 4
+"""`limits.input_bytes`."""
+LIMIT_INPUT_TOKENS: Limit.ValueType  # 5
+"""`limits.input_tokens`; the context of the model still holds."""
+LIMIT_KEY_REQUESTS_PER_SECOND: Limit.ValueType  # 6
+"""`key_limits.requests_per_second`, of every key."""
+LIMIT_KEY_CONCURRENT_REQUESTS: Limit.ValueType  # 7
+"""`key_limits.concurrent_requests`, of every key."""
+LIMIT_KEY_TOKENS_PER_MINUTE: Limit.ValueType  # 8
+"""`key_limits.tokens_per_minute`, of every key."""
+LIMIT_QUOTA_HOUR: Limit.ValueType  # 9
+"""`quotas` of an hour."""
+LIMIT_QUOTA_DAY: Limit.ValueType  # 10
+"""`quotas` of a day."""
+LIMIT_QUOTA_MONTH: Limit.ValueType  # 11
+"""`quotas` of a month."""
+LIMIT_SPEND_DAY: Limit.ValueType  # 12
+"""`spend_budgets` of a day."""
+LIMIT_SPEND_MONTH: Limit.ValueType  # 13
+"""`spend_budgets` of a month."""
+Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
 class _IsolationTier:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -289,8 +357,8 @@ Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
 @_typing.final
 class TenantConfig(_message.Message):
     """A tenant's rules. Routers apply a config whole or not at all, without a restart. Each change is a new version. Only
-    platform-admins change `audit_policy`, `isolation_tier`, `limits`, `pool`, `quotas` and `weight`. The tenant's own
-    admins change the rest, too.
+    platform-admins change `audit_policy`, `isolation_tier`, `limits`, `pool`, `prices`, `quotas`, `shadow_limits`,
+    `spend_budgets` and `weight`. The tenant's own admins change the rest, too.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -310,6 +378,10 @@ class TenantConfig(_message.Message):
     GUARDRAILS_FIELD_NUMBER: _builtins.int
     QUOTAS_FIELD_NUMBER: _builtins.int
     PRIORITIES_FIELD_NUMBER: _builtins.int
+    KEY_LIMITS_FIELD_NUMBER: _builtins.int
+    SHADOW_LIMITS_FIELD_NUMBER: _builtins.int
+    SPEND_BUDGETS_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
     default_model: _builtins.str
     """The alias that answers requests that name no model. It is one of the aliases in `models`.
     Default: the first alias in `models`
@@ -397,6 +469,37 @@ class TenantConfig(_message.Message):
     def priorities(self) -> Global___PriorityRules:
         """How callers may rank their own requests."""
 
+    @_builtins.property
+    def key_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyLimits]:
+        """What single keys may use at once, within what the tenant may use.
+        Items: 0 to 256
+        """
+
+    @_builtins.property
+    def shadow_limits(self) -> _containers.RepeatedScalarFieldContainer[Global___Limit.ValueType]:
+        """Limits that are tried out: they count what they would refuse, in the metric `tenantry_limit_refusals_total`, and
+        refuse nothing. Each occurs once.
+        Default: none; every limit refuses
+        Items: 0 to 13
+        Role: platform-admin
+        Example: LIMIT_TOKENS_PER_MINUTE
+        """
+
+    @_builtins.property
+    def spend_budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpendBudget]:
+        """What the tenant may spend in a day and in a month, counted over all routers by `prices`. Each window occurs once.
+        A day's budget is not larger than a month's.
+        Items: 0 to 2
+        Role: platform-admin
+        """
+
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenPrice]:
+        """What tokens cost. With a spend budget, every base model that an alias names needs a price without an adapter.
+        Items: 0 to 128
+        Role: platform-admin
+        """
+
     def __init__(
         self,
         *,
@@ -415,10 +518,14 @@ class TenantConfig(_message.Message):
         guardrails: _abc.Iterable[Global___GuardrailRule] | None = ...,
         quotas: _abc.Iterable[Global___Quota] | None = ...,
         priorities: Global___PriorityRules | None = ...,
+        key_limits: _abc.Iterable[Global___KeyLimits] | None = ...,
+        shadow_limits: _abc.Iterable[Global___Limit.ValueType] | None = ...,
+        spend_budgets: _abc.Iterable[Global___SpendBudget] | None = ...,
+        prices: _abc.Iterable[Global___TokenPrice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "deadlines", b"deadlines", "limits", b"limits", "parameter_bounds", b"parameter_bounds", "parameter_defaults", b"parameter_defaults", "priorities", b"priorities", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "audit_policy", b"audit_policy", "deadlines", b"deadlines", "default_model", b"default_model", "guardrails", b"guardrails", "isolation_tier", b"isolation_tier", "limits", b"limits", "models", b"models", "parameter_bounds", b"parameter_bounds", "parameter_defaults", b"parameter_defaults", "pool", b"pool", "priorities", b"priorities", "quotas", b"quotas", "staleness_policy", b"staleness_policy", "system_prompt", b"system_prompt", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "audit_policy", b"audit_policy", "deadlines", b"deadlines", "default_model", b"default_model", "guardrails", b"guardrails", "isolation_tier", b"isolation_tier", "key_limits", b"key_limits", "limits", b"limits", "models", b"models", "parameter_bounds", b"parameter_bounds", "parameter_defaults", b"parameter_defaults", "pool", b"pool", "prices", b"prices", "priorities", b"priorities", "quotas", b"quotas", "shadow_limits", b"shadow_limits", "spend_budgets", b"spend_budgets", "staleness_policy", b"staleness_policy", "system_prompt", b"system_prompt", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
@@ -515,6 +622,161 @@ class Quota(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
+class SpendBudget(_message.Message):
+    """What may be spent in one window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    MICRO_UNITS_FIELD_NUMBER: _builtins.int
+    window: Global___QuotaWindow.ValueType
+    """A day or a month. It ends for every tenant at the same moment.
+    Example: QUOTA_WINDOW_MONTH
+    """
+    micro_units: _builtins.int
+    """Micro-units of the currency that the prices are in: 1000000 is one unit.
+    Minimum: 1
+    Maximum: 1125899906842624
+    Example: 250000000
+    """
+    def __init__(
+        self,
+        *,
+        window: Global___QuotaWindow.ValueType = ...,
+        micro_units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["micro_units", b"micro_units", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpendBudget: _TypeAlias = SpendBudget  # noqa: Y015
+
+@_typing.final
+class TokenPrice(_message.Message):
+    """What the tokens of one base model cost, with any adapter or with one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    INPUT_MICRO_UNITS_FIELD_NUMBER: _builtins.int
+    OUTPUT_MICRO_UNITS_FIELD_NUMBER: _builtins.int
+    base_model: _builtins.str
+    """The base model, `models/{model}`. One of the tenant's aliases names it.
+    Example: models/smollm2
+    """
+    adapter: _builtins.str
+    """The id of the adapter that this price is for.
+    Default: none; the price of the base model, and of its adapters without a price of their own
+    """
+    input_micro_units: _builtins.int
+    """Micro-units of the currency for a million input tokens.
+    Minimum: 0
+    Maximum: 1000000000000
+    Example: 150000
+    """
+    output_micro_units: _builtins.int
+    """Micro-units of the currency for a million output tokens.
+    Minimum: 0
+    Maximum: 1000000000000
+    Example: 600000
+    """
+    def __init__(
+        self,
+        *,
+        base_model: _builtins.str = ...,
+        adapter: _builtins.str = ...,
+        input_micro_units: _builtins.int = ...,
+        output_micro_units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "input_micro_units", b"input_micro_units", "output_micro_units", b"output_micro_units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenPrice: _TypeAlias = TokenPrice  # noqa: Y015
+
+@_typing.final
+class KeyLimits(_message.Message):
+    """What one key, or each key that is not named, may use at once. A limit that is unset is the tenant's alone. 0 is a
+    value: it allows nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    REQUEST_BURST_FIELD_NUMBER: _builtins.int
+    CONCURRENT_REQUESTS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The id of one of the tenant's keys. Each occurs once.
+    Default: none; the limits of every key that has none of its own
+    """
+    requests_per_second: _builtins.float
+    """The requests a second that the key may sustain.
+    Default: no limit
+    Minimum: 0
+    Maximum: 1000000
+    Example: 5
+    """
+    request_burst: _builtins.int
+    """The requests above the sustained rate that may arrive at once.
+    Default: 100
+    Minimum: 0
+    Maximum: 1000000
+    Example: 10
+    """
+    concurrent_requests: _builtins.int
+    """The requests in the mesh at once, queued ones included.
+    Default: no limit
+    Minimum: 0
+    Maximum: 100000
+    Example: 4
+    """
+    tokens_per_minute: _builtins.int
+    """Input and output tokens a minute, together.
+    Default: no limit
+    Minimum: 0
+    Maximum: 1125899906842624
+    Example: 20000
+    """
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        requests_per_second: _builtins.float | None = ...,
+        request_burst: _builtins.int | None = ...,
+        concurrent_requests: _builtins.int | None = ...,
+        tokens_per_minute: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_request_burst", b"_request_burst", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_requests", b"concurrent_requests", "request_burst", b"request_burst", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_request_burst", b"_request_burst", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_requests", b"concurrent_requests", "key", b"key", "request_burst", b"request_burst", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrent_requests: _TypeAlias = _typing.Literal["concurrent_requests"]  # noqa: Y015
+    _WhichOneofArgType__concurrent_requests: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests"]  # noqa: Y015
+    _WhichOneofReturnType__request_burst: _TypeAlias = _typing.Literal["request_burst"]  # noqa: Y015
+    _WhichOneofArgType__request_burst: _TypeAlias = _typing.Literal["_request_burst", b"_request_burst"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_second: _TypeAlias = _typing.Literal["_requests_per_second", b"_requests_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrent_requests) -> _WhichOneofReturnType__concurrent_requests | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_burst) -> _WhichOneofReturnType__request_burst | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_second) -> _WhichOneofReturnType__requests_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
+
+Global___KeyLimits: _TypeAlias = KeyLimits  # noqa: Y015
 
 @_typing.final
 class PriorityRules(_message.Message):
@@ -754,6 +1016,7 @@ class Limits(_message.Message):
     INPUT_BYTES_FIELD_NUMBER: _builtins.int
     INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     requests_per_second: _builtins.float
     """The requests a second that callers may sustain.
     Default: 100
@@ -796,6 +1059,13 @@ class Limits(_message.Message):
     Maximum: 1125899906842624
     Example: 100000
     """
+    output_tokens: _builtins.int
+    """The tokens of one answer. A request that may ask for more gets this many.
+    Default: no limit; `parameter_bounds` still hold
+    Minimum: 1
+    Maximum: 1048576
+    Example: 2048
+    """
     def __init__(
         self,
         *,
@@ -805,10 +1075,11 @@ class Limits(_message.Message):
         input_bytes: _builtins.int | None = ...,
         input_tokens: _builtins.int | None = ...,
         tokens_per_minute: _builtins.int | None = ...,
+        output_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_input_bytes", b"_input_bytes", "_input_tokens", b"_input_tokens", "_request_burst", b"_request_burst", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_requests", b"concurrent_requests", "input_bytes", b"input_bytes", "input_tokens", b"input_tokens", "request_burst", b"request_burst", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_input_bytes", b"_input_bytes", "_input_tokens", b"_input_tokens", "_output_tokens", b"_output_tokens", "_request_burst", b"_request_burst", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_requests", b"concurrent_requests", "input_bytes", b"input_bytes", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "request_burst", b"request_burst", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_input_bytes", b"_input_bytes", "_input_tokens", b"_input_tokens", "_request_burst", b"_request_burst", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_requests", b"concurrent_requests", "input_bytes", b"input_bytes", "input_tokens", b"input_tokens", "request_burst", b"request_burst", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_input_bytes", b"_input_bytes", "_input_tokens", b"_input_tokens", "_output_tokens", b"_output_tokens", "_request_burst", b"_request_burst", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_requests", b"concurrent_requests", "input_bytes", b"input_bytes", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "request_burst", b"request_burst", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrent_requests: _TypeAlias = _typing.Literal["concurrent_requests"]  # noqa: Y015
     _WhichOneofArgType__concurrent_requests: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests"]  # noqa: Y015
@@ -816,6 +1087,8 @@ class Limits(_message.Message):
     _WhichOneofArgType__input_bytes: _TypeAlias = _typing.Literal["_input_bytes", b"_input_bytes"]  # noqa: Y015
     _WhichOneofReturnType__input_tokens: _TypeAlias = _typing.Literal["input_tokens"]  # noqa: Y015
     _WhichOneofArgType__input_tokens: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__output_tokens: _TypeAlias = _typing.Literal["output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__output_tokens: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens"]  # noqa: Y015
     _WhichOneofReturnType__request_burst: _TypeAlias = _typing.Literal["request_burst"]  # noqa: Y015
     _WhichOneofArgType__request_burst: _TypeAlias = _typing.Literal["_request_burst", b"_request_burst"]  # noqa: Y015
     _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
@@ -828,6 +1101,8 @@ class Limits(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_bytes) -> _WhichOneofReturnType__input_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_tokens) -> _WhichOneofReturnType__input_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens) -> _WhichOneofReturnType__output_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_burst) -> _WhichOneofReturnType__request_burst | None: ...
     @_typing.overload

@@ -191,16 +191,16 @@ Global___Held: _TypeAlias = Held  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """What a tenant used of its limits."""
+    """What a tenant or a key used of its limits."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TENANT_UID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     RATE_LEVEL_FIELD_NUMBER: _builtins.int
     RESERVED_TOKENS_FIELD_NUMBER: _builtins.int
     SPENT_FIELD_NUMBER: _builtins.int
-    tenant_uid: _builtins.str
-    """The tenant's uid."""
+    subject: _builtins.str
+    """The tenant's uid, or `{tenant_uid}/{key_id}`."""
     rate_level: _builtins.float
     """The level of its rate limiter."""
     reserved_tokens: _builtins.int
@@ -212,14 +212,14 @@ class Usage(_message.Message):
     def __init__(
         self,
         *,
-        tenant_uid: _builtins.str = ...,
+        subject: _builtins.str = ...,
         rate_level: _builtins.float = ...,
         reserved_tokens: _builtins.int = ...,
         spent: _abc.Iterable[Global___SpentTokens] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rate_level", b"rate_level", "reserved_tokens", b"reserved_tokens", "spent", b"spent", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rate_level", b"rate_level", "reserved_tokens", b"reserved_tokens", "spent", b"spent", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,7 +293,7 @@ class WitnessedUsage(_message.Message):
     """The instance of that controller."""
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___Usage]:
-        """By tenant."""
+        """By tenant and key."""
 
     def __init__(
         self,
@@ -384,53 +384,52 @@ class Enter(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
-    TENANT_UID_FIELD_NUMBER: _builtins.int
-    TENANT_NAME_FIELD_NUMBER: _builtins.int
-    LIMITS_FIELD_NUMBER: _builtins.int
+    LIMITED_FIELD_NUMBER: _builtins.int
     CONFIRMS_FIELD_NUMBER: _builtins.int
     COUNTED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number: never given twice by one process."""
-    tenant_uid: _builtins.str
-    """The tenant's uid."""
-    tenant_name: _builtins.str
-    """The tenant, `tenants/{tenant}`."""
     confirms: _builtins.bool
     """Whether it is to be confirmed."""
     counted: _builtins.bool
     """Whether it was counted against the rate before."""
     @_builtins.property
-    def limits(self) -> Global___FlowLimits:
-        """The limits of the config that it runs under."""
+    def limited(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limited]:
+        """The limits of the config that it runs under: its tenant's, then its key's if that has any."""
 
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
-        tenant_uid: _builtins.str = ...,
-        tenant_name: _builtins.str = ...,
-        limits: Global___FlowLimits | None = ...,
+        limited: _abc.Iterable[Global___Limited] | None = ...,
         confirms: _builtins.bool = ...,
         counted: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirms", b"confirms", "counted", b"counted", "limits", b"limits", "number", b"number", "tenant_name", b"tenant_name", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirms", b"confirms", "counted", b"counted", "limited", b"limited", "number", b"number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Enter: _TypeAlias = Enter  # noqa: Y015
 
 @_typing.final
-class FlowLimits(_message.Message):
-    """Limits in force for a request."""
+class Limited(_message.Message):
+    """Limits in force for a request, and whose usage counts against them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
     REQUEST_BURST_FIELD_NUMBER: _builtins.int
     CONCURRENT_REQUESTS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """A tenant's uid, or `{tenant_uid}/{key_id}`."""
+    name: _builtins.str
+    """`tenants/{tenant}` or `tenants/{tenant}/keys/{key}`, for refusals."""
     requests_per_second: _builtins.float
     """Requests a second."""
     request_burst: _builtins.int
@@ -439,23 +438,39 @@ class FlowLimits(_message.Message):
     """Requests at once."""
     tokens_per_minute: _builtins.int
     """Tokens a minute."""
+    @_builtins.property
+    def shadow(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of those that are tried out, and refuse nothing."""
+
     def __init__(
         self,
         *,
-        requests_per_second: _builtins.float = ...,
+        subject: _builtins.str = ...,
+        name: _builtins.str = ...,
+        requests_per_second: _builtins.float | None = ...,
         request_burst: _builtins.int = ...,
-        concurrent_requests: _builtins.int = ...,
+        concurrent_requests: _builtins.int | None = ...,
         tokens_per_minute: _builtins.int | None = ...,
+        shadow: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_requests", b"concurrent_requests", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute", "concurrent_requests", b"concurrent_requests", "request_burst", b"request_burst", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_requests", b"concurrent_requests", "name", b"name", "request_burst", b"request_burst", "requests_per_second", b"requests_per_second", "shadow", b"shadow", "subject", b"subject", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrent_requests: _TypeAlias = _typing.Literal["concurrent_requests"]  # noqa: Y015
+    _WhichOneofArgType__concurrent_requests: _TypeAlias = _typing.Literal["_concurrent_requests", b"_concurrent_requests"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_second: _TypeAlias = _typing.Literal["_requests_per_second", b"_requests_per_second"]  # noqa: Y015
     _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrent_requests) -> _WhichOneofReturnType__concurrent_requests | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_second) -> _WhichOneofReturnType__requests_per_second | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
 
-Global___FlowLimits: _TypeAlias = FlowLimits  # noqa: Y015
+Global___Limited: _TypeAlias = Limited  # noqa: Y015
 
 @_typing.final
 class Ask(_message.Message):
@@ -659,20 +674,22 @@ class Reserved(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
-    RATE_LEVEL_FIELD_NUMBER: _builtins.int
+    RATE_LEVELS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number."""
-    rate_level: _builtins.float
-    """The level of its tenant's rate limiter."""
+    @_builtins.property
+    def rate_levels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The levels of the rate limiters of what limits it, in that order."""
+
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
-        rate_level: _builtins.float = ...,
+        rate_levels: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "rate_level", b"rate_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "rate_levels", b"rate_levels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -689,7 +706,7 @@ class Granted(_message.Message):
     SEND_WEIGHTS_FIELD_NUMBER: _builtins.int
     QUEUED_SECONDS_FIELD_NUMBER: _builtins.int
     SERVICE_COUNTER_FIELD_NUMBER: _builtins.int
-    RATE_LEVEL_FIELD_NUMBER: _builtins.int
+    RATE_LEVELS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number."""
     target: _builtins.str
@@ -700,8 +717,10 @@ class Granted(_message.Message):
     """How long it waited."""
     service_counter: _builtins.float
     """Its tenant's counter in the pool's queue."""
-    rate_level: _builtins.float
-    """The level of its tenant's rate limiter."""
+    @_builtins.property
+    def rate_levels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The levels of the rate limiters of what limits it, in that order."""
+
     def __init__(
         self,
         *,
@@ -710,11 +729,11 @@ class Granted(_message.Message):
         send_weights: _builtins.bool = ...,
         queued_seconds: _builtins.float = ...,
         service_counter: _builtins.float = ...,
-        rate_level: _builtins.float = ...,
+        rate_levels: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "queued_seconds", b"queued_seconds", "rate_level", b"rate_level", "send_weights", b"send_weights", "service_counter", b"service_counter", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "queued_seconds", b"queued_seconds", "rate_levels", b"rate_levels", "send_weights", b"send_weights", "service_counter", b"service_counter", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
