@@ -13,6 +13,7 @@ from typing import Any, Self
 import grpc
 from tenantry.config.v1 import adapter_pb2, pool_pb2, tenant_pb2
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
+from tenantry.inference.v1 import inference_service_pb2 as inference_pb
 from tenantry.inference.v1 import inference_service_pb2_grpc as inference_rpc
 
 from services.common.rpc.channel import open_channel
@@ -32,11 +33,11 @@ _SCRIPT = Script(tokens=4, first_token=3, vocabulary_tokens=97, token_delay_seco
 class FlowFleet:
     """`async with FlowFleet(folder, places=4) as fleet`; callers are started with `call_on`."""
 
-    def __init__(self, folder: Path, *, places: int) -> None:
+    def __init__(self, folder: Path, *, places: int, script: Script = _SCRIPT) -> None:
         self._folder = folder
         self._places = places
         self.plane = ConfigServicePlane(folder)
-        self.triton = ScriptedTriton(_SCRIPT, listen=f"unix:{folder}/t.sock")
+        self.triton = ScriptedTriton(script, listen=f"unix:{folder}/t.sock")
         self.routers = {name: self._router(name) for name in NAMES}
         self.outcomes: Counter[str] = Counter()
         self.answered_at: dict[str, float] = dict.fromkeys(NAMES, 0.0)
@@ -98,15 +99,16 @@ class FlowFleet:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def new_tenant(self, tenant_id: str, **limits: Any) -> str:
-        """A tenant of the served pool; returns its key."""
+    async def new_tenant(
+        self, tenant_id: str, config: tenant_pb2.TenantConfig | None = None, **limits: Any
+    ) -> str:
+        """A tenant of the served pool, with what else its config says; returns its key."""
         defaults = {"requests_per_second": _PLENTY, "request_burst": _PLENTY, "concurrent_requests": 1000}
         alias = tenant_pb2.ModelAlias(alias="chat", base_model="models/m")
-        config = tenant_pb2.TenantConfig(
-            models=[alias],
-            audit_policy=tenant_pb2.AUDIT_POLICY_BATCH,
-            limits=tenant_pb2.Limits(**(defaults | limits)),
-        )
+        config = config or tenant_pb2.TenantConfig()
+        config.models.append(alias)
+        config.audit_policy = tenant_pb2.AUDIT_POLICY_BATCH
+        config.limits.MergeFrom(tenant_pb2.Limits(**(defaults | limits)))
         request = admin_pb.CreateTenantRequest(tenant_id=tenant_id, tenant=tenant_pb2.Tenant(config=config))
         tenant = await self.plane.call("CreateTenant", request)
         key = await self.plane.call("CreateKey", admin_pb.CreateKeyRequest(parent=tenant.name))
@@ -129,6 +131,16 @@ class FlowFleet:
         """Let callers ask one router, one request after another."""
         for _ in range(callers):
             self._callers.add(asyncio.create_task(self._call(router, key)))
+
+    async def ask(self, router: str, key: str, request: inference_pb.GenerateRequest) -> Any:
+        """Ask one router once.
+
+        Raises:
+            AioRpcError: it refuses.
+        """
+        async with open_channel(f"unix:{self._folder}/{router}.sock") as channel:
+            stub = inference_rpc.InferenceServiceStub(channel)
+            return await stub.Generate(request, metadata=bearer(key), timeout=TIMEOUT_SECONDS)
 
     async def stop_callers(self) -> None:
         for caller in self._callers:
