@@ -127,6 +127,16 @@ class FlowFleet:
             named.append((kept["epoch"], kept["controller"]))
         return str(max(named)[1])
 
+    def target(self, router: str) -> str:
+        """Where a router listens."""
+        return f"unix:{self._folder}/{router}.sock"
+
+    def pid(self, router: str) -> int:
+        """The process of a router."""
+        process = self.routers[router].process
+        assert process is not None
+        return int(process.pid)
+
     def call_on(self, router: str, key: str, callers: int) -> None:
         """Let callers ask one router, one request after another."""
         for _ in range(callers):
@@ -138,7 +148,7 @@ class FlowFleet:
         Raises:
             AioRpcError: it refuses.
         """
-        async with open_channel(f"unix:{self._folder}/{router}.sock") as channel:
+        async with open_channel(self.target(router)) as channel:
             stub = inference_rpc.InferenceServiceStub(channel)
             return await stub.Generate(request, metadata=bearer(key), timeout=TIMEOUT_SECONDS)
 
