@@ -99,7 +99,9 @@ async def serve(settings: ConfigSettings) -> None:  # noqa: PLR0915 - a composit
     verifier = TokenVerifier(settings.state_dir / "jwks.json", CONFIG_ISSUER, Audience.OPERATOR, clock)
     operators = OperatorCheck(verifier, lambda: current.state)
     edits = Edits(intents, store, current, operators, clock, ConfigChecks(PromptLengths(artifacts)))
-    admin = admin_servicer(edits, keys, issuer, artifacts, PropagationAdmin(edits, routers, keeper.recalled))
+    leases = QuotaLeases(etcd, current, clock)
+    propagation = PropagationAdmin(edits, routers, keeper.recalled)
+    admin = admin_servicer(edits, keys, issuer, artifacts, propagation, leases)
     statements = SnapshotStatements(current, signer, lambda: etcd.cluster_id, clock, start_gate)
     health = HealthBoard(["first-list", "first-operator"])
 
@@ -107,7 +109,7 @@ async def serve(settings: ConfigSettings) -> None:  # noqa: PLR0915 - a composit
     discovery_server = build_discovery_server(
         settings,
         DiscoveryServicer(current, metrics, routers, statements, FlowNaming(clock)),
-        QuotaLeaseServicer(QuotaLeases(etcd, current, clock)),
+        QuotaLeaseServicer(leases),
         health,
     )
 

@@ -10,6 +10,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as pb
 from tenantry.config.v1.config_admin_service_pb2_grpc import ConfigAdminServiceServicer
 from tenantry.config.v1.router_status_pb2 import RouterState, RouterStatus
 from tenantry.config.v1.tenant_pb2 import Tenant, TenantState
+from tenantry.config.v1.tenant_usage_pb2 import TenantUsage
 from tenantry.config.v1.tenant_version_pb2 import TenantVersion
 
 from services.common.errors import (
@@ -42,6 +43,7 @@ class FakeTenants(ConfigAdminServiceServicer):
     """Of every change that was made: the method, the tenant or other resource, the reason."""
     waits: list[int] = field(default_factory=list)
     filters: list[str] = field(default_factory=list)
+    usages: dict[str, TenantUsage] = field(default_factory=dict)
     revision: int = 0
     error: Error | None = None
     before_update: Callable[[], None] = lambda: None
@@ -101,6 +103,11 @@ class FakeTenants(ConfigAdminServiceServicer):
         copy = Tenant()
         copy.CopyFrom(kept)
         return copy
+
+    def GetTenantUsage(self, request, context):
+        self._enter(context)
+        found = self._found(self.tenants, request.name, context)
+        return self.usages.get(found.name, TenantUsage(name=found.name))
 
     def CreateTenant(self, request, context):
         self._enter(context)

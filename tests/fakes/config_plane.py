@@ -22,6 +22,7 @@ from services.config.discovery.registry import RouterRegistry
 from services.config.etcd import keys as etcd_keys
 from services.config.intents.transactions import Intents
 from services.config.metrics import ConfigMetrics
+from services.config.quota.leases import QuotaLeases
 from services.config.rules.prompt_lengths import PromptLengths
 from services.config.state.config_state import ConfigStateBuilder
 from services.config.state.current_state import CurrentState
@@ -71,7 +72,8 @@ class ConfigPlane:
         self.recalled = asyncio.Event()
         self.recalled.set()
         propagation = PropagationAdmin(self.edits, self.routers, self.recalled)
-        self.admin: Any = admin_servicer(self.edits, self.keys, issuer, self.artifacts, propagation)
+        leases = QuotaLeases(self.store, self.current, self.clock)
+        self.admin: Any = admin_servicer(self.edits, self.keys, issuer, self.artifacts, propagation, leases)
         first = issue_first_operator(folder / "state", issuer, self.clock)
         key_id = first.key.name.rsplit("/", 1)[1]
         self.store.put({etcd_keys.credential_key(key_id): first.SerializeToString()})

@@ -41,8 +41,8 @@ def attempts(seed: int) -> Iterator[Attempt]:
 
 
 def _get(rng: random.Random) -> Attempt:
-    name = name_of(rng)
-    return Attempt("GetTenant", lambda target: pb.GetTenantRequest(name=name(target)))
+    name, method = name_of(rng), rng.choice(("GetTenant", "GetTenantUsage"))
+    return Attempt(method, lambda target: getattr(pb, f"{method}Request")(name=name(target)))
 
 
 def _list_tenants(rng: random.Random) -> Attempt:

@@ -143,6 +143,7 @@ async def edit_everything(plane):
     await plane.call("UpdateTenant", pb.UpdateTenantRequest(tenant=tenant, reason="why not"))
     await plane.call("ListTenantVersions", pb.ListTenantVersionsRequest(parent=ACME))
     await plane.call("GetTenantVersion", pb.GetTenantVersionRequest(name=f"{ACME}/versions/1"))
+    await plane.call("GetTenantUsage", pb.GetTenantUsageRequest(name=ACME))
     await plane.call("DiffTenantVersions", pb.DiffTenantVersionsRequest(name=ACME, before_version=1))
     await plane.call("RollbackTenant", pb.RollbackTenantRequest(name=ACME, version=1))
     await plane.call("SuspendTenant", pb.SuspendTenantRequest(name=ACME))

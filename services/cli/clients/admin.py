@@ -13,6 +13,7 @@ from tenantry.config.v1.config_admin_service_pb2 import (
     CreateTenantRequest,
     DeleteTenantRequest,
     GetTenantRequest,
+    GetTenantUsageRequest,
     ListKeysRequest,
     ListTenantsRequest,
     ResumeTenantRequest,
@@ -23,6 +24,7 @@ from tenantry.config.v1.config_admin_service_pb2 import (
 from tenantry.config.v1.config_admin_service_pb2_grpc import ConfigAdminServiceStub
 from tenantry.config.v1.credential_pb2 import Key
 from tenantry.config.v1.tenant_pb2 import Tenant, TenantConfig
+from tenantry.config.v1.tenant_usage_pb2 import TenantUsage
 
 from services.cli.clients.admin_catalog import CatalogClient
 from services.cli.clients.admin_routers import RoutersClient
@@ -79,6 +81,11 @@ class AdminClient:
         return await self._caller.unary(
             self._stub.GetTenant, GetTenantRequest(name=tenant_name(tenant)), CALL_TIMEOUT_SECONDS
         )
+
+    async def get_usage(self, tenant: str) -> TenantUsage:
+        """What a tenant has used of its quotas and spend budgets."""
+        request = GetTenantUsageRequest(name=tenant_name(tenant))
+        return await self._caller.unary(self._stub.GetTenantUsage, request, CALL_TIMEOUT_SECONDS)
 
     async def list_tenants(self, filter_text: str = "") -> list[Tenant]:
         """Every tenant that matches a filter (AIP-160), sorted by name."""

@@ -12,7 +12,7 @@ from tenantry.config.v1.tenant_pb2 import Tenant, TenantConfig
 
 from services.cli.clients.admin import AdminClient
 from services.cli.clients.names import TENANT_ID_FORM, is_tenant_id, short
-from services.cli.commands import tenant_documents, tenant_states, tenant_versions
+from services.cli.commands import tenant_documents, tenant_states, tenant_usage, tenant_versions
 from services.cli.commands.change_options import DryRun, Reason, TenantId, Waiting
 from services.cli.commands.propagation import await_routers
 from services.cli.declarative.declared import read_tenant
@@ -226,6 +226,6 @@ def _model_words(tenant: Tenant) -> list[str]:
     ]
 
 
-for _part in (tenant_versions.app, tenant_states.app, tenant_documents.app):
+for _part in (tenant_versions.app, tenant_usage.app, tenant_states.app, tenant_documents.app):
     # Without a name, so that their commands stand beside these.
     app.add_typer(_part)

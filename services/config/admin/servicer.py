@@ -11,6 +11,7 @@ from tenantry.config.v1 import (
     credential_pb2,
     pool_pb2,
     tenant_pb2,
+    tenant_usage_pb2,
     tenant_version_pb2,
 )
 from tenantry.config.v1 import config_admin_service_pb2 as pb
@@ -25,7 +26,9 @@ from services.config.admin.pools import PoolAdmin
 from services.config.admin.propagation import PropagationAdmin
 from services.config.admin.tenant_state import TenantStateAdmin
 from services.config.admin.tenants import TenantAdmin
+from services.config.admin.usage import UsageAdmin
 from services.config.admin.versions import VersionAdmin
+from services.config.quota.leases import QuotaLeases
 from services.config.state.sealing import TenantKeys
 
 
@@ -41,6 +44,7 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
     models: ModelAdmin
     pools: PoolAdmin
     propagation: PropagationAdmin
+    usage: UsageAdmin
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Context) -> tenant_pb2.Tenant:
         """Create a tenant."""
@@ -71,6 +75,12 @@ class AdminServicer(config_admin_service_pb2_grpc.ConfigAdminServiceServicer):
     ) -> pb.DeleteTenantResponse:
         """Delete a tenant."""
         return await self.tenant_state.delete(request, context)
+
+    async def GetTenantUsage(
+        self, request: pb.GetTenantUsageRequest, context: Context
+    ) -> tenant_usage_pb2.TenantUsage:
+        """Get what a tenant has used."""
+        return await self.usage.get(request, context)
 
     async def ListTenantVersions(
         self, request: pb.ListTenantVersionsRequest, context: Context
@@ -177,6 +187,7 @@ def admin_servicer(
     issuer: TokenIssuer,
     artifacts: ArtifactStore,
     propagation: PropagationAdmin,
+    leases: QuotaLeases,
 ) -> AdminServicer:
     """Build the service from the modules of all nouns."""
     return AdminServicer(
@@ -188,4 +199,5 @@ def admin_servicer(
         models=ModelAdmin(edits, artifacts),
         pools=PoolAdmin(edits),
         propagation=propagation,
+        usage=UsageAdmin(edits, leases),
     )

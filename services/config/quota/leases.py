@@ -17,7 +17,7 @@ from services.common.clock import Clock
 from services.config.etcd import keys as etcd_keys
 from services.config.etcd.store import ConfigStore, Expect, StoreUnavailableError
 from services.config.quota.allowances import Allowance, allowed
-from services.config.quota.ledger import Account, Claim, Grant, Slice, lease
+from services.config.quota.ledger import Account, Claim, Grant, Slice, account_at, lease
 from services.config.quota.windows import Window, span_at
 from services.config.state.current_state import CurrentState
 
@@ -55,6 +55,21 @@ class QuotaLeases:
         except TimeoutError:
             raise StoreUnavailableError("the config store does not answer") from None
         raise StoreUnavailableError("too many claims on one quota at once")
+
+    async def account(self, tenant_uid: str, allowance: Allowance) -> Account:
+        """What was used and is held in the window of now; nothing, where the account is damaged.
+
+        Raises:
+            StoreUnavailableError: etcd does not answer.
+        """
+        key, now = etcd_keys.quota_key(tenant_uid, allowance.key), self._clock.wall_seconds()
+        stored = await self._store.get(key)
+        try:
+            account = _opened(stored.value, allowance.window) if stored else None
+        except (DecodeError, ValueError):
+            _log.error("the value of %s is damaged: nothing of this quota is granted", key)
+            account = None
+        return account_at(account, span_at(allowance.window, now), now)
 
     async def _attempt(self, tenant_uid: str, allowance: Allowance, claim: Claim) -> Grant | None:
         """Try once, with one read and one write; None when another writer came in between."""

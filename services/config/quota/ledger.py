@@ -95,7 +95,7 @@ def lease(
         now_seconds: wall clock.
         lease_seconds: how long a slice lasts unless it is renewed.
     """
-    current = _current(account, span, now_seconds)
+    current = account_at(account, span, now_seconds)
     own = next((part for part in current.slices if part.router == claim.router), None)
     resumed = own is not None and own.session_id == claim.session_id
     if own is not None and resumed and claim.sequence <= own.sequence:  # proven: requests-count-once
@@ -140,7 +140,7 @@ def lease(
     return settled, Grant(current.span, granted, mine.expires_seconds, free - granted)
 
 
-def _current(account: Account | None, span: Span, now_seconds: float) -> Account:
+def account_at(account: Account | None, span: Span, now_seconds: float) -> Account:
     """The account now: empty in a new window; slices that were not renewed count as used."""
     # Config services' clocks differ a little: a window that one has begun is not undone by another.
     if account is None or account.span.start_seconds < span.start_seconds:

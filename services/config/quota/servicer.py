@@ -7,7 +7,7 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 from tenantry.config.v1 import quota_lease_service_pb2 as pb
-from tenantry.config.v1 import quota_lease_service_pb2_grpc
+from tenantry.config.v1 import quota_lease_service_pb2_grpc, tenant_usage_pb2
 
 from services.common.errors import FieldViolation, InvalidArgumentError
 from services.config.quota.allowances import Allowance
@@ -89,7 +89,7 @@ def _violations(request: pb.LeaseQuotasRequest) -> list[FieldViolation]:
     if not 0 < len(request.demands) <= MAX_DEMANDS:
         wrong.append(FieldViolation("demands", f"has to hold 1 to {MAX_DEMANDS}, not {len(request.demands)}"))
         return wrong
-    seen: set[tuple[str, pb.Allowance.ValueType]] = set()
+    seen: set[tuple[str, tenant_usage_pb2.Allowance.ValueType]] = set()
     for place, demand in enumerate(request.demands):
         where, quota = f"demands[{place}]", (demand.tenant_uid, demand.allowance)
         if not 0 < len(demand.tenant_uid) <= MAX_NAME or "/" in demand.tenant_uid:

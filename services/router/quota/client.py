@@ -19,6 +19,7 @@ from typing import NoReturn
 import grpc
 from tenantry.config.v1 import quota_lease_service_pb2 as pb
 from tenantry.config.v1 import quota_lease_service_pb2_grpc as rpc
+from tenantry.config.v1 import tenant_usage_pb2
 
 from services.common.backoff import Backoff
 from services.common.clock import Clock
@@ -263,7 +264,7 @@ def _require_fitting(asked: _Asked, response: pb.LeaseQuotasResponse) -> None:
 def _demand(key: _Key, demand: Demand) -> pb.QuotaDemand:
     message = pb.QuotaDemand(
         tenant_uid=key[0],
-        allowance=pb.Allowance.ValueType(key[1].value),
+        allowance=tenant_usage_pb2.Allowance.ValueType(key[1].value),
         used_units=demand.used_units,
         returned_units=demand.returned_units,
         wanted_units=demand.wanted_units,

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "tenant get": ("acme",),
     "tenant list": (),
     "tenant update": ("acme", "--weight", "5", "--wait"),
+    "tenant usage": ("acme",),
     "tenant versions": ("acme",),
     "tenant diff": ("acme", "1", "2"),
     "tenant rollback": ("acme", "1"),
@@ -61,7 +62,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "pool list": (),
     "router list": (),
 }
-SHOW_NOTHING_OF_AN_ANSWER = {"model delete"}
+SHOW_NOTHING_OF_AN_ANSWER = {"model delete", "tenant usage"}
 # They ask no service, or print what was verified and is tested beside them.
 ELSEWHERE = {"up", "explain", "edge render", "audit export", "audit verify", "audit grant", "operator log"}
 

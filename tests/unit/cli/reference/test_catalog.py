@@ -32,6 +32,7 @@ MODULES = (
     "pool",
     "router_status",
     "tenant",
+    "tenant_usage",
     "tenant_version",
 )
 

@@ -18,6 +18,7 @@ TENANTS_FIELDS = {
     "deadlines",
     "default_model",
     "guardrails",
+    "key_limits",
     "models",
     "parameter_bounds",
     "parameter_defaults",
@@ -61,6 +62,9 @@ PLATFORMS = [
     ("pool", _set("pool", "pools/other")),
     ("pool", _set("pool", "")),
     ("audit_policy", _set("audit_policy", tenant_pb2.AUDIT_POLICY_BATCH)),
+    ("spend_budgets", lambda config: config.ClearField("spend_budgets")),
+    ("prices", lambda config: setattr(config.prices[0], "input_micro_units", 0)),
+    ("shadow_limits", lambda config: config.shadow_limits.append(tenant_pb2.LIMIT_QUOTA_DAY)),
 ]
 
 
@@ -77,6 +81,9 @@ async def plane(tmp_path):
         quotas=[tenant_pb2.Quota(window=tenant_pb2.QUOTA_WINDOW_DAY, tokens=1000)],
         isolation_tier=tenant_pb2.ISOLATION_TIER_ISOLATED,
         pool="pools/p",
+        spend_budgets=[tenant_pb2.SpendBudget(window=tenant_pb2.QUOTA_WINDOW_DAY, micro_units=9)],
+        prices=[tenant_pb2.TokenPrice(base_model="models/m", input_micro_units=5, output_micro_units=5)],
+        shadow_limits=[tenant_pb2.LIMIT_SPEND_DAY],
         audit_policy=tenant_pb2.AUDIT_POLICY_BLOCKING_STRICT,
     )
     role = credential_pb2.Key(role=credential_pb2.OPERATOR_ROLE_TENANT_ADMIN, role_tenant="tenants/acme")
@@ -141,6 +148,7 @@ async def test_what_is_its_own_a_tenant_admin_changes_and_an_export_comes_back(p
     config.deadlines.max_timeout.seconds = 60
     config.guardrails.add(rule_id="r", action=tenant_pb2.GUARDRAIL_ACTION_DENY, pattern="secret")
     config.priorities.max_priority = 2
+    config.key_limits.add(concurrent_requests=3)
     assert {field.name for field, _ in config.ListFields()} == TENANTS_FIELDS | set(PLATFORM_FIELDS)
     assert (await update(plane, tenant)).config_version == 2
 
@@ -162,7 +170,7 @@ async def test_a_rollback_is_held_to_it(plane):
 async def changes_that_were_let_in(plane, seed):
     """Make random edits as a tenant-admin, each of some of the platform's fields."""
     rng, let_in = random.Random(seed), 0
-    for _ in range(30):
+    for _ in range(80):
         tenant = await acme(plane)
         for _, change in rng.sample(PLATFORMS, rng.randint(1, 3)):
             change(tenant.config)

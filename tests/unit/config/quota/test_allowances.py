@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from tenantry.config.v1 import quota_lease_service_pb2, tenant_pb2
+from tenantry.config.v1 import tenant_pb2, tenant_usage_pb2
 
 from services.config.quota.allowances import Allowance, Allowed, allowed
 from services.config.quota.windows import Window
@@ -44,7 +44,7 @@ def test_a_tenant_that_does_not_exist_may_use_nothing():
 def test_router_and_config_service_number_them_alike():
     named = {
         name.removeprefix("ALLOWANCE_"): number
-        for name, number in quota_lease_service_pb2.Allowance.items()
+        for name, number in tenant_usage_pb2.Allowance.items()
         if number
     }
     assert {one.name: one.value for one in Allowance} == named

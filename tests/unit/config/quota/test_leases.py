@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from tenantry.config.v1 import config_admin_service_pb2 as admin_pb
 from tenantry.config.v1 import quota_lease_service_pb2 as pb
-from tenantry.config.v1 import stored_pb2, tenant_pb2
+from tenantry.config.v1 import stored_pb2, tenant_pb2, tenant_usage_pb2
 
 from services.common.errors import InvalidArgumentError
 from services.config.etcd import keys as etcd_keys
@@ -31,7 +31,15 @@ async def plane(tmp_path):
     return plane
 
 
-def asks(plane, sequence, router="r1", session="s1", allowance=pb.ALLOWANCE_TOKENS_HOUR, uid=None, **units):
+def asks(
+    plane,
+    sequence,
+    router="r1",
+    session="s1",
+    allowance=tenant_usage_pb2.ALLOWANCE_TOKENS_HOUR,
+    uid=None,
+    **units,
+):
     demand = pb.QuotaDemand(
         tenant_uid=uid or plane.tenant.tenant_uid,
         allowance=allowance,
@@ -110,7 +118,7 @@ async def test_a_quota_lowered_in_between_is_the_one_that_counts(plane):
 
 
 async def test_without_a_quota_nothing_is_granted_and_nothing_written(plane):
-    assert await granted(plane, 1, allowance=pb.ALLOWANCE_TOKENS_DAY, wanted=5) == 0
+    assert await granted(plane, 1, allowance=tenant_usage_pb2.ALLOWANCE_TOKENS_DAY, wanted=5) == 0
     assert await granted(plane, 1, uid="nobody", wanted=5) == 0
     listed, _ = await plane.store.list(f"{etcd_keys.ROOT}/quota/")
     assert listed == {}

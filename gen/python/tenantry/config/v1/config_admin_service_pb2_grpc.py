@@ -8,6 +8,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as tenantry_dot_config_d
 from tenantry.config.v1 import credential_pb2 as tenantry_dot_config_dot_v1_dot_credential__pb2
 from tenantry.config.v1 import pool_pb2 as tenantry_dot_config_dot_v1_dot_pool__pb2
 from tenantry.config.v1 import tenant_pb2 as tenantry_dot_config_dot_v1_dot_tenant__pb2
+from tenantry.config.v1 import tenant_usage_pb2 as tenantry_dot_config_dot_v1_dot_tenant__usage__pb2
 from tenantry.config.v1 import tenant_version_pb2 as tenantry_dot_config_dot_v1_dot_tenant__version__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -75,6 +76,11 @@ class ConfigAdminServiceStub:
                 '/tenantry.config.v1.ConfigAdminService/DeleteTenant',
                 request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantRequest.SerializeToString,
                 response_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
+        self.GetTenantUsage = channel.unary_unary(
+                '/tenantry.config.v1.ConfigAdminService/GetTenantUsage',
+                request_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.GetTenantUsageRequest.SerializeToString,
+                response_deserializer=tenantry_dot_config_dot_v1_dot_tenant__usage__pb2.TenantUsage.FromString,
                 _registered_method=True)
         self.ListTenantVersions = channel.unary_unary(
                 '/tenantry.config.v1.ConfigAdminService/ListTenantVersions',
@@ -230,6 +236,13 @@ class ConfigAdminServiceServicer:
     def DeleteTenant(self, request, context):
         """Delete a suspended tenant with its keys and adapters. Its uid and ordinal are never given out again.
         Role: platform-admin
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTenantUsage(self, request, context):
+        """Get what a tenant has used of its quotas and spend budgets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -419,6 +432,11 @@ def add_ConfigAdminServiceServicer_to_server(servicer, server):
                     servicer.DeleteTenant,
                     request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantRequest.FromString,
                     response_serializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantResponse.SerializeToString,
+            ),
+            'GetTenantUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenantUsage,
+                    request_deserializer=tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.GetTenantUsageRequest.FromString,
+                    response_serializer=tenantry_dot_config_dot_v1_dot_tenant__usage__pb2.TenantUsage.SerializeToString,
             ),
             'ListTenantVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTenantVersions,
@@ -712,6 +730,33 @@ class ConfigAdminService:
             '/tenantry.config.v1.ConfigAdminService/DeleteTenant',
             tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantRequest.SerializeToString,
             tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.DeleteTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenantUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenantry.config.v1.ConfigAdminService/GetTenantUsage',
+            tenantry_dot_config_dot_v1_dot_config__admin__service__pb2.GetTenantUsageRequest.SerializeToString,
+            tenantry_dot_config_dot_v1_dot_tenant__usage__pb2.TenantUsage.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,6 +10,7 @@ from tenantry.config.v1 import config_admin_service_pb2 as _config_admin_service
 from tenantry.config.v1 import credential_pb2 as _credential_pb2
 from tenantry.config.v1 import pool_pb2 as _pool_pb2
 from tenantry.config.v1 import tenant_pb2 as _tenant_pb2
+from tenantry.config.v1 import tenant_usage_pb2 as _tenant_usage_pb2
 from tenantry.config.v1 import tenant_version_pb2 as _tenant_version_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -60,6 +61,8 @@ class ConfigAdminServiceStub:
     """Delete a suspended tenant with its keys and adapters. Its uid and ordinal are never given out again.
     Role: platform-admin
     """
+    GetTenantUsage: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.GetTenantUsageRequest, _tenant_usage_pb2.TenantUsage]
+    """Get what a tenant has used of its quotas and spend budgets."""
     ListTenantVersions: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListTenantVersionsRequest, _config_admin_service_pb2.ListTenantVersionsResponse]
     """List a tenant's config versions, newest first, without their configs."""
     GetTenantVersion: _grpc.UnaryUnaryMultiCallable[_config_admin_service_pb2.GetTenantVersionRequest, _tenant_version_pb2.TenantVersion]
@@ -142,6 +145,8 @@ class ConfigAdminServiceAsyncStub(ConfigAdminServiceStub):
     """Delete a suspended tenant with its keys and adapters. Its uid and ordinal are never given out again.
     Role: platform-admin
     """
+    GetTenantUsage: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.GetTenantUsageRequest, _tenant_usage_pb2.TenantUsage]  # type: ignore[assignment]
+    """Get what a tenant has used of its quotas and spend budgets."""
     ListTenantVersions: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.ListTenantVersionsRequest, _config_admin_service_pb2.ListTenantVersionsResponse]  # type: ignore[assignment]
     """List a tenant's config versions, newest first, without their configs."""
     GetTenantVersion: _aio.UnaryUnaryMultiCallable[_config_admin_service_pb2.GetTenantVersionRequest, _tenant_version_pb2.TenantVersion]  # type: ignore[assignment]
@@ -263,6 +268,14 @@ class ConfigAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Delete a suspended tenant with its keys and adapters. Its uid and ordinal are never given out again.
         Role: platform-admin
         """
+
+    @_abc_1.abstractmethod
+    def GetTenantUsage(
+        self,
+        request: _config_admin_service_pb2.GetTenantUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_usage_pb2.TenantUsage, _abc.Awaitable[_tenant_usage_pb2.TenantUsage]]:
+        """Get what a tenant has used of its quotas and spend budgets."""
 
     @_abc_1.abstractmethod
     def ListTenantVersions(

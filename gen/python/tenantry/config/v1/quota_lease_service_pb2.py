@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tenantry.config.v1 import tenant_usage_pb2 as tenantry_dot_config_dot_v1_dot_tenant__usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tenantry/config/v1/quota_lease_service.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n\x12LeaseQuotasRequest\x12\x14\n\x06router\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsession_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08sequence\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x36\n\x07\x64\x65mands\x18\x04 \x03(\x0b\x32\x1f.tenantry.config.v1.QuotaDemandB\x04\xe2\x41\x01\x02\"\xeb\x01\n\x0bQuotaDemand\x12\x18\n\ntenant_uid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x36\n\tallowance\x18\x02 \x01(\x0e\x32\x1d.tenantry.config.v1.AllowanceB\x04\xe2\x41\x01\x02\x12\x36\n\x0cwindow_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x18\n\nused_units\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1c\n\x0ereturned_units\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1a\n\x0cwanted_units\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x01\"E\n\x13LeaseQuotasResponse\x12.\n\x06grants\x18\x01 \x03(\x0b\x32\x1e.tenantry.config.v1.QuotaGrant\"\x90\x02\n\nQuotaGrant\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12\x30\n\tallowance\x18\x02 \x01(\x0e\x32\x1d.tenantry.config.v1.Allowance\x12\x30\n\x0cwindow_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rgranted_units\x18\x05 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nfree_units\x18\x07 \x01(\x03*\xab\x01\n\tAllowance\x12\x19\n\x15\x41LLOWANCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41LLOWANCE_TOKENS_HOUR\x10\x01\x12\x18\n\x14\x41LLOWANCE_TOKENS_DAY\x10\x02\x12\x1a\n\x16\x41LLOWANCE_TOKENS_MONTH\x10\x03\x12\x17\n\x13\x41LLOWANCE_SPEND_DAY\x10\x04\x12\x19\n\x15\x41LLOWANCE_SPEND_MONTH\x10\x05\x32s\n\x11QuotaLeaseService\x12^\n\x0bLeaseQuotas\x12&.tenantry.config.v1.LeaseQuotasRequest\x1a\'.tenantry.config.v1.LeaseQuotasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tenantry/config/v1/quota_lease_service.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tenantry/config/v1/tenant_usage.proto\"\x94\x01\n\x12LeaseQuotasRequest\x12\x14\n\x06router\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nsession_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08sequence\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x36\n\x07\x64\x65mands\x18\x04 \x03(\x0b\x32\x1f.tenantry.config.v1.QuotaDemandB\x04\xe2\x41\x01\x02\"\xeb\x01\n\x0bQuotaDemand\x12\x18\n\ntenant_uid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x36\n\tallowance\x18\x02 \x01(\x0e\x32\x1d.tenantry.config.v1.AllowanceB\x04\xe2\x41\x01\x02\x12\x36\n\x0cwindow_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x18\n\nused_units\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1c\n\x0ereturned_units\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1a\n\x0cwanted_units\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x01\"E\n\x13LeaseQuotasResponse\x12.\n\x06grants\x18\x01 \x03(\x0b\x32\x1e.tenantry.config.v1.QuotaGrant\"\x90\x02\n\nQuotaGrant\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12\x30\n\tallowance\x18\x02 \x01(\x0e\x32\x1d.tenantry.config.v1.Allowance\x12\x30\n\x0cwindow_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rgranted_units\x18\x05 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nfree_units\x18\x07 \x01(\x03\x32s\n\x11QuotaLeaseService\x12^\n\x0bLeaseQuotas\x12&.tenantry.config.v1.LeaseQuotasRequest\x1a\'.tenantry.config.v1.LeaseQuotasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,16 +54,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUOTADEMAND'].fields_by_name['returned_units']._serialized_options = b'\342A\001\001'
   _globals['_QUOTADEMAND'].fields_by_name['wanted_units']._loaded_options = None
   _globals['_QUOTADEMAND'].fields_by_name['wanted_units']._serialized_options = b'\342A\001\001'
-  _globals['_ALLOWANCE']._serialized_start=870
-  _globals['_ALLOWANCE']._serialized_end=1041
-  _globals['_LEASEQUOTASREQUEST']._serialized_start=135
-  _globals['_LEASEQUOTASREQUEST']._serialized_end=283
-  _globals['_QUOTADEMAND']._serialized_start=286
-  _globals['_QUOTADEMAND']._serialized_end=521
-  _globals['_LEASEQUOTASRESPONSE']._serialized_start=523
-  _globals['_LEASEQUOTASRESPONSE']._serialized_end=592
-  _globals['_QUOTAGRANT']._serialized_start=595
-  _globals['_QUOTAGRANT']._serialized_end=867
-  _globals['_QUOTALEASESERVICE']._serialized_start=1043
-  _globals['_QUOTALEASESERVICE']._serialized_end=1158
+  _globals['_LEASEQUOTASREQUEST']._serialized_start=174
+  _globals['_LEASEQUOTASREQUEST']._serialized_end=322
+  _globals['_QUOTADEMAND']._serialized_start=325
+  _globals['_QUOTADEMAND']._serialized_end=560
+  _globals['_LEASEQUOTASRESPONSE']._serialized_start=562
+  _globals['_LEASEQUOTASRESPONSE']._serialized_end=631
+  _globals['_QUOTAGRANT']._serialized_start=634
+  _globals['_QUOTAGRANT']._serialized_end=906
+  _globals['_QUOTALEASESERVICE']._serialized_start=908
+  _globals['_QUOTALEASESERVICE']._serialized_end=1023
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tenantry.config.v1 import tenant_usage_pb2 as _tenant_usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,42 +19,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Allowance:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _AllowanceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Allowance.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    ALLOWANCE_UNSPECIFIED: _Allowance.ValueType  # 0
-    """Never sent."""
-    ALLOWANCE_TOKENS_HOUR: _Allowance.ValueType  # 1
-    """Tokens of an hour."""
-    ALLOWANCE_TOKENS_DAY: _Allowance.ValueType  # 2
-    """Tokens of a day."""
-    ALLOWANCE_TOKENS_MONTH: _Allowance.ValueType  # 3
-    """Tokens of a month."""
-    ALLOWANCE_SPEND_DAY: _Allowance.ValueType  # 4
-    """Micro-units of the currency, of a day."""
-    ALLOWANCE_SPEND_MONTH: _Allowance.ValueType  # 5
-    """Micro-units of the currency, of a month."""
-
-class Allowance(_Allowance, metaclass=_AllowanceEnumTypeWrapper):
-    """What is leased: the quota or the spend budget of one window."""
-
-ALLOWANCE_UNSPECIFIED: Allowance.ValueType  # 0
-"""Never sent."""
-ALLOWANCE_TOKENS_HOUR: Allowance.ValueType  # 1
-"""Tokens of an hour."""
-ALLOWANCE_TOKENS_DAY: Allowance.ValueType  # 2
-"""Tokens of a day."""
-ALLOWANCE_TOKENS_MONTH: Allowance.ValueType  # 3
-"""Tokens of a month."""
-ALLOWANCE_SPEND_DAY: Allowance.ValueType  # 4
-"""Micro-units of the currency, of a day."""
-ALLOWANCE_SPEND_MONTH: Allowance.ValueType  # 5
-"""Micro-units of the currency, of a month."""
-Global___Allowance: _TypeAlias = Allowance  # noqa: Y015
 
 @_typing.final
 class LeaseQuotasRequest(_message.Message):
@@ -108,7 +72,7 @@ class QuotaDemand(_message.Message):
     WANTED_UNITS_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
     """The tenant's uid."""
-    allowance: Global___Allowance.ValueType
+    allowance: _tenant_usage_pb2.Allowance.ValueType
     """The allowance, whose unit is that of the numbers below."""
     used_units: _builtins.int
     """Leased units used since the last request."""
@@ -124,7 +88,7 @@ class QuotaDemand(_message.Message):
         self,
         *,
         tenant_uid: _builtins.str = ...,
-        allowance: Global___Allowance.ValueType = ...,
+        allowance: _tenant_usage_pb2.Allowance.ValueType = ...,
         window_start: _timestamp_pb2.Timestamp | None = ...,
         used_units: _builtins.int = ...,
         returned_units: _builtins.int = ...,
@@ -177,7 +141,7 @@ class QuotaGrant(_message.Message):
     FREE_UNITS_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
     """The tenant's uid."""
-    allowance: Global___Allowance.ValueType
+    allowance: _tenant_usage_pb2.Allowance.ValueType
     """The allowance."""
     granted_units: _builtins.int
     """Units granted now: at most those wanted, and 0 if none is left."""
@@ -199,7 +163,7 @@ class QuotaGrant(_message.Message):
         self,
         *,
         tenant_uid: _builtins.str = ...,
-        allowance: Global___Allowance.ValueType = ...,
+        allowance: _tenant_usage_pb2.Allowance.ValueType = ...,
         window_start: _timestamp_pb2.Timestamp | None = ...,
         window_end: _timestamp_pb2.Timestamp | None = ...,
         granted_units: _builtins.int = ...,
