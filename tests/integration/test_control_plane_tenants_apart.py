@@ -121,7 +121,7 @@ async def test_an_adapter_of_ours_tells_nothing_of_a_pool_dedicated_to_another_t
 async def test_mutant_that_may_see_everything_leaks(tmp_path, monkeypatch):
     _, world, as_admin = await memory_world(tmp_path)
     monkeypatch.setattr(Operator, "may_see", lambda self, record: True)
-    found, _ = await leaks_in(world, as_admin, 100)
+    found, _ = await leaks_in(world, as_admin, ATTEMPTS)
     assert any("the-prompt-of-globex" in leak for leak in found)
 
 
