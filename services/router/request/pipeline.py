@@ -218,8 +218,9 @@ class Pipeline:
                     status = self._status(error, identified.deadline)
                     record.fail(progress.stage, status, self._clock.monotonic_seconds())
                     raise
-                receipt = await record.succeed(answered, self._clock.monotonic_seconds())
-                return replace(answered, outcome_receipt=receipt)
+            # What it did not use is free again while its outcome becomes durable.
+            receipt = await record.succeed(answered, self._clock.monotonic_seconds())
+            return replace(answered, outcome_receipt=receipt)
 
     async def _shape(self, request: pb.GenerateRequest, identified: Identified) -> Shaped:
         """Judge what the caller says, resolve what it asks, encode it and know its cost."""

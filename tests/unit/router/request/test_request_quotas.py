@@ -86,6 +86,26 @@ async def test_a_caller_that_leaves_before_the_first_token_pays_for_its_prompt(w
     assert world.quotas.used > 0
 
 
+async def test_what_was_not_used_is_free_while_the_outcome_becomes_durable(world):
+    world.server.hold.clear()
+    running = asyncio.create_task(world.pipeline.run(world.call("uid-metered"), None))
+    await asyncio.wait_for(world.server.begun.wait(), 5)
+    assert world.quotas.held > 0
+    outcome, append = asyncio.Event(), world.audit.append
+
+    async def watched(entry, timeout_seconds):
+        outcome.set()
+        return await append(entry, timeout_seconds)
+
+    world.audit.append = watched
+    world.audit.durable.clear()
+    world.server.hold.set()
+    await asyncio.wait_for(outcome.wait(), 5)
+    assert (world.quotas.held, running.done()) == (0, False)
+    world.audit.durable.set()
+    assert (await running).outcome_receipt is not None
+
+
 async def test_a_tenant_without_quotas_is_never_asked_for(world):
     await world.pipeline.run(world.call("uid-free"), None)
     assert world.quotas.asked == []
