@@ -1,26 +1,27 @@
 """Denies or redacts what callers ask and what models answer, by their tenants' guardrails.
 
-Patterns are compiled on first use, in a thread, into a bounded cache that tenants with the same patterns share. A
-search that is short for any text of its length runs in place. A longer one runs in a thread, one at a time for each
-tenant, so that no patterns block the event loop and no tenant takes every thread. Several tenants together may take
-them all: then a long search waits for one of theirs. A short one waits for none, since compiling has its own thread.
+Patterns are compiled on first use, in a thread and in turns a tenant, into a cache of so many bytes that tenants with
+the same patterns share. A search that is short for any text of its length runs in place. A longer one runs in a thread,
+one at a time for each tenant, so that no patterns block the event loop and no tenant takes every thread. Several
+tenants together may take them all: then a long search waits for one of theirs. A short one waits for none, since
+compiling has its own thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from services.common.clock import Clock
 from services.common.errors import FailedPreconditionError, Reason
+from services.router.guardrails.pattern_cache import PatternCache
 from services.router.guardrails.pattern_sets import PatternSet, compile_patterns
 from services.router.guardrails.redaction import CLEAN, Verdict, find, redact, verdict
 from services.router.snapshot.model import StageRules, Tenant
 from services.router.tenant_threads import TenantThreads
 
-_KEPT_SETS = 256
+_KEPT_BYTES = 128 << 20
+"""Room for the sets of 10,000 tenants with some rules each."""
 _THREADS = 4
 # Text bytes times instructions; at worst 10 ns each: 2 ms.
 _IN_PLACE_STEPS = 200_000
@@ -31,19 +32,21 @@ _TEXT_BYTES = 8
 class Guardrails:
     """The guardrails of all tenants in this process."""
 
-    def __init__(self, clock: Clock, kept_sets: int = _KEPT_SETS) -> None:
+    def __init__(self, clock: Clock, kept_bytes: int = _KEPT_BYTES) -> None:
         self._clock = clock
-        self._kept_sets = kept_sets
-        self._compiled: OrderedDict[bytes, PatternSet] = OrderedDict()
-        self._compiling: dict[bytes, asyncio.Future[PatternSet]] = {}
+        self._compiled = PatternCache(kept_bytes)
+        self._compiling: dict[tuple[str, bytes], asyncio.Task[PatternSet]] = {}
+        """By tenant and key: a tenant waits in its own turn, also for patterns that another one compiles."""
         # Threads start with their first use: a router's tenants may have no guardrails at all.
         self._threads = TenantThreads(_THREADS, "guard")
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="guard-compile")
+        self._compiler = TenantThreads(1, "guard-compile")
 
     def close(self) -> None:
         """Let each thread finish its search and end."""
         self._threads.close()
-        self._compiler.shutdown(wait=False, cancel_futures=True)
+        self._compiler.close()
+        for compiling in self._compiling.values():
+            compiling.cancel()
 
     async def check_input(self, tenant: Tenant, texts: Sequence[str]) -> Verdict:
         """Judge what a caller says, before anything else is done for it.
@@ -54,7 +57,7 @@ class Guardrails:
         """
         found = await self._judge(tenant, tenant.guardrails.input, texts)
         if tenant.guardrails.output.rules:
-            await self._patterns(tenant.guardrails.output)
+            await self._patterns(tenant, tenant.guardrails.output)
         if found.texts is not None and not any(text.strip() for text in found.texts):
             # Redaction left nothing to ask.
             return Verdict(None, found.rule_ids, found.rule_ids[0])
@@ -71,7 +74,7 @@ class Guardrails:
     async def _judge(self, tenant: Tenant, stage: StageRules, texts: Sequence[str]) -> Verdict:
         if not stage.rules:
             return CLEAN
-        patterns = await self._patterns(stage)
+        patterns = await self._patterns(tenant, stage)
         raw = [text.encode() for text in texts]
         steps = (sum(map(len, raw)) + _TEXT_BYTES * len(raw)) * patterns.program_size
         if steps <= _IN_PLACE_STEPS:
@@ -88,18 +91,15 @@ class Guardrails:
             lambda: redact(stage.rules, patterns, raw, found, self._clock.monotonic_seconds),
         )
 
-    async def _patterns(self, stage: StageRules) -> PatternSet:
+    async def _patterns(self, tenant: Tenant, stage: StageRules) -> PatternSet:
         """The compiled patterns.
 
         Raises:
             FailedPreconditionError: one of them does not compile here.
         """
-        key = stage.patterns_sha256
-        patterns = self._compiled.get(key)
+        patterns = self._compiled.use(tenant.tenant_uid, stage.patterns_sha256)
         if patterns is None:
-            patterns = await self._compile(key, [rule.pattern for rule in stage.rules])
-        else:
-            self._compiled.move_to_end(key)
+            patterns = await self._compile(tenant.tenant_uid, stage)
         if patterns.broken:
             rule_id = stage.rules[patterns.broken[0]].rule_id
             raise FailedPreconditionError(
@@ -109,25 +109,30 @@ class Guardrails:
             )
         return patterns
 
-    async def _compile(self, key: bytes, patterns: Sequence[str]) -> PatternSet:
-        """Compile once for all callers that wait; one that leaves does not stop it."""
-        compiling = self._compiling.get(key)
+    async def _compile(self, tenant_uid: str, stage: StageRules) -> PatternSet:
+        """Compile once for all callers of a tenant that wait; one that leaves does not stop it."""
+        which = tenant_uid, stage.patterns_sha256
+        compiling = self._compiling.get(which)
         if compiling is None:
-            loop = asyncio.get_running_loop()
-            compiling = loop.run_in_executor(  # proven: thread-for-compiling
-                self._compiler, compile_patterns, patterns
-            )
-            self._compiling[key] = compiling
-            compiling.add_done_callback(lambda done: self._keep(key, done))
+            compiling = asyncio.create_task(self._compiled_in_turn(*which, stage), name="compile guardrails")
+            self._compiling[which] = compiling
+            compiling.add_done_callback(lambda done: self._forget(which, done))
         return await asyncio.shield(compiling)
 
-    def _keep(self, key: bytes, done: asyncio.Future[PatternSet]) -> None:
-        del self._compiling[key]
-        if done.cancelled() or done.exception() is not None:
-            return
-        self._compiled[key] = done.result()
-        while len(self._compiled) > self._kept_sets:
-            self._compiled.popitem(last=False)
+    async def _compiled_in_turn(self, tenant_uid: str, key: bytes, stage: StageRules) -> PatternSet:
+        def compiled() -> PatternSet:
+            # Another tenant with the same patterns may have been first.
+            return self._compiled.peek(key) or compile_patterns([rule.pattern for rule in stage.rules])
+
+        patterns = await self._compiler.run(tenant_uid, compiled)  # proven: turns-for-compiling
+        self._compiled.put(tenant_uid, key, patterns)
+        return patterns
+
+    def _forget(self, which: tuple[str, bytes], done: asyncio.Task[PatternSet]) -> None:
+        del self._compiling[which]
+        if not done.cancelled():
+            # Retrieved for callers that have left.
+            done.exception()
 
 
 def denied(rule_id: str) -> FailedPreconditionError:

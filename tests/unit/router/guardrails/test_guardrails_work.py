@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 from tenantry.config.v1 import tenant_pb2
@@ -12,7 +13,7 @@ from tenantry.inference.v1 import inference_service_pb2 as pb
 from services.common.clock import SystemClock
 from services.router import tenant_threads
 from services.router.guardrails import guardrails as guardrails_module
-from services.router.guardrails import pattern_sets
+from services.router.guardrails import pattern_cache, pattern_sets
 from services.router.guardrails.guardrails import Guardrails
 from services.router.snapshot.model import PriorityRules
 from services.router.snapshot.tenant_rules import guardrail_rules, priority_rules
@@ -70,21 +71,74 @@ async def test_nothing_is_compiled_before_its_first_use_and_then_once_for_all(wo
     assert len(made) == 2
 
 
-async def test_the_ones_used_last_are_kept(world, monkeypatch):
-    made = compiled_by(monkeypatch)
-    guards = Guardrails(SystemClock(), kept_sets=2)
+async def others_sets_lost(world, monkeypatch, module) -> int:
+    """How often another tenant's patterns are compiled again beside a tenant that changes its own all the time."""
+    made = compiled_by(monkeypatch, module)
+    guards = module.Guardrails(SystemClock(), kept_bytes=40_000)
     held = world.state.snapshot().tenants
-    a, other = held["uid-a"], held["uid-other"]
-    third = rules("x3")
-    for tenant in (a, other, a):
-        await guards.check_input(tenant, ["hello"])
-    await guards._patterns(guardrail_rules(tenant_pb2.TenantConfig(guardrails=third)).input)
-    await guards.check_input(a, ["hello"])
-    assert len(made) == 3
-    await guards.check_input(other, ["hello"])
-    assert len(made) == 4
-    assert len(guards._compiled) == 2
+    restless, other = held["uid-a"], held["uid-other"]
+    for number in range(20):
+        config = tenant_pb2.TenantConfig(guardrails=rules(f"y{number}"))
+        changing = replace(restless, guardrails=guardrail_rules(config))
+        await guards.check_input(changing, ["hello"])
+        await guards.check_input(other, ["hello"])
     guards.close()
+    return made.count(["x1"]) - 1
+
+
+async def test_a_tenant_that_changes_its_patterns_loses_its_own(world, monkeypatch):
+    assert await others_sets_lost(world, monkeypatch, guardrails_module) == 0
+
+
+async def test_that_test_notices_a_cache_without_shares(world, monkeypatch):
+    careless = changed(
+        pattern_cache, "the-heaviest-loses", "heaviest = next(iter(sorted(able, reverse=True)))"
+    )
+    monkeypatch.setattr(guardrails_module, "PatternCache", careless.PatternCache)
+    assert await others_sets_lost(world, monkeypatch, guardrails_module) > 0
+
+
+async def compiled_beside_a_queue(world, monkeypatch, module, patience_seconds: float) -> bool:
+    """Whether a tenant's patterns are compiled before the many that another tenant has asked for."""
+    guards, go, begun = module.Guardrails(SystemClock()), threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def waiting(patterns):
+        begun.set()
+        go.wait(5)
+        order.append(patterns[0])
+        return pattern_sets.compile_patterns(patterns)
+
+    monkeypatch.setattr(module, "compile_patterns", waiting)
+    held = world.state.snapshot().tenants
+    greedy = [
+        replace(
+            held["uid-a"],
+            guardrails=guardrail_rules(tenant_pb2.TenantConfig(guardrails=rules(f"y{number}"))),
+        )
+        for number in range(8)
+    ]
+    tasks = [asyncio.create_task(guards.check_input(tenant, ["hello"])) for tenant in greedy]
+    await asyncio.to_thread(begun.wait, patience_seconds)
+    tasks.append(asyncio.create_task(guards.check_input(held["uid-other"], ["hello"])))
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(*tasks)
+    guards.close()
+    return order.index("x1") <= 1
+
+
+async def test_a_tenant_waits_for_one_set_of_another_at_most(world, monkeypatch):
+    assert await compiled_beside_a_queue(world, monkeypatch, guardrails_module, 5)
+
+
+async def test_that_test_notices_patterns_compiled_in_order_of_arrival(world, monkeypatch):
+    careless = changed(
+        guardrails_module,
+        "turns-for-compiling",
+        "patterns = await asyncio.wrap_future(self._compiler._threads.submit(compiled))",
+    )
+    assert not await compiled_beside_a_queue(world, monkeypatch, careless, 5)
 
 
 async def test_a_caller_that_leaves_while_patterns_compile_takes_nothing_from_the_next(world, monkeypatch):
@@ -187,8 +241,8 @@ async def test_slow_searches_of_several_tenants_hold_up_no_short_one(world):
 async def test_that_test_notices_patterns_that_compile_where_others_search(world):
     careless = changed(
         guardrails_module,
-        "thread-for-compiling",
-        "compiling = loop.run_in_executor(self._threads._threads, compile_patterns, patterns)",
+        "turns-for-compiling",
+        "patterns = await self._threads.run(tenant_uid, compiled)",
     )
     assert not await judged_while_all_threads_search(world, careless, 0.2)
 
