@@ -7,8 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.common.clock import Clock
-from services.common.errors import ResourceExhaustedError
-from services.config.discovery.router_status import Newest, Router, RouterView, view
+from services.common.errors import AlreadyExistsError, ResourceExhaustedError
+from services.config.discovery.router_status import (
+    SILENT_AFTER_SECONDS,
+    Newest,
+    Router,
+    RouterView,
+    view,
+)
 
 MAX_ROUTERS = 4096
 MAX_REASONS = 20
@@ -47,20 +53,26 @@ class RouterRegistry:
         self._left: dict[str, None] | None = {}
         """Names that said goodbye, oldest first; None once the routers of an earlier process were recalled."""
 
-    def connect(self, name: str) -> Session:
-        """Note that a router opened a stream; an older stream of the same name no longer counts.
+    def connect(self, name: str, process_id: str = "") -> Session:
+        """Note that a router opened a stream; an older stream of the same process no longer counts.
 
         Raises:
+            AlreadyExistsError: another process has the name, and was heard lately.
             ResourceExhaustedError: as many routers are connected as can be kept track of.
         """
         self._forget_expired()
         router = self._routers.get(name)
+        if router is not None and self._is_another(router, process_id):
+            raise AlreadyExistsError(  # proven: one-process-a-name
+                f"another process is the router {name}: give each router a name of its own, "
+                "TENANTRY_ROUTER_ROUTER. If it was just killed, this one is let in soon"
+            )
         if router is None:
             self._make_room()
             router = self._routers[name] = Router(name, 0.0, 0.0)
             if self._left:
                 self._left.pop(name, None)
-        router.session = next(self._numbers)
+        router.session, router.process_id = next(self._numbers), process_id
         # A reconnect may be a new process, so forget what it applied.
         router.held = router.refused = None
         router.applied_revision = router.refused_revision = 0
@@ -186,6 +198,16 @@ class RouterRegistry:
         """Call a function at every change but signs of life; returns a function that ends this."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
+
+    def _is_another(self, router: Router, process_id: str) -> bool:
+        """Whether the router's stream is that of another process that is alive."""
+        silent_seconds = self._clock.monotonic_seconds() - router.heard_at_seconds
+        return (
+            router.session is not None
+            and silent_seconds <= SILENT_AFTER_SECONDS
+            and bool(process_id and router.process_id)
+            and process_id != router.process_id
+        )
 
     def _of(self, session: Session) -> Router | None:
         router = self._routers.get(session.router)

@@ -46,6 +46,8 @@ class Router:
     heard_wall_seconds: float
     session: int | None = None
     """The number of its stream; None while it has none."""
+    process_id: str = ""
+    """Of the process that opened the stream; empty for one that did not say."""
     applied_revision: int = 0
     held: object | None = None
     """The content that it applied last on this stream."""

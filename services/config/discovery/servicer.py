@@ -116,7 +116,7 @@ class DiscoveryServicer(config_discovery_service_pb2_grpc.ConfigDiscoveryService
             )
         if character := misleading_in(first.hello.router):
             raise InvalidArgumentError([FieldViolation("hello.router", f"holds {character}")])
-        session = self._routers.connect(first.hello.router)
+        session = self._routers.connect(first.hello.router, first.hello.process_id)
         self._naming.joined(
             session.router, first.hello.flow_target, first.hello.flow_epoch, first.hello.flow_controller
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, Protocol
@@ -87,6 +88,7 @@ class ConfigClient:
     ) -> None:
         self._stub = rpc.ConfigDiscoveryServiceStub(channel)
         self._router = router
+        self._process_id = secrets.token_hex(8)
         self._state = state
         self._load_text_model = load_text_model
         self._on_snapshot = on_snapshot
@@ -153,7 +155,9 @@ class ConfigClient:
         assembled: asyncio.Queue[Assembled] = asyncio.Queue(maxsize=1)
         tasks: list[asyncio.Task[NoReturn]] = []
         try:
-            hello = pb.RouterHello(router=self._router, revision=self._state.revision)
+            hello = pb.RouterHello(
+                router=self._router, revision=self._state.revision, process_id=self._process_id
+            )
             if self._flow is not None:
                 self._flow.introduce(hello)
             await self._send(call, pb.StreamSnapshotsRequest(hello=hello))
@@ -304,4 +308,8 @@ def _etcd_silence_seconds(heartbeat: pb.Heartbeat) -> float | None:
 
 
 def _cause(broken: Exception) -> str:
-    return broken.code().name if isinstance(broken, grpc.aio.AioRpcError) else type(broken).__name__
+    if not isinstance(broken, grpc.aio.AioRpcError):
+        return type(broken).__name__
+    # Two routers of one name: the config service says what to do.
+    said = f": {broken.details()}" if broken.code() is grpc.StatusCode.ALREADY_EXISTS else ""
+    return f"{broken.code().name}{said}"

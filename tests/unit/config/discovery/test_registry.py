@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
-from services.common.errors import ResourceExhaustedError
+from services.common.errors import AlreadyExistsError, ResourceExhaustedError
 from services.config.discovery import registry as registry_module
 from services.config.discovery.registry import MAX_REASON_CHARACTERS, MAX_REASONS, RouterRegistry
 from services.config.discovery.router_status import RETURNS_WITHIN_SECONDS, SILENT_AFTER_SECONDS, RouterStatus
@@ -243,3 +245,45 @@ def test_whoever_listens_hears_of_answers_and_not_of_signs_of_life():
     stop()
     registry.disconnect(session)
     assert len(told) == 2
+
+
+def second_process_gets_in(module) -> bool:
+    """Whether another process takes the name of a router that is alive."""
+    clock = ManualClock()
+    registry = module.RouterRegistry(clock, 60.0)
+    first = registry.connect("r1", "process-1")
+    clock.advance(1.0)
+    registry.heard(first)
+    clock.advance(2.0)
+    with suppress(AlreadyExistsError):
+        registry.connect("r1", "process-2")
+    return not registry.stands(first)
+
+
+def test_a_live_routers_name_is_its_own():
+    assert not second_process_gets_in(registry_module)
+
+
+def test_a_second_process_is_told_which_setting_to_change():
+    registry = RouterRegistry(ManualClock(), 60.0)
+    registry.connect("r1", "process-1")
+    with pytest.raises(AlreadyExistsError, match="TENANTRY_ROUTER_ROUTER"):
+        registry.connect("r1", "process-2")
+
+
+def test_that_test_notices_names_that_anyone_takes():
+    assert second_process_gets_in(changed(registry_module, "one-process-a-name", "pass"))
+
+
+@pytest.mark.parametrize("gone", ["silent", "disconnected", "the same process", "an older version"])
+def test_a_name_is_free_for_who_may_have_it(gone):
+    clock = ManualClock()
+    registry = RouterRegistry(clock, 60.0)
+    first = registry.connect("r1", "" if gone == "an older version" else "process-1")
+    if gone == "silent":
+        clock.advance(3.5)
+    elif gone == "disconnected":
+        registry.disconnect(first)
+    second = registry.connect("r1", "process-1" if gone == "the same process" else "process-2")
+    assert registry.stands(second)
+    assert not registry.stands(first)

@@ -134,7 +134,7 @@ def test_it_is_logged_once_and_counted_while_it_lasts(world, caplog):
     registry = CollectorRegistry()
     metrics = RequestMetrics(registry), ConfigMetrics(registry)
     follower = SnapshotFollower(
-        PoolDirectory(None, None), TenantLimiter(), *metrics, None, HealthBoard(["c"]), "c"
+        PoolDirectory(None, None), [TenantLimiter().forget], *metrics, None, HealthBoard(["c"]), "c"
     )
     snapshot = world.state.snapshot()
     with caplog.at_level(logging.ERROR):

@@ -29,7 +29,7 @@ from tenantry.config.v1 import pool_pb2 as tenantry_dot_config_dot_v1_dot_pool__
 from tenantry.config.v1 import tenant_pb2 as tenantry_dot_config_dot_v1_dot_tenant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1tenantry/config/v1/config_discovery_service.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a tenantry/config/v1/adapter.proto\x1a#tenantry/config/v1/credential.proto\x1a\x1dtenantry/config/v1/pool.proto\x1a\x1ftenantry/config/v1/tenant.proto\"\xa4\x02\n\x16StreamSnapshotsRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.tenantry.config.v1.RouterHelloH\x00\x12.\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1f.tenantry.config.v1.SnapshotAckH\x00\x12\x30\n\x04nack\x18\x03 \x01(\x0b\x32 .tenantry.config.v1.SnapshotNackH\x00\x12\x35\n\x08outcomes\x18\x04 \x01(\x0b\x32!.tenantry.config.v1.OutcomeReportH\x00\x12\x34\n\x07goodbye\x18\x05 \x01(\x0b\x32!.tenantry.config.v1.RouterGoodbyeH\x00\x42\t\n\x07message\"\x8f\x01\n\x0bRouterHello\x12\x14\n\x06router\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x66low_target\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nflow_epoch\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1d\n\x0f\x66low_controller\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"\x0f\n\rRouterGoodbye\":\n\x0bSnapshotAck\x12\x13\n\x05nonce\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"R\n\x0cSnapshotNack\x12\x13\n\x05nonce\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x15\n\x07reasons\x18\x03 \x03(\tB\x04\xe2\x41\x01\x02\"G\n\rOutcomeReport\x12\x36\n\x06\x63ounts\x18\x01 \x03(\x0b\x32 .tenantry.config.v1.OutcomeCountB\x04\xe2\x41\x01\x02\"u\n\x0cOutcomeCount\x12\x18\n\ntenant_uid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x63onfig_version\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x15\n\x07outcome\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08requests\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x02\"\xfc\x01\n\x17StreamSnapshotsResponse\x12\x32\n\x05\x63hunk\x18\x01 \x01(\x0b\x32!.tenantry.config.v1.SnapshotChunkH\x00\x12\x32\n\theartbeat\x18\x02 \x01(\x0b\x32\x1d.tenantry.config.v1.HeartbeatH\x00\x12:\n\tstatement\x18\x03 \x01(\x0b\x32%.tenantry.config.v1.SnapshotStatementH\x00\x12\x32\n\x04\x66low\x18\x04 \x01(\x0b\x32\".tenantry.config.v1.FlowAssignmentH\x00\x42\t\n\x07message\"T\n\x0e\x46lowAssignment\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x12\n\ncontroller\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07routers\x18\x04 \x03(\t\"\xd6\x01\n\rSnapshotChunk\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12.\n\x04kind\x18\x03 \x01(\x0e\x32 .tenantry.config.v1.SnapshotKind\x12\x15\n\rbase_revision\x18\x04 \x01(\x03\x12\r\n\x05\x63hunk\x18\x05 \x01(\x05\x12\x0c\n\x04last\x18\x06 \x01(\x08\x12/\n\tresources\x18\x07 \x03(\x0b\x32\x1c.tenantry.config.v1.Resource\x12\x0f\n\x07removed\x18\x08 \x03(\t\"\xbc\x02\n\x08Resource\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x14\n\x0cmod_revision\x18\x02 \x01(\x03\x12,\n\x06tenant\x18\x03 \x01(\x0b\x32\x1a.tenantry.config.v1.TenantH\x00\x12\x36\n\x07\x61\x64\x61pter\x18\x04 \x01(\x0b\x32#.tenantry.config.v1.AdapterResourceH\x00\x12<\n\ncredential\x18\x05 \x01(\x0b\x32&.tenantry.config.v1.CredentialResourceH\x00\x12(\n\x04pool\x18\x06 \x01(\x0b\x32\x18.tenantry.config.v1.PoolH\x00\x12\x33\n\nbase_model\x18\x07 \x01(\x0b\x32\x1d.tenantry.config.v1.BaseModelH\x00\x42\n\n\x08resource\"i\n\x0f\x41\x64\x61pterResource\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12,\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32\x1b.tenantry.config.v1.Adapter\x12\x14\n\x0c\x61rtifact_key\x18\x03 \x01(\x0c\"N\n\x12\x43redentialResource\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.tenantry.config.v1.Key\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\"T\n\x11SnapshotStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x19\n\x11signer_public_key\x18\x03 \x01(\x0c\"N\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x16\n\x0e\x65tcd_connected\x18\x02 \x01(\x08\x12\x17\n\x0f\x65tcd_silence_ms\x18\x03 \x01(\x03*^\n\x0cSnapshotKind\x12\x1d\n\x19SNAPSHOT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SNAPSHOT_KIND_FULL\x10\x01\x12\x17\n\x13SNAPSHOT_KIND_DELTA\x10\x02\x32\x88\x01\n\x16\x43onfigDiscoveryService\x12n\n\x0fStreamSnapshots\x12*.tenantry.config.v1.StreamSnapshotsRequest\x1a+.tenantry.config.v1.StreamSnapshotsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1tenantry/config/v1/config_discovery_service.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a tenantry/config/v1/adapter.proto\x1a#tenantry/config/v1/credential.proto\x1a\x1dtenantry/config/v1/pool.proto\x1a\x1ftenantry/config/v1/tenant.proto\"\xa4\x02\n\x16StreamSnapshotsRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.tenantry.config.v1.RouterHelloH\x00\x12.\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1f.tenantry.config.v1.SnapshotAckH\x00\x12\x30\n\x04nack\x18\x03 \x01(\x0b\x32 .tenantry.config.v1.SnapshotNackH\x00\x12\x35\n\x08outcomes\x18\x04 \x01(\x0b\x32!.tenantry.config.v1.OutcomeReportH\x00\x12\x34\n\x07goodbye\x18\x05 \x01(\x0b\x32!.tenantry.config.v1.RouterGoodbyeH\x00\x42\t\n\x07message\"\xa9\x01\n\x0bRouterHello\x12\x14\n\x06router\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x66low_target\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nflow_epoch\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x1d\n\x0f\x66low_controller\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nprocess_id\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\"\x0f\n\rRouterGoodbye\":\n\x0bSnapshotAck\x12\x13\n\x05nonce\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\"R\n\x0cSnapshotNack\x12\x13\n\x05nonce\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x15\n\x07reasons\x18\x03 \x03(\tB\x04\xe2\x41\x01\x02\"G\n\rOutcomeReport\x12\x36\n\x06\x63ounts\x18\x01 \x03(\x0b\x32 .tenantry.config.v1.OutcomeCountB\x04\xe2\x41\x01\x02\"u\n\x0cOutcomeCount\x12\x18\n\ntenant_uid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x63onfig_version\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x15\n\x07outcome\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08requests\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x02\"\xfc\x01\n\x17StreamSnapshotsResponse\x12\x32\n\x05\x63hunk\x18\x01 \x01(\x0b\x32!.tenantry.config.v1.SnapshotChunkH\x00\x12\x32\n\theartbeat\x18\x02 \x01(\x0b\x32\x1d.tenantry.config.v1.HeartbeatH\x00\x12:\n\tstatement\x18\x03 \x01(\x0b\x32%.tenantry.config.v1.SnapshotStatementH\x00\x12\x32\n\x04\x66low\x18\x04 \x01(\x0b\x32\".tenantry.config.v1.FlowAssignmentH\x00\x42\t\n\x07message\"T\n\x0e\x46lowAssignment\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x12\n\ncontroller\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07routers\x18\x04 \x03(\t\"\xd6\x01\n\rSnapshotChunk\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12.\n\x04kind\x18\x03 \x01(\x0e\x32 .tenantry.config.v1.SnapshotKind\x12\x15\n\rbase_revision\x18\x04 \x01(\x03\x12\r\n\x05\x63hunk\x18\x05 \x01(\x05\x12\x0c\n\x04last\x18\x06 \x01(\x08\x12/\n\tresources\x18\x07 \x03(\x0b\x32\x1c.tenantry.config.v1.Resource\x12\x0f\n\x07removed\x18\x08 \x03(\t\"\xbc\x02\n\x08Resource\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x14\n\x0cmod_revision\x18\x02 \x01(\x03\x12,\n\x06tenant\x18\x03 \x01(\x0b\x32\x1a.tenantry.config.v1.TenantH\x00\x12\x36\n\x07\x61\x64\x61pter\x18\x04 \x01(\x0b\x32#.tenantry.config.v1.AdapterResourceH\x00\x12<\n\ncredential\x18\x05 \x01(\x0b\x32&.tenantry.config.v1.CredentialResourceH\x00\x12(\n\x04pool\x18\x06 \x01(\x0b\x32\x18.tenantry.config.v1.PoolH\x00\x12\x33\n\nbase_model\x18\x07 \x01(\x0b\x32\x1d.tenantry.config.v1.BaseModelH\x00\x42\n\n\x08resource\"i\n\x0f\x41\x64\x61pterResource\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12,\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32\x1b.tenantry.config.v1.Adapter\x12\x14\n\x0c\x61rtifact_key\x18\x03 \x01(\x0c\"N\n\x12\x43redentialResource\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.tenantry.config.v1.Key\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\"T\n\x11SnapshotStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x19\n\x11signer_public_key\x18\x03 \x01(\x0c\"N\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x16\n\x0e\x65tcd_connected\x18\x02 \x01(\x08\x12\x17\n\x0f\x65tcd_silence_ms\x18\x03 \x01(\x03*^\n\x0cSnapshotKind\x12\x1d\n\x19SNAPSHOT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SNAPSHOT_KIND_FULL\x10\x01\x12\x17\n\x13SNAPSHOT_KIND_DELTA\x10\x02\x32\x88\x01\n\x16\x43onfigDiscoveryService\x12n\n\x0fStreamSnapshots\x12*.tenantry.config.v1.StreamSnapshotsRequest\x1a+.tenantry.config.v1.StreamSnapshotsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTERHELLO'].fields_by_name['flow_epoch']._serialized_options = b'\342A\001\001'
   _globals['_ROUTERHELLO'].fields_by_name['flow_controller']._loaded_options = None
   _globals['_ROUTERHELLO'].fields_by_name['flow_controller']._serialized_options = b'\342A\001\001'
+  _globals['_ROUTERHELLO'].fields_by_name['process_id']._loaded_options = None
+  _globals['_ROUTERHELLO'].fields_by_name['process_id']._serialized_options = b'\342A\001\001'
   _globals['_SNAPSHOTACK'].fields_by_name['nonce']._loaded_options = None
   _globals['_SNAPSHOTACK'].fields_by_name['nonce']._serialized_options = b'\342A\001\002'
   _globals['_SNAPSHOTACK'].fields_by_name['revision']._loaded_options = None
@@ -66,38 +68,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OUTCOMECOUNT'].fields_by_name['outcome']._serialized_options = b'\342A\001\002'
   _globals['_OUTCOMECOUNT'].fields_by_name['requests']._loaded_options = None
   _globals['_OUTCOMECOUNT'].fields_by_name['requests']._serialized_options = b'\342A\001\002'
-  _globals['_SNAPSHOTKIND']._serialized_start=2265
-  _globals['_SNAPSHOTKIND']._serialized_end=2359
+  _globals['_SNAPSHOTKIND']._serialized_start=2291
+  _globals['_SNAPSHOTKIND']._serialized_end=2385
   _globals['_STREAMSNAPSHOTSREQUEST']._serialized_start=242
   _globals['_STREAMSNAPSHOTSREQUEST']._serialized_end=534
   _globals['_ROUTERHELLO']._serialized_start=537
-  _globals['_ROUTERHELLO']._serialized_end=680
-  _globals['_ROUTERGOODBYE']._serialized_start=682
-  _globals['_ROUTERGOODBYE']._serialized_end=697
-  _globals['_SNAPSHOTACK']._serialized_start=699
-  _globals['_SNAPSHOTACK']._serialized_end=757
-  _globals['_SNAPSHOTNACK']._serialized_start=759
-  _globals['_SNAPSHOTNACK']._serialized_end=841
-  _globals['_OUTCOMEREPORT']._serialized_start=843
-  _globals['_OUTCOMEREPORT']._serialized_end=914
-  _globals['_OUTCOMECOUNT']._serialized_start=916
-  _globals['_OUTCOMECOUNT']._serialized_end=1033
-  _globals['_STREAMSNAPSHOTSRESPONSE']._serialized_start=1036
-  _globals['_STREAMSNAPSHOTSRESPONSE']._serialized_end=1288
-  _globals['_FLOWASSIGNMENT']._serialized_start=1290
-  _globals['_FLOWASSIGNMENT']._serialized_end=1374
-  _globals['_SNAPSHOTCHUNK']._serialized_start=1377
-  _globals['_SNAPSHOTCHUNK']._serialized_end=1591
-  _globals['_RESOURCE']._serialized_start=1594
-  _globals['_RESOURCE']._serialized_end=1910
-  _globals['_ADAPTERRESOURCE']._serialized_start=1912
-  _globals['_ADAPTERRESOURCE']._serialized_end=2017
-  _globals['_CREDENTIALRESOURCE']._serialized_start=2019
-  _globals['_CREDENTIALRESOURCE']._serialized_end=2097
-  _globals['_SNAPSHOTSTATEMENT']._serialized_start=2099
-  _globals['_SNAPSHOTSTATEMENT']._serialized_end=2183
-  _globals['_HEARTBEAT']._serialized_start=2185
-  _globals['_HEARTBEAT']._serialized_end=2263
-  _globals['_CONFIGDISCOVERYSERVICE']._serialized_start=2362
-  _globals['_CONFIGDISCOVERYSERVICE']._serialized_end=2498
+  _globals['_ROUTERHELLO']._serialized_end=706
+  _globals['_ROUTERGOODBYE']._serialized_start=708
+  _globals['_ROUTERGOODBYE']._serialized_end=723
+  _globals['_SNAPSHOTACK']._serialized_start=725
+  _globals['_SNAPSHOTACK']._serialized_end=783
+  _globals['_SNAPSHOTNACK']._serialized_start=785
+  _globals['_SNAPSHOTNACK']._serialized_end=867
+  _globals['_OUTCOMEREPORT']._serialized_start=869
+  _globals['_OUTCOMEREPORT']._serialized_end=940
+  _globals['_OUTCOMECOUNT']._serialized_start=942
+  _globals['_OUTCOMECOUNT']._serialized_end=1059
+  _globals['_STREAMSNAPSHOTSRESPONSE']._serialized_start=1062
+  _globals['_STREAMSNAPSHOTSRESPONSE']._serialized_end=1314
+  _globals['_FLOWASSIGNMENT']._serialized_start=1316
+  _globals['_FLOWASSIGNMENT']._serialized_end=1400
+  _globals['_SNAPSHOTCHUNK']._serialized_start=1403
+  _globals['_SNAPSHOTCHUNK']._serialized_end=1617
+  _globals['_RESOURCE']._serialized_start=1620
+  _globals['_RESOURCE']._serialized_end=1936
+  _globals['_ADAPTERRESOURCE']._serialized_start=1938
+  _globals['_ADAPTERRESOURCE']._serialized_end=2043
+  _globals['_CREDENTIALRESOURCE']._serialized_start=2045
+  _globals['_CREDENTIALRESOURCE']._serialized_end=2123
+  _globals['_SNAPSHOTSTATEMENT']._serialized_start=2125
+  _globals['_SNAPSHOTSTATEMENT']._serialized_end=2209
+  _globals['_HEARTBEAT']._serialized_start=2211
+  _globals['_HEARTBEAT']._serialized_end=2289
+  _globals['_CONFIGDISCOVERYSERVICE']._serialized_start=2388
+  _globals['_CONFIGDISCOVERYSERVICE']._serialized_end=2524
 # @@protoc_insertion_point(module_scope)

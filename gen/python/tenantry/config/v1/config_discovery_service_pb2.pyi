@@ -108,6 +108,7 @@ class RouterHello(_message.Message):
     FLOW_TARGET_FIELD_NUMBER: _builtins.int
     FLOW_EPOCH_FIELD_NUMBER: _builtins.int
     FLOW_CONTROLLER_FIELD_NUMBER: _builtins.int
+    PROCESS_ID_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     """The name of the router process, for example `router-1`."""
     revision: _builtins.int
@@ -118,6 +119,8 @@ class RouterHello(_message.Message):
     """The newest epoch of a flow controller that the router knows. 0 means none."""
     flow_controller: _builtins.str
     """The flow controller of that epoch, by the name of its router."""
+    process_id: _builtins.str
+    """An id made at the process's start. Another process that says the name of a live router is refused."""
     def __init__(
         self,
         *,
@@ -126,10 +129,11 @@ class RouterHello(_message.Message):
         flow_target: _builtins.str = ...,
         flow_epoch: _builtins.int = ...,
         flow_controller: _builtins.str = ...,
+        process_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["flow_controller", b"flow_controller", "flow_epoch", b"flow_epoch", "flow_target", b"flow_target", "revision", b"revision", "router", b"router"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flow_controller", b"flow_controller", "flow_epoch", b"flow_epoch", "flow_target", b"flow_target", "process_id", b"process_id", "revision", b"revision", "router", b"router"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
