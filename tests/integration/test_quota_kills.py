@@ -271,7 +271,7 @@ async def test_an_expiry_that_gives_tokens_back_is_caught(tmp_path_factory):
         alive = tuple(part for part in account.slices if part.expires_seconds > now_seconds)
         return replace(account, slices=alive)
 
-    generous = replaced(real_ledger, "_current", giving_back)
+    generous = replaced(real_ledger, "account_at", giving_back)
     leases = replaced(real_leases, "lease", generous.lease)
 
     async def scenario():
