@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.guardrails.pattern_cache import PatternCache, size_bytes
+from services.router.guardrails.pattern_sets import PatternSet
 
-ONE = size_bytes(SimpleNamespace(program_size=100))
+
+def patterns(size: int = 100) -> PatternSet:
+    compiled: Any = None
+    return PatternSet(("x",), (), size, compiled)
 
 
-def patterns(size: int = 100):
-    return SimpleNamespace(program_size=size)
+ONE = size_bytes(patterns())
 
 
 def filled(most_sets: float, *uses: tuple[str, str]) -> PatternCache:
