@@ -666,7 +666,7 @@ class TokenPrice(_message.Message):
     INPUT_MICRO_UNITS_FIELD_NUMBER: _builtins.int
     OUTPUT_MICRO_UNITS_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
-    """The base model, `models/{model}`. One of the tenant's aliases names it.
+    """The base model, `models/{model}`.
     Example: models/smollm2
     """
     adapter: _builtins.str
