@@ -22,20 +22,23 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tenantry/config/v1/tenant_usage.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"S\n\x0bTenantUsage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\nallowances\x18\x02 \x03(\x0b\x32\".tenantry.config.v1.AllowanceUsage\"\xf3\x01\n\x0e\x41llowanceUsage\x12\x30\n\tallowance\x18\x01 \x01(\x0e\x32\x1d.tenantry.config.v1.Allowance\x12\x13\n\x0blimit_units\x18\x02 \x01(\x03\x12\x12\n\nused_units\x18\x03 \x01(\x03\x12\x12\n\nheld_units\x18\x04 \x01(\x03\x12\x10\n\x08\x65nforced\x18\x05 \x01(\x08\x12\x30\n\x0cwindow_start\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xab\x01\n\tAllowance\x12\x19\n\x15\x41LLOWANCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41LLOWANCE_TOKENS_HOUR\x10\x01\x12\x18\n\x14\x41LLOWANCE_TOKENS_DAY\x10\x02\x12\x1a\n\x16\x41LLOWANCE_TOKENS_MONTH\x10\x03\x12\x17\n\x13\x41LLOWANCE_SPEND_DAY\x10\x04\x12\x19\n\x15\x41LLOWANCE_SPEND_MONTH\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tenantry/config/v1/tenant_usage.proto\x12\x12tenantry.config.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Y\n\x0bTenantUsage\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x36\n\nallowances\x18\x02 \x03(\x0b\x32\".tenantry.config.v1.AllowanceUsage\"\xf3\x01\n\x0e\x41llowanceUsage\x12\x30\n\tallowance\x18\x01 \x01(\x0e\x32\x1d.tenantry.config.v1.Allowance\x12\x13\n\x0blimit_units\x18\x02 \x01(\x03\x12\x12\n\nused_units\x18\x03 \x01(\x03\x12\x12\n\nheld_units\x18\x04 \x01(\x03\x12\x10\n\x08\x65nforced\x18\x05 \x01(\x08\x12\x30\n\x0cwindow_start\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xab\x01\n\tAllowance\x12\x19\n\x15\x41LLOWANCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41LLOWANCE_TOKENS_HOUR\x10\x01\x12\x18\n\x14\x41LLOWANCE_TOKENS_DAY\x10\x02\x12\x1a\n\x16\x41LLOWANCE_TOKENS_MONTH\x10\x03\x12\x17\n\x13\x41LLOWANCE_SPEND_DAY\x10\x04\x12\x19\n\x15\x41LLOWANCE_SPEND_MONTH\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tenantry.config.v1.tenant_usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALLOWANCE']._serialized_start=426
-  _globals['_ALLOWANCE']._serialized_end=597
-  _globals['_TENANTUSAGE']._serialized_start=94
-  _globals['_TENANTUSAGE']._serialized_end=177
-  _globals['_ALLOWANCEUSAGE']._serialized_start=180
-  _globals['_ALLOWANCEUSAGE']._serialized_end=423
+  _globals['_TENANTUSAGE'].fields_by_name['name']._loaded_options = None
+  _globals['_TENANTUSAGE'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_ALLOWANCE']._serialized_start=465
+  _globals['_ALLOWANCE']._serialized_end=636
+  _globals['_TENANTUSAGE']._serialized_start=127
+  _globals['_TENANTUSAGE']._serialized_end=216
+  _globals['_ALLOWANCEUSAGE']._serialized_start=219
+  _globals['_ALLOWANCEUSAGE']._serialized_end=462
 # @@protoc_insertion_point(module_scope)
