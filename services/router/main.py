@@ -27,6 +27,7 @@ from services.router.backends import trtllm_engine
 from services.router.backends.adapter_weights import AdapterWeights
 from services.router.backends.channels import EndpointChannels
 from services.router.backends.dispatch import Dispatcher
+from services.router.backends.server_metrics import ServerMetrics
 from services.router.backends.triton_health import TritonProbe
 from services.router.backends.triton_stream import TritonStreamBackend
 from services.router.flow.build import build_flow
@@ -97,7 +98,8 @@ async def serve(settings: RouterSettings) -> None:  # noqa: PLR0915 - a composit
         quotas = QuotaClient(
             config_channel, router=settings.router, clock=clock, shadowed=metrics.limit_shadowed
         )
-        pools = PoolDirectory(TritonProbe(endpoint_channels), clock)
+        server_metrics = await stack.enter_async_context(ServerMetrics())
+        pools = PoolDirectory(TritonProbe(endpoint_channels), clock, server_metrics)
         flow = build_flow(
             settings,
             pools,

@@ -15,6 +15,7 @@ MAX_ENDPOINTS = 1024
 MAX_KV_BLOCK_TOKENS = 1024
 SPOKEN_DIALECTS = (adapter_pb2.DIALECT_TRTLLM_ENGINE,)
 """Those that routers have a backend for: requests for another pool would wait for a place and then fail."""
+_METRICS_URL = re.compile(r"(?=.{1,256}$)http://[^/?#@ ]+:[0-9]{1,5}/[!-~]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -43,6 +44,9 @@ def pool_violations(pool: pool_pb2.Pool, sent: pool_pb2.Pool) -> list[FieldViola
             wrong.append(FieldViolation(where, f"holds {character}"))
         elif not _is_target(endpoint.target):
             wrong.append(FieldViolation(where, "is neither unix:/path nor host:port"))
+        if endpoint.metrics_url and not _METRICS_URL.fullmatch(endpoint.metrics_url):
+            where = f"pool.endpoints[{number}].metrics_url"
+            wrong.append(FieldViolation(where, "is not http://host:port/path of at most 256 characters"))
     for field in ("concurrent_requests", "adapters", "adapter_rank", "kv_tokens", "queued_requests"):
         if getattr(pool.capacity, field) < 1:
             wrong.append(FieldViolation(f"pool.capacity.{field}", "has to be at least 1"))

@@ -14,9 +14,11 @@ from services.common.errors import Reason, UnavailableError
 from services.common.rpc.targets import canonical
 from services.router.pool.endpoints import Servers
 from services.router.pool.fair_queue import FairQueue
+from services.router.pool.inflight_window import InflightWindow
 from services.router.pool.pool import Pool
 from services.router.pool.pool_kind import PoolKind
 from services.router.pool.probing import Probe, Served, probe_endpoint
+from services.router.pool.queue_following import MetricsReader, Watched, follow_queue
 from services.router.snapshot.model import PoolConfig, Snapshot
 
 _log = logging.getLogger(__name__)
@@ -25,8 +27,9 @@ _log = logging.getLogger(__name__)
 class PoolDirectory:
     """Pools by name. A change of model, dialect or owner makes another pool of it: the old one is retired."""
 
-    def __init__(self, probe: Probe, clock: Clock) -> None:
+    def __init__(self, probe: Probe, clock: Clock, metrics: MetricsReader | None = None) -> None:
         self._probe = probe
+        self._metrics = metrics
         self._clock = clock
         self._servers = Servers()
         self._pools: dict[str, tuple[PoolConfig, Pool]] = {}
@@ -35,6 +38,8 @@ class PoolDirectory:
         """The pools that use an endpoint, and follow its probe."""
         self._found: dict[Served, bool] = {}
         """Whether the newest probe found it ready."""
+        self._watching: dict[Watched, dict[Pool, InflightWindow]] = {}
+        """The pools that follow a server's queue, each with its window of that server."""
 
     def configure(self, snapshot: Snapshot) -> None:
         """Follow a snapshot: requests that run on a pool that is gone end there."""
@@ -63,6 +68,7 @@ class PoolDirectory:
             self._pools.pop(name)[1].retire()
         # At once, so that a pool in place of another serves where the same servers are known to be ready.
         self._share()
+        self._watch()
         self._changed.set()
 
     def pool(self, config: PoolConfig | PoolKind) -> Pool:
@@ -98,8 +104,9 @@ class PoolDirectory:
         return frozenset(target for _, pool in self._pools.values() for target in pool.targets)
 
     async def run(self) -> NoReturn:
-        """Probe every endpoint, once for all pools it serves, for as long as the process lives."""
+        """Probe every endpoint and follow its queue, once for all pools, for as long as the process lives."""
         probes: dict[Served, asyncio.Task[NoReturn]] = {}
+        queues: dict[Watched, asyncio.Task[NoReturn]] = {}
         async with asyncio.TaskGroup() as group:
             while True:
                 self._changed.clear()
@@ -109,6 +116,12 @@ class PoolDirectory:
                 for served in self._sharing.keys() - probes.keys():
                     probing = probe_endpoint(self._probe, served, partial(self.probed, served))
                     probes[served] = group.create_task(probing, name="probe endpoint")
+                for watched in queues.keys() - self._watching.keys():
+                    queues.pop(watched).cancel()
+                if self._metrics is not None:
+                    for watched in self._watching.keys() - queues.keys():
+                        following = follow_queue(self._metrics, watched, partial(self.queue_seen, watched))
+                        queues[watched] = group.create_task(following, name="follow queue")
                 await self._changed.wait()
 
     def _share(self) -> None:
@@ -120,6 +133,26 @@ class PoolDirectory:
                 self._sharing.setdefault(served, set()).add(pool)
                 if served in self._found and pool not in before.get(served, ()):
                     pool.probed(target, self._found[served])
+
+    def _watch(self) -> None:
+        """Follow which pools have servers whose queue they follow."""
+        before, self._watching = self._watching, {}
+        for config, pool in self._pools.values():
+            urls = dict(config.metrics_urls)
+            for target in pool.targets:
+                if (url := urls.get(target)) is None:
+                    pool.narrow(target, None)
+                    continue
+                watched = Watched(target, config.server_model, url)
+                known = before.get(watched, {}).get(pool) or InflightWindow(config.concurrent_requests)
+                known.most = config.concurrent_requests
+                self._watching.setdefault(watched, {})[pool] = known
+
+    def queue_seen(self, watched: Watched, waiting: int | None) -> None:
+        """Pass how many requests wait inside a server to every pool that follows it."""
+        for pool, window in self._watching.get(watched, {}).items():
+            size = window.observe(waiting, pool.in_flight_at(watched.target))
+            pool.narrow(watched.target, None if size >= window.most else size)
 
     def probed(self, served: Served, ready: bool) -> None:
         """Pass what a probe found to every pool that uses the endpoint."""

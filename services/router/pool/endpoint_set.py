@@ -70,6 +70,11 @@ class EndpointSet:
         """Requests of this pool that hold a place."""
         return sum(endpoint.placed for endpoint in self._endpoints.copy().values())
 
+    def in_flight_at(self, target: str) -> int:
+        """Requests of any pool that run at a target's server."""
+        endpoint = self._endpoints.get(target)
+        return 0 if endpoint is None else endpoint.requests
+
     @property
     def kv_tokens(self) -> int:
         """The KV cache that requests at these endpoints can fill."""
@@ -78,7 +83,7 @@ class EndpointSet:
     @property
     def places(self) -> int:
         """Of all usable endpoints."""
-        return len(self._usable) * self._capacity.requests
+        return sum(endpoint.places for endpoint in self._usable.copy())
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -128,6 +133,15 @@ class EndpointSet:
         elif endpoint.server.down:
             endpoint.server.down = False
             endpoint.ledger.reset()
+        self._index(endpoint)
+        return True
+
+    def narrow(self, target: str, window: int | None) -> bool:
+        """Send an endpoint so many requests at once, at most as many as config says; returns whether that is news."""
+        endpoint = self._endpoints.get(target)
+        if endpoint is None or endpoint.window == window:
+            return False
+        endpoint.window = window
         self._index(endpoint)
         return True
 
@@ -267,7 +281,7 @@ class EndpointSet:
         elif endpoint not in self._slots:
             self._slots[endpoint] = None
         headroom = endpoint.capacity.headroom
-        if endpoint.requests < endpoint.capacity.requests - headroom:
+        if endpoint.requests < endpoint.shared_places:
             self._by_room.set(endpoint, -endpoint.room(False))
         else:
             self._by_room.discard(endpoint)

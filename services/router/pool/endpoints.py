@@ -115,6 +115,8 @@ class Endpoint:
         """Whether it did not end work in time and was not probed since."""
         self.placed = 0
         """Requests of this pool that run there."""
+        self.window: int | None = None
+        """Places while fewer are used than config gives: some wait inside the server."""
         self.resize(capacity)
 
     @property
@@ -144,13 +146,23 @@ class Endpoint:
             self.usable
             and self.server.keeper is None  # proven: kept-from-every-pool
             and not self.suspect
-            and self.server.requests < self.capacity.requests
+            and self.server.requests < self.places
         )
+
+    @property
+    def places(self) -> int:
+        """Requests that it is sent at once."""
+        most = self.capacity.requests
+        return most if self.window is None else min(self.window, most)
+
+    @property
+    def shared_places(self) -> int:
+        """Those of its places that tenants above their share may take, too."""
+        return max(1, self.places - self.capacity.headroom)
 
     def resize(self, capacity: EndpointCapacity) -> None:
         """Follow the config; what runs beyond a smaller capacity runs on."""
         self.capacity = capacity
-        self._places = capacity.requests - capacity.headroom
         self._kv_tokens = capacity.kv_tokens - capacity.headroom_kv_tokens
         self.server.ledger.capacity = capacity.adapters
 
@@ -162,7 +174,7 @@ class Endpoint:
 
     def admits(self, kv_tokens: int, lora_id: int | None, headroom: bool) -> bool:
         """Whether a request fits now; one larger than the whole cache runs alone and is the server's to refuse."""
-        places = self.capacity.requests if headroom else self._places
+        places = self.places if headroom else self.shared_places
         if self.server.requests >= places or not self.ready or self.leaving or self.suspect:
             return False
         if kv_tokens > self.room(headroom):

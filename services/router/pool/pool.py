@@ -155,6 +155,10 @@ class Pool:
         """Requests holding a place."""
         return self._endpoints.requests
 
+    def in_flight_at(self, target: str) -> int:
+        """Requests of any pool that run at a target's server."""
+        return self._endpoints.in_flight_at(target)
+
     @property
     def targets(self) -> list[str]:
         """The endpoints to probe."""
@@ -203,6 +207,11 @@ class Pool:
             self._wake_reloads()
             self._refuse_if_none_usable()
             self._hand_on()
+
+    def narrow(self, target: str, window: int | None) -> None:
+        """Send a target so many requests at once; None for as many as config says. What runs beyond that runs on."""
+        if self.scheduler.narrow(target, window):
+            self._serve()
 
     def suspect(self, place: Place) -> None:
         """Send nothing to a place's endpoint until it is probed."""

@@ -72,6 +72,13 @@ class Scheduler:
             self._endpoints_changed()
         return news
 
+    def narrow(self, target: str, window: int | None) -> bool:
+        """Follow what a server's own queue leaves of its places; returns whether that is news."""
+        news = self.endpoints.narrow(target, window)
+        if news:
+            self._endpoints_changed()
+        return news
+
     def check(self, demand: Demand, now: float) -> None:
         """Refuse at once what would be refused anyway, before anything is done for it.
 

@@ -234,6 +234,7 @@ def _pools(
             dedicated_to_uid=uid_of.get(pool.dedicated_to, "") if pool.dedicated_to else None,
             headroom_requests=pool.capacity.headroom_requests,
             kv_block_tokens=pool.capacity.kv_block_tokens or _KV_BLOCK_TOKENS,
+            metrics_urls=tuple((one.target, one.metrics_url) for one in pool.endpoints if one.metrics_url),
         )
     return pools
 

@@ -177,6 +177,8 @@ class PoolConfig:
     """Of the places at one endpoint: for tenants below their share only."""
     kv_block_tokens: int = 64
     """The unit in which a server gives out its KV cache."""
+    metrics_urls: tuple[tuple[str, str], ...] = ()
+    """Targets, and where their metrics are read."""
 
 
 @dataclass(frozen=True, slots=True)

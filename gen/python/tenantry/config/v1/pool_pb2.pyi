@@ -255,18 +255,26 @@ class Endpoint(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TARGET_FIELD_NUMBER: _builtins.int
+    METRICS_URL_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     """The server's gRPC target: `unix:/path`, of at most 112 characters, or `host:port`.
     Example: "10.0.0.7:8001"
+    """
+    metrics_url: _builtins.str
+    """Where the server's Prometheus metrics are read: `http://host:port/path`, of at most 256 characters. While the server
+    says that requests wait inside it, it is sent fewer at once, so that they wait where their order is fair.
+    Default: none; it is always sent as many as the pool's capacity says
+    Example: "http://10.0.0.7:8002/metrics"
     """
     def __init__(
         self,
         *,
         target: _builtins.str = ...,
+        metrics_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics_url", b"metrics_url", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
